@@ -1,0 +1,1 @@
+"""ONNX to a self-contained library for a phone: TVM compiles, nothing of it travels."""

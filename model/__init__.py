@@ -1,0 +1,1 @@
+"""The compact PyTorch core: MobileBERT-family encoders, their heads, checkpoints and ONNX export."""
