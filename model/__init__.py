@@ -1,1 +1,51 @@
-"""The compact PyTorch core: MobileBERT-family encoders, their heads, checkpoints and ONNX export."""
+"""The compact PyTorch core: MobileBERT-family encoders, their heads, checkpoints and ONNX export.
+
+    import model
+    bert = model.load("mobilebert")                    # or a Hugging Face folder
+    model.export(bert, "m.onnx", seq_len=128, batch=1)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .config import HEADS, ModelConfig
+from .errors import ModelError
+from .export import export
+from .presets import PRESETS
+
+if TYPE_CHECKING:
+    from .build import create, load, randomize_norms
+    from .checkpoint import load_checkpoint, save_checkpoint
+    from .heads import Model
+
+__all__ = [
+    "HEADS",
+    "PRESETS",
+    "Model",
+    "ModelConfig",
+    "ModelError",
+    "create",
+    "export",
+    "load",
+    "load_checkpoint",
+    "randomize_norms",
+    "save_checkpoint",
+]
+
+_NEED_TORCH = {
+    "Model": "heads",
+    "create": "build",
+    "load": "build",
+    "randomize_norms": "build",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:  # torch takes seconds to import: only once something needs it
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_NEED_TORCH[name]}", __name__), name)

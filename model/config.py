@@ -1,0 +1,105 @@
+"""`ModelConfig`: one dataclass that describes every encoder in the papers' tables.
+
+The words are the papers': the *stream* (feature map, h_inter) is what flows between layers, and a *bottleneck* is the
+linear that takes it to the size a layer works at inside (h_intra), narrower for MobileBERT and wider for IB-BERT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import ModelError
+
+Head = Literal["none", "mlm", "sequence-classification", "token-classification", "question-answering"]
+HEADS: tuple[Head, ...] = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of an encoder. The defaults are MobileBERT as released (uncased, 24 layers).
+
+    Raises `ModelError` where the fields do not fit together.
+    """
+
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2  # 0: no token type embeddings (DistilBERT)
+    embedding_size: int = 128
+    trigram_input: bool = True  # the 3-convolution over embeddings, embedding_size -> hidden_size
+
+    num_hidden_layers: int = 24
+    hidden_size: int = 512  # h_inter: the stream between layers
+    bottleneck_size: int | None = 128  # h_intra: the size inside a layer; None: as wide as the stream (BERT)
+    # What queries, keys and values are computed from:
+    #   stream             the stream itself (the papers' Table 1; BERT)
+    #   shared-bottleneck  queries and keys from one more bottleneck, values from the stream (the released MobileBERT)
+    #   bottleneck         all three from the layer's bottlenecked input (MobileBERT_TINY)
+    attention_input: Literal["stream", "shared-bottleneck", "bottleneck"] = "shared-bottleneck"
+    num_attention_heads: int = 4
+    intermediate_size: int = 512  # h_FFN
+    num_feedforward_networks: int = 4  # stacked FFNs
+
+    normalization: Literal["no-norm", "layer-norm"] = "no-norm"
+    activation: Literal["relu", "gelu"] = "relu"
+    layer_norm_eps: float = 1e-12
+
+    # What stands for the whole sequence: the first token through a linear and tanh (BERT), the first token as it is
+    # (the released MobileBERT), or nothing (DistilBERT, whose sequence classifier brings its own linear and relu).
+    pooler: Literal["tanh", "first-token"] | None = "first-token"
+    next_sentence: bool = True  # the mlm head also predicts the next sentence
+    num_labels: int = 2  # of the classification heads
+
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.1
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "max_position_embeddings", "embedding_size", "num_hidden_layers", "hidden_size",
+                 "num_attention_heads", "intermediate_size", "num_feedforward_networks", "num_labels")  # fmt: skip
+        for name in sizes:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ModelError(f"{name} is {value!r}: it must be a positive integer")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ModelError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(map(str, allowed))}")
+        if self.bottleneck_size is None and self.attention_input != "stream":
+            raise ModelError(f"attention_input {self.attention_input!r} needs a bottleneck_size")
+        if self.inner_size % self.num_attention_heads:
+            heads, size = self.num_attention_heads, self.inner_size
+            raise ModelError(f"num_attention_heads {heads} does not divide the {size} channels inside a layer")
+
+    @property
+    def inner_size(self) -> int:
+        """The size inside a layer: of the FFNs' inputs and of all attention heads together."""
+        return self.bottleneck_size or self.hidden_size
+
+    @property
+    def projects_embeddings(self) -> bool:
+        """Whether a linear stands between the embedding table and the stream."""
+        return self.trigram_input or self.embedding_size != self.hidden_size
+
+    @property
+    def family(self) -> Literal["bert", "distilbert", "mobilebert", "pocketbert"]:
+        """The `transformers` model type that can hold this architecture; "pocketbert" where there is none."""
+        plain = (self.bottleneck_size is None and not self.projects_embeddings
+                 and self.num_feedforward_networks == 1 and self.normalization == "layer-norm")  # fmt: skip
+        if plain and self.type_vocab_size and self.pooler != "first-token":
+            return "bert"
+        if plain and not self.type_vocab_size and self.pooler is None and not self.next_sentence:
+            return "distilbert"
+        return "mobilebert" if self.type_vocab_size and self.projects_embeddings else "pocketbert"
+
+    @property
+    def input_names(self) -> list[str]:
+        """The forward arguments, in order; each is int64 (batch, sequence)."""
+        return ["input_ids", "attention_mask"] + (["token_type_ids"] if self.type_vocab_size else [])
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "attention_input": ("stream", "shared-bottleneck", "bottleneck"),
+    "normalization": ("no-norm", "layer-norm"),
+    "activation": ("relu", "gelu"),
+    "pooler": ("tanh", "first-token", None),
+}

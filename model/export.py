@@ -1,0 +1,163 @@
+"""To ONNX: standard `ai.onnx` operators, static shapes where they are asked for, names that are the module's own.
+
+The tracing exporter writes a graph whose node names are module paths, in seconds. What it leaves untidy is put right
+here: names for the weights it transposed, reshapes without shape arithmetic, every constant an initializer.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from .heads import Model
+
+OPSET = 20  # the first with Gelu as one operator
+EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes of weights; a protobuf file ends at 2 GiB
+
+
+def export(
+    model: Model, path: str | Path, *, seq_len: int | Literal["dynamic"] = 128, batch: int | Literal["dynamic"] = 1
+) -> Path:
+    """Write `model` to an ONNX file and return its path; the same weights give the same bytes.
+
+    Inputs are `model.config.input_names`, int64 (batch, seq_len), with axes named "batch" and "sequence" where they are
+    dynamic; outputs are `model.output_names`, float32. Weights over 1.9 GB go to `<path>.data` beside the file.
+    Raises `ModelError` for a length over the position table or a file that cannot be written.
+    """
+    path = Path(path)
+    table = model.config.max_position_embeddings
+    for name, value in (("seq_len", seq_len), ("batch", batch)):
+        if value != "dynamic" and (not isinstance(value, int) or value < 1):
+            raise ModelError(f"{name} is {value!r}: give a positive number or 'dynamic'")
+    if seq_len != "dynamic" and seq_len > table:
+        raise ModelError(f"sequence length {seq_len} exceeds the position table's {table}: choose at most {table}")
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            traced = Path(folder) / "traced.onnx"
+            _trace(model, traced, seq_len, batch)
+            _finish(traced, Path(folder) / path.name)
+            traced.unlink()
+            for file in sorted(Path(folder).glob(f"{path.name}*"), reverse=True):  # the data first, then what needs it
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    return path
+
+
+def _trace(model: Model, path: Path, seq_len: int | str, batch: int | str) -> None:
+    import torch
+
+    class Traced(torch.nn.Module):  # encoder and head at the top, so that names begin with them; a tuple of outputs
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = model.encoder, model.head
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None) -> Any:
+            return self.head(self.encoder(ids, mask, types), self.encoder.embeddings.word.weight)
+
+    axes = {0: "batch"} if batch == "dynamic" else {}
+    if seq_len == "dynamic":
+        axes[1] = "sequence"
+    per_token = [n for n in model.output_names if n not in ("pooler_output", "seq_relationship_logits")]
+    if model.head_name == "sequence-classification":
+        per_token = []
+    dynamic = {
+        name: axes if name in model.config.input_names + per_token else {k: v for k, v in axes.items() if k == 0}
+        for name in model.config.input_names + model.output_names
+    }
+    shape = [2 if batch == "dynamic" else int(batch), 8 if seq_len == "dynamic" else int(seq_len)]
+    ones = torch.ones(shape, dtype=torch.int64, device=next(model.parameters()).device)
+    training = model.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter is deprecated in favour of one that takes eight times as long
+        torch.onnx.export(
+            Traced().eval(),
+            tuple(ones for _ in model.config.input_names),
+            str(path),
+            input_names=model.config.input_names,
+            output_names=model.output_names,
+            dynamic_axes=dynamic,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model.train(training)
+
+
+def _finish(traced: Path, path: Path) -> None:
+    import onnx
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    exported = ir.load(traced)
+    exported.producer_name, exported.producer_version = "pocketbert", ""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(exported)
+    for node in exported.graph:
+        if node.op_type == "Reshape":
+            _reshape_by_constant(exported.graph, node)
+        _name_weights(exported.graph, node)
+    common.RemoveUnusedNodesPass()(exported)
+    size = sum(value.const_value.nbytes for value in exported.graph.initializers.values() if value.const_value)
+    ir.save(exported, path, external_data=f"{path.name}.data" if size > EXTERNAL_DATA_ABOVE else None)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _name_weights(graph: ir.Graph, node: ir.Node) -> None:
+    """Name the weights that were transposed (or, for positions, cut to length) after the module they came from."""
+    module = (node.name or "").strip("/").rpartition("/")[0].replace("/", ".")
+    for index, value in enumerate(node.inputs):
+        if value is None or not (value.name or "").startswith("onnx::"):
+            continue
+        graph.initializers.pop(value.name or "")
+        if node.op_type == "MatMul":
+            value.name = f"{module}.weight.T"
+        elif node.op_type == "Add" and module.endswith("embeddings"):
+            value.name = f"{module}.position.weight"
+        else:
+            value.name = f"{node.name}/input_{index}"
+        graph.register_initializer(value)
+
+
+def _reshape_by_constant(graph: ir.Graph, node: ir.Node) -> None:
+    """Replace a computed shape by a constant: x.view(x.shape[0], x.shape[1], …) is Reshape to [0, 0, …] in ONNX."""
+    import numpy as np
+    import onnx_ir as ir
+
+    data, shape = node.inputs
+    concat = shape.producer() if shape is not None else None
+    if data is None or concat is None or concat.op_type != "Concat":
+        return
+    dims = []
+    for position, part in enumerate(concat.inputs):
+        if part is None:
+            return
+        if part.const_value is not None:
+            dims += [int(d) for d in part.const_value.numpy()]
+        elif _is_dim_of(part, data, position):
+            dims.append(0)
+        else:
+            return
+    constant = ir.Value(name=f"{node.name}/shape", const_value=ir.tensor(np.array(dims, dtype=np.int64)))
+    graph.register_initializer(constant)
+    node.replace_input_with(1, constant)
+
+
+def _is_dim_of(part: ir.Value, data: ir.Value, position: int) -> bool:
+    """Whether `part` is Unsqueeze(Gather(Shape(data), position))."""
+    chain = []
+    for op in ("Unsqueeze", "Gather", "Shape"):
+        node = part.producer()
+        if node is None or node.op_type != op or node.inputs[0] is None:
+            return False
+        chain.append(node)
+        part = node.inputs[0]
+    index = chain[1].inputs[1]
+    constant = index.const_value if index is not None else None
+    return part is data and constant is not None and constant.numpy() == position
