@@ -1,0 +1,121 @@
+"""Rewrite an exported ONNX graph into the cheapest equivalent standard-ONNX graph.
+
+Every pass is checked: the model before and after it runs in ONNX Runtime on random valid inputs and must agree. A pass
+that finds nothing to do, or refuses, says so in the table and in the report.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from passes import files, pipeline
+from passes.errors import PassError
+from passes.options import Options
+from passes.report import PassReport, Report
+
+EXAMPLES = """examples:
+  python -m passes model.onnx -o fast.onnx                        all passes, in order
+  python -m passes model.onnx -o fast.onnx --report report.json   what was done and refused, as JSON
+  python -m passes model.onnx -o fast.onnx --skip fold_nonorm     all but one
+  python -m passes model.onnx -o fast.onnx --dump stages/         keep the model after every pass
+  python -m passes --list                                         the passes, phase by phase
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(
+        "python -m passes", description=__doc__, epilog=EXAMPLES, formatter_class=formatter
+    )
+    add = result.add_argument
+    add("model", nargs="?", help="the .onnx file to rewrite; it is not changed")
+    add("-o", "--output", metavar="OUT", help="where to write the result")
+    add("--only", nargs="+", metavar="PASS", help="run these passes alone, still in pipeline order")
+    add("--skip", nargs="+", default=[], metavar="PASS", help="run all passes but these")
+    add("--report", metavar="FILE", help="write counts, refusals, sizes and errors as JSON")
+    add("--dump", metavar="DIR", help="write the model after every pass into this folder")
+    add("--no-verify", action="store_true", help="do not compare the outputs in ONNX Runtime (faster, unsafe)")
+    cost = Options().vertical_cost
+    add("--vertical-cost", type=float, default=cost, metavar="R",
+        help=f"compose two linears when that costs at most R times their multiply-adds (default {cost})")  # fmt: skip
+    add("--list", action="store_true", help="list the passes and exit")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print; return the exit status: 0, or 2 after one line on the error stream."""
+    args = parser().parse_args(arguments)
+    console = Console(highlight=False)
+    if args.list:
+        print_passes(console)
+        return 0
+    try:
+        if not args.model or not args.output:
+            raise PassError("give a model and -o OUT, or --list; --help has examples")
+        _rewrite(args, console)
+    except PassError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _rewrite(args: argparse.Namespace, console: Console) -> None:
+    def progress(done: PassReport) -> None:
+        error = "" if done.error is None else f", error {done.error:.0e} of range"
+        console.print(f"{done.name}: {done.applied} rewrites, {done.nodes_after} nodes left{error}")
+
+    model, report = pipeline.run(
+        args.model,
+        only=args.only,
+        skip=args.skip,
+        verify=not args.no_verify,
+        dump=args.dump,
+        progress=progress,
+        options=Options(vertical_cost=args.vertical_cost),
+    )
+    files.write(model, args.output)
+    if args.report:
+        files.replace_file(Path(args.report), report.to_json().encode())
+    print_report(console, report)
+    console.print(f"wrote {escape(str(args.output))}")
+
+
+def print_passes(console: Console) -> None:
+    """The phases and their passes, each with the first line of its module's docstring."""
+    for phase in pipeline.PHASES:
+        console.print(f"[bold]{phase.name}")
+        for entry in phase.passes:
+            summary = (sys.modules[entry.run.__module__].__doc__ or "").splitlines()[0]
+            console.print(f"  {entry.name:26} {escape(summary)}")
+
+
+def print_report(console: Console, report: Report) -> None:
+    """The closing table and the refusals."""
+    table = Table("pass", "rewrites", "nodes", "ms", "error / range", "counts")
+    for entry in report.passes:
+        error = "not compared" if entry.error is None else f"{entry.error:.1e}"
+        counts = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
+        nodes = f"{entry.nodes_before} → {entry.nodes_after}"
+        table.add_row(entry.name, str(entry.applied), nodes, f"{1e3 * entry.seconds:.0f}", error, escape(counts))
+    console.print(table)
+    for entry in report.passes:
+        for refusal in entry.refusals:
+            console.print(f"{entry.name}: {refusal.times} × {escape(refusal.reason)} (first: {escape(refusal.where)})")
+    before, after = report.before, report.after
+    line = f"nodes {before.nodes} → {after.nodes}, parameters {before.parameters:,} → {after.parameters:,}"
+    if before.flops and after.flops:
+        line += f", GFLOPs {before.flops / 1e9:.3f} → {after.flops / 1e9:.3f}"
+    if report.error is not None:
+        line += f", error {report.error:.1e} of range"
+    console.print(f"{line}, {report.seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

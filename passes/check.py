@@ -1,0 +1,86 @@
+"""Is this a graph that passes may touch? Says no in words that name the node."""
+
+import onnx
+
+from passes.errors import PassError
+from passes.files import external_tensors
+
+STANDARD = ("", "ai.onnx")
+RUNNABLE = (*STANDARD, "com.microsoft", "ai.onnx.ml")  # what ONNX Runtime brings kernels for
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Raise PassError where the graph is malformed: missing value, cycle, unknown operator, weights elsewhere."""
+    external = external_tensors(model)
+    if external:
+        raise PassError(
+            f"the weights of {external[0].name!r} lie in another file; pass the model's path, or load them first"
+        )
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        if node.domain not in RUNNABLE and (node.domain, node.op_type) not in functions:
+            raise PassError(
+                f"{describe(node)} uses the custom operator {node.domain}::{node.op_type}, which ONNX Runtime "
+                "cannot run; export the model with standard operators"
+            )
+    _check_values(model.graph)
+    _check_cycles(model.graph)
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """A node's name, or its type and first output where it has none."""
+    return f"node {node.name!r}" if node.name else f"{node.op_type} node making {node.output[0]!r}"
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names a node reads from its graph, those of its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+        for graph in graphs:
+            inner = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            inner |= {name for child in graph.node for name in child.output}
+            names |= {name for child in graph.node for name in reads(child)} - inner
+            names |= {value.name for value in graph.output} - inner
+    return names
+
+
+def _check_values(graph: onnx.GraphProto) -> None:
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        repeated = known.intersection(name for name in node.output if name)
+        if repeated:
+            raise PassError(f"{describe(node)} makes {min(repeated)!r}, which exists already; export the model again")
+        known.update(node.output)
+    for node in graph.node:
+        missing = reads(node) - known
+        if missing:
+            raise PassError(
+                f"{describe(node)} reads {min(missing)!r}, which no input, initializer or node provides; "
+                "export the model again with its weights"
+            )
+    for value in graph.output:
+        if value.name not in known:
+            raise PassError(f"graph output {value.name!r} is made by no node; export the model again")
+
+
+def _check_cycles(graph: onnx.GraphProto) -> None:
+    producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{producer[name] for name in reads(node) if name in producer} for node in graph.node]
+    readers: list[list[int]] = [[] for _ in needs]
+    for index, before in enumerate(needs):
+        for other in before:
+            readers[other].append(index)
+    waiting = [len(before) for before in needs]
+    ready = [index for index, count in enumerate(waiting) if not count]
+    done = 0
+    while ready:
+        done += 1
+        for index in readers[ready.pop()]:
+            waiting[index] -= 1
+            if not waiting[index]:
+                ready.append(index)
+    if done < len(needs):
+        stuck = next(node for node, count in zip(graph.node, waiting, strict=True) if count)
+        raise PassError(f"the graph has a cycle through {describe(stuck)}; export the model again")

@@ -1,0 +1,21 @@
+"""What a caller may choose about the rewrites; the defaults depend on no target."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the rewrites.
+
+    vertical_cost: two linears in a row compose into one when the result costs at most this many times their
+        multiply-adds; 1.0 never adds work, larger values trade work for fewer, wider matmuls.
+    horizontal: linears that read the same tensor run as one wider linear and a Split.
+    scale_limit: a carried scale stays within [1/scale_limit, scale_limit] in every channel; beyond it the scale is
+        applied and carried anew from 1.
+    mask_value: constants below it, −inf included, are raised to it where they feed an attention mask.
+    """
+
+    vertical_cost: float = 1.0
+    horizontal: bool = True
+    scale_limit: float = 2.0**20
+    mask_value: float = -1e9

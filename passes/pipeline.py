@@ -1,0 +1,125 @@
+"""The phases, in order. Every pass takes and leaves a valid model; the referee compares them after each one."""
+
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from passes import files, simplify
+from passes.check import check
+from passes.cost import measure
+from passes.errors import PassError
+from passes.options import Options
+from passes.report import Outcome, PassReport, Report
+from passes.verify import TOLERANCE, Referee
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite, by name: changes the model in place and says what it did."""
+
+    name: str
+    run: Callable[[ir.Model, Options], Outcome]
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    passes: tuple[Pass, ...]
+
+
+PHASES = (Phase("simplify", (Pass("onnxsim", simplify.run),)),)
+
+NAMES = tuple(entry.name for phase in PHASES for entry in phase.passes)
+Progress = Callable[[PassReport], None]
+
+
+def run(
+    model: onnx.ModelProto | str | os.PathLike[str],
+    *,
+    only: Collection[str] | None = None,
+    skip: Collection[str] = (),
+    verify: bool = True,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    options: Options | None = None,
+) -> tuple[onnx.ModelProto, Report]:
+    """Rewrite a model; the one given is left as it is.
+
+    only, skip: names of passes (`NAMES`). verify: compare before and after every pass in ONNX Runtime.
+    dump: folder that receives the model after every pass. progress: called with each pass's report.
+    Raises PassError for a model that cannot be read, checked or run, and for a pass that broke it.
+    """
+    started = time.perf_counter()
+    chosen = select(only, skip)
+    options = options or Options()
+    proto = model if isinstance(model, onnx.ModelProto) else files.read(model)
+    check(proto)
+    referee = Referee(proto) if verify else None
+    feeds = referee.feeds[0] if referee else None
+    before = measure(proto, feeds)
+    graph = ir.from_proto(proto)
+    reports: list[PassReport] = []
+    for phase in PHASES:
+        for entry in phase.passes:
+            if entry.name in chosen:
+                reports.append(_run_pass(entry, phase.name, graph, options, referee, dump, len(reports)))
+                if progress:
+                    progress(reports[-1])
+    result = ir.to_proto(graph)
+    error = referee.total_error() if referee else None
+    seconds = time.perf_counter() - started
+    after = measure(result, feeds)
+    return result, Report(before, after, tuple(reports), verify, TOLERANCE, error, seconds)
+
+
+def select(only: Collection[str] | None, skip: Collection[str]) -> frozenset[str]:
+    """Names of the passes to run; PassError for a name that does not exist."""
+    unknown = (set(only or ()) | set(skip)) - set(NAMES)
+    if unknown:
+        raise PassError(f"unknown pass {min(unknown)!r}; there are: {', '.join(NAMES)}")
+    return frozenset(NAMES if only is None else only) - frozenset(skip)
+
+
+def _run_pass(
+    entry: Pass,
+    phase: str,
+    model: ir.Model,
+    options: Options,
+    referee: Referee | None,
+    dump: str | os.PathLike[str] | None,
+    index: int,
+) -> PassReport:
+    before = len(model.graph)
+    started = time.perf_counter()
+    outcome = entry.run(model, options)
+    seconds = time.perf_counter() - started
+    difference = None
+    if referee or dump is not None:
+        proto = ir.to_proto(model)
+        if dump is not None:
+            _dump(proto, Path(dump), f"{index:02d}_{entry.name}.onnx")
+        difference = referee.check(proto, entry.name) if referee else None
+    return PassReport(
+        name=entry.name,
+        phase=phase,
+        applied=outcome.applied,
+        counts=outcome.counts or {},
+        refusals=outcome.refusals,
+        nodes_before=before,
+        nodes_after=len(model.graph),
+        seconds=seconds,
+        error=difference,
+    )
+
+
+def _dump(proto: onnx.ModelProto, folder: Path, name: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PassError(f"{folder}: cannot be made ({error.strerror}); choose another --dump folder") from error
+    files.write(proto, folder / name)

@@ -1,0 +1,85 @@
+"""What the pipeline did, as facts other programs can read."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A place where a rewrite could have fired and did not: `times` places share the reason, `where` is the first."""
+
+    reason: str
+    where: str
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rewrite hands back: how often it fired, its own counts, and its refusals."""
+
+    applied: int = 0
+    counts: dict[str, int] | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Size:
+    """A graph's size: nodes, constant elements (each stored tensor counted once) and FLOPs (2 × multiply-adds).
+
+    flops is None where a shape is unknown; it is taken at the shapes of the verification inputs.
+    """
+
+    nodes: int
+    parameters: int
+    flops: int | None
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """One pass: seconds without verification; error is the largest difference over the output's range, if verified."""
+
+    name: str
+    phase: str
+    applied: int
+    counts: dict[str, int]
+    refusals: tuple[Refusal, ...]
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole run. error compares the result with the input model; tolerance is the bound every pass had to meet."""
+
+    before: Size
+    after: Size
+    passes: tuple[PassReport, ...]
+    verified: bool
+    tolerance: float
+    error: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, sort_keys=False) + "\n"
+
+
+class Refusals:
+    """Collects refusals; the same reason is kept once, with the number of places."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, int]] = {}
+
+    def add(self, reason: str, where: str) -> None:
+        first, times = self._found.get(reason, (where, 0))
+        self._found[reason] = (first, times + 1)
+
+    def all(self) -> tuple[Refusal, ...]:
+        return tuple(Refusal(reason, where, times) for reason, (where, times) in self._found.items())

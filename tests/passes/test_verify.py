@@ -1,0 +1,74 @@
+"""The referee: valid inputs, and a pass that breaks a model is named and stops the run."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto
+
+import passes
+from passes import pipeline
+from passes.inputs import random_inputs
+from passes.report import Outcome
+
+
+@pytest.fixture
+def embedding(build):
+    """Token ids and types index tables; the mask is summed over the sequence."""
+    b = build()
+    ids, kinds, mask = (b.input(name, ["batch", "seq"], TensorProto.INT64) for name in ("ids", "kinds", "mask"))
+    words = b("Gather", b.normal(1000, 8), b("Cast", ids, to=TensorProto.INT32))
+    x = b("Add", words, b("Gather", b.normal(2, 8), kinds))
+    weights = b("Unsqueeze", b("Cast", mask, to=TensorProto.FLOAT), b.const(np.array([2])))
+    return b.model(b("ReduceSum", b("Mul", x, weights), b.const(np.array([1])), keepdims=0))
+
+
+def test_ids_stay_in_their_tables_and_masks_are_prefixes(embedding):
+    feeds = random_inputs(embedding, 0)
+    assert 2 < feeds["ids"].max() < 1000
+    assert set(np.unique(feeds["kinds"])) == {0, 1}
+    assert feeds["mask"].dtype == np.int64
+    assert np.all(np.diff(feeds["mask"], axis=1) <= 0)
+    assert 0 < feeds["mask"].mean() < 1
+    assert feeds["ids"].shape == feeds["mask"].shape == (2, 12)
+
+
+def sabotage(monkeypatch, run):
+    phases = (*pipeline.PHASES, pipeline.Phase("broken", (pipeline.Pass("sabotage", run),)))
+    monkeypatch.setattr(pipeline, "PHASES", phases)
+    monkeypatch.setattr(pipeline, "NAMES", (*pipeline.NAMES, "sabotage"))
+
+
+def test_a_pass_that_changes_the_outputs_is_named(embedding, monkeypatch):
+    def run(model, _options):
+        for value in model.graph.initializers.values():
+            if value.dtype == ir.DataType.FLOAT:
+                value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.001), name=value.name)
+        return Outcome(1)
+
+    sabotage(monkeypatch, run)
+    with pytest.raises(passes.PassError, match="'sabotage' changed the outputs"):
+        passes.run(embedding)
+    passes.run(embedding, verify=False)
+
+
+def test_a_pass_that_makes_an_invalid_model_is_named(embedding, monkeypatch):
+    def run(model, _options):
+        model.graph.node(0).op_type = "NoSuchOperator"
+        return Outcome(1)
+
+    sabotage(monkeypatch, run)
+    with pytest.raises(passes.PassError, match="'sabotage' broke the model"):
+        passes.run(embedding)
+
+
+def test_the_report_is_plain_json(embedding):
+    _, report = passes.run(embedding)
+    plain = report.to_dict()
+    assert plain["verified"] is True
+    assert plain["error"] <= plain["tolerance"] == 1e-4
+    assert [entry["name"] for entry in plain["passes"]] == list(pipeline.NAMES)
+
+
+def test_only_and_skip_choose_passes(embedding):
+    _, report = passes.run(embedding, only=["onnxsim"], skip=["onnxsim"])
+    assert report.passes == ()
