@@ -1,8 +1,8 @@
 """The compact PyTorch core: MobileBERT-family encoders, their heads, checkpoints and ONNX export.
 
-    import model
-    bert = model.load("mobilebert")                    # or a Hugging Face folder
-    model.export(bert, "m.onnx", seq_len=128, batch=1)
+`load` takes the name of a preset or a Hugging Face folder and returns a module, `export` writes the module as ONNX:
+
+>>> export(load("mobilebert"), "mobilebert.onnx", seq_len=128, batch=1)
 """
 
 from __future__ import annotations

@@ -27,20 +27,21 @@ def create(preset: str | ModelConfig, head: Head = "none", seed: int = 0) -> Mod
     return model.eval()
 
 
-def load(name_or_folder: str | Path, head: Head = "none", seed: int = 0) -> Model:
+def load(name_or_folder: str | Path, head: Head | None = None, seed: int = 0) -> Model:
     """The checkpoint in a folder or, if there is no such folder, the preset of that name with random weights.
 
-    `seed` is for whatever is random: all weights of a preset, and a head that the checkpoint does not have.
+    `head` is the checkpoint's own unless given, and "none" for a preset. `seed` is for whatever is random: all
+    weights of a preset, and a head that the checkpoint does not have.
     """
     if Path(name_or_folder).is_dir():
         from .checkpoint import load_checkpoint
 
         return load_checkpoint(name_or_folder, head, seed)
-    return create(str(name_or_folder), head, seed)
+    return create(str(name_or_folder), head or "none", seed)
 
 
 @torch.no_grad()
-def init_parameter(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+def init_parameter(name: str, parameter: torch.Tensor, generator: torch.Generator) -> None:
     if name.endswith("norm.weight"):
         parameter.fill_(1.0)
     elif name.endswith("bias"):

@@ -64,6 +64,8 @@ class ModelConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ModelError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(map(str, allowed))}")
+        if self.embedding_size > self.hidden_size:
+            raise ModelError(f"embedding_size {self.embedding_size} exceeds hidden_size {self.hidden_size}")
         if self.bottleneck_size is None and self.attention_input != "stream":
             raise ModelError(f"attention_input {self.attention_input!r} needs a bottleneck_size")
         if self.inner_size % self.num_attention_heads:
@@ -89,7 +91,8 @@ class ModelConfig:
             return "bert"
         if plain and not self.type_vocab_size and self.pooler is None and not self.next_sentence:
             return "distilbert"
-        return "mobilebert" if self.type_vocab_size and self.projects_embeddings else "pocketbert"
+        wide_queries = self.attention_input == "stream" and self.bottleneck_size not in (None, self.hidden_size)
+        return "mobilebert" if self.type_vocab_size and self.projects_embeddings and not wide_queries else "pocketbert"
 
     @property
     def input_names(self) -> list[str]:

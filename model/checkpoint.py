@@ -1,0 +1,183 @@
+"""Checkpoints in the Hugging Face layout: a folder with config.json and model.safetensors or pytorch_model.bin."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .build import init_parameter
+from .config import HEADS, Head, ModelConfig
+from .errors import ModelError
+from .heads import Model
+from .names import config_from_json, config_to_json, tensor_name
+
+
+def load_checkpoint(folder: str | Path, head: Head | None = None, seed: int = 0) -> Model:
+    """The MobileBERT, BERT or DistilBERT in `folder`, float32 and in evaluation mode.
+
+    `head` is the checkpoint's own unless given. One that the checkpoint has no weights for gets random ones from
+    `seed`, with a warning, ready for fine-tuning. Raises `ModelError` that names the file or tensor that is wrong.
+    """
+    folder = Path(folder)
+    family, config, own_head = _read_config(folder)
+    tensors = _read_tensors(folder)
+    if head is None and own_head is None:
+        raise ModelError(f"{folder}: its head is none of ours: choose one of {', '.join(HEADS)}")
+    chosen = head or cast(Head, own_head)
+    config = _without_missing_parts(config, family, chosen, tensors)
+    _check_decoder(config, chosen, tensors, folder)
+
+    with torch.device("meta"):
+        model = Model(config, chosen)
+    base = f"{family}." if any(name.startswith(f"{family}.") for name in tensors) else ""
+    state, fresh, used = {}, [], set()
+    generator = torch.Generator().manual_seed(seed)
+    for ours, parameter in model.named_parameters():
+        theirs = tensor_name(config, family, ours, base)
+        if theirs == "cls.predictions.bias" and theirs not in tensors:
+            theirs = "cls.predictions.decoder.bias"  # the same tensor, and either may have been saved
+        if theirs in tensors:
+            state[ours] = _checked(tensors[theirs], parameter, theirs, folder)
+            used.add(theirs)
+        elif ours.startswith("head.") and chosen != own_head:
+            state[ours] = torch.empty(parameter.shape)
+            init_parameter(ours, state[ours], generator)
+            fresh.append(theirs)
+        else:
+            raise ModelError(f"{folder}: tensor {theirs} {tuple(parameter.shape)} is missing from the checkpoint")
+    _check_unused(config, set(tensors) - used, base, folder)
+    if fresh:
+        warnings.warn(f"{folder} has no {chosen} head: {', '.join(fresh)} are random, fine-tune them", stacklevel=2)
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_().eval()
+
+
+def save_checkpoint(model: Model, folder: str | Path) -> Path:
+    """Write config.json and model.safetensors, which `load_checkpoint` and `transformers` read, and return the folder.
+
+    An architecture that `transformers` has no class for is saved under the model type "pocketbert".
+    """
+    from safetensors.torch import save_file
+
+    folder, config = Path(folder), model.config
+    base = "" if model.head_name == "none" else f"{config.family}."
+    tensors = {
+        tensor_name(config, config.family, name, base): value.detach().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, settings = folder / ".model.safetensors", folder / ".config.json"
+        save_file(tensors, weights, metadata={"format": "pt"})
+        settings.write_text(json.dumps(config_to_json(config, model.head_name), indent=2) + "\n")
+        os.replace(weights, folder / "model.safetensors")
+        os.replace(settings, folder / "config.json")
+    except OSError as error:
+        raise ModelError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+    return folder
+
+
+def _read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
+    """The model type, which tells how tensors are named, the configuration and the head."""
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return content.get("model_type", ""), *config_from_json(content)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        files = [folder / "model.safetensors"]
+    elif index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} is not a safetensors index: {_first_line(error)}") from error
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ModelError(f"{index} names {outside[0]}, which is not a file of its folder")
+        files = [folder / name for name in names]
+    elif (folder / "pytorch_model.bin").exists():
+        files = [folder / "pytorch_model.bin"]
+    else:
+        raise ModelError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= _read_file(file)
+    # TensorFlow's names for a norm's γ and β, still found in old files
+    return {k.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): v
+            for k, v in tensors.items()}  # fmt: skip
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise whatever a broken file leads them to
+        raise ModelError(f"{file} cannot be read, it may be cut short: {_first_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"{file} is not a state dict of tensors")
+    return content
+
+
+def _without_missing_parts(config: ModelConfig, family: str, head: Head, tensors: dict[str, Tensor]) -> ModelConfig:
+    """The same without the parts that checkpoints of some heads leave out: the pooler, next sentence prediction."""
+    if (
+        head == "none"
+        and family != "pocketbert"
+        and config.pooler == "tanh"
+        and not any(n.endswith("pooler.dense.weight") for n in tensors)
+    ):
+        config = replace(config, pooler=None)
+    if head == "mlm" and family != "pocketbert" and "cls.seq_relationship.weight" not in tensors:
+        config = replace(config, next_sentence=False)
+    return config
+
+
+def _check_decoder(config: ModelConfig, head: Head, tensors: dict[str, Tensor], folder: Path) -> None:
+    """The mlm head's decoder is the embedding table; a checkpoint may hold it twice, but not differently."""
+    for name in ("cls.predictions.decoder.weight", "vocab_projector.weight"):
+        if head == "mlm" and name in tensors:
+            table = next((v for k, v in tensors.items() if k.endswith("embeddings.word_embeddings.weight")), None)
+            if table is None or not torch.equal(table, tensors[name]):
+                raise ModelError(f"{folder}: tensor {name} differs from the embedding table: untied is not supported")
+
+
+def _checked(tensor: Tensor, parameter: Tensor, name: str, folder: Path) -> Tensor:
+    if tensor.shape != parameter.shape:
+        raise ModelError(
+            f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(parameter.shape)}"
+        )
+    return tensor.float().contiguous()
+
+
+def _check_unused(config: ModelConfig, unused: set[str], base: str, folder: Path) -> None:
+    """Refuse encoder tensors that no parameter took, but for those that `transformers` makes and never reads."""
+    never_read = ["position_ids", "embedding_transformation"]
+    if config.attention_input == "bottleneck":
+        never_read.append("bottleneck.attention")
+    for name in sorted(unused):
+        if name.startswith((f"{base}embeddings.", f"{base}encoder.", f"{base}transformer.")) and not any(
+            part in name for part in never_read
+        ):
+            raise ModelError(f"{folder}: tensor {name} has no place in the model that config.json describes")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
