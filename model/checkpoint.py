@@ -26,7 +26,7 @@ def load_checkpoint(folder: str | Path, head: Head | None = None, seed: int = 0)
     `seed`, with a warning, ready for fine-tuning. Raises `ModelError` that names the file or tensor that is wrong.
     """
     folder = Path(folder)
-    family, config, own_head = _read_config(folder)
+    family, config, own_head = read_config(folder)
     tensors = _read_tensors(folder)
     if head is None and own_head is None:
         raise ModelError(f"{folder}: its head is none of ours: choose one of {', '.join(HEADS)}")
@@ -84,7 +84,7 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
     return folder
 
 
-def _read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
+def read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
     """The model type, which tells how tensors are named, the configuration and the head."""
     path = folder / "config.json"
     try:

@@ -120,13 +120,28 @@ ALIASES = {
     "distilbert": "distilbert-6l",
 }
 
+SHARED = (
+    "the released code gives queries and keys one shared 512→128 bottleneck where Table 1, which the paper counts, has "
+    "a 512→128 linear for each: see mobilebert-paper"
+)
+TINY = (
+    "0.39M = 24·128²: the printed figure fits three 128→128 attention projections a layer, where Table 1 (and its "
+    "3.1B FLOPs) have query, key, value and output"
+)
+MISPRINT = "Table 4 against Table 5 of the same paper, which prints 66.6M (-0.4 % from ours)"
+TINYBERT = "the paper quotes 1.2B for what comes to 1.25B in the layers alone: cut, not rounded"
+CUT = "0.6M of ours are positions, 3-convolution, biases and norms, and the printed integer is cut, not rounded"
+ROUGHLY = (
+    "ICLR's caption: 'all roughly 24M' (its text: 'approximately 25M'); Table 3 rounds MHA and FFN to half a million"
+)
+
 PAPER: dict[str, PaperFigures] = {
-    "mobilebert": PaperFigures(25.3, 5.7, "ACL 4"),
+    "mobilebert": PaperFigures(25.3, 5.7, "ACL 4", note=SHARED),
     "mobilebert-paper": PaperFigures(25.3, 5.7, "ACL 1, 4"),
-    "mobilebert-tiny": PaperFigures(15.1, 3.1, "ACL 1, 4"),
-    "mobilebert-without-opt": PaperFigures(25.3, 5.7, "ACL 4, 7"),
-    "mobilebert-layernorm-relu": PaperFigures(None, 5.7, "ACL 7"),
-    "mobilebert-nonorm-gelu": PaperFigures(None, 5.7, "ACL 7"),
+    "mobilebert-tiny": PaperFigures(15.1, 3.1, "ACL 1, 4", note=TINY),
+    "mobilebert-without-opt": PaperFigures(25.3, 5.7, "ACL 4, 7", note=SHARED),
+    "mobilebert-layernorm-relu": PaperFigures(None, 5.7, "ACL 7", note=SHARED),
+    "mobilebert-nonorm-gelu": PaperFigures(None, 5.7, "ACL 7", note=SHARED),
     "ib-bert-large": PaperFigures(293, 75.8, "ICLR 2, 5"),
     "bert-large": PaperFigures(334, 79.2, "ICLR 2, 5"),
     "bert-base": PaperFigures(109, 22.5, "ACL 1, 4"),
@@ -134,9 +149,9 @@ PAPER: dict[str, PaperFigures] = {
     "bert-pkd-6l": PaperFigures(66.5, 11.3, "ACL 4"),
     "bert-pkd-4l": PaperFigures(52.2, 7.6, "ACL 4"),
     "bert-pkd-3l": PaperFigures(45.3, 5.7, "ACL 4"),
-    "distilbert-6l": PaperFigures(62.2, 11.3, "ACL 4"),
+    "distilbert-6l": PaperFigures(62.2, 11.3, "ACL 4", note=MISPRINT),
     "distilbert-4l": PaperFigures(52.2, 7.6, "ACL 4"),
-    "tinybert": PaperFigures(14.5, 1.2, "ACL 4"),
+    "tinybert": PaperFigures(14.5, 1.2, "ACL 4", note=TINYBERT),
     "teacher-a": PaperFigures(356, None, "ACL 2"),
     "teacher-b": PaperFigures(325, None, "ACL 2"),
     "teacher-c": PaperFigures(293, None, "ACL 2"),
@@ -144,12 +159,12 @@ PAPER: dict[str, PaperFigures] = {
     "teacher-e": PaperFigures(262, None, "ACL 2"),
     "teacher-f": PaperFigures(293, None, "ACL 2"),
     "teacher-g": PaperFigures(92, None, "ACL 2"),
-    "teacher-h": PaperFigures(33, None, "ACL 2"),
-    "teacher-i": PaperFigures(15, None, "ACL 2"),
+    "teacher-h": PaperFigures(33, None, "ACL 2", note=CUT),
+    "teacher-i": PaperFigures(15, None, "ACL 2", note=CUT),
     "student-192": PaperFigures(24, None, "ACL 3", 8, 7),
-    "student-160": PaperFigures(24, None, "ACL 3", 6.5, 10),
-    "student-128": PaperFigures(24, None, "ACL 3", 5, 12.5),
-    "student-96": PaperFigures(24, None, "ACL 3", 4, 14),
+    "student-160": PaperFigures(24, None, "ACL 3", 6.5, 10, ROUGHLY),
+    "student-128": PaperFigures(24, None, "ACL 3", 5, 12.5, ROUGHLY),
+    "student-96": PaperFigures(24, None, "ACL 3", 4, 14, ROUGHLY),
 }
 
 

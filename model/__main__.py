@@ -1,0 +1,158 @@
+"""MobileBERT-family encoders: count their parameters and FLOPs, and write them as ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from .config import HEADS, ModelConfig
+from .errors import ModelError
+from .presets import ALIASES, PAPER, PRESETS, find_preset
+
+EPILOG = f"""\
+presets: {", ".join(PRESETS)}
+aliases: {", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())}
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def length(text: str) -> int | Literal["dynamic"]:
+    if text == "dynamic":
+        return "dynamic"
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor 'dynamic'")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    main = Parser(prog="python -m model", description=__doc__, epilog=EPILOG, formatter_class=raw)
+    commands = main.add_subparsers(dest="command", required=True)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="the layers of an architecture with #Params and #FLOPs",
+        description="Print the layer table, #Params and #FLOPs (2 x multiply-adds) of a preset or checkpoint folder,"
+        "\nor with --all every figure of the papers' tables beside ours.",
+        epilog=EPILOG,
+        formatter_class=raw,
+    )
+    inspect.add_argument("model", nargs="?", metavar="PRESET|FOLDER")
+    inspect.add_argument("--all", action="store_true", help="compare with the papers' tables")
+    inspect.add_argument("--seq-len", type=int, default=128, metavar="N", help="tokens for #FLOPs (default: 128)")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+
+    export = commands.add_parser(
+        "export",
+        help="write a model as ONNX",
+        description="Write a preset (random weights) or a checkpoint folder as ONNX, with ai.onnx operators only."
+        "\nInputs are input_ids, attention_mask and token_type_ids (not for DistilBERT), int64 (batch, sequence).",
+        epilog=EPILOG,
+        formatter_class=raw,
+    )
+    export.add_argument("model", metavar="PRESET|FOLDER")
+    export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
+    export.add_argument("--seq-len", type=length, default=128, metavar="N|dynamic", help="tokens (default: 128)")
+    export.add_argument("--batch", type=length, default=1, metavar="N|dynamic", help="sequences (default: 1)")
+    export.add_argument("--head", choices=HEADS, help="default: the checkpoint's own; none for a preset")
+    export.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
+    export.add_argument(
+        "--randomize-norms", action="store_true", help="draw norms and biases at random too, instead of 1 and 0"
+    )
+    for command in (inspect, export):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return main
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    from .counting import compare, count, paper_flops, paper_params
+
+    if args.all == bool(args.model):
+        raise ModelError("give either a preset or folder, or --all")
+    if args.all:
+        comparisons = compare()
+        if args.json:
+            print(json.dumps([asdict(c) for c in comparisons], indent=2, ensure_ascii=False))
+            return
+        print(f"{'preset':27}{'table':11}{'figure':12}{'paper':>8}{'ours':>9}{'difference':>12}")
+        for c in comparisons:
+            mark = (
+                f"  [{list(dict.fromkeys(x.note for x in comparisons if x.note)).index(c.note) + 1}]" if c.note else ""
+            )
+            print(f"{c.preset:27}{c.table:11}{c.figure:12}{c.paper:8g}{c.ours:9.2f}{c.difference:+10.1f} %{mark}")
+        print("\nparams in millions, without pooler and heads; flops in billions, at sequence length 128")
+        for i, note in enumerate(dict.fromkeys(c.note for c in comparisons if c.note), 1):
+            print(f"[{i}] {note}")
+        return
+
+    config = find_config(args.model)
+    if not 1 <= args.seq_len <= config.max_position_embeddings:
+        raise ModelError(
+            f"--seq-len {args.seq_len} is outside the position table: 1 to {config.max_position_embeddings}"
+        )
+    rows = count(config, args.seq_len)
+    params, flops = sum(r.params for r in rows), sum(r.flops for r in rows)
+    as_printed = {"params": paper_params(rows), "flops": paper_flops(rows, config, args.seq_len)}
+    if args.json:
+        totals = {"params": params, "flops": flops, "seq_len": args.seq_len, "as_the_papers_count": as_printed}
+        print(json.dumps({"config": asdict(config), "rows": [asdict(r) for r in rows]} | totals, indent=2))
+        return
+    print(f"{'part':36}{'shape':>16}{'×':>5}{'#Params':>14}{'#FLOPs':>16}")
+    for r in rows:
+        print(f"{r.part:36}{r.shape:>16}{r.times:5}{r.params:14,}{r.flops:16,}")
+    print(f"{'encoder':57}{params:14,}{flops:16,}")
+    print(f"{'as the papers count':57}{as_printed['params']:14,}{as_printed['flops']:16,}")
+    name = ALIASES.get(args.model, args.model)
+    if name in PAPER and args.seq_len == 128:
+        printed = PAPER[name]
+        figures = [f"{printed.params:g}M"] if printed.params else []
+        figures += [f"{printed.flops:g}B"] if printed.flops else []
+        print(f"the paper prints (Table {printed.table}): {', '.join(figures)}")
+
+
+def find_config(name: str) -> ModelConfig:
+    if Path(name).is_dir():
+        from .checkpoint import read_config
+
+        return read_config(Path(name))[1]
+    return find_preset(name)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    from . import export, load, randomize_norms
+
+    if not Path(args.model).is_dir():
+        find_preset(args.model)  # before torch is imported
+    model = load(args.model, args.head, args.seed)
+    if args.randomize_norms:
+        randomize_norms(model, args.seed)
+    path = export(model, args.output, seq_len=args.seq_len, batch=args.batch)
+    size = sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+    print(f"{path}: {size / 1e6:.1f} MB, batch {args.batch}, sequence {args.seq_len}, outputs {model.output_names}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore
+        try:
+            {"inspect": run_inspect, "export": run_export}[args.command](args)
+        except ModelError as error:
+            if args.debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
