@@ -1,0 +1,1 @@
+"""From kernels, weights and plan to the files that the linker takes."""

@@ -1,0 +1,181 @@
+"""attention_f32_h{heads}_d{size}_{isa}: softmax(scale · Q Kᵀ + mask) V for a block of query rows.
+
+For each head, Kᵀ is laid out once in the workspace; then a tile of query rows at a time its scores are computed,
+normalised and multiplied by V while they sit in the first-level cache. No tensor of heads × tokens × tokens exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from compile.kernels import epilogue
+from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, loop
+from compile.kernels.math import exp
+from compile.kernels.microkernel import for_row_tiles, multiply_accumulate
+from compile.kernels.tiles import TileConfig
+from compile.targets import Isa
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Arguments in C: q, ldq, k, ldk, v, ldv, mask, ldmask, y, ldy, workspace, tokens, rows.
+
+    q and y point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask row, else
+    the mask has a row a query and points at the block's first. head_size is d; scale is usually 1/√d.
+    """
+
+    heads: int
+    head_size: int
+    scale: float
+    has_mask: bool
+    tile: TileConfig
+    isa: Isa
+
+    @property
+    def name(self) -> str:
+        mask = "_mask" if self.has_mask else ""
+        scale = f"_s{self.scale:.6g}".replace(".", "p").replace("-", "m").replace("+", "")
+        return f"attention_f32_{self.tile}_h{self.heads}_d{self.head_size}{scale}{mask}_{self.isa.name}"
+
+    def flops(self, rows: int, tokens: int) -> int:
+        return 4 * rows * tokens * self.heads * self.head_size
+
+    def workspace_bytes(self, tokens: int) -> int:
+        """One head's Kᵀ and one tile of scores, both with the tokens padded to whole panels."""
+        padded = -(-tokens // self.tile.nr) * self.tile.nr
+        return 4 * padded * (self.head_size + self.tile.mr)
+
+    def build(self) -> Any:
+        lanes, nr, mr, d = self.isa.lanes, self.tile.nr, self.tile.mr, self.head_size
+        with Kernel(self.name) as kernel:
+            q, ldq = kernel.pointer("q"), kernel.int32("ldq")
+            k, ldk = kernel.pointer("k"), kernel.int32("ldk")
+            v, ldv = kernel.pointer("v"), kernel.int32("ldv")
+            mask, ldmask = kernel.pointer("mask"), kernel.int32("ldmask")
+            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
+            keys = kernel.pointer("workspace", align=64)
+            tokens, rows = kernel.int32("tokens"), kernel.int32("rows")
+            kernel.begin()
+            acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
+            sums = kernel.registers(mr, 1)
+            panels = bind(tirx.truncdiv(tokens + (nr - 1), nr))
+            padded = bind(panels * nr)
+            scores_at = bind(padded * d)
+
+            def scores_tile(head: Expr, first: Expr, height: int) -> None:
+                with loop(panels) as panel:
+                    _clear(acc, lanes)
+                    multiply_accumulate(
+                        acc,
+                        height,
+                        nr // lanes,
+                        self.isa,
+                        d,
+                        self.tile.k_unroll,
+                        lambda i, c, width: q.load((first + i) * ldq + head * d + c, width),
+                        lambda vec, c: keys.load(c * padded + panel * nr + vec * lanes, lanes),
+                    )
+                    for i in range(height):
+                        for vec in range(nr // lanes):
+                            at = scores_at + i * padded + panel * nr + vec * lanes
+                            keys.store(at, acc[i * (nr // lanes) + vec].load(0, lanes), lanes)
+
+            def weighted_sum(head: Expr, first: Expr, height: int) -> None:
+                for column in range(0, d, nr):
+                    columns = min(nr, d - column)
+                    vectors = -(-columns // lanes)
+                    _clear(acc, lanes)
+                    multiply_accumulate(
+                        acc,
+                        height,
+                        vectors,
+                        self.isa,
+                        tokens,
+                        self.tile.k_unroll,
+                        lambda i, t, width: keys.load(scores_at + i * padded + t, width),
+                        lambda vec, t, c=column: v.load(t * ldv + head * d + c + vec * lanes, lanes),
+                    )
+                    for i in range(height):
+                        scale = bind(broadcast(const(1.0) / sums[i].load(0), lanes))
+                        epilogue.store_columns(
+                            y,
+                            lambda c, i=i, column=column: (first + i) * ldy + head * d + column + c,
+                            lambda vec, i=i, s=scale, n=vectors: acc[i * n + vec].load(0, lanes) * s,
+                            columns,
+                            lanes,
+                            spill,
+                        )
+
+            def query_tile(head: Expr, first: Expr, height: int) -> None:
+                scores_tile(head, first, height)
+                for i in range(height):
+                    at = bind(scores_at + i * padded)
+                    mask_at = (first + i) * ldmask if self.has_mask else None
+                    _softmax_row(keys, at, mask, mask_at, self.scale, tokens, lanes, spill, sums[i])
+                weighted_sum(head, first, height)
+
+            with loop(self.heads) as head:
+                with loop(d) as c, loop(tokens) as t:
+                    keys.store(c * padded + t, k.load(t * ldk + head * d + c))
+                for_row_tiles(rows, mr, lambda first, height: query_tile(head, first, height))
+        return kernel.func
+
+
+def _clear(acc: list[Pointer], lanes: int) -> None:
+    for register in acc:
+        register.store(0, const(0.0, lanes), lanes)
+
+
+def _softmax_row(
+    scores: Pointer,
+    at: Expr,
+    mask: Pointer,
+    mask_at: Expr | None,
+    scale: float,
+    tokens: Expr,
+    lanes: int,
+    vector: Pointer,
+    total: Pointer,
+) -> None:
+    """scores[at : at + tokens] becomes e^{s − max}; their sum is left in `total`, the division to the caller."""
+    whole = bind(tirx.truncdiv(tokens, lanes))
+    rest = bind(tokens - whole * lanes)
+
+    def sweep(body: Any) -> None:
+        with loop(whole) as v:
+            body(v * lanes, lanes)
+        with loop(rest) as t:
+            body(whole * lanes + t, 1)
+
+    def reduce_into(value: Expr, width: int, combine: Any) -> None:
+        if width == lanes:
+            vector.store(0, combine(vector.load(0, lanes), value), lanes)
+        else:
+            total.store(0, combine(total.load(0), value))
+
+    def scaled(t: Expr, width: int) -> None:
+        value = scores.load(at + t, width) * const(scale, width)
+        if mask_at is not None:
+            value = value + mask.load(mask_at + t, width)
+        value = bind(value)
+        scores.store(at + t, value, width)
+        reduce_into(value, width, tirx.max)
+
+    lowest = -3.0e38
+    vector.store(0, const(lowest, lanes), lanes)
+    total.store(0, const(lowest))
+    sweep(scaled)
+    peak = bind(tirx.max(fold_lanes(vector.load(0, lanes), lanes, tirx.max), total.load(0)))
+
+    def exponential(t: Expr, width: int) -> None:
+        value = bind(exp(scores.load(at + t, width) - broadcast(peak, width), width))
+        scores.store(at + t, value, width)
+        reduce_into(value, width, lambda a, b: a + b)
+
+    vector.store(0, const(0.0, lanes), lanes)
+    total.store(0, const(0.0))
+    sweep(exponential)
+    total.store(0, fold_lanes(vector.load(0, lanes), lanes, lambda a, b: a + b) + total.load(0))

@@ -1,0 +1,122 @@
+"""A thin layer over TVM's IRBuilder for kernels written loop by loop.
+
+Kernels are plain C functions: pointers and int32 in, nothing out, no allocation, no threads, no state. Vectors are
+explicit (`load`/`store` with `lanes`), so what the micro-kernel holds in registers is decided here and not by a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
+
+
+class Pointer:
+    """A pointer argument seen as a flat array of `dtype`; or, made by `registers`, a variable."""
+
+    def __init__(self, buffer: Any, dtype: str) -> None:
+        self.buffer = buffer
+        self.dtype = dtype
+
+    def load(self, index: Expr, lanes: int = 1) -> Expr:
+        return tirx.BufferLoad(self.buffer, [_ramp(index, lanes)])
+
+    def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
+        T.buffer_store(self.buffer, value, [_ramp(index, lanes)])
+
+
+def _ramp(index: Expr, lanes: int) -> Expr:
+    return index if lanes == 1 else tirx.Ramp(index, 1, lanes)
+
+
+def bind(value: Expr) -> Expr:
+    """Give `value` a name, so that it is computed once."""
+    return T.Bind(value)
+
+
+def broadcast(value: Expr, lanes: int) -> Expr:
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def const(value: float, lanes: int = 1) -> Expr:
+    return broadcast(tirx.const(value, "float32"), lanes)
+
+
+def lane(vector: Expr, index: int) -> Expr:
+    """One element of a vector."""
+    return tirx.Shuffle([vector], [index])
+
+
+def fold_lanes(vector: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    """Reduce a vector to a scalar by halving: log2(lanes) shuffles."""
+    while lanes > 1:
+        lanes //= 2
+        low = tirx.Shuffle([vector], list(range(lanes)))
+        high = tirx.Shuffle([vector], list(range(lanes, 2 * lanes)))
+        vector = bind(combine(low, high))
+    return vector
+
+
+class Kernel:
+    """Collects one PrimFunc. Used as `with Kernel(name) as k:`; afterwards `k.func` holds it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.func: Any = None
+        self._ib = IRBuilder()
+        self._declared: list[tuple[Pointer, int]] = []
+
+    def __enter__(self) -> Kernel:
+        self._ib.__enter__()
+        self._frame = T.prim_func(s_tir=True)
+        self._frame.__enter__()
+        T.func_name(self.name)
+        T.func_attr({"global_symbol": self.name, "tirx.noalias": True})
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._frame.__exit__(*exc)
+        self._ib.__exit__(*exc)
+        if exc[0] is None:
+            self.func = self._ib.get()
+
+    def int32(self, name: str) -> Expr:
+        return T.arg(name, T.int32())
+
+    def pointer(self, name: str, dtype: str = "float32", align: int = 4) -> Pointer:
+        """A pointer argument; `align` in bytes is what every caller promises."""
+        data = T.arg(name, T.handle(dtype))
+        pointer = Pointer(data, dtype)
+        self._declared.append((pointer, align))
+        return pointer
+
+    def begin(self) -> None:
+        """End the signature and begin the body: TVM wants every argument before the first statement."""
+        for pointer, align in self._declared:
+            # The extent is never read: the plan owns the bounds.
+            pointer.buffer = T.decl_buffer((1 << 30,), pointer.dtype, data=pointer.buffer, align=align, layout=None)
+
+    def registers(self, count: int, lanes: int) -> list[Pointer]:
+        """`count` vectors that LLVM keeps in registers.
+
+        Each is an array of its own: of one large array LLVM may make one large vector and shuffle its parts about.
+        """
+        return [Pointer(T.alloc_buffer((lanes,), "float32", scope="local", layout=None), "float32") for _ in range(count)]
+
+
+@contextmanager
+def loop(extent: Expr) -> Iterator[Expr]:
+    with T.serial(0, extent) as i:
+        yield i
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    with T.If(condition), T.Then():
+        yield

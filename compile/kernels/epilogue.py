@@ -1,0 +1,74 @@
+"""What a row kernel does to its result before storing it: bias, NoNorm's scale and shift, residual add, activation.
+
+An epilogue is a tuple of steps applied in order to one vector of the result. Vectors ("addv", "mulv") have one value a
+column and are padded to whole panels at compile time; tensors ("add", "mul") have one row a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from compile.kernels.builder import Expr, Kernel, Pointer
+from compile.kernels.math import UNARY
+
+VECTOR_STEPS = ("addv", "mulv")
+TENSOR_STEPS = ("add", "mul")
+STEPS = (*VECTOR_STEPS, *TENSOR_STEPS, *UNARY)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A step's operand inside a kernel: a pointer and, for a tensor, its row stride in elements."""
+
+    pointer: Pointer
+    stride: Expr | None
+
+
+def declare(kernel: Kernel, steps: tuple[str, ...]) -> list[Operand | None]:
+    """Add the arguments that `steps` need to the kernel's signature, in order."""
+    operands: list[Operand | None] = []
+    for index, step in enumerate(steps):
+        if step in VECTOR_STEPS:
+            operands.append(Operand(kernel.pointer(f"{step}{index}", align=64), None))
+        elif step in TENSOR_STEPS:
+            operands.append(Operand(kernel.pointer(f"{step}{index}"), kernel.int32(f"ld{index}")))
+        else:
+            operands.append(None)
+    return operands
+
+
+def apply(
+    steps: tuple[str, ...], operands: list[Operand | None], value: Expr, row: Expr, column: Expr, lanes: int
+) -> Expr:
+    for step, operand in zip(steps, operands, strict=True):
+        if operand is None:
+            value = UNARY[step](value, lanes)
+            continue
+        at = column if operand.stride is None else row * operand.stride + column
+        other = operand.pointer.load(at, lanes)
+        value = value + other if step in ("add", "addv") else value * other
+    return value
+
+
+def store_columns(
+    out: Pointer,
+    at: Callable[[int], Expr],
+    value: Callable[[int], Expr],
+    columns: int,
+    lanes: int,
+    spill: Pointer,
+) -> None:
+    """Store `columns` values; value(v) is vector v and at(c) the address of column c.
+
+    A last vector that is only partly inside the row goes through `spill` (one vector) and is stored element by
+    element, so that nothing past the row is written.
+    """
+    for v in range(-(-columns // lanes)):
+        valid = min(lanes, columns - v * lanes)
+        if valid == lanes:
+            out.store(at(v * lanes), value(v), lanes)
+            continue
+        spill.store(0, value(v), lanes)
+        for j in range(valid):
+            out.store(at(v * lanes + j), spill.load(j))

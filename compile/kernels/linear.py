@@ -1,0 +1,105 @@
+"""linear_f32_{mr}x{nr}_k{K}_n{N}[_{epilogue}]_{isa}: y = epilogue(x W), x (rows, K), W (K, N) packed in panels.
+
+Weights are packed [N/nr][K][nr] and padded with zeros to a whole panel. The panel loop is outermost: one panel stays in
+the first-level cache while all rows of the block pass over it, so each weight is read from memory once a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.kernels import epilogue
+from compile.kernels.builder import Expr, Kernel, const, loop
+from compile.kernels.microkernel import for_row_tiles, multiply_accumulate
+from compile.kernels.tiles import TileConfig
+from compile.targets import Isa
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Arguments in C: x, ldx, w, y, ldy, [bias], then for each epilogue step its operand(s), rows.
+
+    bias: whether the accumulators start from a vector (it comes right after ldy) or from zero.
+    """
+
+    k: int
+    n: int
+    bias: bool
+    steps: tuple[str, ...]
+    tile: TileConfig
+    isa: Isa
+
+    @property
+    def name(self) -> str:
+        parts = [f"linear_f32_{self.tile}_k{self.k}_n{self.n}", "bias" * self.bias, *self.steps, self.isa.name]
+        return "_".join(p for p in parts if p)
+
+    def flops(self, rows: int) -> int:
+        """2 × multiply-adds."""
+        return 2 * rows * self.k * self.n
+
+    def build(self) -> Any:
+        lanes, nr, mr = self.isa.lanes, self.tile.nr, self.tile.mr
+        with Kernel(self.name) as kernel:
+            x, ldx = kernel.pointer("x"), kernel.int32("ldx")
+            w = kernel.pointer("w", align=64)
+            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
+            bias = kernel.pointer("bias", align=64) if self.bias else None
+            operands = epilogue.declare(kernel, self.steps)
+            rows = kernel.int32("rows")
+            kernel.begin()
+            acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
+
+            def tile(panel: Expr, columns: int, first: Expr, height: int) -> None:
+                vectors = -(-columns // lanes)
+                for i in range(height):
+                    for v in range(vectors):
+                        start = bias.load(panel * nr + v * lanes, lanes) if bias else const(0.0, lanes)
+                        acc[i * vectors + v].store(0, start, lanes)
+                multiply_accumulate(
+                    acc,
+                    height,
+                    vectors,
+                    self.isa,
+                    self.k,
+                    self.tile.k_unroll,
+                    lambda i, k, width: x.load((first + i) * ldx + k, width),
+                    lambda v, k: w.load((panel * self.k + k) * nr + v * lanes, lanes),
+                )
+                for i in range(height):
+
+                    def result(v: int, i: int = i) -> Expr:
+                        value = acc[i * vectors + v].load(0, lanes)
+                        column = panel * nr + v * lanes
+                        return epilogue.apply(self.steps, operands, value, first + i, column, lanes)
+
+                    epilogue.store_columns(
+                        y, lambda c, i=i: (first + i) * ldy + panel * nr + c, result, columns, lanes, spill
+                    )
+
+            if self.n // nr:
+                with loop(self.n // nr) as panel:
+                    for_row_tiles(rows, mr, lambda first, height: tile(panel, nr, first, height))
+            if self.n % nr:
+                for_row_tiles(rows, mr, lambda first, height: tile(self.n // nr, self.n % nr, first, height))
+        return kernel.func
+
+
+def pack_weight(weight: NDArray[np.float32], tile: TileConfig) -> NDArray[np.float32]:
+    """(K, N) row-major -> [N/nr][K][nr], zeros in the last panel beyond N."""
+    k, n = weight.shape
+    panels = -(-n // tile.nr)
+    padded = np.zeros((k, panels * tile.nr), np.float32)
+    padded[:, :n] = weight
+    return np.ascontiguousarray(padded.reshape(k, panels, tile.nr).transpose(1, 0, 2))
+
+
+def pack_vector(vector: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """(N,) padded with zeros to a multiple of `width`."""
+    padded = np.zeros(-(-vector.size // width) * width, np.float32)
+    padded[: vector.size] = vector
+    return padded

@@ -1,0 +1,161 @@
+"""Kernels that touch each token's row once: copy with an epilogue, table lookup, layer normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from compile.kernels import epilogue
+from compile.kernels.builder import Expr, Kernel, bind, const, fold_lanes, lane, loop
+from compile.targets import Isa
+
+
+def _over_columns(columns: int, lanes: int, body: Any) -> None:
+    """body(column, width) over a row: whole vectors in a loop, then one element at a time."""
+    whole = columns // lanes
+    if whole:
+        with loop(whole) as v:
+            body(v * lanes, lanes)
+    for column in range(whole * lanes, columns):
+        body(column, 1)
+
+
+@dataclass(frozen=True)
+class Map:
+    """map_f32_n{N}_{epilogue}_{isa}: y = epilogue(x). Arguments in C: x, ldx, y, ldy, operands, rows."""
+
+    n: int
+    steps: tuple[str, ...]
+    isa: Isa
+
+    @property
+    def name(self) -> str:
+        return "_".join([f"map_f32_n{self.n}", *(self.steps or ("copy",)), self.isa.name])
+
+    def flops(self, rows: int) -> int:
+        return 0
+
+    def build(self) -> Any:
+        with Kernel(self.name) as kernel:
+            x, ldx = kernel.pointer("x"), kernel.int32("ldx")
+            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
+            operands = epilogue.declare(kernel, self.steps)
+            rows = kernel.int32("rows")
+            kernel.begin()
+            with loop(rows) as row:
+
+                def body(column: Expr, width: int) -> None:
+                    value = x.load(row * ldx + column, width)
+                    value = epilogue.apply(self.steps, operands, value, row, column, width)
+                    y.store(row * ldy + column, value, width)
+
+                _over_columns(self.n, self.isa.lanes, body)
+        return kernel.func
+
+
+@dataclass(frozen=True)
+class Gather:
+    """gather_f32_v{V}_n{N}_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1) int64, table (V, N).
+
+    Arguments in C: ids, table, y, ldy, operands, rows. An id outside the table reads its first or last row: the
+    runtime refuses such ids before it starts, this only keeps computed ids inside the table.
+    """
+
+    table_rows: int
+    n: int
+    steps: tuple[str, ...]
+    isa: Isa
+
+    @property
+    def name(self) -> str:
+        return "_".join([f"gather_f32_v{self.table_rows}_n{self.n}", *self.steps, self.isa.name])
+
+    def flops(self, rows: int) -> int:
+        return 0
+
+    def build(self) -> Any:
+        with Kernel(self.name) as kernel:
+            ids = kernel.pointer("ids", dtype="int64", align=8)
+            table = kernel.pointer("table", align=64)
+            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
+            operands = epilogue.declare(kernel, self.steps)
+            rows = kernel.int32("rows")
+            kernel.begin()
+            with loop(rows) as row:
+                last = tirx.const(self.table_rows - 1, "int64")
+                inside = tirx.max(tirx.min(ids.load(row), last), tirx.const(0, "int64"))
+                index = bind(tirx.Cast("int32", inside))
+
+                def body(column: Expr, width: int) -> None:
+                    value = table.load(index * self.n + column, width)
+                    value = epilogue.apply(self.steps, operands, value, row, column, width)
+                    y.store(row * ldy + column, value, width)
+
+                _over_columns(self.n, self.isa.lanes, body)
+        return kernel.func
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """layer_norm_f32_n{N}_{isa}: y = γ (x − μ) / √(σ² + ε) + β over each row.
+
+    Arguments in C: x, ldx, gamma, beta, y, ldy, rows. The variance is taken about the mean in a second sweep, which
+    costs a read from the first-level cache and keeps float32's accuracy.
+    """
+
+    n: int
+    epsilon: float
+    isa: Isa
+
+    @property
+    def name(self) -> str:
+        return f"layer_norm_f32_n{self.n}_eps{self.epsilon:.0e}_{self.isa.name}".replace("-", "m")
+
+    def flops(self, rows: int) -> int:
+        return 0
+
+    def build(self) -> Any:
+        lanes = self.isa.lanes
+        with Kernel(self.name) as kernel:
+            x, ldx = kernel.pointer("x"), kernel.int32("ldx")
+            gamma, beta = kernel.pointer("gamma", align=64), kernel.pointer("beta", align=64)
+            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
+            rows = kernel.int32("rows")
+            kernel.begin()
+            (partial,), (rest,) = kernel.registers(1, lanes), kernel.registers(1, 1)
+            with loop(rows) as row:
+
+                def total(term: Any) -> Expr:
+                    partial.store(0, const(0.0, lanes), lanes)
+                    rest.store(0, const(0.0))
+
+                    def body(column: Expr, width: int) -> None:
+                        where = partial if width == lanes else rest
+                        where.store(0, where.load(0, width) + term(x.load(row * ldx + column, width), width), width)
+
+                    _over_columns(self.n, lanes, body)
+                    return bind(fold_lanes(partial.load(0, lanes), lanes, lambda a, b: a + b) + rest.load(0))
+
+                def to_scalar(vector: Expr) -> Expr:
+                    return lane(vector, 0) if lanes == 1 else vector
+
+                mean = bind(to_scalar(total(lambda value, width: value)) * const(1.0 / self.n))
+
+                def squared(value: Expr, width: int) -> Expr:
+                    centred = bind(value - (tirx.Broadcast(mean, width) if width > 1 else mean))
+                    return centred * centred
+
+                variance = bind(total(squared) * const(1.0 / self.n))
+                scale = bind(const(1.0) / tirx.sqrt(variance + const(self.epsilon)))
+
+                def normalise(column: Expr, width: int) -> None:
+                    wide = (lambda e: tirx.Broadcast(e, width)) if width > 1 else (lambda e: e)
+                    centred = (x.load(row * ldx + column, width) - wide(mean)) * wide(scale)
+                    y.store(
+                        row * ldy + column, centred * gamma.load(column, width) + beta.load(column, width), width
+                    )
+
+                _over_columns(self.n, lanes, normalise)
+        return kernel.func

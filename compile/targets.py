@@ -1,0 +1,194 @@
+"""What can be compiled for: targets (operating system and ABI), CPUs, and their instruction sets.
+
+A `Target` is what a build needs to know about where its library will run. Triples are spelt twice because TVM and
+zig disagree: TVM classes an `arm64-…` triple as 32-bit Arm, so the architecture is always `aarch64` here.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from compile.errors import CompileError
+
+
+@dataclass(frozen=True)
+class Isa:
+    """An instruction set as the kernels see it.
+
+    lanes: float32 elements in one vector register; registers: how many vector registers there are;
+    by_element: whether a multiply-add can take one lane of a register as its factor (Arm's fmla by element).
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    by_element: bool
+
+
+NEON = Isa("neon", lanes=4, registers=32, by_element=True)
+AVX2 = Isa("avx2", lanes=8, registers=16, by_element=False)
+AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False)
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A CPU to tune for. `features` are LLVM's names; `required` is what the library checks when it is opened."""
+
+    name: str
+    arch: str
+    isa: Isa
+    llvm_cpu: str
+    features: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+# A library never holds instructions beyond its CPU's `features`, so `generic` runs on every core of its architecture.
+CPUS = {
+    cpu.name: cpu
+    for cpu in (
+        Cpu("armv8.0", "aarch64", NEON, "generic", ("+neon",), ()),
+        Cpu("cortex-a53", "aarch64", NEON, "cortex-a53", ("+neon",), ()),
+        Cpu("cortex-a76", "aarch64", NEON, "cortex-a76", ("+neon", "+dotprod", "+fullfp16"), ("dotprod", "fp16")),
+        Cpu("x86-64-v3", "x86_64", AVX2, "x86-64-v3", (), ("avx2", "fma")),
+        Cpu("x86-64-v4", "x86_64", AVX512, "x86-64-v4", (), ("avx2", "fma", "avx512f")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a library will run.
+
+    libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed.
+    """
+
+    name: str
+    arch: str
+    triple: str
+    zig_triple: str
+    libc: str
+    libm: str
+    cpu: Cpu
+    description: str
+
+    @property
+    def isa(self) -> Isa:
+        return self.cpu.isa
+
+    @property
+    def is_android(self) -> bool:
+        return "android" in self.triple
+
+    def llvm(self, num_cores: int = 4) -> dict[str, object]:
+        """TVM's description of this target. The core count is stated because TVM would otherwise ask the host."""
+        spec: dict[str, object] = {
+            "kind": "llvm",
+            "mtriple": self.triple,
+            "mcpu": self.cpu.llvm_cpu,
+            "num-cores": num_cores,
+            # Kernels are written in vectors already; this pass would only glue accumulators into wider ones and spill.
+            "cl-opt": ["-vectorize-slp:bool=false"],
+        }
+        if self.cpu.features:
+            spec["mattr"] = list(self.cpu.features)
+        return spec
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            "arm64-android",
+            "aarch64",
+            "aarch64-linux-android",
+            "aarch64-linux-android",
+            "libc.so",
+            "libm.so",
+            CPUS["armv8.0"],
+            "every 64-bit Android phone (API 23 and later)",
+        ),
+        Target(
+            "arm64-linux",
+            "aarch64",
+            "aarch64-linux-gnu",
+            "aarch64-linux-gnu",
+            "libc.so.6",
+            "libm.so.6",
+            CPUS["armv8.0"],
+            "64-bit Arm Linux with glibc (boards, servers)",
+        ),
+        Target(
+            "x86_64-linux",
+            "x86_64",
+            "x86_64-linux-gnu",
+            "x86_64-linux-gnu",
+            "libc.so.6",
+            "libm.so.6",
+            CPUS["x86-64-v3"],
+            "64-bit x86 Linux with glibc and AVX2",
+        ),
+    )
+}
+
+
+def host_cpu_flags() -> frozenset[str]:
+    """Feature flags of this machine's first core, as Linux names them; empty where there is no /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def host_target() -> Target:
+    """The target that this machine can load, at the best instruction set it has."""
+    machine = platform.machine()
+    if platform.system() != "Linux" or machine not in ("x86_64", "aarch64"):
+        raise CompileError(f"--target host: {platform.system()} on {machine} has no target here; name one of {names()}")
+    if machine == "aarch64":
+        return TARGETS["arm64-linux"]
+    flags = host_cpu_flags()
+    if not {"avx2", "fma"} <= flags:
+        raise CompileError("--target host: this CPU lacks AVX2 or FMA, the least that x86-64 kernels need")
+    v4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags
+    return with_cpu(TARGETS["x86_64-linux"], "x86-64-v4" if v4 else "x86-64-v3")
+
+
+def names() -> str:
+    return ", ".join([*TARGETS, "host"])
+
+
+def with_cpu(target: Target, cpu_name: str) -> Target:
+    """`target` for another CPU. Raises CompileError if the name is unknown or of another architecture."""
+    fitting = [c.name for c in CPUS.values() if c.arch == target.arch]
+    if cpu_name not in fitting:
+        raise CompileError(f"unknown CPU {cpu_name!r} for target {target.name}: choose one of {', '.join(fitting)}")
+    return replace(target, cpu=CPUS[cpu_name])
+
+
+def find_target(name: str, cpu: str | None = None) -> Target:
+    """The target called `name` ("host" is this machine), for `cpu` if given. Raises CompileError."""
+    if name == "host":
+        target = host_target()
+    elif name in TARGETS:
+        target = TARGETS[name]
+    else:
+        raise CompileError(f"unknown target {name!r}: choose one of {names()}")
+    return with_cpu(target, cpu) if cpu else target
+
+
+def runs_here(target: Target) -> bool:
+    """Whether this machine can load a library built for `target`."""
+    if platform.system() != "Linux" or platform.machine() != target.arch or target.is_android:
+        return False
+    if target.arch == "aarch64":
+        flags = {{"asimddp": "dotprod", "asimdhp": "fp16"}.get(f, f) for f in host_cpu_flags()}
+    else:
+        flags = set(host_cpu_flags())
+    return set(target.cpu.required) <= flags
