@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from passes import files, simplify
+from passes import files, fold_nonorm, simplify
 from passes.check import check
 from passes.cost import measure
 from passes.errors import PassError
@@ -32,7 +32,10 @@ class Phase:
     passes: tuple[Pass, ...]
 
 
-PHASES = (Phase("simplify", (Pass("onnxsim", simplify.run),)),)
+PHASES = (
+    Phase("simplify", (Pass("onnxsim", simplify.run),)),
+    Phase("fold", (Pass("fold_nonorm", fold_nonorm.run),)),
+)
 
 NAMES = tuple(entry.name for phase in PHASES for entry in phase.passes)
 Progress = Callable[[PassReport], None]

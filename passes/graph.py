@@ -1,0 +1,102 @@
+"""Small helpers on onnx-ir graphs that several rewrites share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+def array(value: ir.Value | None) -> np.ndarray | None:
+    """The constant behind a value, or None: not for a graph input, whose default a caller may replace."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The number behind a constant of one element, or None."""
+    constant = array(value)
+    return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+
+def last_dim(value: ir.Value) -> int | None:
+    """The size of the last axis where it is known."""
+    if value.shape is None or not len(value.shape):
+        return None
+    size = value.shape[-1]
+    return size if isinstance(size, int) else None
+
+
+def used_once(value: ir.Value) -> bool:
+    """Whether one input of one node reads the value and nobody outside the graph sees it."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
+    """A number among the node's attributes."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def ints(node: ir.Node, name: str) -> list[int] | None:
+    """A list of integers among the node's attributes."""
+    found = node.attributes.get(name)
+    return None if found is None else list(found.as_ints())
+
+
+def make(
+    op: str,
+    inputs: Sequence[ir.Value | None],
+    *,
+    before: ir.Node,
+    like: ir.Value,
+    shape: ir.Shape | Sequence[int | str | None] | None = None,
+    attributes: dict[str, ir.Attr] | None = None,
+) -> ir.Value:
+    """Insert a node before another; its one output has the type of `like`, and its shape unless one is given."""
+    shape = like.shape if shape is None else ir.Shape(shape)
+    output = ir.Value(shape=None if shape is None else shape.copy(), type=like.type)
+    node = ir.Node("", op, inputs, list((attributes or {}).values()), outputs=[output])
+    graph = before.graph
+    assert graph is not None
+    graph.insert_before(before, node)
+    return output
+
+
+def constant(graph: ir.Graph, values: np.ndarray, name: str, dtype: type = np.float32) -> ir.Value:
+    """Register an initializer under `name`, or `name` with a number where that is taken."""
+    unique, count = name, 0
+    while unique in graph.initializers:
+        count += 1
+        unique = f"{name}_{count}"
+    tensor = ir.tensor(np.ascontiguousarray(values.astype(dtype)), name=unique)
+    value = ir.Value(name=unique, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace_output(old: ir.Value, new: ir.Value) -> None:
+    """Let every reader of `old` read `new`; a graph output keeps its name."""
+    graph = old.graph
+    old.replace_all_uses_with(new)
+    if graph is None or not old.is_graph_output():
+        return
+    name = old.name
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new
+    old.name = f"{name}_before"
+    new.name = name
+
+
+def has_control_flow(graph: ir.Graph) -> bool:
+    """Whether a node holds a subgraph, which may read values of this graph."""
+    return any(True for _ in graph.subgraphs()) and any(
+        attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+        for node in graph
+        for attr in node.attributes.values()
+    )
