@@ -69,7 +69,7 @@ class _Walk:
             self._join(node)
         elif (matched := linear.match(node)) and matched.x in self.carried and linear.may_change(matched):
             self._read(matched)
-        elif (x := absorb.passed_on(node)) is not None and x in self.carried and node.inputs.count(x) == 1:
+        elif (x := absorb.passed_on(node)) is not None and self._worth_passing(x):
             self._pass_on(node, x)
         else:
             self._write_inputs(node)
@@ -169,6 +169,10 @@ class _Walk:
         node.replace_input_with(0, now.base)
         output = node.outputs[0]
         self.carried[output] = Affine(output, now.scale, now.shift, output in self.once)
+
+    def _worth_passing(self, x: ir.Value) -> bool:
+        """A graph output is written out anyway: what follows may as well read that."""
+        return x in self.carried and not x.is_graph_output()
 
     def _write_inputs(self, node: ir.Node) -> None:
         for index, value in enumerate(node.inputs):

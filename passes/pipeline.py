@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from passes import files, fold_nonorm, simplify
+from passes import files, flatten_tokens, fold_attention_scale, fold_nonorm, fuse_bottleneck_linears, simplify
 from passes.check import check
 from passes.cost import measure
 from passes.errors import PassError
@@ -34,7 +34,9 @@ class Phase:
 
 PHASES = (
     Phase("simplify", (Pass("onnxsim", simplify.run),)),
-    Phase("fold", (Pass("fold_nonorm", fold_nonorm.run),)),
+    Phase("flatten", (Pass("flatten_tokens", flatten_tokens.run),)),
+    Phase("fold", (Pass("fold_attention_scale", fold_attention_scale.run), Pass("fold_nonorm", fold_nonorm.run))),
+    Phase("fuse", (Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),)),
 )
 
 NAMES = tuple(entry.name for phase in PHASES for entry in phase.passes)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 import onnxsim
-from onnx_ir.passes.common import InlinePass, TopologicalSortPass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, TopologicalSortPass
 
 from passes.options import Options
 from passes.report import Outcome, Refusals
@@ -45,6 +45,7 @@ def run(model: ir.Model, options: Options) -> Outcome:
         return Outcome(refusals=refusals.all())
     restore_weights(simplified, hidden)
     model.graph = ir.from_proto(simplified).graph
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return Outcome(max(0, before - len(simplified.graph.node)), refusals=refusals.all())
 
 
