@@ -74,11 +74,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    from .counting import compare, count, paper_flops, paper_params
-
     if args.all == bool(args.model):
         raise ModelError("give either a preset or folder, or --all")
-    if args.all:
+    config = None if args.all else find_config(args.model)
+    from .counting import compare, count, paper_flops, paper_params  # torch is slow to import, so only now
+
+    if config is None:
         comparisons = compare()
         if args.json:
             print(json.dumps([asdict(c) for c in comparisons], indent=2, ensure_ascii=False))
@@ -94,7 +95,6 @@ def run_inspect(args: argparse.Namespace) -> None:
             print(f"[{i}] {note}")
         return
 
-    config = find_config(args.model)
     if not 1 <= args.seq_len <= config.max_position_embeddings:
         raise ModelError(
             f"--seq-len {args.seq_len} is outside the position table: 1 to {config.max_position_embeddings}"
@@ -116,7 +116,7 @@ def run_inspect(args: argparse.Namespace) -> None:
         printed = PAPER[name]
         figures = [f"{printed.params:g}M"] if printed.params else []
         figures += [f"{printed.flops:g}B"] if printed.flops else []
-        print(f"the paper prints (Table {printed.table}): {', '.join(figures)}")
+        print(f"the paper prints ({printed.table}): {', '.join(figures)}")
 
 
 def find_config(name: str) -> ModelConfig:
@@ -128,10 +128,10 @@ def find_config(name: str) -> ModelConfig:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    from . import export, load, randomize_norms
-
     if not Path(args.model).is_dir():
-        find_preset(args.model)  # before torch is imported
+        find_preset(args.model)
+    from . import export, load, randomize_norms  # torch is slow to import, so only now
+
     model = load(args.model, args.head, args.seed)
     if args.randomize_norms:
         randomize_norms(model, args.seed)

@@ -1,7 +1,7 @@
 """#Params and #FLOPs, by part and as the papers count them.
 
 FLOPs are 2 × multiply-adds of the matrix products, as in the papers; element-wise work (norms, activations, softmax,
-adds) and table look-ups count 0. The papers' figures follow from two conventions, found by fitting them to the printed ones:
+adds) and table look-ups count 0. The papers' totals follow two conventions, found by fitting them to the printed ones:
 
 * #Params is the encoder with its embeddings, without pooler and heads (BERT_LARGE: 334M, with the pooler 335M).
 * #FLOPs adds one hidden_size² linear over every token, which is what the masked language model's transform costs. It

@@ -39,20 +39,36 @@ def export(
             raise ModelError(f"{name} is {value!r}: give a positive number or 'dynamic'")
     if seq_len != "dynamic" and seq_len > table:
         raise ModelError(f"sequence length {seq_len} exceeds the position table's {table}: choose at most {table}")
+    shapes = _shapes(model, "sequence" if seq_len == "dynamic" else seq_len, "batch" if batch == "dynamic" else batch)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            traced = Path(folder) / "traced.onnx"
-            _trace(model, traced, seq_len, batch)
-            _finish(traced, Path(folder) / path.name)
-            traced.unlink()
-            for file in sorted(Path(folder).glob(f"{path.name}*"), reverse=True):  # the data first, then what needs it
+            traced, finished = Path(folder) / "traced", Path(folder) / "finished"
+            traced.mkdir()
+            finished.mkdir()
+            _trace(model, traced / "m.onnx", shapes)
+            _finish(traced / "m.onnx", finished / path.name, shapes)
+            for file in sorted(finished.iterdir(), reverse=True):  # the data first, then what needs it
                 os.replace(file, path.parent / file.name)
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
     return path
 
 
-def _trace(model: Model, path: Path, seq_len: int | str, batch: int | str) -> None:
+def _shapes(model: Model, seq_len: int | str, batch: int | str) -> dict[str, list[int | str]]:
+    """The shapes of inputs and outputs by name; a dynamic axis is its name."""
+    import torch
+
+    shapes: dict[str, list[int | str]] = {name: [batch, seq_len] for name in model.config.input_names}
+    with torch.no_grad():
+        smallest = model(torch.ones(1, 1, dtype=torch.int64, device=next(model.parameters()).device))
+    for name, value in smallest.items():
+        whole = name == "logits" and model.head_name == "sequence-classification"
+        lead = [batch] if whole or name in ("pooler_output", "seq_relationship_logits") else [batch, seq_len]
+        shapes[name] = [*lead, *value.shape[len(lead) :]]
+    return shapes
+
+
+def _trace(model: Model, path: Path, shapes: dict[str, list[int | str]]) -> None:
     import torch
 
     class Traced(torch.nn.Module):  # encoder and head at the top, so that names begin with them; a tuple of outputs
@@ -63,18 +79,8 @@ def _trace(model: Model, path: Path, seq_len: int | str, batch: int | str) -> No
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None) -> Any:
             return self.head(self.encoder(ids, mask, types), self.encoder.embeddings.word.weight)
 
-    axes = {0: "batch"} if batch == "dynamic" else {}
-    if seq_len == "dynamic":
-        axes[1] = "sequence"
-    per_token = [n for n in model.output_names if n not in ("pooler_output", "seq_relationship_logits")]
-    if model.head_name == "sequence-classification":
-        per_token = []
-    dynamic = {
-        name: axes if name in model.config.input_names + per_token else {k: v for k, v in axes.items() if k == 0}
-        for name in model.config.input_names + model.output_names
-    }
-    shape = [2 if batch == "dynamic" else int(batch), 8 if seq_len == "dynamic" else int(seq_len)]
-    ones = torch.ones(shape, dtype=torch.int64, device=next(model.parameters()).device)
+    example = [size if isinstance(size, int) else 2 for size in shapes["input_ids"]]
+    ones = torch.ones(example, dtype=torch.int64, device=next(model.parameters()).device)
     training = model.training
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter is deprecated in favour of one that takes eight times as long
@@ -84,14 +90,17 @@ def _trace(model: Model, path: Path, seq_len: int | str, batch: int | str) -> No
             str(path),
             input_names=model.config.input_names,
             output_names=model.output_names,
-            dynamic_axes=dynamic,
+            dynamic_axes={
+                name: {i: size for i, size in enumerate(shape) if isinstance(size, str)}
+                for name, shape in shapes.items()
+            },
             opset_version=OPSET,
             dynamo=False,
         )
     model.train(training)
 
 
-def _finish(traced: Path, path: Path) -> None:
+def _finish(traced: Path, path: Path, shapes: dict[str, list[int | str]]) -> None:
     import onnx
     import onnx_ir as ir
     from onnx_ir.passes import common
@@ -104,6 +113,8 @@ def _finish(traced: Path, path: Path) -> None:
             _reshape_by_constant(exported.graph, node)
         _name_weights(exported.graph, node)
     common.RemoveUnusedNodesPass()(exported)
+    for output in exported.graph.outputs:
+        output.shape = ir.Shape(shapes[output.name or ""])
     size = sum(value.const_value.nbytes for value in exported.graph.initializers.values() if value.const_value)
     ir.save(exported, path, external_data=f"{path.name}.data" if size > EXTERNAL_DATA_ABOVE else None)
     onnx.checker.check_model(str(path), full_check=True)

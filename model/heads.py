@@ -67,7 +67,7 @@ class MaskedLanguageModel(nn.Module):
         words = F.linear(x[:, : self.embedding_size], table, self.bias)  # (B·T, V)
         if hasattr(self, "rest"):
             words = words + x[:, self.embedding_size :] @ self.rest
-        words = words.view(hidden.shape[0], hidden.shape[1], self.bias.shape[0])
+        words = words.view(-1, hidden.shape[1], self.bias.shape[0])  # (B, T, V)
         return (words, self.next_sentence(self.pooler(hidden))) if hasattr(self, "next_sentence") else (words,)
 
 

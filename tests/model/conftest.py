@@ -1,0 +1,67 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import model
+from model import Model, ModelConfig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small() -> Callable[..., ModelConfig]:
+    """A preset at its real widths, with two layers and a small vocabulary."""
+
+    def make(preset: str, **changes: object) -> ModelConfig:
+        smaller = {"num_hidden_layers": 2, "vocab_size": 1000, "max_position_embeddings": 64}
+        return replace(model.PRESETS[preset], **(smaller | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def randomized() -> Callable[..., Model]:
+    """A model whose norm weights and biases are random too, so that none of them can be lost unnoticed."""
+
+    def make(config: ModelConfig | str, head: str = "none", seed: int = 0) -> Model:
+        module = model.create(config, head, seed)
+        model.randomize_norms(module, seed)
+        return module
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Callable[..., dict[str, Tensor]]:
+    """A padded batch of random tokens, as the forward arguments of a configuration."""
+
+    def make(config: ModelConfig, batch: int = 3, length: int = 24, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(0, config.vocab_size, (batch, length), generator=generator)
+        lengths = torch.randint(length // 2, length, (batch, 1), generator=generator)
+        mask = (torch.arange(length) < lengths).long()
+        types = torch.randint(0, 2, (batch, length), generator=generator)
+        named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: named[name] for name in config.input_names}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """The bound of every comparison: 1e-5 of the output range."""
+
+    def check(actual: Tensor | np.ndarray, expected: Tensor | np.ndarray, bound: float = 1e-5) -> None:
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        assert actual.shape == expected.shape
+        error = np.abs(actual - expected).max() / np.ptp(expected)
+        assert error <= bound, f"{error:.1e} of the output range"
+
+    return check
