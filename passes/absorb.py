@@ -60,7 +60,13 @@ def add_shift(value: ir.Value, shift: np.ndarray, *, private: bool = False) -> b
             matched.set_vector(matched.vector() + shift)
         return linear.takes_bias(matched)
     if node.op_type == "Add":
-        return any(v is not None and last_dim(v) == len(shift) and add_shift(v, shift) for v in node.inputs)
+        for index, operand in enumerate(node.inputs):
+            values = array(operand)
+            if values is not None and values.shape[-1:] == shift.shape:
+                assert operand is not None
+                node.replace_input_with(index, constant(_graph(node), values + shift, f"{operand.name}"))
+                return True
+        return False
     x = passed_on(node)
     return x is not None and add_shift(x, shift)
 

@@ -11,6 +11,8 @@ Where nothing else reads z, its writers take γ and β themselves and g stays 1.
 [1/limit, limit], x/g has no safe float32: g is applied there by one Mul and carried anew from 1.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -63,10 +65,10 @@ class _Walk:
         step = match_step(node)
         if step is not None:
             self._take(node, step)
-        elif not any(value in self.carried for value in node.inputs):
-            return
         elif node.op_type == "Add" and self._is_residual(node):
             self._join(node)
+        elif not any(value in self.carried for value in node.inputs):
+            return
         elif (matched := linear.match(node)) and matched.x in self.carried and linear.may_change(matched):
             self._read(matched)
         elif (x := absorb.passed_on(node)) is not None and self._worth_passing(x):
@@ -107,6 +109,8 @@ class _Walk:
         """A residual add: both operands brought to one scale, their shifts added."""
         operands = [value for value in node.inputs if value is not None]
         first, second = (self.affine(value) for value in operands)
+        if all(self._takes_shift(reader) for reader in node.outputs[0].consumers()):
+            first, second = _without_bias(first), _without_bias(second)
         scale = first.scale
         if not _same(first.scale, second.scale):
             free = [self._can_rescale(side) for side in (first, second)]
@@ -130,6 +134,12 @@ class _Walk:
         shift = sum(shifts[1:], shifts[0]) if shifts else None
         if scale is not None or shift is not None:
             self.carried[output] = Affine(output, scale, shift, output in self.once)
+
+    def _takes_shift(self, reader: ir.Node) -> bool:
+        """Whether a reader folds a carried shift, so that a bias may travel to it."""
+        if match_step(reader) is not None or linear.match(reader) is not None:
+            return True
+        return reader.op_type == "Add" and self._is_residual(reader)
 
     def _can_rescale(self, side: Affine) -> bool:
         if array(side.base) is not None:
@@ -210,6 +220,16 @@ class _Walk:
         """Whether both operands have the channels of the sum along their last axis."""
         size = last_dim(node.outputs[0])
         return size is not None and all(v is not None and last_dim(v) == size for v in node.inputs)
+
+
+def _without_bias(side: Affine) -> Affine:
+    """The same value with its linear's bias carried: a residual add then follows a bare product."""
+    matched = linear.match(side.base.producer()) if side.private and side.scale is None else None
+    if matched is None or matched.bias is None:
+        return side
+    shift = matched.vector() if side.shift is None else side.shift + matched.vector()
+    matched.node.resize_inputs(2)
+    return replace(side, shift=shift)
 
 
 def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:

@@ -9,7 +9,15 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from passes import files, flatten_tokens, fold_attention_scale, fold_nonorm, fuse_bottleneck_linears, simplify
+from passes import (
+    files,
+    flatten_tokens,
+    fold_attention_scale,
+    fold_nonorm,
+    fuse_bottleneck_linears,
+    fuse_residual_add,
+    simplify,
+)
 from passes.check import check
 from passes.cost import measure
 from passes.errors import PassError
@@ -36,7 +44,13 @@ PHASES = (
     Phase("simplify", (Pass("onnxsim", simplify.run),)),
     Phase("flatten", (Pass("flatten_tokens", flatten_tokens.run),)),
     Phase("fold", (Pass("fold_attention_scale", fold_attention_scale.run), Pass("fold_nonorm", fold_nonorm.run))),
-    Phase("fuse", (Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),)),
+    Phase(
+        "fuse",
+        (
+            Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),
+            Pass("fuse_residual_add", fuse_residual_add.run),
+        ),
+    ),
 )
 
 NAMES = tuple(entry.name for phase in PHASES for entry in phase.passes)
@@ -101,7 +115,10 @@ def _run_pass(
 ) -> PassReport:
     before = len(model.graph)
     started = time.perf_counter()
-    outcome = entry.run(model, options)
+    try:
+        outcome = entry.run(model, options)
+    except Exception as error:
+        raise PassError(f"pass {entry.name!r} failed on this model ({error}); --skip {entry.name}") from error
     seconds = time.perf_counter() - started
     difference = None
     if referee or dump is not None:
