@@ -1,0 +1,251 @@
+"""ONNX -> Relax -> a plain dataflow graph.
+
+TVM's importer decides what each operator means; `Node` is Relax's binding seen without its wrapping, so that the
+matching in `lower` reads as what it looks for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compile.errors import CompileError
+
+
+@dataclass(eq=False)
+class Node:
+    """One tensor of the graph: an input, a constant, or the result of a Relax operator.
+
+    inputs: its tensor operands; static: its other operands (shapes, slice bounds) as Python values; relax: the
+    binding's expression, from which a generic kernel can be made; uses: how often other nodes or outputs read it.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    inputs: list[Node] = field(default_factory=list)
+    static: list[Any] = field(default_factory=list)
+    attrs: Any = None
+    data: NDArray[Any] | None = None
+    relax: Any = None
+    uses: int = 0
+    index: int = 0
+
+    @property
+    def is_const(self) -> bool:
+        return self.op == "const"
+
+
+@dataclass
+class Graph:
+    """A model with batch 1 and every shape known. `module` holds functions that call_tir nodes refer to."""
+
+    inputs: list[Node]
+    outputs: list[tuple[str, Node]]
+    nodes: list[Node]
+    module: Any
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raise CompileError naming the first operator (and its node) that cannot be lowered."""
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    known = set(onnx_frontend._get_convert_map())
+    for node in model.graph.node:
+        where = f"node {node.name or node.output[0]!r}"
+        if node.domain not in ("", "ai.onnx"):
+            raise CompileError(
+                f"operator {node.domain}::{node.op_type} ({where}) is not a standard ai.onnx operator: "
+                "export the model with standard operators"
+            )
+        if any(a.HasField("g") or a.graphs for a in node.attribute):
+            raise CompileError(f"operator {node.op_type} ({where}) holds a subgraph: control flow cannot be compiled")
+        if node.op_type not in known:
+            raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators")
+
+
+def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
+    """Every input's shape with batch 1 and `seq_len` tokens where the model leaves them open. Raises CompileError."""
+    constants = {i.name for i in model.graph.initializer}
+    shapes = {}
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        defaults = [1, seq_len]
+        shape = [d.dim_value or (defaults[i] if i < 2 else 0) for i, d in enumerate(dims)]
+        if len(shape) < 1 or shape[0] != 1 or 0 in shape:
+            raise CompileError(
+                f"input {value.name!r} has shape {shape}: a model is compiled for batch 1, export it with --batch 1"
+            )
+        if len(shape) > 1 and shape[1] != seq_len:
+            raise CompileError(
+                f"input {value.name!r} was exported for {shape[1]} tokens, not {seq_len}: pass --seq-len {shape[1]} "
+                "or export it with --seq-len dynamic"
+            )
+        shapes[value.name] = shape
+    return shapes
+
+
+def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:
+    """Import `model` through Relax. Raises CompileError where TVM cannot."""
+    check_operators(model)
+    shapes = input_shapes(model, seq_len)
+    from tvm.relax.frontend.onnx import from_onnx
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = from_onnx(model, shape_dict=shapes, keep_params_in_input=False)
+    except Exception as error:  # the importer raises whatever its converters happen to raise
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise CompileError(f"TVM cannot import this model: {lines[-1] if lines else type(error).__name__}") from error
+    return _flatten(module, [o.name for o in model.graph.output])
+
+
+def _flatten(module: Any, output_names: list[str]) -> Graph:
+    """Relax's main function as nodes. Raises CompileError on what has no static shape."""
+    main = module["main"]
+    nodes: list[Node] = []
+    by_var: dict[Any, Node] = {}
+    tuples: dict[Any, list[Node]] = {}
+    constants: dict[Any, Node] = {}
+
+    def tensor(expr: Any) -> Node:
+        kind = type(expr).__name__
+        if kind in ("Var", "DataflowVar"):
+            return by_var[expr]
+        data = expr.value.numpy()
+        if expr not in constants:
+            constants[expr] = Node(f"const{len(constants)}", "const", data.shape, str(data.dtype), data=data)
+        return constants[expr]
+
+    def add(var: Any, op: str, ty: Any, **fields: Any) -> Node:
+        if not hasattr(ty, "shape") or ty.shape is None or any(not _is_int(d) for d in ty.shape):
+            raise CompileError(f"tensor {var.name!r} has no static shape: export the model with --seq-len N --batch 1")
+        node = Node(var.name, op, tuple(int(d) for d in ty.shape), str(ty.dtype), index=len(nodes), **fields)
+        _count_from_start(node)
+        by_var[var] = node
+        nodes.append(node)
+        return node
+
+    inputs = [add(var, "input", var.ty) for var in main.params]
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            var, value = binding.var, binding.value
+            kind = type(value).__name__
+            if kind == "Tuple":
+                tuples[var] = [tensor(f) for f in value.fields]
+            elif kind in ("Var", "DataflowVar"):
+                if value in tuples:
+                    tuples[var] = tuples[value]
+                else:
+                    by_var[var] = by_var[value]
+            elif kind == "TupleGetItem":
+                source = by_var[value.tuple_value]
+                add(var, "get_item", var.ty, inputs=[source], static=[int(value.index)])
+            elif kind == "Call":
+                operands, static = _operands(value, tensor, tuples)
+                op = value.op.name.removeprefix("relax.")
+                if type(var.ty).__name__ == "TupleType":  # split: its parts are read by get_item
+                    node = Node(var.name, op, operands[0].shape, operands[0].dtype, operands, static, value.attrs)
+                    node.relax, node.index = value, len(nodes)
+                    by_var[var] = node
+                    nodes.append(node)
+                elif (indices := _wrapped_indices(op, operands)) is not None:
+                    by_var[var] = indices
+                elif hasattr(var.ty, "dtype"):
+                    add(var, op, var.ty, inputs=operands, static=static, attrs=value.attrs, relax=value)
+            elif kind == "GenericConst":
+                by_var[var] = tensor(value)
+            elif kind != "ShapeExpr":
+                raise CompileError(f"Relax expression {kind} of {var.name!r} cannot be lowered")
+    result = main.body.body
+    outputs = tuples[result] if result in tuples else [tensor(result)]
+    graph = Graph(inputs, list(zip(output_names, outputs, strict=True)), nodes, module)
+    _count_uses(graph)
+    return graph
+
+
+def _operands(call: Any, tensor: Any, tuples: dict[Any, list[Node]]) -> tuple[list[Node], list[Any]]:
+    """A call's arguments: tensors (those of a tuple in a row), and everything else as Python values."""
+    operands: list[Node] = []
+    static: list[Any] = []
+    for arg in call.args:
+        kind = type(arg).__name__
+        if kind == "Tuple" and all(type(f).__name__ in ("Var", "DataflowVar", "GenericConst") for f in arg.fields):
+            operands.extend(tensor(f) for f in arg.fields)
+        elif kind == "Tuple":
+            static.append([int(f.value) for f in arg.fields])
+        elif kind == "ShapeExpr":
+            static.append([int(d) for d in arg.values])
+        elif kind in ("Var", "DataflowVar") and arg in tuples:
+            operands.extend(tuples[arg])
+        elif kind in ("Var", "DataflowVar", "GenericConst"):
+            try:
+                operands.append(tensor(arg))
+            except KeyError:  # a shape value: only the importer's bookkeeping for negative indices reads those
+                static.append(arg)
+        else:
+            static.append(arg)
+    return operands, static
+
+
+def _wrapped_indices(op: str, operands: list[Node]) -> Node | None:
+    """The indices i behind `where(i < 0, i + n, i)`, which the importer writes before every lookup.
+
+    Negative ids never reach a lookup: the runtime refuses ids outside the table, and constant indices are made
+    non-negative by `_count_from_start`.
+    """
+    if op != "where" or len(operands) != 3 or not operands[2].dtype.startswith("int"):
+        return None
+    below, wrapped, indices = operands
+    fits = below.op == "less" and below.inputs[0] is indices and wrapped.op == "add" and wrapped.inputs[0] is indices
+    return indices if fits and scalar(below.inputs[1]) == 0 else None
+
+
+def _count_from_start(node: Node) -> None:
+    """Make a lookup's constant negative indices, which count from the end, count from the start."""
+    if node.op != "take" or len(node.inputs) != 2 or node.attrs.axis is None:
+        return
+    table, indices = node.inputs
+    if indices.data is not None and (indices.data < 0).any():
+        data = indices.data % table.shape[int(node.attrs.axis)]
+        node.inputs[1] = Node(f"{indices.name}_positive", "const", indices.shape, indices.dtype, data=data)
+
+
+def _count_uses(graph: Graph) -> None:
+    """Count readers among the nodes that some output depends on: the importer leaves bookkeeping behind."""
+    seen: set[int] = set()
+    stack = [node for _, node in graph.outputs]
+    for node in stack:
+        node.uses += 1
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        for operand in node.inputs:
+            operand.uses += 1
+            stack.append(operand)
+
+
+def _is_int(dimension: Any) -> bool:
+    try:
+        int(dimension)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def scalar(node: Node) -> float | None:
+    """The value of a one-element constant."""
+    if node.data is None or node.data.size != 1:
+        return None
+    return float(np.asarray(node.data).reshape(-1)[0])

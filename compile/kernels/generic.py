@@ -1,0 +1,130 @@
+"""Any operator that no kernel family takes: TVM's own definition of it, with a plain vectorised schedule.
+
+It runs over whole tensors on one thread. Masks, a pooler's gather and the like are small; a model whose time goes into
+such kernels says so in its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from compile.errors import CompileError
+from compile.frontend import Node
+
+
+@dataclass(frozen=True)
+class Generic:
+    """Arguments in C: the operator's tensor inputs, its output, then its intermediate tensors."""
+
+    operator: str
+    key: str
+    func: Any = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"generic_{self.operator.replace('.', '_')}_{self.key}"
+
+    def build(self) -> Any:
+        return self.func
+
+    @classmethod
+    def of(cls, node: Node, module: Any) -> tuple[Generic, list[Node]]:
+        """The kernel that computes `node`, and the nodes that it reads in order. Raises CompileError if there is none."""
+        import tvm
+
+        func, inputs = _prim_func(node, module)
+        func = _schedule(func)
+        key = hashlib.sha256(tvm.ir.save_json(func.without_attr("global_symbol")).encode()).hexdigest()[:8]
+        kernel = cls(node.op, key, func)
+        return cls(node.op, key, func.with_attr("global_symbol", kernel.name)), inputs
+
+
+def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
+    """Legalise one Relax call on its own: its tensor operands become parameters."""
+    import tvm
+    from tvm import relax
+
+    distinct = list({id(n): n for n in node.inputs}.values())
+    if node.op == "call_tir":
+        return module[node.relax.args[0]], node.inputs
+    try:
+        builder = relax.BlockBuilder()
+        params = {id(n): relax.Var(f"p{i}", _tensor_type(n)) for i, n in enumerate(distinct)}
+        replaced = _replace(node, params)
+        with builder.function("main", list(params.values())):
+            builder.emit_func_output(builder.emit(replaced))
+        legal = relax.transform.LegalizeOps(enable_warning=False)(builder.get())
+    except Exception as error:
+        raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: {_last_line(error)}") from error
+    calls = [
+        b.value
+        for block in legal["main"].body.blocks
+        for b in block.bindings
+        if type(b.value).__name__ == "Call" and b.value.op.name == "relax.call_tir"
+    ]
+    if len(calls) != 1:
+        raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: TVM has no kernel for it")
+    order = {param.name: distinct[i] for i, param in enumerate(params.values())}
+    read = list(calls[0].args[1].fields) if type(calls[0].args[1]).__name__ == "Tuple" else [calls[0].args[1]]
+    func = legal[calls[0].args[0]]
+    if not all(getattr(v, "name", None) in order for v in read):
+        raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: its kernel reads other values")
+    del tvm
+    return func, [order[v.name] for v in read]
+
+
+def _replace(node: Node, params: dict[int, Any]) -> Any:
+    """The node's Relax call with its tensor operands replaced by `params`, in place of variables and constants."""
+    from tvm.ir import Call
+    from tvm.relax import Tuple
+
+    remaining = iter(node.inputs)
+
+    def operand(arg: Any) -> Any:
+        kind = type(arg).__name__
+        if kind == "Tuple" and any(type(f).__name__ in ("Var", "DataflowVar", "GenericConst") for f in arg.fields):
+            return Tuple([operand(f) for f in arg.fields])
+        if kind in ("Var", "DataflowVar", "GenericConst"):
+            return params[id(next(remaining))]
+        return arg
+
+    return Call(node.relax.op, [operand(a) for a in node.relax.args], node.relax.attrs, node.relax.ty_args)
+
+
+def _tensor_type(node: Node) -> Any:
+    from tvm import relax
+
+    return relax.TensorType(node.shape, node.dtype)
+
+
+def _schedule(func: Any) -> Any:
+    """Vectorise each block's innermost loop where it is data-parallel and long enough."""
+    import tvm
+    from tvm import s_tir
+
+    schedule = s_tir.Schedule(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), debug_mask="none")
+    for block in schedule.get_child_blocks(schedule.get_sblock("root", func_name="main")):
+        loops = schedule.get_loops(block)
+        kinds = [str(v.iter_type) for v in schedule.get(block).iter_vars]
+        if not loops or len(kinds) != len(loops) or "CommReduce" in kinds[-1] or kinds[-1] in ("2",):
+            continue
+        extent = schedule.get(loops[-1]).extent
+        try:
+            if int(extent) % 8 == 0:
+                _, inner = schedule.split(loops[-1], [None, 8])
+                schedule.vectorize(inner)
+        except Exception:
+            continue  # not every block can be vectorised; its plain loop is right as it is
+    return schedule.mod["main"]
+
+
+def hoisted_buffers(kernel: Generic) -> list[tuple[tuple[int, ...], str]]:
+    """Shape and type of each intermediate tensor that the kernel wants from its caller."""
+    return [(tuple(int(d) for d in b.shape), str(b.dtype)) for b in kernel.func.body.block.alloc_buffers]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,157 @@
+"""What `lower` looks for in the graph, each with what it found as a small record.
+
+Exporters write the same thing in several ways (a scale on the scores, on the queries or on both; heads split before or
+after a transpose), so a pattern follows the data, not the spelling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from compile.frontend import Node, scalar
+
+RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
+
+
+def through_reshapes(node: Node) -> Node:
+    """The node whose memory `node` shows under another shape."""
+    while node.op in RESHAPES:
+        node = node.inputs[0]
+    return node
+
+
+def permutation(node: Node) -> tuple[int, ...] | None:
+    if node.op != "permute_dims":
+        return None
+    if node.attrs.axes is None:
+        return tuple(reversed(range(len(node.shape))))
+    return tuple(int(a) for a in node.attrs.axes)
+
+
+def strip_scale(node: Node) -> tuple[Node, float]:
+    """Follow multiplications and divisions by one number: (node before them, their product)."""
+    factor = 1.0
+    while node.op in ("multiply", "divide") and node.uses == 1:
+        left, right = node.inputs
+        if (value := scalar(right)) is not None:
+            factor = factor * value if node.op == "multiply" else factor / value
+            node = left
+        elif node.op == "multiply" and (value := scalar(left)) is not None:
+            factor, node = factor * value, right
+        else:
+            break
+    return node, factor
+
+
+@dataclass(frozen=True)
+class AttentionMatch:
+    """softmax(scale · Q Kᵀ + mask) V; query, key, value are (tokens, heads · size) tensors before the head split."""
+
+    query: Node
+    key: Node
+    value: Node
+    mask: Node | None
+    scale: float
+    heads: int
+    head_size: int
+
+
+def match_attention(node: Node) -> AttentionMatch | None:
+    """`node` is the context with its heads brought back to the tokens: (1, T, H, d)."""
+    if permutation(node) != (0, 2, 1, 3) or node.inputs[0].op != "matmul":
+        return None
+    probabilities, value_heads = node.inputs[0].inputs
+    if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, 3):
+        return None
+    scores, mask = probabilities.inputs[0], None
+    if scores.op == "add":
+        left, right = scores.inputs
+        scores, mask = (right, left) if strip_scale(right)[0].op == "matmul" else (left, right)
+    scores, scale = strip_scale(scores)
+    if scores.op != "matmul":
+        return None
+    query, query_scale = _heads(scores.inputs[0], transposed=False)
+    key, key_scale = _heads(scores.inputs[1], transposed=True)
+    value, value_scale = _heads(value_heads, transposed=False)
+    if query is None or key is None or value is None or value_scale != 1.0:
+        return None
+    if not (query.shape == key.shape == value.shape) or query.shape[0] != 1:
+        return None
+    if mask is not None and (len(mask.shape) != 4 or mask.shape[:2] != (1, 1) or mask.shape[3] != query.shape[1]):
+        return None
+    _, _, heads, size = query.shape
+    return AttentionMatch(
+        query.inputs[0], key.inputs[0], value.inputs[0], mask, scale * query_scale * key_scale, heads, size
+    )
+
+
+def _heads(node: Node, transposed: bool) -> tuple[Node | None, float]:
+    """The (1, T, H, d) reshape behind (1, H, T, d), or behind (1, H, d, T) if transposed, and any scale on the way."""
+    node, factor = strip_scale(node)
+    axes = permutation(node)
+    if axes is None:
+        return None, factor
+    node, more = strip_scale(node.inputs[0])
+    factor *= more
+    if transposed and axes == (0, 1, 3, 2):
+        axes = permutation(node)
+        if axes != (0, 2, 1, 3):
+            return None, factor
+        node, more = strip_scale(node.inputs[0])
+        factor *= more
+    elif axes != ((0, 2, 3, 1) if transposed else (0, 2, 1, 3)):
+        return None, factor
+    return (node, factor) if node.op == "reshape" and len(node.shape) == 4 else (None, factor)
+
+
+def match_gelu(node: Node) -> Node | None:
+    """x where `node` spells out x · ½ · (1 + erf(x / √2)) in any order of the factors."""
+    factors, constant = _product(node)
+    if len(factors) != 2 or not math.isclose(constant, 0.5, rel_tol=1e-6):
+        return None
+    for x, gate in (factors, factors[::-1]):
+        if gate.op != "add" or gate.uses != 1 or x.uses != 2:
+            continue
+        sides = [n for n in gate.inputs if scalar(n) is None]
+        ones = [s for n in gate.inputs if (s := scalar(n)) is not None]
+        if len(sides) != 1 or ones != [1.0] or sides[0].op != "erf":
+            continue
+        inner, factor = strip_scale(sides[0].inputs[0])
+        if inner is x and math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5):
+            return x
+    return None
+
+
+def _product(node: Node) -> tuple[list[Node], float]:
+    """The tensors and the product of the numbers that single-use multiplications and divisions combine to `node`."""
+    factors: list[Node] = []
+    constant = 1.0
+    stack = [(node, True)]
+    while stack:
+        current, root = stack.pop()
+        value = scalar(current)
+        if value is not None:
+            constant *= value
+        elif current.op == "multiply" and (root or current.uses == 1):
+            stack.extend((operand, False) for operand in current.inputs)
+        elif current.op == "divide" and (root or current.uses == 1) and (divisor := scalar(current.inputs[1])):
+            constant /= divisor
+            stack.append((current.inputs[0], False))
+        else:
+            factors.append(current)
+    return factors, constant
+
+
+def as_vector(node: Node, columns: int) -> np.ndarray | None:
+    """A constant that is the same for every row, as (columns,)."""
+    if node.data is None or node.data.dtype != np.float32:
+        return None
+    shape = node.shape
+    if node.data.size == 1:
+        return np.full(columns, node.data.reshape(-1)[0], np.float32)
+    if shape and shape[-1] == columns and node.data.size == columns:
+        return node.data.reshape(columns)
+    return None

@@ -1,0 +1,173 @@
+"""The compiler's own view of a model: a list of kernel calls over row-major tensors.
+
+A `Value` is a tensor in memory; a `View` is how one kernel addresses it, or a part of it, as rows × columns. Calls are
+in an order that respects their data; `plan` decides where values live and which calls run side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["input", "output", "temporary", "weight"]
+
+
+class KernelSpec(Protocol):
+    """What a kernel family offers: a name that is its contract, and its TensorIR."""
+
+    @property
+    def name(self) -> str: ...
+
+    def build(self) -> Any: ...
+
+
+@dataclass(eq=False)
+class Value:
+    """A dense row-major tensor of `shape`, as the graph sees it."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    data: NDArray[Any] | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class View:
+    """`rows` × `columns` elements of `value`, the first at `offset` and rows `stride` elements apart."""
+
+    value: Value
+    rows: int
+    columns: int
+    stride: int
+    offset: int = 0
+
+    @classmethod
+    def of(cls, value: Value, rows: int, columns: int) -> View:
+        """All of `value` as rows × columns."""
+        return cls(value, rows, columns, columns)
+
+    @property
+    def whole(self) -> bool:
+        return self.offset == 0 and self.stride == self.columns and self.rows * self.columns == self.value.size
+
+    def part(self, column: int, columns: int) -> View:
+        """The same rows, `columns` of their columns from `column`."""
+        return View(self.value, self.rows, columns, self.stride, self.offset + column)
+
+    def row(self, index: int) -> View:
+        return View(self.value, 1, self.columns, self.stride, self.offset + index * self.stride)
+
+
+# A call's arguments, in the order of the kernel's C signature.
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pointer to the first row of the block that is being computed."""
+
+    view: View
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Pointer to the start of the view, whichever rows are being computed: all of it must be there."""
+
+    view: View
+
+
+@dataclass(frozen=True)
+class Number:
+    """An int32 known at compile time."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """How many rows the block has."""
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """How many tokens the sequence has."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Pointer to the thread's workspace, `nbytes` of it."""
+
+    nbytes: int
+
+
+Argument = Rows | Whole | Number | RowCount | TokenCount | Workspace
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One kernel over `rows` rows. `outputs` are written, all other views read. `source` names the graph's node."""
+
+    kernel: KernelSpec
+    arguments: tuple[Argument, ...]
+    outputs: tuple[Value, ...]
+    rows: int
+    source: str
+    flops: int = 0
+
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether the kernel can be given some of its rows at a time."""
+        return any(isinstance(a, RowCount) for a in self.arguments)
+
+    def reads(self) -> list[tuple[Value, bool]]:
+        """Values read, each with whether the kernel needs all of it whichever rows it computes."""
+        return [
+            (a.view.value, isinstance(a, Whole))
+            for a in self.arguments
+            if isinstance(a, Rows | Whole) and a.view.value not in self.outputs
+        ]
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """Values that an integer input may take: low ≤ value < high. What lies outside would be read out of bounds."""
+
+    low: int
+    high: int
+
+
+@dataclass
+class Program:
+    """A whole model. `tokens` is the sequence length that it was compiled for."""
+
+    tokens: int
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    ranges: dict[str, InputRange] = field(default_factory=dict)
+    generic: list[tuple[str, str]] = field(default_factory=list)  # (operator, why no kernel of ours took it)
+
+    @property
+    def weights(self) -> list[Value]:
+        found: dict[int, Value] = {}
+        for call in self.calls:
+            for value, _ in call.reads():
+                if value.kind == "weight":
+                    found.setdefault(id(value), value)
+        return list(found.values())
+
+    @property
+    def kernels(self) -> dict[str, KernelSpec]:
+        return {call.kernel.name: call.kernel for call in self.calls}
