@@ -21,7 +21,7 @@ from compile.errors import CompileError
 from compile.frontend import Graph, Node
 from compile.kernels.attention import Attention
 from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
-from compile.kernels.generic import Generic, hoisted_buffers
+from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_vector, pack_weight
 from compile.kernels.rowwise import Gather, LayerNorm, Map
 from compile.kernels.tiles import linear_tile
@@ -417,7 +417,7 @@ class _Lowering:
         to = self.result(node, *self.rows_columns(node.shape))
         scratch = [
             Value(f"{node.name}.{i}", "temporary", shape, dtype)
-            for i, (shape, dtype) in enumerate(hoisted_buffers(kernel))
+            for i, (shape, dtype) in enumerate(kernel.intermediates)
         ]
         arguments = tuple(Whole(view) for view in (*views, to, *(self.whole(v) for v in scratch)))
         self.program.calls.append(Call(kernel, arguments, (to.value, *scratch), to.rows, node.name))

@@ -7,12 +7,14 @@ lowering passes run without MakePackedAPI, and every PrimFunc becomes `void name
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import ir, s_tir, tirx
 
+from compile.program import KernelSpec
 from compile.targets import Target
 
 
@@ -51,13 +53,32 @@ def lower_scheduled(module: Any, target: Any) -> Any:
     return tvm.ir.transform.Sequential(passes)(module)
 
 
-def compile_kernels(functions: dict[str, Any], target: Target, path: Path, dump: Path | None = None) -> None:
+def with_plain_pointers(func: Any) -> Any:
+    """Each tensor parameter becomes a pointer, and the tensor a view of what it points to."""
+    params, declarations = [], []
+    for param in func.params:
+        pointer = tirx.Var(param.name, ir.PointerType(ir.PrimType(str(param.dtype))))
+        params.append(pointer)
+        declarations.append(tirx.DeclBuffer(param, data=pointer))
+    return tirx.PrimFunc(params, tirx.SeqStmt([*declarations, func.body]), func.ret_type, func.attrs)
+
+
+def compile_kernels(kernels: Iterable[KernelSpec], target: Target, path: Path, dump: Path | None = None) -> None:
     """Write the object file at `path`; with `dump`, also the lowered TensorIR and the assembly."""
     spec = tvm.target.Target(target.llvm())
+    functions = {kernel.name: kernel.build() for kernel in kernels}
+    scheduled = {name: func for name, func in functions.items() if not _is_pointer(func.params[0])}
+    written = {name: func for name, func in functions.items() if name not in scheduled}
     with tvm.transform.PassContext(opt_level=3):
-        lowered = lower(tvm.IRModule(functions), spec)
+        lowered = lower(tvm.IRModule(written), spec)
+        for variable, func in lower_scheduled(tvm.IRModule(scheduled), spec).functions.items():
+            lowered[variable] = with_plain_pointers(func)
         module = tvm.get_global_func("target.build.llvm")(lowered, spec)
     module.write_to_file(str(path), "o")
     if dump:
         (dump / "kernels.tir.py").write_text(lowered.script())
         (dump / "kernels.s").write_text(module.inspect_source("asm"))
+
+
+def _is_pointer(parameter: Any) -> bool:
+    return isinstance(parameter.ty, ir.PointerType)

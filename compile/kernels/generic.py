@@ -7,7 +7,7 @@ such kernels says so in its manifest.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compile.errors import CompileError
@@ -20,6 +20,7 @@ class Generic:
 
     operator: str
     key: str
+    intermediates: tuple[tuple[tuple[int, ...], str], ...]  # shape and type of each that the caller provides
     func: Any = field(compare=False)
 
     @property
@@ -36,14 +37,15 @@ class Generic:
 
         func, inputs = _prim_func(node, module)
         func = _schedule(func)
+        intermediates = tuple((tuple(int(d) for d in b.shape), str(b.dtype)) for b in func.body.block.alloc_buffers)
+        func = _hoist_intermediates(func)
         key = hashlib.sha256(tvm.ir.save_json(func.without_attr("global_symbol")).encode()).hexdigest()[:8]
-        kernel = cls(node.op, key, func)
-        return cls(node.op, key, func.with_attr("global_symbol", kernel.name)), inputs
+        kernel = cls(node.op, key, intermediates, func)
+        return replace(kernel, func=func.with_attr("global_symbol", kernel.name)), inputs
 
 
 def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
     """Legalise one Relax call on its own: its tensor operands become parameters."""
-    import tvm
     from tvm import relax
 
     distinct = list({id(n): n for n in node.inputs}.values())
@@ -71,7 +73,6 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
     func = legal[calls[0].args[0]]
     if not all(getattr(v, "name", None) in order for v in read):
         raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: its kernel reads other values")
-    del tvm
     return func, [order[v.name] for v in read]
 
 
@@ -120,9 +121,19 @@ def _schedule(func: Any) -> Any:
     return schedule.mod["main"]
 
 
-def hoisted_buffers(kernel: Generic) -> list[tuple[tuple[int, ...], str]]:
-    """Shape and type of each intermediate tensor that the kernel wants from its caller."""
-    return [(tuple(int(d) for d in b.shape), str(b.dtype)) for b in kernel.func.body.block.alloc_buffers]
+def _hoist_intermediates(func: Any) -> Any:
+    """Intermediate tensors become parameters: their memory is the plan's business, not the kernel's stack's."""
+    from tvm.s_tir import SBlock, SBlockRealize
+    from tvm.tirx import PrimFunc
+
+    root = func.body
+    block = root.block
+    bare = SBlock(
+        block.iter_vars, block.reads, block.writes, block.name_hint, block.body, block.init, [], block.match_buffers,
+        block.annotations,
+    )
+    body = SBlockRealize(root.iter_values, root.predicate, bare)
+    return PrimFunc([*func.params, *block.alloc_buffers], body, func.ret_type, func.attrs)
 
 
 def _last_line(error: Exception) -> str:

@@ -1,0 +1,139 @@
+"""C sources and kernels -> one shared library, with zig's clang from pip or the NDK's where there is one.
+
+Neither headers nor libraries of the target are needed: the sources declare what they use, and the linker is given stub
+libraries that define the same symbols under the target's sonames.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from compile.errors import CompileError
+from compile.targets import Target
+
+ANDROID_API = 23
+
+# What a library may take from the target; anything else is a mistake that must not reach a phone.
+LIBC = frozenset(
+    "getauxval memcpy memmove memset mmap munmap pthread_create pthread_join syscall".split(),
+)
+LIBM = frozenset(
+    f"{name}{suffix}"
+    for name in "acos asin atan atan2 ceil cos cosh erf exp exp2 expm1 floor fma fmax fmin fmod log log10 log1p log2 "
+    "nearbyint pow rint round sin sinh sqrt tan tanh trunc".split()
+    for suffix in ("", "f")
+)
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler for one target; `description` goes into the manifest."""
+
+    command: tuple[str, ...]
+    description: str
+
+
+def find_toolchain(target: Target) -> Toolchain:
+    """The NDK if ANDROID_NDK_HOME is set and the target is Android, else zig. Raises CompileError if there is none."""
+    ndk = os.environ.get("ANDROID_NDK_HOME")
+    if ndk and target.is_android:
+        name = f"{target.triple}{ANDROID_API}-clang"
+        found = sorted(Path(ndk).glob(f"toolchains/llvm/prebuilt/*/bin/{name}"))
+        if not found:
+            raise CompileError(f"ANDROID_NDK_HOME is {ndk!r} but holds no {name}: correct it, or unset it to use zig")
+        return Toolchain((str(found[0]),), f"NDK {name}")
+    if importlib.util.find_spec("ziglang") is not None:
+        import ziglang  # type: ignore[import-not-found]
+
+        version = getattr(ziglang, "__version__", "")
+        command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
+        return Toolchain(command, f"zig cc {version}".strip())
+    raise CompileError("no linker found: pip install ziglang==0.17.0, or set ANDROID_NDK_HOME to an Android NDK")
+
+
+def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> None:
+    """Run the compiler in `folder`, with zig's caches inside it. Raises CompileError with the compiler's first line."""
+    environment = os.environ | {
+        "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig-cache"),
+        "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"),
+    }
+    try:
+        done = subprocess.run(
+            [*toolchain.command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise CompileError(f"{toolchain.command[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise CompileError(f"{toolchain.description} failed: {lines[0].strip()}")
+
+
+def undefined_symbols(path: Path) -> set[str]:
+    """Symbols that an object file takes from elsewhere."""
+    with path.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] == "SHN_UNDEF" and s.name}
+
+
+def link_library(
+    toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], kernels: Path, name: str, output: Path
+) -> None:
+    """Link `sources` and the kernels' object into `output`; only symbols `{name}_*` are visible.
+
+    Raises CompileError if a kernel needs a function that is not in libc or libm.
+    """
+    objects = [kernels]
+    for source in sources:
+        objects.append(folder / f"{source.stem}.o")
+        common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-fno-sanitize=undefined", *WARNINGS]
+        arguments = [*common, f"-DPB(x)={name}_##x", "-I", str(folder), "-c", str(source), "-o", str(objects[-1])]
+        run_compiler(toolchain, arguments, folder)
+    wanted = set().union(*(undefined_symbols(o) for o in objects))
+    defined = set().union(*(_defined_symbols(o) for o in objects))
+    foreign = wanted - defined - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}
+    if foreign:
+        raise CompileError(f"a kernel calls {sorted(foreign)[0]}, which is neither in libc nor in libm")
+    stubs = [
+        _stub_library(toolchain, target.libc, sorted(wanted & LIBC), folder),
+        _stub_library(toolchain, target.libm, sorted(wanted & LIBM), folder),
+    ]
+    script = folder / "symbols.map"
+    script.write_text(f"{{ global: {name}_*; local: *; }};\n")
+    arguments = ["-shared", "-nostdlib", "-Wl,-s", "-Wl,--no-undefined", "-Wl,--hash-style=gnu"]
+    arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
+    arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script}"]
+    arguments += [*map(str, objects), *map(str, stubs), "-o", str(output)]
+    run_compiler(toolchain, arguments, folder)
+
+
+def _defined_symbols(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] != "SHN_UNDEF"}
+
+
+def _stub_library(toolchain: Toolchain, soname: str, symbols: list[str], folder: Path) -> Path:
+    """A shared library that defines `symbols` and carries `soname`: all that the linker wants to know."""
+    source = folder / f"stub_{soname.split('.')[0]}.c"
+    source.write_text("".join(f"void {symbol}(void) {{}}\n" for symbol in symbols))
+    library = folder / f"stub_{soname}"
+    options = ["-shared", "-nostdlib", "-fPIC", "-fno-builtin", "-w", f"-Wl,-soname,{soname}"]
+    run_compiler(toolchain, [*options, str(source), "-o", str(library)], folder)
+    return library
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises CompileError if the disk that holds `folder` has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CompileError(f"{folder} has {free >> 20} MiB left and the build needs {needed >> 20} MiB: free some space")

@@ -1,0 +1,135 @@
+"""Run a compiled library from Python, through its C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compile.errors import CompileError
+from compile.package import FORMAT, sha256
+from compile.targets import TARGETS, runs_here, with_cpu
+
+TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32)]
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.c_int64 * 4),
+    ]
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an artifact folder. Raises CompileError if it is missing, damaged or of another format."""
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise CompileError(f"{path} cannot be read ({error.strerror}): give the folder that a build left") from error
+    except ValueError as error:
+        raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CompileError(f"{path} has another format than this version reads: build the artifact again")
+    return manifest
+
+
+class Library:
+    """A model open in this process. One `run` at a time; open another for another thread. Use as a context manager."""
+
+    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+        self.manifest = read_manifest(folder)
+        self._model = ctypes.c_void_p()
+        name, path = self.manifest["name"], Path(folder) / self.manifest["library"]
+        target = with_cpu(TARGETS[self.manifest["target"]], self.manifest["cpu"])
+        if not runs_here(target):
+            raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}), which this machine cannot load")
+        if not path.is_file() or sha256(path) != self.manifest["sha256"]:
+            raise CompileError(f"{path} is missing or damaged: its sha256 is not the manifest's; build it again")
+        try:
+            self._library = ctypes.CDLL(str(path.resolve()))
+        except OSError as error:
+            raise CompileError(f"{path} cannot be loaded: {error}") from error
+        self._run = getattr(self._library, f"{name}_run")
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
+        self._close = getattr(self._library, f"{name}_close")
+        self._close.argtypes = [ctypes.c_void_p]
+        self._last_error = getattr(self._library, f"{name}_last_error")
+        self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
+        options = _Options(ctypes.sizeof(_Options), threads)
+        opened = getattr(self._library, f"{name}_open")
+        if opened(ctypes.byref(options), ctypes.byref(self._model)) != 0:
+            raise CompileError(f"{path}: {self._last_error(None).decode()}")
+
+    def run(self, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        """Every output by name. Raises CompileError on wrong names, shapes, types or ids outside their table.
+
+        Integer inputs of another integer type are converted; anything else must have the model's type.
+        """
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
+        arrays = [self._input(entry, inputs) for entry in self.manifest["inputs"]]
+        unknown = set(inputs) - {entry["name"] for entry in self.manifest["inputs"]}
+        if unknown:
+            raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
+        outputs = {e["name"]: np.empty(e["shape"], e["dtype"]) for e in self.manifest["outputs"]}
+        self.run_into(arrays, list(outputs.values()))
+        return outputs
+
+    def run_into(self, inputs: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
+        """`run` on arrays that are laid out as the model wants them, in its order: nothing is copied."""
+        given, taken = _tensors(inputs), _tensors(outputs)
+        if self._run(self._model, given, len(inputs), taken, len(outputs)) != 0:
+            raise CompileError(self._last_error(self._model).decode())
+
+    def _input(self, entry: dict[str, Any], inputs: Mapping[str, ArrayLike]) -> NDArray[Any]:
+        if entry["name"] not in inputs:
+            raise CompileError(f"input {entry['name']!r} is missing")
+        array = np.asarray(inputs[entry["name"]])
+        if array.dtype != entry["dtype"]:
+            if not (array.dtype.kind in "iub" and np.dtype(entry["dtype"]).kind == "i"):
+                raise CompileError(f"input {entry['name']!r} has type {array.dtype}, the model wants {entry['dtype']}")
+            array = array.astype(entry["dtype"])
+        if list(array.shape) != entry["shape"]:
+            raise CompileError(f"input {entry['name']!r} has shape {list(array.shape)}, the model wants {entry['shape']}")
+        return np.ascontiguousarray(array)
+
+    def close(self) -> None:
+        """Free the model. Further calls of `run` raise CompileError."""
+        if self._model:
+            self._close(self._model)
+            self._model = ctypes.c_void_p()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_close"):
+            self.close()
+
+
+def _tensors(arrays: list[NDArray[Any]]) -> Any:
+    tensors = (_Tensor * len(arrays))()
+    for tensor, array in zip(tensors, arrays, strict=True):
+        tensor.data, tensor.type, tensor.rank = array.ctypes.data, TYPE_CODES.get(str(array.dtype), 0), array.ndim
+        tensor.shape[: array.ndim] = array.shape
+    return tensors
+
+
+def load(folder: str | Path, threads: int = 0) -> Library:
+    """Open the library in an artifact folder built for this machine. threads 0 is the library's own default."""
+    return Library(folder, threads)

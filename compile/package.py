@@ -1,0 +1,175 @@
+"""The artifact folder: library, header, manifest. Written beside its place and renamed, so it is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compile.errors import CompileError
+from compile.plan import Plan, in_rows
+from compile.program import Value
+from compile.targets import Target
+
+FORMAT = 1
+RUNTIME = Path(__file__).parent / "runtime"
+
+
+def library_name(text: str) -> str:
+    """A C identifier from a model's name: it prefixes every public symbol."""
+    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_") or "model"
+    return f"m_{name}" if name[0].isdigit() else name
+
+
+def write_header(plan: Plan, name: str, path: Path) -> None:
+    """`<name>.h`: the C interface, with the model's tensors described in its first comment."""
+
+    def describe(kind: str, values: list[Value]) -> list[str]:
+        lines = [f" * {kind}:"]
+        for value in values:
+            allowed = plan.program.ranges.get(value.name)
+            limits = f", {allowed.low} <= id < {allowed.high}" if allowed else ""
+            shape = ", ".join(map(str, value.shape))
+            lines.append(f" *   {value.name}: {value.dtype} [{shape}]{limits}")
+        return lines
+
+    tensors = describe("Inputs, in order", plan.program.inputs) + describe("Outputs, in order", plan.program.outputs)
+    text = (RUNTIME / "api.h.in").read_text()
+    text = text.replace("@TENSORS@", "\n".join(tensors)).replace("@GUARD@", name.upper()).replace("@NAME@", name)
+    path.write_text(text)
+
+
+def runtime_sources(folder: Path) -> list[Path]:
+    """Copy the runtime into the build folder, beside the generated plan."""
+    for file in sorted(RUNTIME.iterdir()):
+        if file.suffix in (".c", ".h") and file.stem != "runner":
+            shutil.copy(file, folder / file.name)
+    return sorted(p for p in folder.glob("*.c") if (RUNTIME / p.name).exists())
+
+
+def tensor_entries(plan: Plan, values: list[Value]) -> list[dict[str, Any]]:
+    entries = []
+    for value in values:
+        entry: dict[str, Any] = {"name": value.name, "shape": list(value.shape), "dtype": value.dtype}
+        if allowed := plan.program.ranges.get(value.name):
+            entry["range"] = [allowed.low, allowed.high]
+        entries.append(entry)
+    return entries
+
+
+def kernel_entries(plan: Plan) -> list[dict[str, Any]]:
+    """Every kernel with how often it is called, its schedule and tile, and the FLOPs (2 × multiply-adds) it does."""
+    calls = Counter(c.kernel.name for c in plan.program.calls)
+    flops: Counter[str] = Counter()
+    shared = {c.kernel.name for c in plan.program.calls if in_rows(c, plan.program.tokens)}
+    for call in plan.program.calls:
+        flops[call.kernel.name] += call.flops
+    entries = []
+    for name, kernel in plan.program.kernels.items():
+        tile = getattr(kernel, "tile", None)
+        entries.append(
+            {
+                "name": name,
+                "calls": calls[name],
+                "schedule": type(kernel).__name__.lower(),
+                "tile": str(tile) if tile else None,
+                "rows_shared_by_threads": name in shared,
+                "flops": flops[name],
+            }
+        )
+    return entries
+
+
+def toolchain_versions() -> dict[str, str]:
+    packages = ("pocketbert", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim", "onnxruntime", "ziglang", "numpy")
+    return {name: _version(name) for name in packages}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except Exception:
+        return "not installed"
+
+
+def manifest(plan: Plan, name: str, target: Target, linker: str, extra: dict[str, Any]) -> dict[str, Any]:
+    program = plan.program
+    return {
+        "format": FORMAT,
+        "name": name,
+        "library": f"lib{name}.so",
+        "header": f"{name}.h",
+        "target": target.name,
+        "triple": target.triple,
+        "cpu": target.cpu.name,
+        "isa": target.isa.name,
+        "cpu_features_required": list(target.cpu.required),
+        "precision": "float32",
+        "tokens": program.tokens,
+        "inputs": tensor_entries(plan, program.inputs),
+        "outputs": tensor_entries(plan, program.outputs),
+        "flops": sum(c.flops for c in program.calls),
+        "sizes": {
+            "weights_bytes": plan.weight_bytes,
+            "arena_bytes": plan.arena_bytes,
+            "scratch_bytes_per_row": plan.scratch_row_bytes,
+            "workspace_bytes_per_thread": plan.workspace_bytes,
+            "tensors_bytes_without_sharing": plan.tensor_bytes,
+        },
+        "stages": len(plan.stages),
+        "kernels": kernel_entries(plan),
+        "generic_kernels": [{"operator": op, "reason": why} for op, why in program.generic],
+        "linker": linker,
+        "versions": toolchain_versions(),
+        **extra,
+    }
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, data: dict[str, Any]) -> None:
+    library = folder / data["library"]
+    data["sizes"]["library_bytes"] = library.stat().st_size
+    data["sha256"] = sha256(library)
+    (folder / "manifest.json").write_text(json.dumps(data, indent=2) + "\n")
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`; takes its place when the block ends well, and leaves nothing when it does not.
+
+    Raises CompileError if `out` cannot be written, or is a folder that no build made.
+    """
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "manifest.json").exists())):
+        raise CompileError(f"--out {out} exists and is not an artifact folder: choose another, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise CompileError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if out.exists():
+            old = temporary.with_name(temporary.name + "-old")
+            out.rename(old)
+            temporary.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,140 @@
+"""The phases of a build, in order: this file is the table of contents of the compiler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from compile.check import check_library
+from compile.codegen.objects import compile_kernels
+from compile.codegen.plan_source import plan_source
+from compile.codegen.weights import assembler_source, write_weights
+from compile.errors import CompileError
+from compile.frontend import import_model
+from compile.link import find_toolchain, link_library, require_space
+from compile.lower import lower
+from compile.package import manifest, runtime_sources, staging, write_header, write_manifest
+from compile.plan import make_plan
+from compile.targets import Target
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """seq_len: tokens; threads: the library's default, 0 for one a core up to four; dump: where to keep the IRs."""
+
+    seq_len: int = 128
+    threads: int = 0
+    passes: bool = True
+    dump: Path | None = None
+
+
+@dataclass
+class BuildResult:
+    """The artifact's folder, its manifest, and the seconds that each phase took."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def build_library(
+    model: onnx.ModelProto, name: str, target: Target, out: Path, options: Options, progress: Progress | None = None
+) -> BuildResult:
+    """Compile `model` into the artifact folder `out`. Raises CompileError (or PassError) and then leaves nothing."""
+    clock = _Clock(progress)
+    toolchain = find_toolchain(target)
+    dump = options.dump
+    if dump:
+        dump.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] | None = None
+    if options.passes:
+        with clock.phase("graph passes"):
+            model, report = _run_passes(model, dump)
+    with clock.phase("import into Relax"):
+        graph = import_model(model, options.seq_len)
+        if dump:
+            (dump / "relax.py").write_text(graph.module.script())
+    with clock.phase("lower to kernels"):
+        program = lower(graph, options.seq_len, target.isa)
+    with clock.phase("plan memory and stages"):
+        plan = make_plan(program)
+    with staging(out) as folder:
+        require_space(folder, 3 * plan.weight_bytes + (64 << 20))
+        work = folder / "work"
+        work.mkdir()
+        with clock.phase("compile kernels"):
+            compile_kernels(program.kernels.values(), target, work / "kernels.o", dump)
+        with clock.phase("pack weights"):
+            write_weights(plan, work / "weights.bin")
+        with clock.phase("link"):
+            write_header(plan, name, folder / f"{name}.h")
+            sources = _write_sources(plan, target, options, name, folder, work, dump)
+            library = folder / f"lib{name}.so"
+            link_library(toolchain, target, work, sources, work / "kernels.o", name, library)
+        with clock.phase("check the library"):
+            rules = check_library(library, target, name)
+        _remove(work)
+        extra = {"passes": report, "checked": rules, "default_threads": options.threads, "build_seconds": clock.seconds}
+        data = manifest(plan, name, target, toolchain.description, extra)
+        write_manifest(folder, data)
+    return BuildResult(out, data, clock.seconds)
+
+
+def _run_passes(model: onnx.ModelProto, dump: Path | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    import passes
+
+    optimised, report = passes.run(model, dump=dump / "passes" if dump else None)
+    return optimised, report.to_dict()
+
+
+def _write_sources(
+    plan: Any, target: Target, options: Options, name: str, folder: Path, work: Path, dump: Path | None
+) -> list[Path]:
+    text = plan_source(plan, target, options.threads)
+    (work / "plan.c").write_text(text)
+    if dump:
+        (dump / "plan.c").write_text(text)
+    (work / "weights.c").write_text(assembler_source(work / "weights.bin"))
+    public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
+    (work / "api.h").write_text(public + (folder / f"{name}.h").read_text())
+    return [*runtime_sources(work), work / "plan.c", work / "weights.c"]
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+class _Clock:
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    def phase(self, name: str) -> _Phase:
+        return _Phase(self, name)
+
+
+class _Phase:
+    def __init__(self, clock: _Clock, name: str) -> None:
+        self.clock, self.name = clock, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            if isinstance(error, OSError):
+                raise CompileError(f"{self.name}: {error.strerror} ({error.filename})") from error
+            return
+        taken = time.perf_counter() - self.start
+        self.clock.seconds[self.name] = round(taken, 3)
+        if self.clock.progress:
+            self.clock.progress(self.name, taken)

@@ -1,0 +1,214 @@
+/* The public functions: check what the caller gives, then run the plan's stages. */
+#include "runtime.h"
+
+enum { MAX_THREADS = 64, MAX_STAGES = 4096 };
+
+struct PB(model) {
+    _Atomic uint32_t busy;
+    const char *error;
+    pb_pool *pool;
+    char *memory; /* arena, then each thread's scratch */
+    size_t memory_bytes;
+    size_t thread_bytes;
+    int32_t threads;
+    pb_context context;
+    size_t bytes;
+    _Atomic int32_t next_block[]; /* one a stage */
+};
+
+static const char *_Atomic open_error = "no error";
+
+static int32_t fail(pb_model *model, int32_t status, const char *message)
+{
+    if (model)
+        model->error = message;
+    else
+        atomic_store(&open_error, message);
+    return status;
+}
+
+static size_t align(size_t size)
+{
+    return (size + 63) & ~(size_t)63;
+}
+
+static int32_t choose_threads(const PB(options) * options)
+{
+    int32_t threads = options ? options->threads : 0;
+    if (threads == 0)
+        threads = pb_the_plan.default_threads;
+    if (threads == 0) {
+        const int32_t cores = pb_usable_cores();
+        threads = cores < 4 ? cores : 4;
+    }
+    return threads < pb_the_plan.tokens ? threads : pb_the_plan.tokens;
+}
+
+PB_PUBLIC int32_t PB(open)(const PB(options) * options, PB(model) * *result)
+{
+    const pb_plan *plan = &pb_the_plan;
+    if (!result)
+        return fail(NULL, PB(ERROR_ARGUMENT), "open: `model` is NULL: pass the address of a pointer to fill");
+    *result = NULL;
+    if (options && options->size != sizeof *options)
+        return fail(NULL, PB(ERROR_ARGUMENT), "open: options->size is not sizeof(*options): header and library differ");
+    if (options && (options->threads < 0 || options->threads > MAX_THREADS))
+        return fail(NULL, PB(ERROR_ARGUMENT), "open: options->threads must be 0 (choose) to 64");
+    if ((pb_cpu_features() & plan->cpu_features) != plan->cpu_features)
+        return fail(NULL, PB(ERROR_CPU), "open: this CPU lacks instructions that the library was compiled for");
+    if (plan->stage_count > MAX_STAGES)
+        return fail(NULL, PB(ERROR_ARGUMENT), "open: the library is damaged");
+
+    const size_t bytes = sizeof(pb_model) + (size_t)plan->stage_count * sizeof(_Atomic int32_t);
+    pb_model *model = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (model == (void *)-1)
+        return fail(NULL, PB(ERROR_MEMORY), "open: out of memory");
+    model->bytes = bytes;
+    model->error = "no error";
+    model->threads = choose_threads(options);
+    model->context.block_rows = (plan->tokens + model->threads - 1) / model->threads;
+    model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + 64);
+    model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
+    model->memory_bytes = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
+    model->memory = mmap(NULL, model->memory_bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (model->memory == (void *)-1) {
+        munmap(model, bytes);
+        return fail(NULL, PB(ERROR_MEMORY), "open: out of memory for the tensors");
+    }
+    memset(model->memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
+    model->context.arena = model->memory;
+    model->pool = pb_pool_create(model->threads);
+    if (!model->pool) {
+        munmap(model->memory, model->memory_bytes);
+        munmap(model, bytes);
+        return fail(NULL, PB(ERROR_THREAD), "open: threads could not be created");
+    }
+    *result = model;
+    return PB(OK);
+}
+
+static int32_t check_tensor(pb_model *model, const pb_info *want, const PB(tensor) * got)
+{
+    if (!got->data)
+        return fail(model, PB(ERROR_ARGUMENT), "run: a tensor's data is NULL");
+    if ((uintptr_t)got->data & (want->type == PB_INT64 ? 7 : 3))
+        return fail(model, PB(ERROR_ARGUMENT), "run: a tensor's data is not aligned to its type");
+    if (got->type != want->type)
+        return fail(model, PB(ERROR_SHAPE), "run: a tensor has another type than the model's description says");
+    if (got->rank != want->rank)
+        return fail(model, PB(ERROR_SHAPE), "run: a tensor has another rank than the model's description says");
+    for (int32_t i = 0; i < want->rank; i++)
+        if (got->shape[i] != want->shape[i])
+            return fail(model, PB(ERROR_SHAPE), "run: a tensor has another shape than the model's description says");
+    return PB(OK);
+}
+
+/* Integer inputs that index a table must lie inside it. */
+static int32_t check_range(pb_model *model, const pb_info *want, const PB(tensor) * got)
+{
+    if (want->low == want->high)
+        return PB(OK);
+    int64_t count = 1;
+    for (int32_t i = 0; i < want->rank; i++)
+        count *= want->shape[i];
+    const int64_t *ids = got->data;
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < want->low || ids[i] >= want->high)
+            return fail(model, PB(ERROR_RANGE), "run: an id lies outside its table (the description gives its range)");
+    return PB(OK);
+}
+
+static int32_t check(pb_model *model, const PB(tensor) * inputs, int32_t input_count, const PB(tensor) * outputs,
+                     int32_t output_count)
+{
+    const pb_plan *plan = &pb_the_plan;
+    if (!inputs || !outputs)
+        return fail(model, PB(ERROR_ARGUMENT), "run: `inputs` or `outputs` is NULL");
+    if (input_count != plan->input_count || output_count != plan->output_count)
+        return fail(model, PB(ERROR_ARGUMENT), "run: the number of inputs or outputs is not the model's");
+    for (int32_t i = 0; i < input_count; i++) {
+        int32_t status = check_tensor(model, &plan->inputs[i], &inputs[i]);
+        if (status == PB(OK))
+            status = check_range(model, &plan->inputs[i], &inputs[i]);
+        if (status != PB(OK))
+            return status;
+    }
+    for (int32_t i = 0; i < output_count; i++) {
+        const int32_t status = check_tensor(model, &plan->outputs[i], &outputs[i]);
+        if (status != PB(OK))
+            return status;
+    }
+    return PB(OK);
+}
+
+static void run_stages(void *argument, int32_t thread)
+{
+    pb_model *model = argument;
+    const pb_plan *plan = &pb_the_plan;
+    const pb_context *context = &model->context;
+    char *scratch = model->memory + align(plan->arena_bytes) + model->thread_bytes * (size_t)thread;
+    for (int32_t s = 0; s < plan->stage_count; s++) {
+        const pb_stage *stage = &plan->stages[s];
+        if (stage->serial && thread == 0)
+            stage->serial(context, scratch, 0, 0);
+        while (stage->rows) {
+            const int32_t block = atomic_fetch_add_explicit(&model->next_block[s], 1, memory_order_relaxed);
+            const int32_t row = block * context->block_rows;
+            if (row >= plan->tokens)
+                break;
+            const int32_t left = plan->tokens - row;
+            stage->rows(context, scratch, row, left < context->block_rows ? left : context->block_rows);
+        }
+        if (s + 1 < plan->stage_count)
+            pb_pool_barrier(model->pool);
+    }
+}
+
+PB_PUBLIC int32_t PB(run)(PB(model) * model, const PB(tensor) * inputs, int32_t input_count,
+                          const PB(tensor) * outputs, int32_t output_count)
+{
+    if (!model)
+        return fail(NULL, PB(ERROR_ARGUMENT), "run: `model` is NULL");
+    if (atomic_exchange(&model->busy, 1))
+        return PB(ERROR_BUSY);
+    int32_t status = check(model, inputs, input_count, outputs, output_count);
+    if (status == PB(OK)) {
+        model->context.inputs = inputs;
+        model->context.outputs = outputs;
+        for (int32_t s = 0; s < pb_the_plan.stage_count; s++)
+            atomic_store_explicit(&model->next_block[s], 0, memory_order_relaxed);
+        pb_pool_run(model->pool, run_stages, model);
+    }
+    atomic_store(&model->busy, 0);
+    return status;
+}
+
+PB_PUBLIC void PB(close)(PB(model) * model)
+{
+    if (!model)
+        return;
+    pb_pool_destroy(model->pool);
+    munmap(model->memory, model->memory_bytes);
+    munmap(model, model->bytes);
+}
+
+PB_PUBLIC const char *PB(last_error)(const PB(model) * model)
+{
+    return model ? model->error : atomic_load(&open_error);
+}
+
+PB_PUBLIC void PB(describe)(PB(description) * description)
+{
+    if (!description)
+        return;
+    *description = (PB(description)){
+        .tokens = pb_the_plan.tokens,
+        .input_count = pb_the_plan.input_count,
+        .inputs = pb_the_plan.inputs,
+        .output_count = pb_the_plan.output_count,
+        .outputs = pb_the_plan.outputs,
+        .arena_bytes = pb_the_plan.arena_bytes,
+        .weight_bytes = pb_the_plan.weight_bytes,
+        .cpu = pb_the_plan.cpu_name,
+    };
+}

@@ -1,0 +1,43 @@
+/* What the runtime takes from libc and libm, declared by hand.
+ *
+ * Libraries are linked without the target's headers (there is no NDK), so only functions whose types are the same in
+ * bionic, glibc and musl on 64-bit Linux appear here, and no struct of theirs. Threads synchronise with atomics and
+ * futexes because pthread_mutex_t differs between the three.
+ */
+#ifndef PB_PLATFORM_H
+#define PB_PLATFORM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+void *mmap(void *address, size_t length, int protection, int flags, int file, long offset);
+int munmap(void *address, size_t length);
+void *memset(void *to, int byte, size_t count);
+long syscall(long number, ...);
+int pthread_create(unsigned long *thread, const void *attributes, void *(*start)(void *), void *argument);
+int pthread_join(unsigned long thread, void **result);
+unsigned long getauxval(unsigned long type);
+
+/* Linux's own constants, the same for all 64-bit architectures that we compile for. */
+enum { PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22 };
+enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
+#if defined(__aarch64__)
+enum { PB_SYS_FUTEX = 98, PB_SYS_SCHED_GETAFFINITY = 123 };
+#elif defined(__x86_64__)
+enum { PB_SYS_FUTEX = 202, PB_SYS_SCHED_GETAFFINITY = 204 };
+#else
+#error "only aarch64 and x86_64 are supported"
+#endif
+
+static inline void pb_relax(void)
+{
+#if defined(__aarch64__)
+    __asm__ volatile("yield");
+#else
+    __asm__ volatile("pause");
+#endif
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* Between the generated plan and the runtime. Nothing here is public. */
+#ifndef PB_RUNTIME_H
+#define PB_RUNTIME_H
+
+#include "api.h"
+#include "platform.h"
+
+typedef PB(info) pb_info;
+typedef PB(model) pb_model;
+
+enum { PB_FLOAT32 = PB(FLOAT32), PB_INT64 = PB(INT64), PB_INT32 = PB(INT32), PB_BOOL = PB(BOOL) };
+
+/* What a stage function needs to find its operands. */
+typedef struct {
+    char *arena;
+    const PB(tensor) * inputs;
+    const PB(tensor) * outputs;
+    int32_t block_rows;       /* rows that a thread's scratch has room for */
+    size_t workspace_offset;  /* of the workspace within a thread's scratch */
+} pb_context;
+
+typedef void (*pb_stage_function)(const pb_context *context, char *scratch, int32_t row, int32_t rows);
+
+/* Between two barriers: `serial` runs once on one thread, `rows` on every block of rows. Either may be NULL. */
+typedef struct {
+    pb_stage_function serial;
+    pb_stage_function rows;
+} pb_stage;
+
+enum {
+    PB_CPU_DOTPROD = 1,
+    PB_CPU_FP16 = 2,
+    PB_CPU_AVX2 = 4,
+    PB_CPU_FMA = 8,
+    PB_CPU_AVX512F = 16,
+};
+
+typedef struct {
+    const pb_stage *stages;
+    int32_t stage_count;
+    const pb_info *inputs;
+    int32_t input_count;
+    const pb_info *outputs;
+    int32_t output_count;
+    int32_t tokens;
+    size_t arena_bytes;
+    size_t scratch_row_bytes;
+    size_t workspace_bytes;
+    size_t weight_bytes;
+    int32_t default_threads;
+    uint32_t cpu_features;
+    const char *cpu_name;
+} pb_plan;
+
+extern const pb_plan pb_the_plan;
+extern const char pb_weights[];
+
+#define ARENA(offset) (context->arena + (offset))
+#define SCRATCH(offset) (scratch + (size_t)(offset) * (size_t)context->block_rows)
+#define WORKSPACE(scratch) ((scratch) + context->workspace_offset)
+#define INPUT(index) ((char *)context->inputs[index].data)
+#define OUTPUT(index) ((char *)context->outputs[index].data)
+/* Kernels never write to weights; their arguments are all `void *` so that one prototype form serves every kernel. */
+#define WEIGHT(offset) ((char *)(uintptr_t)pb_weights + (offset))
+
+/* cpu.c */
+uint32_t pb_cpu_features(void);
+int32_t pb_usable_cores(void);
+
+/* threads.c: workers that run one function together, and a barrier among them. */
+typedef struct pb_pool pb_pool;
+typedef void (*pb_task)(void *argument, int32_t thread);
+
+/* Returns NULL if memory or threads are short. `threads` counts the caller of pb_pool_run. */
+pb_pool *pb_pool_create(int32_t threads);
+void pb_pool_run(pb_pool *pool, pb_task task, void *argument);
+void pb_pool_barrier(pb_pool *pool);
+void pb_pool_destroy(pb_pool *pool);
+
+#endif

@@ -1,0 +1,110 @@
+/* A pool of threads that spin for a moment and then sleep.
+ *
+ * Stages follow each other within microseconds, so a waiting thread first spins; after that it sleeps on a futex and
+ * costs nothing until the next run.
+ */
+#include "runtime.h"
+
+enum { SPINS = 4000 };
+
+struct pb_pool {
+    _Atomic uint32_t generation; /* counts the tasks handed out; workers wait for it to change */
+    _Atomic uint32_t phase;      /* counts the barriers passed */
+    _Atomic uint32_t arrived;
+    _Atomic uint32_t sleepers;
+    _Atomic uint32_t leaving;
+    int32_t threads;
+    pb_task task;
+    void *argument;
+    size_t bytes;
+    struct worker {
+        pb_pool *pool;
+        int32_t index;
+        unsigned long thread;
+    } workers[];
+};
+
+static void sleep_while(pb_pool *pool, _Atomic uint32_t *word, uint32_t value)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != value)
+            return;
+        pb_relax();
+    }
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (atomic_load(word) == value)
+        syscall(PB_SYS_FUTEX, word, PB_FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+    atomic_fetch_sub(&pool->sleepers, 1);
+}
+
+static void advance(pb_pool *pool, _Atomic uint32_t *word)
+{
+    atomic_fetch_add(word, 1);
+    if (atomic_load(&pool->sleepers))
+        syscall(PB_SYS_FUTEX, word, PB_FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+void pb_pool_barrier(pb_pool *pool)
+{
+    if (pool->threads == 1)
+        return;
+    const uint32_t phase = atomic_load_explicit(&pool->phase, memory_order_acquire);
+    if (atomic_fetch_add(&pool->arrived, 1) + 1 == (uint32_t)pool->threads) {
+        atomic_store(&pool->arrived, 0);
+        advance(pool, &pool->phase);
+    } else {
+        sleep_while(pool, &pool->phase, phase);
+    }
+}
+
+static void *work(void *argument)
+{
+    struct worker *self = argument;
+    pb_pool *pool = self->pool;
+    for (uint32_t seen = 0;; seen++) {
+        sleep_while(pool, &pool->generation, seen);
+        if (atomic_load(&pool->leaving))
+            return NULL;
+        pool->task(pool->argument, self->index);
+        pb_pool_barrier(pool);
+    }
+}
+
+pb_pool *pb_pool_create(int32_t threads)
+{
+    const size_t bytes = sizeof(pb_pool) + (size_t)threads * sizeof(struct worker);
+    pb_pool *pool = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (pool == (void *)-1)
+        return NULL;
+    pool->bytes = bytes;
+    pool->threads = 1;
+    for (int32_t i = 1; i < threads; i++) {
+        pool->workers[i].pool = pool;
+        pool->workers[i].index = i;
+        if (pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]) != 0) {
+            pb_pool_destroy(pool);
+            return NULL;
+        }
+        pool->threads = i + 1;
+    }
+    return pool;
+}
+
+void pb_pool_run(pb_pool *pool, pb_task task, void *argument)
+{
+    pool->task = task;
+    pool->argument = argument;
+    if (pool->threads > 1)
+        advance(pool, &pool->generation);
+    task(argument, 0);
+    pb_pool_barrier(pool);
+}
+
+void pb_pool_destroy(pb_pool *pool)
+{
+    atomic_store(&pool->leaving, 1);
+    advance(pool, &pool->generation);
+    for (int32_t i = 1; i < pool->threads; i++)
+        pthread_join(pool->workers[i].thread, NULL);
+    munmap(pool, pool->bytes);
+}
