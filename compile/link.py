@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -20,6 +20,7 @@ from compile.errors import CompileError
 from compile.targets import Target
 
 ANDROID_API = 23
+RUNTIME = Path(__file__).parent / "runtime"
 
 # What a library may take from the target; anything else is a mistake that must not reach a phone.
 LIBC = frozenset(
@@ -78,6 +79,20 @@ def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> No
         raise CompileError(f"{toolchain.description} failed: {lines[0].strip()}")
 
 
+def build_runner(target: Target, folder: Path) -> Path:
+    """The program that opens any library with dlopen and runs it on inputs from a file (runtime/runner.c).
+
+    For Android it is a glibc program: that is what runs under emulation here.
+    """
+    triple = target.zig_triple.replace("android", "gnu")
+    toolchain = replace(find_toolchain(replace(target, triple=triple)), description="zig cc")
+    command = tuple(triple if part == target.zig_triple else part for part in toolchain.command)
+    runner = folder / "runner"
+    arguments = ["-O2", *WARNINGS, "-D_GNU_SOURCE", "-I", str(folder), str(RUNTIME / "runner.c"), "-o", str(runner)]
+    run_compiler(replace(toolchain, command=command), arguments, folder)
+    return runner
+
+
 def undefined_symbols(path: Path) -> set[str]:
     """Symbols that an object file takes from elsewhere."""
     with path.open("rb") as file:
@@ -96,6 +111,8 @@ def link_library(
     for source in sources:
         objects.append(folder / f"{source.stem}.o")
         common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-fno-sanitize=undefined", *WARNINGS]
+        if target.arch == "aarch64":
+            common.append("-mno-outline-atomics")  # the helpers of outlined atomics are in a library that we do not link
         arguments = [*common, f"-DPB(x)={name}_##x", "-I", str(folder), "-c", str(source), "-o", str(objects[-1])]
         run_compiler(toolchain, arguments, folder)
     wanted = set().union(*(undefined_symbols(o) for o in objects))

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from compile.errors import CompileError
+from compile.link import RUNTIME
 from compile.plan import Plan, in_rows
 from compile.program import Value
 from compile.targets import Target
 
 FORMAT = 1
-RUNTIME = Path(__file__).parent / "runtime"
 
 
 def library_name(text: str) -> str:
@@ -42,9 +42,13 @@ def write_header(plan: Plan, name: str, path: Path) -> None:
         return lines
 
     tensors = describe("Inputs, in order", plan.program.inputs) + describe("Outputs, in order", plan.program.outputs)
+    path.write_text(header(name, "\n".join(tensors)))
+
+
+def header(name: str, tensors: str) -> str:
+    """The C interface for symbols that begin with `name`; `tensors` are lines of its first comment."""
     text = (RUNTIME / "api.h.in").read_text()
-    text = text.replace("@TENSORS@", "\n".join(tensors)).replace("@GUARD@", name.upper()).replace("@NAME@", name)
-    path.write_text(text)
+    return text.replace("@TENSORS@", tensors).replace("@GUARD@", name.upper()).replace("@NAME@", name)
 
 
 def runtime_sources(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import onnx
 
+import passes
 from compile.check import check_library
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
@@ -21,18 +23,20 @@ from compile.lower import lower
 from compile.package import manifest, runtime_sources, staging, write_header, write_manifest
 from compile.plan import make_plan
 from compile.targets import Target
+from compile.verify import verify
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """seq_len: tokens; threads: the library's default, 0 for one a core up to four; dump: where to keep the IRs."""
+    """What `build` was asked for. origin goes into the manifest as it is."""
 
     seq_len: int = 128
     threads: int = 0
-    passes: bool = True
+    verify: bool = False
     dump: Path | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -53,12 +57,10 @@ def build_library(
     dump = options.dump
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] | None = None
-    if options.passes:
-        with clock.phase("graph passes"):
-            model, report = _run_passes(model, dump)
+    with clock.phase("graph passes"):
+        optimised, report = passes.run(model, dump=dump / "passes" if dump else None)
     with clock.phase("import into Relax"):
-        graph = import_model(model, options.seq_len)
+        graph = import_model(optimised, options.seq_len)
         if dump:
             (dump / "relax.py").write_text(graph.module.script())
     with clock.phase("lower to kernels"):
@@ -80,18 +82,17 @@ def build_library(
             link_library(toolchain, target, work, sources, work / "kernels.o", name, library)
         with clock.phase("check the library"):
             rules = check_library(library, target, name)
-        _remove(work)
-        extra = {"passes": report, "checked": rules, "default_threads": options.threads, "build_seconds": clock.seconds}
+        shutil.rmtree(work)
+        extra = {"model": options.origin, "passes": report.to_dict(), "checked": rules}
         data = manifest(plan, name, target, toolchain.description, extra)
+        data["default_threads"] = options.threads
+        write_manifest(folder, data)
+        if options.verify:
+            with clock.phase("verify"):
+                data["verification"] = verify(folder, model)
+        data["build_seconds"] = clock.seconds
         write_manifest(folder, data)
     return BuildResult(out, data, clock.seconds)
-
-
-def _run_passes(model: onnx.ModelProto, dump: Path | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    import passes
-
-    optimised, report = passes.run(model, dump=dump / "passes" if dump else None)
-    return optimised, report.to_dict()
 
 
 def _write_sources(
@@ -105,12 +106,6 @@ def _write_sources(
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
     (work / "api.h").write_text(public + (folder / f"{name}.h").read_text())
     return [*runtime_sources(work), work / "plan.c", work / "weights.c"]
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
 
 
 class _Clock:

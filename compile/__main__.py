@@ -1,0 +1,171 @@
+"""Compile a MobileBERT-family encoder into one library that an app can load.
+
+MODEL is the name of a preset (random weights from --seed), a Hugging Face checkpoint folder, or an .onnx file. The
+result is a folder: lib<name>.so, which needs libc and libm alone; <name>.h, its C interface; manifest.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compile.targets import CPUS, TARGETS, find_target
+
+HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
+
+EXAMPLES = """examples:
+  python -m compile --target arm64-android                     MobileBERT for every 64-bit Android phone
+  python -m compile mobilebert-tiny --target host --verify     for this machine, compared with ONNX Runtime
+  python -m compile ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
+  python -m compile model.onnx --target arm64-linux --out build/mine
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = Parser(
+        prog="python -m compile",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("model", nargs="?", default="mobilebert", metavar="MODEL", help="preset, folder or .onnx (default: mobilebert)")
+    add("--target", default="arm64-android", help=f"{', '.join(TARGETS)} or host (default: arm64-android)")
+    add("--cpu", metavar="NAME", help="CPU to compile for; code for a newer one does not run on older ones")
+    add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
+    add("--threads", type=int, default=0, metavar="N", help="the library's default (0: one a core, up to four)")
+    add("--out", type=Path, metavar="DIR", help="artifact folder (default: build/<name>-<target>)")
+    add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
+    add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
+    add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
+    add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
+    add("--json", action="store_true", help="print the manifest instead of the table")
+    add("--list-targets", action="store_true", help="list targets and their CPUs, and exit")
+    add("--list-models", action="store_true", help="list presets, and exit")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, print. Returns the exit status: 0, or 2 after one line on the error stream."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.list_targets:
+            list_targets()
+        elif args.list_models:
+            list_models()
+        else:
+            run(args)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was left behind", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def describe_error(error: Exception) -> str:
+    """One line. Errors of our rooms are written for users; anything else says where to look."""
+    if type(error).__module__.split(".")[0] in ("compile", "passes", "model"):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'no file named'}"
+    if isinstance(error, MemoryError):
+        return "out of memory: the build of MobileBERT needs 4 GiB"
+    line = next((text for text in str(error).splitlines() if text.strip()), "")
+    return f"unexpected {type(error).__name__}: {line.strip()} (--debug shows where)"
+
+
+def run(args: argparse.Namespace) -> None:
+    find_target(args.target, args.cpu)  # a wrong name should not wait for tvm to be imported
+    from compile.build import build
+
+    started = time.perf_counter()
+    result = build(
+        args.model,
+        target=args.target,
+        cpu=args.cpu,
+        seq_len=args.seq_len,
+        threads=args.threads,
+        out=args.out,
+        head=args.head,
+        seed=args.seed,
+        verify=args.verify,
+        dump=args.dump,
+        progress=None if args.json else report_phase,
+    )
+    if args.json:
+        print(json.dumps(result.manifest, indent=2))
+    else:
+        print_summary(result.folder, result.manifest, time.perf_counter() - started)
+
+
+def report_phase(name: str, seconds: float) -> None:
+    print(f"{name:<24} {seconds:6.1f} s", flush=True)
+
+
+def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    sizes = manifest["sizes"]
+    table = Table(show_header=False, title=f"{manifest['name']} for {manifest['target']}", title_justify="left")
+    mib = 1 << 20
+    kernels = manifest["kernels"]
+    own = sum(k["calls"] for k in kernels if k["schedule"] != "generic")
+    generic = sum(k["calls"] for k in kernels if k["schedule"] == "generic")
+    report = manifest["passes"] or {"passes": []}
+    rows = [
+        ("artifact", str(folder)),
+        ("library", f"{sizes['library_bytes'] / mib:.1f} MiB, of which weights {sizes['weights_bytes'] / mib:.1f} MiB"),
+        ("CPU", f"{manifest['cpu']} ({manifest['isa']}), float32"),
+        ("computation", f"{manifest['flops'] / 1e9:.2f} GFLOP for {manifest['tokens']} tokens"),
+        ("kernel calls", f"{own} of {len(kernels)} kinds in {manifest['stages']} stages; {generic} generic"),
+        (
+            "memory",
+            f"{sizes['arena_bytes'] / mib:.2f} MiB arena and {sizes['scratch_bytes_per_row'] / 1024:.1f} KiB a row, "
+            f"in place of {sizes['tensors_bytes_without_sharing'] / mib:.1f} MiB of tensors",
+        ),
+        ("graph passes", f"{sum(p['applied'] for p in report['passes'])} rewrites, {_refusals(report)} refused"),
+    ]
+    for check in manifest.get("verification", []):
+        verdict = "passed" if check["passed"] else "FAILED"
+        rows.append(("verified", f"{verdict} on {check['where']}: error {check['error']:.1e} of the output range"))
+    rows.append(("time", f"{seconds:.1f} s"))
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _refusals(report: dict[str, Any]) -> int:
+    return sum(len(p["refusals"]) for p in report["passes"])
+
+
+def list_targets() -> None:
+    for target in TARGETS.values():
+        cpus = [c.name for c in CPUS.values() if c.arch == target.arch]
+        print(f"{target.name:<14} {target.description}\n{'':<14} --cpu {', '.join(cpus)} (default {target.cpu.name})")
+    print(f"{'host':<14} this machine, at its best instruction set")
+
+
+def list_models() -> None:
+    import model as core
+
+    print("\n".join(core.PRESETS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

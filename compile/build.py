@@ -1,0 +1,81 @@
+"""`build`: a model's name, folder or file in, an artifact folder out. The command line is this function's face."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from compile.errors import CompileError
+from compile.link import find_toolchain
+from compile.package import library_name
+from compile.pipeline import BuildResult, Options, Progress, build_library
+from compile.targets import find_target
+from compile.verify import can_run
+
+
+def build(
+    model: str | Path = "mobilebert",
+    *,
+    target: str = "arm64-android",
+    cpu: str | None = None,
+    seq_len: int = 128,
+    threads: int = 0,
+    out: str | Path | None = None,
+    head: str | None = None,
+    seed: int = 0,
+    verify: bool = False,
+    dump: str | Path | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
+
+    seq_len: tokens in a sequence; threads: the library's default, 0 for one a core up to four; head: what the model
+    ends in, by default a checkpoint's own or none; seed: of a preset's random weights; verify: run the library here
+    and compare it with ONNX Runtime; dump: a folder for the intermediate representations; progress: called with each
+    phase's name and seconds. out is build/<name>-<target> by default.
+
+    Raises CompileError, passes.PassError or model.ModelError, each a line that says what to do; `out` then is as it was.
+    """
+    if seq_len < 1:
+        raise CompileError(f"--seq-len {seq_len}: a sequence has at least one token")
+    if not 0 <= threads <= 64:
+        raise CompileError(f"--threads {threads}: choose 1 to 64, or 0 for one a core")
+    spec = find_target(target, cpu)
+    find_toolchain(spec)  # what can fail at once does: imports and weights take seconds
+    missing = can_run(spec) if verify else None
+    if missing:
+        raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
+        graph, name, origin = _obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
+        folder = Path(out) if out else Path("build") / f"{name}-{target}"
+        options = Options(seq_len, threads, verify=verify, dump=Path(dump) if dump else None, origin=origin)
+        return build_library(graph, library_name(name), spec, folder, options, progress)
+
+
+def _obtain(
+    source: str, work: Path, seq_len: int, head: str | None, seed: int, progress: Progress
+) -> tuple[Any, str, dict[str, Any]]:
+    """The ONNX model, a name for it, and where it came from."""
+    from passes import files
+
+    path, begin = Path(source), time.perf_counter()
+    if path.suffix == ".onnx" or path.is_file():
+        if head:
+            raise CompileError(f"--head {head}: an .onnx file has the head that it was exported with")
+        graph = files.read(path)
+        progress("read the model", time.perf_counter() - begin)
+        return graph, path.stem, {"file": path.name}
+    import model as core  # torch: only for what is not ONNX yet
+
+    folder = path.is_dir()
+    module = core.load(source, head=head, seed=seed)  # type: ignore[arg-type]
+    progress("load the checkpoint" if folder else "make the model", time.perf_counter() - begin)
+    begin = time.perf_counter()
+    exported = work / "model.onnx"
+    core.export(module, exported, seq_len=seq_len, batch=1)
+    progress("export to ONNX", time.perf_counter() - begin)
+    name = path.resolve().name if folder else source
+    origin = {"checkpoint": name} if folder else {"preset": name, "seed": seed}
+    return files.read(exported), name + (f"-{head}" if head and head != "none" else ""), {**origin, "head": head}

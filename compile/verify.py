@@ -1,0 +1,176 @@
+"""The last rungs of the ladder of truth: the linked library against ONNX Runtime on the exported model.
+
+A library for this machine is loaded; an arm64 library runs under qemu-aarch64, on a CPU as old as the target allows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compile.errors import CompileError
+from compile.link import build_runner
+from compile.load import load, read_manifest
+from compile.package import header
+from compile.targets import TARGETS, Target, runs_here, with_cpu
+
+TOLERANCE = 1e-4
+# Where Debian's libc6-arm64-cross puts glibc for arm64.
+ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
+
+Sample = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """error: the largest absolute difference from the reference, as a share of that output's range."""
+
+    where: str
+    samples: int
+    error: float
+    tolerance: float
+    passed: bool
+
+
+def random_samples(manifest: dict[str, Any], count: int, seed: int = 0) -> list[Sample]:
+    """Valid random inputs: ids inside their tables, masks that are ones and then zeros, of random lengths."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        length = int(rng.integers(1, manifest["tokens"] + 1))
+        sample: Sample = {}
+        for entry in manifest["inputs"]:
+            shape, dtype = entry["shape"], entry["dtype"]
+            if "range" in entry:
+                sample[entry["name"]] = rng.integers(*entry["range"], shape).astype(dtype)
+            elif dtype == "float32":
+                sample[entry["name"]] = rng.standard_normal(shape).astype(dtype)
+            else:
+                mask = np.zeros(shape, dtype)
+                mask[..., :length] = 1
+                sample[entry["name"]] = mask
+        samples.append(sample)
+    return samples
+
+
+def reference(model: onnx.ModelProto, samples: list[Sample]) -> list[dict[str, NDArray[Any]]]:
+    """ONNX Runtime's outputs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return [dict(zip(names, session.run(None, sample), strict=True)) for sample in samples]
+
+
+def relative_error(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) -> float:
+    """Largest |got − want| over the range of each wanted output; infinite where anything is not finite."""
+    worst = 0.0
+    for name, expected in want.items():
+        span = float(expected.max() - expected.min()) or 1.0
+        difference = float(np.abs(got[name] - expected).max())
+        worst = max(worst, difference / span if np.isfinite(difference) else float("inf"))
+    return worst
+
+
+def can_run(target: Target) -> str | None:
+    """None if a library for `target` can be run on this machine, else what to install for it."""
+    if runs_here(target):
+        return None
+    if target.arch != "aarch64":
+        return f"a machine that runs {target.cpu.name} code"
+    if not shutil.which("qemu-aarch64"):
+        return "qemu-aarch64 (Debian package qemu-user)"
+    if not ARM64_ROOT.is_dir():
+        return "glibc for arm64 (Debian package libc6-arm64-cross)"
+    return None
+
+
+def verify(
+    folder: Path, model: onnx.ModelProto, samples: int = 3, cpus: tuple[str, ...] = ("cortex-a53",)
+) -> list[dict[str, Any]]:
+    """Compare the artifact with `model` on random inputs; one Verification, as a dict, for each CPU that ran it.
+
+    Raises CompileError if nothing here can run it, or if it differs by more than TOLERANCE.
+    """
+    manifest = read_manifest(folder)
+    target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
+    missing = can_run(target)
+    if missing:
+        raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
+    given = random_samples(manifest, samples)
+    wanted = reference(model, given)
+    if runs_here(target):
+        with load(folder) as library:
+            results = [_compare("this machine", [library.run(s) for s in given], wanted)]
+    else:
+        with emulator(folder, manifest, target) as run:
+            results = [_compare(f"qemu-aarch64 -cpu {cpu}", run(cpu, given), wanted) for cpu in cpus]
+    for result in results:
+        if not result.passed:
+            raise CompileError(
+                f"verification failed on {result.where}: error {result.error:.1e} of the output range, allowed "
+                f"{TOLERANCE:.0e}; this is a defect of the compiler, please report the model"
+            )
+    return [asdict(result) for result in results]
+
+
+def _compare(where: str, got: list[Any], wanted: list[Any]) -> Verification:
+    error = max(relative_error(g, w) for g, w in zip(got, wanted, strict=True))
+    return Verification(where, len(got), error, TOLERANCE, error <= TOLERANCE)
+
+
+@contextmanager
+def emulator(folder: Path, manifest: dict[str, Any], target: Target) -> Iterator[Any]:
+    """Gives run(cpu, samples, threads=1) -> outputs, under qemu-aarch64. Raises CompileError if the program fails."""
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+        work = Path(name)
+        (work / "pb.h").write_text(header("pb", " * any model"))
+        runner = build_runner(target, work)
+        # Android's sonames lead to glibc's files: the loader finds them already loaded.
+        for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
+            os.symlink(ARM64_ROOT / "lib" / file, work / soname)
+
+        def run(cpu: str, samples: list[Sample], threads: int = 1) -> list[dict[str, NDArray[Any]]]:
+            command = ["qemu-aarch64", "-cpu", cpu, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={work}"]
+            command += [str(runner), str((folder / manifest["library"]).resolve()), manifest["name"]]
+            return _run_program(command, work, manifest, samples, threads)
+
+        yield run
+
+
+def _run_program(
+    command: list[str], work: Path, manifest: dict[str, Any], samples: list[Sample], threads: int
+) -> list[dict[str, NDArray[Any]]]:
+    given, taken = work / "inputs", work / "outputs"
+    with given.open("wb") as file:
+        for sample in samples:
+            for entry in manifest["inputs"]:
+                file.write(np.ascontiguousarray(sample[entry["name"]]).tobytes())
+    done = subprocess.run(
+        [*command, str(given), str(taken), str(threads)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise CompileError(f"the library failed when it was run: {done.stderr.strip() or done.returncode}")
+    data, offset, results = taken.read_bytes(), 0, []
+    for _ in samples:
+        result = {}
+        for entry in manifest["outputs"]:
+            count = int(np.prod(entry["shape"]))
+            result[entry["name"]] = np.frombuffer(data, entry["dtype"], count, offset).reshape(entry["shape"])
+            offset += result[entry["name"]].nbytes
+        results.append(result)
+    return results
+
