@@ -11,9 +11,19 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from passes.graph import array, attribute, constant, has_control_flow, ints, is_float, last_dim, make, used_once
+from passes.graph import (
+    array,
+    attempt,
+    attribute,
+    constant,
+    has_control_flow,
+    ints,
+    is_float,
+    last_dim,
+    make,
+    used_once,
+)
 from passes.options import Options
 from passes.report import Outcome, Refusals
 
@@ -21,6 +31,7 @@ UNARY = {"Relu", "Gelu", "Tanh", "Erf", "Sigmoid", "Neg", "Sqrt", "Abs", "Exp", 
 BINARY = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}
 
 Dims = tuple[int | str, ...]
+SLACK = 4  # nodes: a reshape at each end of two runs of operators, where there was no bias to merge
 
 
 def run(model: ir.Model, options: Options) -> Outcome:
@@ -32,12 +43,20 @@ def run(model: ir.Model, options: Options) -> Outcome:
     if unnamed is not None:
         refusals.add("a dimension has neither size nor name; export with static or named axes", unnamed.name or "")
         return Outcome(refusals=refusals.all())
-    walk = _Walk(model.graph)
-    for node in list(model.graph):
-        walk.visit(node)
-    walk.finish()
-    RemoveUnusedNodesPass()(model)
-    return Outcome(walk.linears, {"operators_moved": walk.moved}, refusals.all())
+    nodes = len(model.graph)
+    walk: list[_Walk] = []
+
+    def rewrite(graph: ir.Graph) -> None:
+        walk.append(_Walk(graph))
+        for node in list(graph):
+            walk[0].visit(node)
+        walk[0].finish()
+
+    if not attempt(model, rewrite, lambda graph: walk[0].linears > 0 and len(graph) <= nodes + SLACK):
+        if walk[0].linears:
+            refusals.add("dimensions that cannot be told equal would need more reshapes than it saves", "graph")
+        return Outcome(refusals=refusals.all())
+    return Outcome(walk[0].linears, {"operators_moved": walk[0].moved}, refusals.all())
 
 
 class _Walk:
@@ -143,7 +162,7 @@ class _Walk:
         attributes = [a for a in node.attributes.values() if a.name != "axis"]
         if node.op_type in ("Split", "LayerNormalization"):
             attributes.append(ir.AttrInt64("axis", -1))
-        self.graph.insert_before(node, ir.Node("", node.op_type, inputs, attributes, outputs=outputs))
+        self.graph.insert_before(node, ir.Node("", node.op_type, inputs, attributes, outputs=outputs, name=node.name))
         self.flat.update(zip(node.outputs, outputs, strict=True))
         self.moved += 1
         return True

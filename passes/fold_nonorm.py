@@ -15,11 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from passes import absorb, linear
 from passes.affine import Affine, Step, match_step
-from passes.graph import array, constant, has_control_flow, last_dim, make, used_once
+from passes.graph import array, attempt, constant, has_control_flow, last_dim, make, used_once
 from passes.options import Options
 from passes.report import Outcome, Refusals
 
@@ -29,14 +28,21 @@ def run(model: ir.Model, options: Options) -> Outcome:
     if has_control_flow(model.graph):
         refusals.add("the graph has control flow, which may read any value; run it on a graph without", "graph")
         return Outcome(refusals=refusals.all())
-    before = _multiplies(model.graph)
-    walk = _Walk(model.graph, options.scale_limit, refusals)
-    for node in list(model.graph):
-        walk.visit(node)
-    walk.finish()
-    RemoveUnusedNodesPass()(model)
+    before, nodes = _multiplies(model.graph), len(model.graph)
+    walk: list[_Walk] = []
+
+    def rewrite(graph: ir.Graph) -> None:
+        walk.append(_Walk(graph, options.scale_limit, refusals))
+        for node in list(graph):
+            walk[0].visit(node)
+        walk[0].finish()
+
+    if not attempt(model, rewrite, lambda graph: len(graph) < nodes):
+        if before:
+            refusals.add("carrying scales would leave as many operators; graph left as it was", "graph")
+        return Outcome(counts={"norms_folded": 0, "scales_left": before, "restarts": 0}, refusals=refusals.all())
     after = _multiplies(model.graph)
-    counts = {"norms_folded": before - after, "scales_left": after, "restarts": walk.restarts}
+    counts = {"norms_folded": before - after, "scales_left": after, "restarts": walk[0].restarts}
     return Outcome(max(0, before - after), counts, refusals.all())
 
 
@@ -197,13 +203,13 @@ class _Walk:
             if now.scale is not None:
                 result = self._multiply(result, now.scale, before)
             if now.shift is not None:
-                shift = constant(self.graph, now.shift, f"{value.name}.shift")
+                shift = constant(self.graph, now.shift, "carried.shift")
                 result = make("Add", [result, shift], before=before, like=value)
             self.written[value] = result
         return self.written[value]
 
     def _multiply(self, value: ir.Value, scale: np.ndarray, before: ir.Node) -> ir.Value:
-        factors = constant(self.graph, scale, f"{value.name}.scale")
+        factors = constant(self.graph, scale, "carried.scale")
         return make("Mul", [value, factors], before=before, like=value)
 
     def _unsafe(self, scale: np.ndarray, node: ir.Node) -> bool:

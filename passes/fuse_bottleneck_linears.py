@@ -67,9 +67,13 @@ def _fuse(graph: ir.Graph, group: Sequence[Linear]) -> None:
     leading = list(first.output.shape[:-1]) if first.output.shape is not None else None
     wide = _like(first.output, leading, sum(widths))
     outputs = [_like(member.output, leading, width) for member, width in zip(group, widths, strict=True)]
-    fused = ir.Node("", first.node.op_type, inputs, list(first.node.attributes.values()), outputs=[wide])
+    fused = ir.Node(
+        "", first.node.op_type, inputs, list(first.node.attributes.values()), outputs=[wide], name=first.node.name
+    )
     sizes = constant(graph, np.array(widths), "split", np.int64)
-    split = ir.Node("", "Split", [wide, sizes], [ir.AttrInt64("axis", -1)], outputs=outputs)
+    split = ir.Node(
+        "", "Split", [wide, sizes], [ir.AttrInt64("axis", -1)], outputs=outputs, name=f"{first.node.name}.split"
+    )
     graph.insert_before(first.node, [fused, split])
     for member, output in zip(group, outputs, strict=True):
         replace_output(member.output, output)

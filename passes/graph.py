@@ -1,9 +1,10 @@
 """Small helpers on onnx-ir graphs that several rewrites share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def array(value: ir.Value | None) -> np.ndarray | None:
@@ -57,10 +58,10 @@ def make(
     shape: ir.Shape | Sequence[int | str | None] | None = None,
     attributes: dict[str, ir.Attr] | None = None,
 ) -> ir.Value:
-    """Insert a node before another; its one output has the type of `like`, and its shape unless one is given."""
+    """Insert a node before another, under its name; its one output has `like`'s type, and shape unless one is given."""
     shape = like.shape if shape is None else ir.Shape(shape)
     output = ir.Value(shape=None if shape is None else shape.copy(), type=like.type)
-    node = ir.Node("", op, inputs, list((attributes or {}).values()), outputs=[output])
+    node = ir.Node("", op, inputs, list((attributes or {}).values()), outputs=[output], name=before.name)
     graph = before.graph
     assert graph is not None
     graph.insert_before(before, node)
@@ -69,11 +70,12 @@ def make(
 
 def constant(graph: ir.Graph, values: np.ndarray, name: str, dtype: type = np.float32) -> ir.Value:
     """Register an initializer under `name`, or `name` with a number where that is taken."""
-    unique, count = name, 0
+    name = name.partition("#")[0]  # numbers tell apart what has the same name
+    unique, count = name, 1
     while unique in graph.initializers:
         count += 1
-        unique = f"{name}_{count}"
-    tensor = ir.tensor(np.ascontiguousarray(values.astype(dtype)), name=unique)
+        unique = f"{name}#{count}"
+    tensor = ir.tensor(np.asarray(values, dtype=dtype, order="C"), name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
@@ -100,3 +102,14 @@ def has_control_flow(graph: ir.Graph) -> bool:
         for node in graph
         for attr in node.attributes.values()
     )
+
+
+def attempt(model: ir.Model, rewrite: Callable[[ir.Graph], None], keep: Callable[[ir.Graph], bool]) -> bool:
+    """Rewrite a copy of the graph and keep it only if `keep` says so; whether it did."""
+    trial = model.clone()
+    rewrite(trial.graph)
+    RemoveUnusedNodesPass()(trial)
+    if not keep(trial.graph):
+        return False
+    model.graph = trial.graph
+    return True

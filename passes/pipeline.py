@@ -10,13 +10,20 @@ import onnx
 import onnx_ir as ir
 
 from passes import (
+    canonical_attention,
+    deduplicate_constants,
     files,
+    finite_mask,
     flatten_tokens,
     fold_attention_scale,
     fold_nonorm,
     fuse_bottleneck_linears,
+    fuse_gelu,
+    fuse_layer_norm,
     fuse_residual_add,
+    names,
     simplify,
+    tidy,
 )
 from passes.check import check
 from passes.cost import measure
@@ -42,13 +49,35 @@ class Phase:
 
 PHASES = (
     Phase("simplify", (Pass("onnxsim", simplify.run),)),
+    Phase(
+        "recognise",
+        (
+            Pass("fuse_layer_norm", fuse_layer_norm.run),
+            Pass("fuse_gelu", fuse_gelu.run),
+            Pass("finite_mask", finite_mask.run),
+            Pass("canonical_attention", canonical_attention.run),
+        ),
+    ),
     Phase("flatten", (Pass("flatten_tokens", flatten_tokens.run),)),
-    Phase("fold", (Pass("fold_attention_scale", fold_attention_scale.run), Pass("fold_nonorm", fold_nonorm.run))),
+    Phase(
+        "fold",
+        (
+            Pass("fold_attention_scale", fold_attention_scale.run),
+            Pass("fold_nonorm", fold_nonorm.run),
+        ),
+    ),
     Phase(
         "fuse",
         (
             Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),
             Pass("fuse_residual_add", fuse_residual_add.run),
+        ),
+    ),
+    Phase(
+        "clean",
+        (
+            Pass("deduplicate_constants", deduplicate_constants.run),
+            Pass("tidy", tidy.run),
         ),
     ),
 )
@@ -117,6 +146,7 @@ def _run_pass(
     started = time.perf_counter()
     try:
         outcome = entry.run(model, options)
+        names.rename_nodes(model.graph)
     except Exception as error:
         raise PassError(f"pass {entry.name!r} failed on this model ({error}); --skip {entry.name}") from error
     seconds = time.perf_counter() - started

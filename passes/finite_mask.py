@@ -1,0 +1,72 @@
+"""Make attention masks finite: constants below `mask_value`, −inf included, are raised to it.
+
+softmax(s + m) is the same for every m below −1e9 where a row keeps one key and scores stay within ±1e8: exp underflows
+to 0 either way. With a finite mask softmax makes no NaN, so the guard Where(IsNaN(p), 0, p) goes too. (A row whose keys
+are all masked becomes uniform; with −inf it was NaN, or 0 behind the guard. No such row is read by a kept position.)
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from passes.graph import array, constant, is_float, replace_output, scalar
+from passes.options import Options
+from passes.report import Outcome
+
+CARRIERS = {"Where", "Mul", "Add", "Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Cast"}
+
+
+def run(model: ir.Model, options: Options) -> Outcome:
+    clipped = guards = 0
+    for value in list(model.graph.initializers.values()):
+        values = array(value)
+        if values is None or not is_float(value) or not values.size or not values.min() < options.mask_value:
+            continue
+        if _reaches_softmax(value):
+            raised = constant(model.graph, np.maximum(values, options.mask_value), f"{value.name}")
+            value.replace_all_uses_with(raised)
+            clipped += 1
+    for node in list(model.graph):
+        kept = _guarded(node)
+        if kept is not None:
+            replace_output(node.outputs[0], kept)
+            guards += 1
+    RemoveUnusedNodesPass()(model)
+    return Outcome(clipped + guards, {"constants": clipped, "nan_guards": guards})
+
+
+def _reaches_softmax(value: ir.Value) -> bool:
+    """Whether a constant gets to a Softmax, and to nothing else, through operators that make masks."""
+    found, waiting, seen = False, [value], {value}
+    while waiting:
+        for reader in waiting.pop().consumers():
+            if reader.op_type == "Softmax":
+                found = True
+            elif reader.op_type in CARRIERS:
+                fresh = [output for output in reader.outputs if output not in seen]
+                seen.update(fresh)
+                waiting += fresh
+            else:
+                return False
+    return found
+
+
+def _guarded(node: ir.Node) -> ir.Value | None:
+    """p in Where(IsNaN(p), 0, p) behind a Softmax whose mask is finite."""
+    if node.op_type != "Where" or scalar(node.inputs[1]) != 0:
+        return None
+    test, kept = node.inputs[0], node.inputs[2]
+    check = test.producer() if test is not None else None
+    softmax = kept.producer() if kept is not None else None
+    if check is None or softmax is None or check.op_type != "IsNaN" or check.inputs[0] is not kept:
+        return None
+    return kept if softmax.op_type == "Softmax" and _finite(softmax.inputs[0]) else None
+
+
+def _finite(value: ir.Value | None) -> bool:
+    """Whether no constant behind a value is infinite or NaN, through operators that make masks."""
+    values = array(value)
+    if values is not None:
+        return bool(np.isfinite(values).all())
+    node = value.producer() if value is not None else None
+    return node is None or node.op_type not in CARRIERS or all(_finite(v) for v in node.inputs if v is not None)

@@ -1,0 +1,53 @@
+"""Names for nodes and values: equal ones are told apart by numbers, `dense/MatMul`, `dense/MatMul#2`, …"""
+
+import re
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+_NUMBER = re.compile(r"(#\d+)+$")
+
+
+def rename_nodes(graph: ir.Graph) -> None:
+    """Make the nodes' names unique, in graph order; a rewrite gives a new node the name of the one it replaces."""
+    for node, name in zip(graph, _unique([node.name or node.op_type for node in graph], set()), strict=True):
+        node.name = name
+
+
+def rename(graph: ir.Graph) -> None:
+    """Name every value after its node; constants, inputs and outputs keep their names but for the numbers."""
+    taken = {value.name for value in [*graph.inputs, *graph.outputs]}
+    constants = [value for value in graph.initializers.values() if value.name not in taken]
+    computed = [value for node in graph for value in node.outputs if value.name and value.name not in taken]
+    bases = [_NUMBER.sub("", value.name or "constant") for value in constants]
+    rename_nodes(graph)
+    for index, value in enumerate(computed):  # out of the way of the names to come
+        value.name = f"?{index}"
+    for value, name in zip(constants, _unique(bases, taken), strict=True):
+        graph.initializers.pop(f"{value.name}")
+        value.name = name
+        graph.register_initializer(value)
+    taken |= set(graph.initializers)
+    own = [_own_name(value) for value in computed]
+    for value, name in zip(computed, _unique(own, taken), strict=True):
+        value.name = name
+
+
+def _own_name(value: ir.Value) -> str:
+    node = value.producer()
+    assert node is not None
+    return f"{node.name}" if len(node.outputs) == 1 else f"{node.name}.{value.index()}"
+
+
+def _unique(names: Iterable[str], taken: set[str | None]) -> list[str]:
+    """The names with their numbers taken off, and new ones put on where the same name comes again."""
+    used, result = set(taken), []
+    for name in names:
+        base = _NUMBER.sub("", name)
+        candidate, count = base, 1
+        while candidate in used:
+            count += 1
+            candidate = f"{base}#{count}"
+        used.add(candidate)
+        result.append(candidate)
+    return result
