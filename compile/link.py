@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -43,6 +44,14 @@ class Toolchain:
     command: tuple[str, ...]
     description: str
 
+    @property
+    def is_zig(self) -> bool:
+        return "ziglang" in self.command
+
+    def with_triple(self, triple: str) -> Toolchain:
+        """zig for another target."""
+        return replace(self, command=(*self.command[:-1], triple))
+
 
 def find_toolchain(target: Target) -> Toolchain:
     """The NDK if ANDROID_NDK_HOME is set and the target is Android, else zig. Raises CompileError if there is none."""
@@ -53,13 +62,14 @@ def find_toolchain(target: Target) -> Toolchain:
         if not found:
             raise CompileError(f"ANDROID_NDK_HOME is {ndk!r} but holds no {name}: correct it, or unset it to use zig")
         return Toolchain((str(found[0]),), f"NDK {name}")
-    if importlib.util.find_spec("ziglang") is not None:
-        import ziglang  # type: ignore[import-not-found]
+    return _zig(target)
 
-        version = getattr(ziglang, "__version__", "")
-        command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
-        return Toolchain(command, f"zig cc {version}".strip())
-    raise CompileError("no linker found: pip install ziglang==0.17.0, or set ANDROID_NDK_HOME to an Android NDK")
+
+def _zig(target: Target) -> Toolchain:
+    if importlib.util.find_spec("ziglang") is None:
+        raise CompileError("no linker found: pip install ziglang==0.17.0, or set ANDROID_NDK_HOME to an Android NDK")
+    command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
+    return Toolchain(command, f"zig {version('ziglang')}")
 
 
 def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> None:
@@ -84,12 +94,10 @@ def build_runner(target: Target, folder: Path) -> Path:
 
     For Android it is a glibc program: that is what runs under emulation here.
     """
-    triple = target.zig_triple.replace("android", "gnu")
-    toolchain = replace(find_toolchain(replace(target, triple=triple)), description="zig cc")
-    command = tuple(triple if part == target.zig_triple else part for part in toolchain.command)
+    toolchain = _zig(target).with_triple(target.zig_triple.replace("android", "gnu"))
     runner = folder / "runner"
     arguments = ["-O2", *WARNINGS, "-D_GNU_SOURCE", "-I", str(folder), str(RUNTIME / "runner.c"), "-o", str(runner)]
-    run_compiler(replace(toolchain, command=command), arguments, folder)
+    run_compiler(toolchain, arguments, folder)
     return runner
 
 
@@ -111,10 +119,10 @@ def link_library(
     for source in sources:
         objects.append(folder / f"{source.stem}.o")
         common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-fno-sanitize=undefined", *WARNINGS]
-        if target.arch == "aarch64":
-            common.append("-mno-outline-atomics")  # the helpers of outlined atomics are in a library that we do not link
+        if not toolchain.is_zig and target.arch == "aarch64":
+            common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
         arguments = [*common, f"-DPB(x)={name}_##x", "-I", str(folder), "-c", str(source), "-o", str(objects[-1])]
-        run_compiler(toolchain, arguments, folder)
+        run_compiler(_freestanding(toolchain, target), arguments, folder)
     wanted = set().union(*(undefined_symbols(o) for o in objects))
     defined = set().union(*(_defined_symbols(o) for o in objects))
     foreign = wanted - defined - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}
@@ -131,6 +139,14 @@ def link_library(
     arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script}"]
     arguments += [*map(str, objects), *map(str, stubs), "-o", str(output)]
     run_compiler(toolchain, arguments, folder)
+
+
+def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
+    """The compiler for code that asks nothing of the operating system.
+
+    For its Android target zig outlines atomics whatever it is told; code without an operating system has the same ABI.
+    """
+    return toolchain.with_triple(f"{target.arch}-linux-none") if toolchain.is_zig else toolchain
 
 
 def _defined_symbols(path: Path) -> set[str]:
