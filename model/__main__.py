@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +15,13 @@ from .config import HEADS, ModelConfig
 from .errors import ModelError
 from .presets import ALIASES, PAPER, PRESETS, find_preset
 
-EPILOG = f"""\
-presets: {", ".join(PRESETS)}
-aliases: {", ".join(f"{alias} = {name}" for alias, name in ALIASES.items())}
-"""
+EPILOG = "\n\n".join(
+    textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
+    for text in (
+        f"presets: {', '.join(PRESETS)}",
+        f"aliases: {', '.join(f'{alias} ({name})' for alias, name in ALIASES.items())}",
+    )
+)
 
 
 class Parser(argparse.ArgumentParser):

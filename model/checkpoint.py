@@ -95,7 +95,10 @@ def read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
         raise ModelError(f"{path} cannot be read: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object")
-    return content.get("model_type", ""), *config_from_json(content)
+    try:
+        return content.get("model_type", ""), *config_from_json(content)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} has a value of the wrong type: {_first_line(error)}") from error
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -52,15 +52,17 @@ class ModelConfig:
 
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.1
-    pad_token_id: int = 0
+    pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "max_position_embeddings", "embedding_size", "num_hidden_layers", "hidden_size",
-                 "num_attention_heads", "intermediate_size", "num_feedforward_networks", "num_labels")  # fmt: skip
-        for name in sizes:
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ModelError(f"{name} is {value!r}: it must be a positive integer")
+            if not (isinstance(value, int) and value >= least) and not (name == "bottleneck_size" and value is None):
+                raise ModelError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+        for name in ("layer_norm_eps", "hidden_dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if not (isinstance(value, float | int) and 0 <= value < 1):
+                raise ModelError(f"{name} is {value!r}: it must be a number from 0 up to 1")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ModelError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(map(str, allowed))}")
@@ -100,6 +102,19 @@ class ModelConfig:
         return ["input_ids", "attention_mask"] + (["token_type_ids"] if self.type_vocab_size else [])
 
 
+_LEAST = {
+    "vocab_size": 1,
+    "max_position_embeddings": 1,
+    "type_vocab_size": 0,
+    "embedding_size": 1,
+    "num_hidden_layers": 1,
+    "hidden_size": 1,
+    "bottleneck_size": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "num_feedforward_networks": 1,
+    "num_labels": 1,
+}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention_input": ("stream", "shared-bottleneck", "bottleneck"),
     "normalization": ("no-norm", "layer-norm"),

@@ -15,13 +15,22 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+NARROW = {"hidden_size": 96, "embedding_size": 96, "intermediate_size": 384}
+NARROWER = {
+    "ib-bert-large": {"bottleneck_size": 640, "intermediate_size": 768},
+    "bert-base": NARROW,
+    "distilbert-6l": NARROW,
+    "distilbert-4l": NARROW,
+}
+
+
 @pytest.fixture(scope="session")
 def small() -> Callable[..., ModelConfig]:
-    """A preset at its real widths, with two layers and a small vocabulary."""
+    """A preset with two layers and a small vocabulary, and narrower where it is wide."""
 
     def make(preset: str, **changes: object) -> ModelConfig:
         smaller = {"num_hidden_layers": 2, "vocab_size": 1000, "max_position_embeddings": 64}
-        return replace(model.PRESETS[preset], **(smaller | changes))
+        return replace(model.PRESETS[preset], **(smaller | NARROWER.get(preset, {}) | changes))
 
     return make
 
