@@ -67,7 +67,7 @@ def build_library(
         program = lower(graph, options.seq_len, target.isa)
     with clock.phase("plan memory and stages"):
         plan = make_plan(program)
-    with staging(out) as folder:
+    with staging(out.absolute()) as folder:
         require_space(folder, 3 * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()
