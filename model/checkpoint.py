@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,7 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
 
     An architecture that `transformers` has no class for is saved under the model type "pocketbert".
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder, config = Path(folder), model.config
@@ -74,13 +76,14 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights, settings = folder / ".model.safetensors", folder / ".config.json"
-        save_file(tensors, weights, metadata={"format": "pt"})
-        settings.write_text(json.dumps(config_to_json(config, model.head_name), indent=2) + "\n")
-        os.replace(weights, folder / "model.safetensors")
-        os.replace(settings, folder / "config.json")
-    except OSError as error:
-        raise ModelError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".save-") as unfinished:
+            weights, settings = Path(unfinished) / "model.safetensors", Path(unfinished) / "config.json"
+            save_file(tensors, weights, metadata={"format": "pt"})
+            settings.write_text(json.dumps(config_to_json(config, model.head_name), indent=2) + "\n")
+            for file in (weights, settings):
+                os.replace(file, folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot write {folder}: {_first_line(error)}; choose another folder") from error
     return folder
 
 

@@ -91,10 +91,12 @@ class ModelConfig:
                  and self.num_feedforward_networks == 1 and self.normalization == "layer-norm")  # fmt: skip
         if plain and self.type_vocab_size and self.pooler != "first-token":
             return "bert"
-        if plain and not self.type_vocab_size and self.pooler is None and not self.next_sentence:
+        if plain and not (self.type_vocab_size or self.pooler or self.next_sentence) and self.layer_norm_eps == 1e-12:
             return "distilbert"
-        wide_queries = self.attention_input == "stream" and self.bottleneck_size not in (None, self.hidden_size)
-        return "mobilebert" if self.type_vocab_size and self.projects_embeddings and not wide_queries else "pocketbert"
+        narrow_queries = self.attention_input != "stream" or self.bottleneck_size in (None, self.hidden_size)
+        if self.type_vocab_size and self.pooler and self.projects_embeddings and narrow_queries:
+            return "mobilebert"
+        return "pocketbert"
 
     @property
     def input_names(self) -> list[str]:
