@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+# Here and not on first use: each of these modules has the name of its function, and a later import would put it first.
+from compile.build import build
 from compile.errors import CompileError
+from compile.load import Library, load
 from compile.targets import CPUS, TARGETS, Target, find_target
 
 if TYPE_CHECKING:
-    from compile.build import build
-    from compile.load import Library, load
     from compile.pipeline import BuildResult
 
 __all__ = ["CPUS", "TARGETS", "BuildResult", "CompileError", "Library", "Target", "build", "find_target", "load"]
 
-_HOMES = {"build": "build", "Library": "load", "load": "load", "BuildResult": "pipeline"}
 
-
-def __getattr__(name: str) -> Any:  # tvm takes seconds to import: only once something needs it
-    if name not in _HOMES:
+def __getattr__(name: str) -> Any:  # its module imports tvm, which takes seconds
+    if name != "BuildResult":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from compile.pipeline import BuildResult
 
-    return getattr(import_module(f"compile.{_HOMES[name]}"), name)
+    return BuildResult

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compile.errors import CompileError
 from compile.link import find_toolchain
 from compile.package import library_name
-from compile.pipeline import BuildResult, Options, Progress, build_library
 from compile.targets import find_target
 from compile.verify import can_run
+
+if TYPE_CHECKING:
+    from compile.pipeline import BuildResult, Progress
 
 
 def build(
@@ -47,6 +49,8 @@ def build(
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
+    from compile.pipeline import Options, build_library  # tvm
+
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         graph, name, origin = _obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
