@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph import (
+    Refused,
     array,
     attempt,
     attribute,
@@ -39,6 +40,8 @@ def run(model: ir.Model, options: Options) -> Outcome:
     if has_control_flow(model.graph):
         refusals.add("the graph has control flow, which may read any value; run it on a graph without", "graph")
         return Outcome(refusals=refusals.all())
+    if not any(_is_linear(node) for node in model.graph):
+        return Outcome()
     unnamed = next((node for node in model.graph if _is_linear(node) and not _has_names(node.inputs[0])), None)
     if unnamed is not None:
         refusals.add("a dimension has neither size nor name; export with static or named axes", unnamed.name or "")
@@ -52,9 +55,11 @@ def run(model: ir.Model, options: Options) -> Outcome:
             walk[0].visit(node)
         walk[0].finish()
 
-    if not attempt(model, rewrite, lambda graph: walk[0].linears > 0 and len(graph) <= nodes + SLACK):
-        if walk[0].linears:
-            refusals.add("dimensions that cannot be told equal would need more reshapes than it saves", "graph")
+    try:
+        if not attempt(model, rewrite, lambda graph: len(graph) <= nodes + SLACK):
+            raise Refused("dimensions that cannot be told equal would need more reshapes than it saves")
+    except Refused as reason:
+        refusals.add(str(reason), "graph")
         return Outcome(refusals=refusals.all())
     return Outcome(walk[0].linears, {"operators_moved": walk[0].moved}, refusals.all())
 
@@ -136,14 +141,11 @@ class _Walk:
             node.replace_input_with(1, target)
             node.attributes.pop("allowzero", None)
             return True
-        if (
-            len(x.shape) == 2
-            and len(output.shape) > 2
-            and last_dim(output) == last_dim(x) is not None
-            and leading(output)
-        ):
+        lead = leading(output)
+        if lead and len(x.shape) == 2 and len(output.shape) > 2 and last_dim(output) == last_dim(x) is not None:
             self.flat[output] = x
             self.native.add(output)
+            self.sources.setdefault(lead, output)
             return True
         return False
 
@@ -205,7 +207,8 @@ class _Walk:
             return self.flat[value]
         if value not in self.full:
             target = self._shape(leading(value), tuple(value.shape), before)
-            assert target is not None
+            if target is None:
+                raise Refused("a shape could not be written back; export with static or named axes")
             self.full[value] = make("Reshape", [self.flat[value], target], before=before, like=value)
         return self.full[value]
 

@@ -22,6 +22,8 @@ from passes.graph import array, attempt, constant, has_control_flow, last_dim, m
 from passes.options import Options
 from passes.report import Outcome, Refusals
 
+LARGEST = 1e30  # of a carried constant; float32 ends at 3.4e38
+
 
 def run(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
@@ -103,6 +105,10 @@ class _Walk:
         after = now.then(step)
         private = now.private and step.x in self.once
         base, scale, shift = after.base, after.scale, after.shift
+        if not (_representable(scale) and _representable(shift)):
+            self.refusals.add("the carried constants would leave float32's range", node.name or "")
+            self._write_inputs(node)
+            return
         if private and scale is not None and absorb.can_scale(base, private=True):
             base, scale = absorb.scale(base, scale, node), None
         elif scale is not None and self._unsafe(scale, node):
@@ -226,6 +232,11 @@ class _Walk:
         """Whether both operands have the channels of the sum along their last axis."""
         size = last_dim(node.outputs[0])
         return size is not None and all(v is not None and last_dim(v) == size for v in node.inputs)
+
+
+def _representable(values: np.ndarray | None) -> bool:
+    """Whether float32 holds the values with room to spare; zeros are fine."""
+    return values is None or bool(np.isfinite(values).all() and np.abs(values).max() < LARGEST)
 
 
 def _without_bias(side: Affine) -> Affine:

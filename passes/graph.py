@@ -104,6 +104,10 @@ def has_control_flow(graph: ir.Graph) -> bool:
     )
 
 
+class Refused(Exception):
+    """Raised inside `attempt` by a rewrite that cannot go on; the message is the reason."""
+
+
 def attempt(model: ir.Model, rewrite: Callable[[ir.Graph], None], keep: Callable[[ir.Graph], bool]) -> bool:
     """Rewrite a copy of the graph and keep it only if `keep` says so; whether it did."""
     trial = model.clone()
