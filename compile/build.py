@@ -38,7 +38,7 @@ def build(
     and compare it with ONNX Runtime; dump: a folder for the intermediate representations; progress: called with each
     phase's name and seconds. out is build/<name>-<target> by default.
 
-    Raises CompileError, passes.PassError or model.ModelError, each a line that says what to do; `out` is then as it was.
+    Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
     """
     if seq_len < 1:
         raise CompileError(f"--seq-len {seq_len}: a sequence has at least one token")

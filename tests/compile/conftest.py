@@ -1,0 +1,215 @@
+"""Builders shared by the tests of compile: kernels called from here, small ONNX graphs, and a referee for them."""
+
+import ctypes
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compile.errors import CompileError
+from compile.link import find_toolchain, run_compiler
+from compile.targets import AVX2, AVX512, NEON, Target, host_target
+
+# Every instruction set's kernels are compiled for this machine: LLVM takes wide vectors apart, so all run anywhere.
+ISAS = [NEON, AVX2, AVX512]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "isa" in metafunc.fixturenames:
+        metafunc.parametrize("isa", ISAS, ids=lambda isa: isa.name, scope="module")
+
+
+@pytest.fixture(scope="session")
+def host() -> Target:
+    try:
+        return host_target()
+    except CompileError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def link_kernels(host: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Iterable[Any]], Callable]:
+    """link_kernels(kernels) compiles them into one library and returns call(kernel, *arguments).
+
+    Arguments are arrays (passed by address), pointers or whole numbers, as in the kernel's C signature.
+    """
+    from compile.codegen.objects import compile_kernels
+
+    def link(kernels: Iterable[Any]) -> Callable[..., None]:
+        folder = tmp_path_factory.mktemp("kernels")
+        compile_kernels(list(kernels), host, folder / "kernels.o")
+        arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", "kernels.o", "-o", "kernels.so"]
+        run_compiler(find_toolchain(host), arguments, folder)
+        library = ctypes.CDLL(str(folder / "kernels.so"))
+
+        def call(kernel: Any, *arguments: Any) -> None:
+            given = [
+                ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray)
+                else a if isinstance(a, ctypes.c_void_p)
+                else ctypes.c_int32(int(a))
+                for a in arguments
+            ]  # fmt: skip
+            getattr(library, kernel.name)(*given)
+
+        return call
+
+    return link
+
+
+def aligned(array: np.ndarray, alignment: int = 64) -> np.ndarray:
+    """A copy that begins at a multiple of `alignment`, with room for one vector read past its end."""
+    array = np.ascontiguousarray(array)
+    memory = np.zeros(array.nbytes + 2 * alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+class Rows:
+    """A tensor inside a larger one: `stride` elements from row to row, NaN wherever a kernel must not write.
+
+    `view` is the tensor; `address` points at its first element; `untouched()` is whether all the rest is as it was.
+    """
+
+    def __init__(self, rows: int, columns: int, gap: int = 0, values: np.ndarray | None = None) -> None:
+        self.stride = columns + gap
+        self.memory = np.full((rows + 2) * self.stride + 64, np.nan, np.float32)
+        self.view = self.memory[self.stride : (rows + 1) * self.stride].reshape(rows, self.stride)[:, :columns]
+        self.address = ctypes.c_void_p(self.view.ctypes.data)
+        if values is not None:
+            self.view[...] = values
+
+    def untouched(self) -> bool:
+        inside = self.view.copy()
+        self.view[...] = np.nan
+        intact = bool(np.isnan(self.memory).all())
+        self.view[...] = inside
+        return intact
+
+
+@pytest.fixture(scope="session")
+def strided() -> type[Rows]:
+    return Rows
+
+
+@pytest.fixture(scope="session")
+def at_64_bytes() -> Callable[[np.ndarray], np.ndarray]:
+    return aligned
+
+
+class Builder:
+    """Writes small graphs one operator at a time: `b("MatMul", x, b.const(w))` returns the output's name."""
+
+    def __init__(self, seed: int = 0, opset: int = 20) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def __call__(self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
+        names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        name = name or f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def input(self, name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def const(self, value: Any) -> str:
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), f"const_{len(self.weights)}"))
+        return self.weights[-1].name
+
+    def normal(self, *shape: int, scale: float = 1.0) -> str:
+        return self.const(self.rng.standard_normal(shape) * scale)
+
+    def linear(self, x: str, k: int, n: int) -> str:
+        return self("Add", self("MatMul", x, self.normal(k, n, scale=k**-0.5)), self.normal(n))
+
+    def attention(self, x: str, tokens: int, heads: int, size: int, mask: str | None = None, scale: str = "scores"):
+        """Self-attention over x (1, tokens, heads · size), with 1/√size on the scores, on q, on k, or on q and k."""
+        width = heads * size
+        parts = []
+        for i, axes in enumerate(([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])):
+            y = self("Reshape", self.linear(x, width, width), self.const(np.array([1, tokens, heads, size])))
+            y = self("Transpose", y, perm=axes)
+            if scale == "both" and i < 2:
+                y = self("Mul", y, self.const(np.float32(size**-0.25)))
+            elif scale == "qk"[i : i + 1]:
+                y = self("Div", y, self.const(np.float32(size**0.5)))
+            parts.append(y)
+        q, k, v = parts
+        scores = self("MatMul", q, k)
+        if scale == "scores":
+            scores = self("Mul", scores, self.const(np.float32(size**-0.5)))
+        if mask:
+            scores = self("Add", scores, mask)
+        context = self("Transpose", self("MatMul", self("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
+        return self("Reshape", context, self.const(np.array([1, tokens, width])))
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        infos = [onnx.ValueInfoProto(name=name) for name in outputs]
+        graph = helper.make_graph(self.nodes, "test", self.inputs, infos, self.weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        return onnx.shape_inference.infer_shapes(model)
+
+
+@pytest.fixture
+def graph() -> type[Builder]:
+    return Builder
+
+
+@pytest.fixture(scope="session")
+def lowered(host: Target) -> Callable[..., Any]:
+    """lowered(model, tokens) is the program of kernel calls, without the graph passes before it."""
+    from compile.frontend import import_model
+    from compile.lower import lower
+
+    def make(model: onnx.ModelProto, tokens: int = 8) -> Any:
+        return lower(import_model(model, tokens), tokens, host.isa)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def families() -> Callable[[Any], list[str]]:
+    """The family of each call of a program, in order."""
+    return lambda program: [type(call.kernel).__name__ for call in program.calls]
+
+
+@pytest.fixture
+def agree(host: Target, tmp_path: Path) -> Callable[..., Path]:
+    """agree(model, tokens) compiles, runs and compares with ONNX Runtime on five samples; returns the artifact."""
+    from compile.load import load
+    from compile.pipeline import Options, build_library
+    from compile.verify import random_samples, reference, relative_error
+
+    def check(model: onnx.ModelProto, tokens: int = 8, bound: float = 1e-5, samples: int = 5) -> Path:
+        folder = tmp_path / "artifact"
+        result = build_library(model, "case", host, folder, Options(seq_len=tokens))
+        given = random_samples(result.manifest, samples)
+        for threads in (1, 3):
+            with load(folder, threads) as library:
+                for sample, wanted in zip(given, reference(model, given), strict=True):
+                    error = relative_error(library.run(sample), wanted)
+                    assert error <= bound, f"{error:.1e} of the output range with {threads} threads"
+        return folder
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def float64_gelu() -> Callable[[np.ndarray], np.ndarray]:
+    """x Φ(x) by the standard library's erf."""
+    import math
+
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+    return lambda x: x * 0.5 * (1.0 + erf(np.asarray(x, np.float64) / math.sqrt(2.0)))

@@ -1,0 +1,127 @@
+"""Matrix products against float64: every row count, odd widths, every epilogue, nothing written past a row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compile.kernels.linear import Linear, pack_vector, pack_weight
+from compile.kernels.tiles import linear_tile
+from compile.targets import Isa
+
+ROW_COUNTS = [*range(1, 31), 64, 128]
+
+
+@dataclass(frozen=True)
+class Case:
+    k: int
+    n: int
+    bias: bool = False
+    steps: tuple[str, ...] = ()
+
+    def kernel(self, isa: Isa) -> Linear:
+        return Linear(self.k, self.n, self.bias, self.steps, linear_tile(isa, "f32", self.k, self.n), isa)
+
+
+CASES = {
+    "square": Case(128, 128),
+    "wide, bias, relu": Case(128, 512, True, ("relu",)),
+    "one column": Case(33, 1, True),
+    "two columns, of a question answering head": Case(128, 2, True),
+    "width 30": Case(30, 30, True, ("add",)),
+    "width 26 of 4 heads, odd depth": Case(17, 104, True, ("gelu",)),
+    "TinyBERT's 312": Case(312, 312, True, ("gelu", "add")),
+    "residual": Case(128, 128, True, ("add",)),
+    "NoNorm after a residual": Case(64, 96, True, ("add", "mulv", "addv")),
+    "two residuals": Case(48, 40, False, ("add", "relu", "add")),
+    "product of tensors": Case(40, 24, True, ("mul",)),
+    "tanh, of a pooler": Case(96, 65, True, ("tanh",)),
+    "gelu by tanh": Case(31, 63, False, ("mulv", "gelu_tanh")),
+    "depth 1": Case(1, 9, True),
+}
+
+
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def referee(case: Case, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, operands: list[Any], gelu: Callable):
+    y = x.astype(np.float64) @ w.astype(np.float64)
+    y = y if bias is None else y + bias
+    for step, operand in zip(case.steps, operands, strict=True):
+        match step:
+            case "add" | "addv":
+                y = y + operand
+            case "mul" | "mulv":
+                y = y * operand
+            case "relu":
+                y = np.maximum(y, 0)
+            case "gelu":
+                y = gelu(y)
+            case "gelu_tanh":
+                y = gelu_tanh(y)
+            case "tanh":
+                y = np.tanh(y)
+    return y
+
+
+@pytest.fixture(scope="module")
+def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
+    return link_kernels({c.kernel(isa).name: c.kernel(isa) for c in CASES.values()}.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_matrix_product_of_any_number_of_rows(
+    name: str, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable, float64_gelu: Callable
+) -> None:
+    case, rng = CASES[name], np.random.default_rng(len(name))
+    kernel = case.kernel(isa)
+    w = (rng.standard_normal((case.k, case.n)) / np.sqrt(case.k)).astype(np.float32)
+    bias = rng.standard_normal(case.n).astype(np.float32) if case.bias else None
+    packed = at_64_bytes(pack_weight(w, kernel.tile))
+    for rows in ROW_COUNTS:
+        x = strided(rows, case.k, gap=5, values=rng.standard_normal((rows, case.k)))
+        y = strided(rows, case.n, gap=3)
+        operands, arguments, keep = [], [], []
+        for step in case.steps:
+            if step in ("addv", "mulv"):
+                operands.append(rng.standard_normal(case.n).astype(np.float32))
+                keep.append(at_64_bytes(pack_vector(operands[-1], 64)))
+                arguments.append(keep[-1])
+            elif step in ("add", "mul"):
+                keep.append(strided(rows, case.n, gap=7, values=rng.standard_normal((rows, case.n))))
+                operands.append(keep[-1].view)
+                arguments += [keep[-1].address, keep[-1].stride]
+            else:
+                operands.append(None)
+        start = [] if bias is None else [at_64_bytes(pack_vector(bias, 64))]
+        call(kernel, x.address, x.stride, packed, y.address, y.stride, *start, *arguments, rows)
+        want = referee(case, x.view, w, bias, operands, float64_gelu)
+        # Rounding grows with the terms that are summed, not with their sum.
+        size = 1 + np.abs(x.view).astype(np.float64) @ np.abs(w) + np.abs(want)
+        assert np.all(np.abs(y.view - want) <= 2e-6 * size), f"{rows} rows"
+        assert y.untouched(), f"{rows} rows: written outside the tensor"
+
+
+def test_rows_do_not_depend_on_how_they_are_cut_into_blocks(
+    isa: Isa, call: Callable, strided: type, at_64_bytes: Callable
+) -> None:
+    """Bit for bit: or else the number of threads would show in the results."""
+    case, rng = CASES["TinyBERT's 312"], np.random.default_rng(1)
+    kernel = case.kernel(isa)
+    packed = at_64_bytes(pack_weight(rng.standard_normal((case.k, case.n)).astype(np.float32), kernel.tile))
+    bias = at_64_bytes(pack_vector(rng.standard_normal(case.n).astype(np.float32), 64))
+    x, other = (strided(30, case.n, values=rng.standard_normal((30, case.n))) for _ in range(2))
+
+    def blocks(size: int) -> np.ndarray:
+        y = strided(30, case.n)
+        for first in range(0, 30, size):
+            at = [type(x.address)(t.address.value + 4 * first * t.stride) for t in (x, y, other)]
+            call(kernel, at[0], x.stride, packed, at[1], y.stride, bias, at[2], other.stride, min(size, 30 - first))
+        return y.view
+
+    whole = blocks(30)
+    for size in (1, 2, 3, 4, 7, 8, 15, 23):
+        assert np.array_equal(blocks(size), whole), f"blocks of {size} rows"
