@@ -1,10 +1,11 @@
 """Small helpers on onnx-ir graphs that several rewrites share."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 
 def array(value: ir.Value | None) -> np.ndarray | None:
@@ -83,15 +84,16 @@ def constant(graph: ir.Graph, values: np.ndarray, name: str, dtype: type = np.fl
 
 def replace_output(old: ir.Value, new: ir.Value) -> None:
     """Let every reader of `old` read `new`; a graph output keeps its name."""
-    graph = old.graph
-    old.replace_all_uses_with(new)
-    if graph is None or not old.is_graph_output():
+    if not old.is_graph_output():
+        old.replace_all_uses_with(new)
         return
+    node = old.producer()
+    assert node is not None
+    if new.is_graph_output() or new.is_graph_input() or new.is_initializer():
+        new = make("Identity", [new], before=node, like=old)
     name = old.name
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            graph.outputs[index] = new
     old.name = f"{name}_before"
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
     new.name = name
 
 
@@ -102,6 +104,15 @@ def has_control_flow(graph: ir.Graph) -> bool:
         for node in graph
         for attr in node.attributes.values()
     )
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer shapes where ONNX can; a model it cannot infer (an operator it does not know) stays as it is."""
+    log = logging.getLogger("onnx_ir.passes.common")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    log.setLevel(level)
 
 
 class Refused(Exception):

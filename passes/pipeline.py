@@ -28,17 +28,19 @@ from passes import (
 from passes.check import check
 from passes.cost import measure
 from passes.errors import PassError
+from passes.graph import infer_shapes
 from passes.options import Options
-from passes.report import Outcome, PassReport, Report
+from passes.report import Outcome, PassReport, Refusal, Report
 from passes.verify import TOLERANCE, Referee
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite, by name: changes the model in place and says what it did."""
+    """A rewrite, by name: changes the model in place and says what it did. opset: the oldest it can write."""
 
     name: str
     run: Callable[[ir.Model, Options], Outcome]
+    opset: int = 18
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Phase:
 
 
 PHASES = (
-    Phase("simplify", (Pass("onnxsim", simplify.run),)),
+    Phase("simplify", (Pass("onnxsim", simplify.run, opset=1),)),
     Phase(
         "recognise",
         (
@@ -76,8 +78,8 @@ PHASES = (
     Phase(
         "clean",
         (
-            Pass("deduplicate_constants", deduplicate_constants.run),
-            Pass("tidy", tidy.run),
+            Pass("deduplicate_constants", deduplicate_constants.run, opset=1),
+            Pass("tidy", tidy.run, opset=1),
         ),
     ),
 )
@@ -111,6 +113,7 @@ def run(
     feeds = referee.feeds[0] if referee else None
     before = measure(proto, feeds)
     graph = ir.from_proto(proto)
+    infer_shapes(graph)
     reports: list[PassReport] = []
     for phase in PHASES:
         for entry in phase.passes:
@@ -145,7 +148,7 @@ def _run_pass(
     before = len(model.graph)
     started = time.perf_counter()
     try:
-        outcome = entry.run(model, options)
+        outcome = _too_old(entry, model) or entry.run(model, options)
         names.rename_nodes(model.graph)
     except Exception as error:
         raise PassError(f"pass {entry.name!r} failed on this model ({error}); --skip {entry.name}") from error
@@ -167,6 +170,14 @@ def _run_pass(
         seconds=seconds,
         error=difference,
     )
+
+
+def _too_old(entry: Pass, model: ir.Model) -> Outcome | None:
+    version = model.graph.opset_imports.get("", entry.opset)
+    if version >= entry.opset:
+        return None
+    reason = f"the model's opset {version} is older than {entry.opset} and could not be converted; export it again"
+    return Outcome(refusals=(Refusal(reason, "graph"),))
 
 
 def _dump(proto: onnx.ModelProto, folder: Path, name: str) -> None:

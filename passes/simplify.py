@@ -6,6 +6,7 @@ folding an Expand or a ConstantOfShape into a large tensor, the result without c
 """
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import onnxsim
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, TopologicalSortPass
 
+from passes.graph import infer_shapes
 from passes.options import Options
 from passes.report import Outcome, Refusals
 
@@ -45,6 +47,7 @@ def run(model: ir.Model, options: Options) -> Outcome:
         return Outcome(refusals=refusals.all())
     restore_weights(simplified, hidden)
     model.graph = ir.from_proto(simplified).graph
+    infer_shapes(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return Outcome(max(0, before - len(simplified.graph.node)), refusals=refusals.all())
 
@@ -100,9 +103,9 @@ def _simplify(proto: onnx.ModelProto, opset: int | None, **options: bool) -> onn
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Send what native code prints on the error stream to nowhere: every failure also raises or shows in the report."""
+    """Silence onnxsim, native code included: every failure also raises or shows in the report."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as sink:
+    with tempfile.TemporaryFile() as sink, contextlib.redirect_stdout(io.StringIO()):
         saved = os.dup(2)
         os.dup2(sink.fileno(), 2)
         try:

@@ -9,11 +9,11 @@ from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
-    ShapeInferencePass,
     TopologicalSortPass,
 )
 
 from passes import names
+from passes.graph import infer_shapes
 from passes.options import Options
 from passes.report import Outcome
 
@@ -34,7 +34,7 @@ def run(model: ir.Model, options: Options) -> Outcome:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
-    ShapeInferencePass()(model)
+    infer_shapes(model)
     return Outcome(before - len(model.graph))
 
 
