@@ -47,6 +47,7 @@ from compile.program import (
     Whole,
     Workspace,
 )
+from compile.share_tables import share_tables
 from compile.targets import Isa
 
 UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
@@ -91,6 +92,7 @@ class _Lowering:
             if id(home) not in self.output_of and home.op not in ("input", "const", "get_item", "strided_slice"):
                 self.output_of[id(home)] = name
         self.program.outputs = [self.output(name, node) for name, node in self.graph.outputs]
+        share_tables(self.program)
         return self.program
 
     # --- values and weights

@@ -80,6 +80,7 @@ def _replace(node: Node, params: dict[int, Any]) -> Any:
     """The node's Relax call with its tensor operands replaced by `params`, in place of variables and constants."""
     from tvm.ir import Call
     from tvm.relax import Tuple
+    from tvm.relax.op import take
 
     remaining = iter(node.inputs)
 
@@ -91,7 +92,11 @@ def _replace(node: Node, params: dict[int, Any]) -> Any:
             return params[id(next(remaining))]
         return arg
 
-    return Call(node.relax.op, [operand(a) for a in node.relax.args], node.relax.attrs, node.relax.ty_args)
+    arguments = [operand(a) for a in node.relax.args]
+    if node.op == "take" and not node.inputs[1].is_const:
+        # Indices that are only known at run time must not lead outside the table.
+        return take(*arguments, axis=node.attrs.axis, mode="clip")
+    return Call(node.relax.op, arguments, node.relax.attrs, node.relax.ty_args)
 
 
 def _tensor_type(node: Node) -> Any:

@@ -59,13 +59,13 @@ def multiply_accumulate(
 def for_row_tiles(rows: Expr, mr: int, body: Callable[[Expr, int], None]) -> None:
     """Cover `rows` rows with tiles: body(first row, tile height) is emitted once for each height that can occur.
 
-    Tiles are mr high, then 4, 2 and 1. A remainder of 2 or 3 below 6-row tiles would leave a tile too short to hide
-    the multiply-add's latency, so one 6-row tile is given up and 8 rows are taken as 4 + 4.
+    Tiles are mr high, then 4, 2 and 1. A short remainder would leave a tile too low to hide the multiply-add's latency,
+    so where one tall tile and the remainder make 8 or 9 rows, those are taken as 4 + 4 (+ 1).
     """
     tall = bind(tirx.truncdiv(rows, mr))
-    if mr == 6:
-        short = rows - tall * mr
-        tall = bind(tall - tirx.Select(tirx.all(tirx.any(short.equal(2), short.equal(3)), rows >= 8), 1, 0))
+    if mr in (5, 6):
+        over = bind(rows - tall * mr + mr)
+        tall = bind(tall - tirx.Select(tirx.all(over >= 8, over <= 9, rows >= 8), 1, 0))
     with loop(tall) as tile:
         body(tile * mr, mr)
     first = bind(tall * mr)

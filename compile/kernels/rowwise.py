@@ -57,20 +57,25 @@ class Map:
 
 @dataclass(frozen=True)
 class Gather:
-    """gather_f32_v{V}_n{N}_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1) int64, table (V, N).
+    """gather_f32_v{V}_n{N}[_panel{K}x{NR}]_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1) int64, table (V, N).
 
     Arguments in C: ids, table, y, ldy, operands, rows. An id outside the table reads its first or last row: the
     runtime refuses such ids before it starts, this only keeps computed ids inside the table.
+
+    panel: (K, NR) where the table is the first N rows of a linear's packed weight, [V/NR][K][NR], as it is where the
+    embedding is tied to the output layer: one token's row is a strided walk, and the table need not exist twice.
     """
 
     table_rows: int
     n: int
     steps: tuple[str, ...]
     isa: Isa
+    panel: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
-        return "_".join([f"gather_f32_v{self.table_rows}_n{self.n}", *self.steps, self.isa.name])
+        panel = f"_panel{self.panel[0]}x{self.panel[1]}" if self.panel else ""
+        return "_".join([f"gather_f32_v{self.table_rows}_n{self.n}{panel}", *self.steps, self.isa.name])
 
     def flops(self, rows: int) -> int:
         return 0
@@ -89,11 +94,20 @@ class Gather:
                 index = bind(tirx.Cast("int32", inside))
 
                 def body(column: Expr, width: int) -> None:
-                    value = table.load(index * self.n + column, width)
+                    if self.panel:
+                        k, nr = self.panel
+                        panel = bind(tirx.truncdiv(index, nr))
+                        value = table.load((panel * k + column) * nr + (index - panel * nr))
+                    else:
+                        value = table.load(index * self.n + column, width)
                     value = epilogue.apply(self.steps, operands, value, row, column, width)
                     y.store(row * ldy + column, value, width)
 
-                _over_columns(self.n, self.isa.lanes, body)
+                if self.panel:
+                    with loop(self.n) as column:
+                        body(column, 1)
+                else:
+                    _over_columns(self.n, self.isa.lanes, body)
         return kernel.func
 
 
