@@ -33,6 +33,7 @@ def run(model: ir.Model, options: Options) -> Outcome:
             composed += len(readers)
             for reader in readers:
                 _compose(first, reader)
+    RemoveUnusedNodesPass()(model)
     for group in _same_input(model.graph, refusals) if options.horizontal else []:
         _fuse(model.graph, group)
         fused += len(group)

@@ -25,8 +25,15 @@ from passes.report import Outcome, Refusals
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
 SHARED_BYTES = 1 << 20  # initializers from this size on are never copied
 GROWTH_BYTES = 1 << 20  # what folding may add to the constants in all
-# It wraps every linear in two Reshapes, five more nodes each where a dimension is dynamic; flatten_tokens needs none.
-SKIPPED = [f"fuse_matmul_add_bias_into_gemm{kind}" for kind in ("", "_nd", "_batched")]
+# The first three wrap every linear in two Reshapes, five more nodes each where a dimension is dynamic; flatten_tokens
+# needs none. The others make one operator of attention, which may not be an ONNX operator.
+SKIPPED = [f"fuse_matmul_add_bias_into_gemm{kind}" for kind in ("", "_nd", "_batched")] + [
+    "fuse_qkv",
+    "fuse_attention",
+    "fuse_gqa",
+    "fuse_rms_norm",
+    "fuse_rope",
+]
 
 
 def run(model: ir.Model, options: Options) -> Outcome:
@@ -42,6 +49,9 @@ def run(model: ir.Model, options: Options) -> Outcome:
         if constant_bytes(simplified) > constant_bytes(proto) + GROWTH_BYTES:
             refusals.add("folding constants would have made the model larger; left unfolded", proto.graph.name)
             simplified = _simplify(proto, _target_opset(proto), skip_constant_folding=True)
+        if _domains(simplified) - _domains(proto):
+            refusals.add("onnxsim made operators that are not ONNX's; its fusions left out", proto.graph.name)
+            simplified = _simplify(proto, _target_opset(proto), perform_optimization=False)
     except Exception as error:
         refusals.add(f"onnxsim cannot handle this model: {str(error).strip().splitlines()[0][:200]}", proto.graph.name)
         return Outcome(refusals=refusals.all())
@@ -83,6 +93,10 @@ def constant_bytes(proto: onnx.ModelProto) -> int:
     """Bytes in initializers and Constant nodes."""
     held = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
     return held + sum(node.ByteSize() for node in proto.graph.node if node.op_type == "Constant")
+
+
+def _domains(proto: onnx.ModelProto) -> set[str]:
+    return {node.domain for node in proto.graph.node}
 
 
 def _target_opset(proto: onnx.ModelProto) -> int | None:

@@ -12,8 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 import passes
 from passes.verify import compare, open_session
 
-THIRD_PARTY = Path(os.environ.get("POCKETBERT_ONNX", Path(__file__).parents[2] / "../shared/data/onnx"))
-
 
 class Builder:
     """Writes small graphs one operator at a time: `b("MatMul", x, b.const(w))` returns the output's name."""
@@ -38,7 +36,7 @@ class Builder:
         array = np.asarray(value)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
         name = name or f"const_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.weights.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def normal(self, *shape, scale: float = 1.0) -> str:
@@ -97,3 +95,9 @@ def check() -> Callable[..., tuple[onnx.ModelProto, passes.Report]]:
 def applied() -> Callable[[passes.Report, str], int]:
     """applied(report, "fold_nonorm"): how often a pass fired."""
     return lambda report, name: next(entry.applied for entry in report.passes if entry.name == name)
+
+
+@pytest.fixture
+def third_party() -> Path:
+    """Folder of BERT-like graphs that nobody here exported; POCKETBERT_ONNX names another."""
+    return Path(os.environ.get("POCKETBERT_ONNX", Path(__file__).parents[2] / "../shared/data/onnx"))

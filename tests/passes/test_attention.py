@@ -1,0 +1,145 @@
+"""flatten_tokens, fold_attention_scale, canonical_attention and finite_mask on attention as exporters write it."""
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+import passes
+
+HEADS, SIZE, LENGTH = 2, 8, 6
+
+
+def heads(b, y, batch, perm):
+    return b("Transpose", b("Reshape", y, b.const(np.array([batch, LENGTH, HEADS, SIZE // HEADS]))), perm=perm)
+
+
+def attention(b, x, *, batch=2, scale="scores", mask=None, key="direct", gemm=False):
+    """Self-attention on x; `scale` and `key` choose between the ways exporters write 1/√d and kᵀ."""
+    q, k, v = (heads(b, b.linear(x, SIZE, SIZE), batch, [0, 2, 1, 3]) for _ in range(3))
+    if scale == "query":
+        q = b("Mul", q, b.const(0.5))
+    if scale == "both":
+        q, k = b("Mul", q, b.const(0.5**0.5)), b("Mul", k, b.const(0.5**0.5))
+    if key == "three_dimensional":
+        k = b("Transpose", b("Reshape", k, b.const(np.array([-1, LENGTH, SIZE // HEADS]))), perm=[0, 2, 1])
+        k = b("Reshape", k, b.const(np.array([batch, HEADS, SIZE // HEADS, LENGTH])))
+    else:
+        k = b("Transpose", k, perm=[0, 1, 3, 2])
+    scores = b("MatMul", q, k)
+    if scale == "scores":
+        scores = b("Div", scores, b.const(2.0))
+    p = b("Softmax", b("Add", scores, mask) if mask else scores, axis=-1)
+    if mask and scale == "both":
+        p = b("Where", b("IsNaN", p), b.const(0.0), p)
+    merged = b("Transpose", b("MatMul", p, v), perm=[0, 2, 1, 3])
+    context = b("Reshape", merged, b.const(np.array([batch, LENGTH, SIZE])))
+    return b("Add", b.linear(context, SIZE, SIZE), x)
+
+
+def additive_mask(b, low, batch=2):
+    keep = b("Unsqueeze", b.input("mask", [batch, LENGTH], 7), b.const(np.array([1, 2])))
+    return b("Where", b("Cast", keep, to=9), b.const(0.0), b.const(low))
+
+
+@pytest.mark.parametrize("key", ["direct", "three_dimensional"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_export_ends_in_one_layout(build, check, ops, key, batch):
+    b = build()
+    x = b.input("x", [batch, LENGTH, SIZE])
+    result, _ = check(b.model(attention(b, x, batch=batch, key=key)))
+    kinds = [node.op_type for node in result.graph.node]
+    perms = sorted(tuple(node.attribute[0].ints) for node in result.graph.node if node.op_type == "Transpose")
+    assert perms == [(0, 2, 1, 3), (0, 2, 1, 3), (0, 2, 1, 3), (0, 2, 3, 1)]
+    assert kinds.count("Gemm") == 2  # q, k and v in one, and the output projection with bias and residual
+    assert not {"Mul", "Div"} & set(kinds)
+    assert kinds.count("Reshape") == 6  # in, three into heads, merged, out
+
+
+@pytest.mark.parametrize("scale", ["scores", "query", "both"])
+def test_the_scale_goes_into_the_projections(build, check, ops, scale):
+    b = build()
+    model = b.model(attention(b, b.input("x", [2, LENGTH, SIZE]), scale=scale))
+    result, report = check(model, "flatten_tokens", "fold_attention_scale")
+    assert ops(result, "Mul", "Div") == 0
+    assert report.passes[1].applied == (2 if scale == "both" else 1)
+
+
+def test_a_scale_behind_a_projection_with_two_readers_stays(build, check, ops):
+    b = build()
+    x = b.input("x", [2, LENGTH, SIZE])
+    y = b.linear(x, SIZE, SIZE, gemm=False)
+    product = b("MatMul", y, b("Transpose", y, perm=[0, 2, 1]))
+    result, report = check(b.model(b("Div", product, b.const(2.0))), "flatten_tokens", "fold_attention_scale")
+    assert ops(result, "Div") == 1
+    assert report.passes[1].refusals
+
+
+@pytest.mark.parametrize("low", [-np.inf, float(np.finfo(np.float32).min)])
+def test_masks_become_finite_and_nan_guards_go(build, check, ops, low):
+    b = build()
+    x = b.input("x", [2, LENGTH, SIZE])
+    result, report = check(b.model(attention(b, x, scale="both", mask=additive_mask(b, low))), "finite_mask")
+    floats = [numpy_helper.to_array(t) for t in result.graph.initializer if t.data_type == 1]
+    assert min(values.min() for values in floats) == -1e9
+    assert report.passes[0].counts == {"constants": 1, "nan_guards": 1}
+    assert ops(result, "IsNaN") == 0
+
+
+def test_large_negative_constants_that_are_no_mask_stay(build, check):
+    b = build()
+    y = b("Relu", b("Add", b.input("x", [3, 4]), b.const(np.full(4, -1e12))))
+    _, report = check(b.model(y, b("Softmax", y)), "finite_mask")
+    assert report.passes[0].applied == 0
+
+
+def test_a_nan_guard_on_an_infinite_mask_given_at_run_time_of_no_softmax_stays(build, check, ops):
+    b = build()
+    x = b("Log", b.input("x", [3, 4]))
+    result, _ = check(b.model(b("Where", b("IsNaN", x), b.const(0.0), x)), "finite_mask")
+    assert ops(result, "IsNaN") == 1
+
+
+@pytest.mark.parametrize("shape", [[1, 6, 8], [3, 6, 8], ["b", 6, 8], [1, "t", 8], ["b", "t", 8]])
+def test_row_wise_runs_flatten_for_static_and_dynamic_axes(build, check, ops, shape):
+    b = build()
+    x = b.input("x", shape)
+    y = b("Relu", b.norm(b.linear(x, 8, 8), 8))
+    z = b("LayerNormalization", b("Add", b.linear(y, 8, 8), x), b.normal(8), b.normal(8), axis=-1)
+    result, report = check(b.model(z), "flatten_tokens")
+    assert ops(result, "MatMul") == 0
+    assert ops(result, "Gemm") == 2
+    assert report.passes[0].applied == 2
+
+
+@pytest.mark.parametrize("gemm", [False, True])
+def test_positions_broadcast_over_a_batch_keep_three_axes(build, check, gemm):
+    b = build()
+    x = b.input("x", [3, 6, 8])
+    check(b.model(b.linear(b("Add", b.linear(x, 8, 8), b.normal(6, 8)), 8, 4)), "flatten_tokens")
+
+
+def test_mixing_tokens_is_not_row_wise(build, check, ops):
+    b = build()
+    y = b("Softmax", b.linear(b.input("x", [3, 6, 8]), 8, 8), axis=1)
+    z = b("ReduceMean", b.linear(y, 8, 8), b.const(np.array([1])))
+    check(b.model(z, b("Concat", y, y, axis=1)), "flatten_tokens")
+
+
+def test_unnamed_dimensions_are_refused(build, check, ops):
+    b = build()
+    x, shape = b.input("x", [4, 6, 8]), b.input("shape", [3], 7)
+    model = b.model(b.linear(b("Reshape", x, shape), 8, 4))
+    _, report = passes.run(model, only=["flatten_tokens"], verify=False)
+    assert report.passes[0].applied == 0
+    assert "neither size nor name" in report.passes[0].refusals[0].reason
+
+
+def test_a_tied_decoder_reads_the_table_itself(build, check, ops):
+    """MatMul with the transposed embedding becomes a Gemm on the embedding: no second copy of it."""
+    b = build()
+    table = b.normal(30000, 16)
+    x = b("Gather", table, b.input("ids", [2, 5], 7))
+    logits = b("MatMul", b("Relu", b.linear(x, 16, 16)), b("Transpose", table, perm=[1, 0]))
+    result, report = check(b.model(logits))
+    assert report.after.parameters <= report.before.parameters + 10
+    assert ops(result, "Transpose") == 0
