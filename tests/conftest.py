@@ -1,0 +1,123 @@
+"""Shared by all tests: small models, artifacts that are built once a session, and the reasons for skipping."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SMALL = {"num_hidden_layers": 2, "vocab_size": 1000, "max_position_embeddings": 160}
+NARROW = {"hidden_size": 192, "embedding_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
+# Two layers of each architecture, narrower where it is wide.
+REDUCED = {
+    "mobilebert": SMALL,
+    "mobilebert-tiny": SMALL,
+    "mobilebert-without-opt": SMALL,
+    "bert-base": SMALL | NARROW,
+    "distilbert-6l": SMALL | NARROW,
+    "tinybert": SMALL,
+}
+
+
+@pytest.fixture(scope="session")
+def randomized() -> Callable[..., Any]:
+    """randomized(config or preset, head, seed): a model in which nothing is 1, 0 or uniform that could hide a mistake.
+
+    Norms and biases are random, and queries and keys large enough for attention to prefer some tokens to others.
+    """
+    import torch
+
+    import model
+
+    @torch.no_grad()
+    def make(config: Any, head: str = "none", seed: int = 0) -> Any:
+        module = model.create(config, head, seed)
+        model.randomize_norms(module, seed)
+        for name, parameter in module.named_parameters():
+            if name.endswith(("query.weight", "key.weight")):
+                parameter.mul_(4.0)
+        return module
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, randomized: Callable) -> Callable[..., Path]:
+    """exported(preset, head, seed, seq_len, full): the preset as an ONNX file, two layers unless `full`."""
+    import model
+
+    files: dict[Any, Path] = {}
+
+    def make(preset: str, head: str = "none", seed: int = 0, seq_len: int = 128, full: bool = False) -> Path:
+        key = (preset, head, seed, seq_len, full)
+        if key not in files:
+            config = model.PRESETS[preset] if full else replace(model.PRESETS[preset], **REDUCED[preset])
+            path = tmp_path_factory.mktemp("onnx") / f"{preset}.onnx"
+            files[key] = model.export(randomized(config, head, seed), path, seq_len=seq_len, batch=1)
+        return files[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """compiled(onnx file, target, cpu): its artifact folder, built once a session."""
+    import compile
+
+    folders: dict[Any, Path] = {}
+
+    def make(path: Path, target: str = "host", cpu: str | None = None, seq_len: int = 128) -> Path:
+        key = (path, target, cpu)
+        if key not in folders:
+            out = tmp_path_factory.mktemp("artifact") / path.stem
+            folders[key] = compile.build(path, target=target, cpu=cpu, seq_len=seq_len, out=out).folder
+        return folders[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def samples_and_answers() -> Callable[..., tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]]:
+    """Random padded inputs for an artifact, and what ONNX Runtime makes of them with the exported model."""
+    import onnx
+
+    from compile.load import read_manifest
+    from compile.verify import random_samples, reference
+
+    def make(path: Path, artifact: Path, count: int = 5, seed: int = 0) -> Any:
+        samples = random_samples(read_manifest(artifact), count, seed)
+        return samples, reference(onnx.load(path), samples)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mobilebert(exported: Callable) -> Path:
+    """Two layers of MobileBERT as an ONNX file."""
+    return exported("mobilebert")
+
+
+@pytest.fixture(scope="session")
+def mobilebert_library(mobilebert: Path, compiled: Callable) -> Path:
+    """Two layers of MobileBERT, compiled for this machine."""
+    return compiled(mobilebert)
+
+
+@pytest.fixture(scope="session")
+def mobilebert_android(mobilebert: Path, compiled: Callable) -> Path:
+    """Two layers of MobileBERT, compiled for every arm64 phone."""
+    return compiled(mobilebert, "arm64-android")
+
+
+@pytest.fixture(autouse=True)
+def _no_ndk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests link with zig wherever they run; what an NDK changes has a test of its own."""
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
