@@ -62,13 +62,16 @@ class MaskedLanguageModel(nn.Module):
         self.output_names = ["prediction_logits", "seq_relationship_logits"] if config.next_sentence else ["logits"]
 
     def forward(self, hidden: Tensor, table: Tensor) -> tuple[Tensor, ...]:
+        words = self.words(hidden, table)
+        return (words, self.next_sentence(self.pooler(hidden))) if hasattr(self, "next_sentence") else (words,)
+
+    def words(self, hidden: Tensor, table: Tensor) -> Tensor:  # (B, T, H) -> (B, T, V)
         x = self.norm(activation(self.activation, self.transform(hidden)))  # (B, T, H)
         x = x.view(-1, x.shape[2])  # as one matrix, the table exports as it is: Gemm can transpose it, MatMul cannot
         words = F.linear(x[:, : self.embedding_size], table, self.bias)  # (B·T, V)
         if hasattr(self, "rest"):
             words = words + x[:, self.embedding_size :] @ self.rest
-        words = words.view(-1, hidden.shape[1], self.bias.shape[0])  # (B, T, V)
-        return (words, self.next_sentence(self.pooler(hidden))) if hasattr(self, "next_sentence") else (words,)
+        return words.view(-1, hidden.shape[1], self.bias.shape[0])
 
 
 class SequenceClassification(nn.Module):

@@ -84,7 +84,10 @@ class Bottleneck(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; queries and keys may come from another tensor than values do."""
+    """Multi-head attention; queries and keys may come from another tensor than values do.
+
+    Returns its output (B, T, I) and the scores (B, A, T, T) whose softmax over the last axis is the attention map.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -100,7 +103,7 @@ class Attention(nn.Module):
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.dropout = nn.Dropout(0.0 if config.bottleneck_size else config.hidden_dropout)
 
-    def forward(self, query_key: Tensor, value: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, query_key: Tensor, value: Tensor, residual: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         q = self.split_heads(self.query(query_key)) * (1 / math.sqrt(self.head_size))
         k = self.split_heads(self.key(query_key))
         v = self.split_heads(self.value(value))
@@ -108,7 +111,7 @@ class Attention(nn.Module):
         context = self.attention_dropout(scores.softmax(-1)) @ v  # (B, A, T, D)
         context = context.transpose(1, 2)  # (B, T, A, D)
         context = context.reshape(context.shape[0], context.shape[1], self.num_heads * self.head_size)  # (B, T, I)
-        return self.norm(self.dropout(self.output(context)) + residual)
+        return self.norm(self.dropout(self.output(context)) + residual), scores
 
     def split_heads(self, x: Tensor) -> Tensor:  # (B, T, I) -> (B, A, T, D)
         return x.view(x.shape[0], x.shape[1], self.num_heads, self.head_size).transpose(1, 2)
