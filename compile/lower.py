@@ -23,13 +23,14 @@ from compile.kernels.attention import Attention
 from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
 from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_vector, pack_weight
-from compile.kernels.rowwise import Gather, LayerNorm, Map
+from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
 from compile.kernels.tiles import linear_tile
 from compile.patterns import (
     RESHAPES,
     as_vector,
     match_attention,
     match_gelu,
+    match_trigram,
     permutation,
     through_reshapes,
 )
@@ -61,6 +62,7 @@ class Chain:
     steps: list[str] = field(default_factory=list)
     operands: list[Any] = field(default_factory=list)  # a vector, a Node, or None; one per step
     computes: bool = False  # whether the kernel computes `source` too, rather than loading it
+    casts: bool = False  # whether `source` holds integers that the kernel turns into float32
 
 
 def lower(graph: Graph, tokens: int, isa: Isa) -> Program:
@@ -81,6 +83,7 @@ class _Lowering:
         self.views: dict[int, View] = {}
         self.weights: dict[str, Value] = {}
         self.output_of: dict[int, str] = {}
+        self.placed: dict[int, View] = {}
 
     def run(self) -> Program:
         for node in self.graph.inputs:
@@ -133,7 +136,9 @@ class _Lowering:
         return known[0].reshape(node.shape) if node.op in RESHAPES else known[0].transpose(permutation(node))
 
     def result(self, node: Node, rows: int, columns: int) -> View:
-        """A fresh tensor for what `node` computes; an output's own buffer if it is one."""
+        """A fresh tensor for what `node` computes; an output's own buffer if it is one, or where it was wanted."""
+        if id(node) in self.placed:
+            return self.placed[id(node)]
         name = self.output_of.get(id(node))
         value = Value(name or node.name, "output" if name else "temporary", node.shape, node.dtype)
         return View.of(value, rows, columns)
@@ -266,32 +271,63 @@ class _Lowering:
             return self.linear(node, chain)
         if chain.computes and source.op == "take":
             return self.gather(node, chain)
-        if not chain.steps or math.prod(source.shape) != math.prod(node.shape):
+        if not (chain.steps or chain.casts) or math.prod(source.shape) != math.prod(node.shape):
             return None
-        rows, columns = math.prod(node.shape[:-1]), node.shape[-1]
-        x, operands = self.seen_as(source, rows, columns), self.operands(chain, node)
+        rows, columns = self.map_rows(node, chain)
+        x, operands = self.seen_as(source, rows, columns), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
-        kernel = Map(columns, tuple(chain.steps), self.isa)
+        kernel = Map(columns, tuple(chain.steps), self.isa, source.dtype)
         return self.emit(kernel, [*_rows(x), *_rows(to), *operands, RowCount()], to, node)
+
+    def map_rows(self, node: Node, chain: Chain) -> tuple[int, int]:
+        """Rows and columns for a kernel that only maps: one number a token where the tensor is a row of tokens."""
+        tokens = self.program.tokens
+        uniform = all(o is None or isinstance(o, Node) or (o == o[0]).all() for o in chain.operands)
+        if node.shape[-1] == tokens == math.prod(node.shape) and uniform:
+            return tokens, 1
+        return math.prod(node.shape[:-1]), node.shape[-1]
 
     def linear(self, node: Node, chain: Chain) -> View:
         weight = self.constant(chain.source.inputs[1])
         assert weight is not None
         (k, n), rows = weight.shape, math.prod(node.shape[:-1])
-        x = self.seen_as(chain.source.inputs[0], rows, k)
+        x, weight = self.linear_input(chain.source.inputs[0], rows, k, weight)
         bias = None
         if chain.steps and chain.steps[0] == "addv":
             bias = chain.operands[0]
             chain = Chain(chain.source, chain.steps[1:], chain.operands[1:])
-        operands = self.operands(chain, node)
+        operands = self.operands(chain, rows, n, node)
         tile = linear_tile(self.isa, "f32", k, n)
         kernel = Linear(k, n, bias is not None, tuple(chain.steps), tile, self.isa)
         packed = self.whole(self.weight(pack_weight(weight, tile), chain.source.inputs[1].name))
         to = self.result(node, rows, n)
-        arguments = [*_rows(x), Whole(packed), *_rows(to)]
+        arguments: list[Argument] = [x, Number(x.view.stride), Whole(packed), *_rows(to)]
         if bias is not None:
             arguments.append(self.vector(bias, node))
         return self.emit(kernel, [*arguments, *operands, RowCount()], to, node, kernel.flops(rows))
+
+    def linear_input(
+        self, node: Node, rows: int, k: int, weight: NDArray[Any]
+    ) -> tuple[Rows, NDArray[Any]]:
+        """A linear's operand and its weight. A 3-convolution reads three rows of its input as one.
+
+        With a row of zeros before the first token and one after the last, [x_{t−1}, x_t, x_{t+1}] is contiguous: the
+        concatenation need not exist, and the weight's thirds are swapped at compile time instead.
+        """
+        x = match_trigram(through_reshapes(node))
+        if x is None or x.shape[1] != self.program.tokens or id(x) in self.views or id(x) in self.output_of:
+            return Rows(self.seen_as(node, rows, k)), weight
+        width = k // 3
+        padded = Value(f"{node.name}.padded", "temporary", (rows + 2, width), "float32")
+        self.placed[id(x)] = View(padded, rows, width, width, offset=width)
+        ends: list[Argument] = [Whole(View.of(padded, rows + 2, width)), TokenCount()]
+        self.program.calls.append(Call(PadRows(width, self.isa), tuple(ends), (padded,), 1, node.name))
+        if self.view(x).value is not padded:  # no kernel of ours computes x: copy it
+            to = self.placed[id(x)]
+            source = self.seen_as(x, rows, width)
+            self.emit(Map(width, (), self.isa), [*_rows(source), *_rows(to), RowCount()], to, node)
+        following, same, previous = np.split(weight, 3)
+        return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate([previous, same, following])
 
     def gather(self, node: Node, chain: Chain) -> View:
         table = self.constant(chain.source.inputs[0])
@@ -302,7 +338,7 @@ class _Lowering:
             known = self.program.ranges.get(home.name)
             self.program.ranges[home.name] = InputRange(0, min(count, known.high) if known else count)
         rows = math.prod(node.shape[:-1])
-        view, operands = self.seen_as(ids, rows, 1), self.operands(chain, node)
+        view, operands = self.seen_as(ids, rows, 1), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
         kernel = Gather(count, columns, tuple(chain.steps), self.isa)
         arguments = [Rows(view), Whole(self.whole(self.weight(table, chain.source.inputs[0].name))), *_rows(to)]
@@ -319,14 +355,19 @@ class _Lowering:
             step = self.step(current, columns)
             if step is None:
                 break
-            # A gelu that is spelt out reads its argument twice.
-            readers = 2 if step[0] == "gelu" and current.op == "multiply" else 1
-            chain.steps.insert(0, step[0])
-            chain.operands.insert(0, step[1])
-            current = step[2]
+            steps, current_inputs = step
+            chain.steps[:0] = [name for name, _ in steps]
+            chain.operands[:0] = [operand for _, operand in steps]
+            gelu = steps[0][0] == "gelu" and current.op == "multiply"
+            current = current_inputs
+            readers = 2 if gelu else 1  # a gelu that is spelt out reads its argument twice
             while self.absorbable(current, readers) and current.op in RESHAPES and _same_row(current, node):
                 current, readers = current.inputs[0], 1
         chain.source = current
+        if current.op == "astype" and current.inputs[0].dtype == "int64" and current.dtype == "float32":
+            if current is node or self.absorbable(current, readers):
+                chain.source, chain.casts = current.inputs[0], True
+            return chain
         chain.computes = self.computable(current) and (current is node or self.absorbable(current, readers))
         return chain
 
@@ -346,30 +387,30 @@ class _Lowering:
         """Whether nobody but the kernel being made reads `node`."""
         return node.uses == readers and id(node) not in self.output_of and id(node) not in self.views
 
-    def step(self, node: Node, columns: int) -> tuple[str, Any, Node] | None:
-        """One element-wise operator as (step, operand, the tensor that it is applied to)."""
+    def step(self, node: Node, columns: int) -> tuple[list[tuple[str, Any]], Node] | None:
+        """One element-wise operator as epilogue steps with operands, and the tensor that they are applied to."""
         if node.dtype != "float32" or (node.shape[-1:] or (1,)) != (columns,):
             return None
         if node.op in UNARY_OPERATORS:
-            return UNARY_OPERATORS[node.op], None, node.inputs[0]
+            return [(UNARY_OPERATORS[node.op], None)], node.inputs[0]
         if node.op == "multiply" and (x := match_gelu(node)) is not None:
-            return "gelu", None, x
+            return [("gelu", None)], x
         if node.op not in ("add", "subtract", "multiply", "divide"):
             return None
         left, right = node.inputs
         if (vector := self.vector_of(right, columns)) is not None and left.shape == node.shape:
-            if node.op == "divide":
-                return "mulv", np.float32(1.0) / vector, left
-            return ("mulv", vector, left) if node.op == "multiply" else (
-                "addv", vector if node.op == "add" else -vector, left
-            )
-        if node.op in ("add", "multiply") and (vector := self.vector_of(left, columns)) is not None:
-            return ("addv" if node.op == "add" else "mulv", vector, right) if right.shape == node.shape else None
+            if node.op in ("add", "subtract"):
+                return [("addv", vector if node.op == "add" else -vector)], left
+            return [("mulv", vector if node.op == "multiply" else np.float32(1.0) / vector)], left
+        if (vector := self.vector_of(left, columns)) is not None and right.shape == node.shape:
+            if node.op == "subtract":
+                return [("mulv", np.full_like(vector, -1.0)), ("addv", vector)], right
+            return None if node.op == "divide" else ([("addv" if node.op == "add" else "mulv", vector)], right)
         shape = _without_ones(node.shape)
         if node.op not in ("add", "multiply") or not _without_ones(left.shape) == _without_ones(right.shape) == shape:
             return None
         main, other = (left, right) if self.depth(left) >= self.depth(right) else (right, left)
-        return ("add" if node.op == "add" else "mul"), other, main
+        return [("add" if node.op == "add" else "mul", other)], main
 
     def vector_of(self, node: Node, columns: int) -> NDArray[np.float32] | None:
         return as_vector(node, columns) if node.is_const else None
@@ -398,13 +439,13 @@ class _Lowering:
                 break
         return -1
 
-    def operands(self, chain: Chain, node: Node) -> list[Argument]:
+    def operands(self, chain: Chain, rows: int, columns: int, node: Node) -> list[Argument]:
         arguments: list[Argument] = []
         for step, operand in zip(chain.steps, chain.operands, strict=True):
             if step in VECTOR_STEPS:
-                arguments.append(self.vector(operand, node))
+                arguments.append(self.vector(operand[:columns], node))
             elif step in TENSOR_STEPS:
-                arguments += _rows(self.seen_as(operand, math.prod(node.shape[:-1]), node.shape[-1]))
+                arguments += _rows(self.seen_as(operand, rows, columns))
         return arguments
 
     # --- everything else

@@ -145,6 +145,31 @@ def _product(node: Node) -> tuple[list[Node], float]:
     return factors, constant
 
 
+def match_trigram(node: Node) -> Node | None:
+    """x (1, T, E) where `node` is [x_{t+1}, x_t, x_{t−1}] with zeros beyond the ends: the input of a 3-convolution."""
+    if node.op != "concat" or len(node.inputs) != 3 or len(node.shape) != 3:
+        return None
+    following, x, previous = node.inputs
+    if x.shape[:2] != node.shape[:2] or int(node.attrs.axis) % 3 != 2:
+        return None
+    fits = _shifted(following, slice_first=True) is x and _shifted(previous, slice_first=False) is x
+    return x if fits else None
+
+
+def _shifted(node: Node, slice_first: bool) -> Node | None:
+    """x where `node` is x moved by one token: its slice and then a row of zeros, or a row of zeros and then its slice."""
+    if node.op != "concat" or len(node.inputs) != 2 or int(node.attrs.axis) % 3 != 1:
+        return None
+    part, zeros = node.inputs if slice_first else reversed(node.inputs)
+    if part.op != "strided_slice" or zeros.data is None or zeros.data.any():
+        return None
+    axes, begins, _ = part.static[:3]
+    whole = part.inputs[0].shape
+    if axes != [1] or begins != [1 if slice_first else 0] or part.shape[1] != whole[1] - 1:
+        return None
+    return part.inputs[0]
+
+
 def as_vector(node: Node, columns: int) -> np.ndarray | None:
     """A constant that is the same for every row, as (columns,)."""
     if node.data is None or node.data.dtype != np.float32:

@@ -93,20 +93,18 @@ def _align(size: int) -> int:
 
 def _assign_stages(program: Program) -> list[int]:
     """The earliest stage for each call: a barrier lies between it and any result that other threads must finish."""
-    producer: dict[int, int] = {}
+    makers: dict[int, list[int]] = {}
     stage_of: list[int] = []
     for index, call in enumerate(program.calls):
         by_rows = in_rows(call, program.tokens)
         stage = 0
         for value, whole in call.reads():
-            if id(value) not in producer:
-                continue
-            maker = producer[id(value)]
-            together = by_rows == in_rows(program.calls[maker], program.tokens) and not (by_rows and whole)
-            stage = max(stage, stage_of[maker] + (0 if together else 1))
+            for maker in makers.get(id(value), []):
+                together = by_rows == in_rows(program.calls[maker], program.tokens) and not (by_rows and whole)
+                stage = max(stage, stage_of[maker] + (0 if together else 1))
         stage_of.append(stage)
         for value in call.outputs:
-            producer[id(value)] = index
+            makers.setdefault(id(value), []).append(index)
     return stage_of
 
 
@@ -170,7 +168,10 @@ def _place_arena(program: Program, stage_of: list[int], places: dict[int, Place]
             if id(value) in blocks:
                 blocks[id(value)].last = max(blocks[id(value)].last, stage)
         for value in call.outputs:
-            if id(value) not in places:
+            if id(value) in blocks:
+                blocks[id(value)].last = max(blocks[id(value)].last, stage)
+                blocks[id(value)].first = min(blocks[id(value)].first, stage)
+            elif id(value) not in places:
                 blocks[id(value)] = _Block(value, _align(value.nbytes + SLACK), stage, stage)
     total = _pack(list(blocks.values()))
     for block in blocks.values():

@@ -76,9 +76,13 @@ class View:
 
 @dataclass(frozen=True)
 class Rows:
-    """Pointer to the first row of the block that is being computed."""
+    """Pointer to the first row of the block that is being computed.
+
+    neighbours: whether the kernel reads rows beyond the block too (a convolution over tokens does).
+    """
 
     view: View
+    neighbours: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Call:
     def reads(self) -> list[tuple[Value, bool]]:
         """Values read, each with whether the kernel needs all of it whichever rows it computes."""
         return [
-            (a.view.value, isinstance(a, Whole))
+            (a.view.value, isinstance(a, Whole) or a.neighbours)
             for a in self.arguments
             if isinstance(a, Rows | Whole) and a.view.value not in self.outputs
         ]

@@ -24,22 +24,25 @@ def _over_columns(columns: int, lanes: int, body: Any) -> None:
 
 @dataclass(frozen=True)
 class Map:
-    """map_f32_n{N}_{epilogue}_{isa}: y = epilogue(x). Arguments in C: x, ldx, y, ldy, operands, rows."""
+    """map_{f32|i64}_n{N}_{epilogue}_{isa}: y = epilogue(float(x)). Arguments in C: x, ldx, y, ldy, operands, rows."""
 
     n: int
     steps: tuple[str, ...]
     isa: Isa
+    source: str = "float32"  # x's type: int64 for a mask
 
     @property
     def name(self) -> str:
-        return "_".join([f"map_f32_n{self.n}", *(self.steps or ("copy",)), self.isa.name])
+        kind = {"float32": "f32", "int64": "i64"}[self.source]
+        return "_".join([f"map_{kind}_n{self.n}", *(self.steps or ("copy",)), self.isa.name])
 
     def flops(self, rows: int) -> int:
         return 0
 
     def build(self) -> Any:
         with Kernel(self.name) as kernel:
-            x, ldx = kernel.pointer("x"), kernel.int32("ldx")
+            x = kernel.pointer("x", self.source, align=4 if self.source == "float32" else 8)
+            ldx = kernel.int32("ldx")
             y, ldy = kernel.pointer("y"), kernel.int32("ldy")
             operands = epilogue.declare(kernel, self.steps)
             rows = kernel.int32("rows")
@@ -48,10 +51,39 @@ class Map:
 
                 def body(column: Expr, width: int) -> None:
                     value = x.load(row * ldx + column, width)
+                    if self.source != "float32":
+                        value = tirx.Cast("float32" if width == 1 else f"float32x{width}", value)
                     value = epilogue.apply(self.steps, operands, value, row, column, width)
                     y.store(row * ldy + column, value, width)
 
                 _over_columns(self.n, self.isa.lanes, body)
+        return kernel.func
+
+
+@dataclass(frozen=True)
+class PadRows:
+    """pad_f32_n{N}_{isa}: zeros in the row before a tensor's first and in the row after its last.
+
+    Arguments in C: y (the row before the first), tokens. What a convolution over tokens sees beyond both ends.
+    """
+
+    n: int
+    isa: Isa
+
+    @property
+    def name(self) -> str:
+        return f"pad_f32_n{self.n}_{self.isa.name}"
+
+    def build(self) -> Any:
+        with Kernel(self.name) as kernel:
+            y, tokens = kernel.pointer("y"), kernel.int32("tokens")
+            kernel.begin()
+
+            def body(column: Expr, width: int) -> None:
+                y.store(column, const(0.0, width), width)
+                y.store((tokens + 1) * self.n + column, const(0.0, width), width)
+
+            _over_columns(self.n, self.isa.lanes, body)
         return kernel.func
 
 
