@@ -50,6 +50,7 @@ from compile.program import (
 )
 from compile.share_tables import share_tables
 from compile.targets import Isa
+from compile.tokens import Tokens
 
 UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
 
@@ -84,6 +85,7 @@ class _Lowering:
         self.weights: dict[str, Value] = {}
         self.output_of: dict[int, str] = {}
         self.placed: dict[int, View] = {}
+        self.tokens = Tokens(tokens)
 
     def run(self) -> Program:
         for node in self.graph.inputs:
@@ -144,7 +146,8 @@ class _Lowering:
         return View.of(value, rows, columns)
 
     def emit(self, kernel: Any, arguments: list[Argument], to: View, node: Node, flops: int = 0) -> View:
-        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops))
+        per_token = to.rows == self.program.tokens and self.tokens.index(node)
+        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops, per_token))
         return to
 
     # --- tensors
@@ -152,7 +155,7 @@ class _Lowering:
     def output(self, name: str, node: Node) -> Value:
         """`node` in an output of its own: where it already is one, or copied."""
         view = self.view(node)
-        if self.output_of.get(id(through_reshapes(node))) == name and view.whole and view.value.kind == "output":
+        if (view.value.kind, view.value.name) == ("output", name) and view.whole:
             view.value.shape = node.shape
             return view.value
         if node.dtype != "float32":
@@ -283,7 +286,7 @@ class _Lowering:
         """Rows and columns for a kernel that only maps: one number a token where the tensor is a row of tokens."""
         tokens = self.program.tokens
         uniform = all(o is None or isinstance(o, Node) or (o == o[0]).all() for o in chain.operands)
-        if node.shape[-1] == tokens == math.prod(node.shape) and uniform:
+        if node.shape[-1] == tokens == math.prod(node.shape) and uniform and self.tokens.index(node):
             return tokens, 1
         return math.prod(node.shape[:-1]), node.shape[-1]
 
