@@ -50,7 +50,6 @@ from compile.program import (
 )
 from compile.share_tables import share_tables
 from compile.targets import Isa
-from compile.tokens import Tokens
 
 UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
 
@@ -85,7 +84,6 @@ class _Lowering:
         self.weights: dict[str, Value] = {}
         self.output_of: dict[int, str] = {}
         self.placed: dict[int, View] = {}
-        self.tokens = Tokens(tokens)
 
     def run(self) -> Program:
         for node in self.graph.inputs:
@@ -146,8 +144,7 @@ class _Lowering:
         return View.of(value, rows, columns)
 
     def emit(self, kernel: Any, arguments: list[Argument], to: View, node: Node, flops: int = 0) -> View:
-        per_token = to.rows == self.program.tokens and self.tokens.index(node)
-        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops, per_token))
+        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops))
         return to
 
     # --- tensors
@@ -286,7 +283,7 @@ class _Lowering:
         """Rows and columns for a kernel that only maps: one number a token where the tensor is a row of tokens."""
         tokens = self.program.tokens
         uniform = all(o is None or isinstance(o, Node) or (o == o[0]).all() for o in chain.operands)
-        if node.shape[-1] == tokens == math.prod(node.shape) and uniform and self.tokens.index(node):
+        if node.shape[-1] == tokens == math.prod(node.shape) and uniform:
             return tokens, 1
         return math.prod(node.shape[:-1]), node.shape[-1]
 
