@@ -117,8 +117,8 @@ def verify(
         with load(folder) as library:
             results = [_compare("this machine", [library.run(s) for s in given], wanted)]
     else:
-        with emulator(folder, manifest, target) as run:
-            results = [_compare(f"qemu-aarch64 -cpu {cpu}", run(cpu, given), wanted) for cpu in cpus]
+        with emulator(target) as run:
+            results = [_compare(f"qemu-aarch64 -cpu {cpu}", run(folder, cpu, given), wanted) for cpu in cpus]
     for result in results:
         if not result.passed:
             raise CompileError(
@@ -134,8 +134,11 @@ def _compare(where: str, got: list[Any], wanted: list[Any]) -> Verification:
 
 
 @contextmanager
-def emulator(folder: Path, manifest: dict[str, Any], target: Target) -> Iterator[Any]:
-    """Gives run(cpu, samples, threads=1) -> outputs, under qemu-aarch64. Raises CompileError if the program fails."""
+def emulator(target: Target) -> Iterator[Any]:
+    """Gives run(folder, cpu, samples, threads=1) -> outputs, for any artifact of `target`, under qemu-aarch64.
+
+    run raises CompileError if the library cannot be loaded or a run fails.
+    """
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         work = Path(name)
         (work / "pb.h").write_text(header("pb", " * any model"))
@@ -144,7 +147,8 @@ def emulator(folder: Path, manifest: dict[str, Any], target: Target) -> Iterator
         for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
             os.symlink(ARM64_ROOT / "lib" / file, work / soname)
 
-        def run(cpu: str, samples: list[Sample], threads: int = 1) -> list[dict[str, NDArray[Any]]]:
+        def run(folder: Path, cpu: str, samples: list[Sample], threads: int = 1) -> list[dict[str, NDArray[Any]]]:
+            manifest = read_manifest(folder)
             command = ["qemu-aarch64", "-cpu", cpu, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={work}"]
             command += [str(runner), str((folder / manifest["library"]).resolve()), manifest["name"]]
             return _run_program(command, work, manifest, samples, threads)
