@@ -1,0 +1,87 @@
+"""The arm64-android library itself, executed under emulation on the oldest, a middle and the newest kind of core."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compile
+from compile.load import read_manifest
+from compile.targets import TARGETS, find_target
+from compile.verify import ARM64_ROOT, can_run, emulator, relative_error
+
+BOUND = 1e-4
+CPUS = ["cortex-a53", "cortex-a76", "max"]
+ANDROID = TARGETS["arm64-android"]
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu-aarch64: Debian package qemu-user"),
+    pytest.mark.skipif(not ARM64_ROOT.is_dir(), reason="needs glibc for arm64: Debian package libc6-arm64-cross"),
+]
+
+
+@pytest.fixture(scope="module")
+def emulated() -> Iterator[Any]:
+    assert can_run(ANDROID) is None
+    with emulator(ANDROID) as run:
+        yield run
+
+
+@pytest.fixture
+def agrees(emulated: Any, samples_and_answers: Callable) -> Callable[..., None]:
+    def check(path: Path, artifact: Path, cpu: str, count: int = 2, threads: int = 1) -> None:
+        samples, answers = samples_and_answers(path, artifact, count=count)
+        for got, wanted in zip(emulated(artifact, cpu, samples, threads), answers, strict=True):
+            assert relative_error(got, wanted) <= BOUND
+
+    return check
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_two_layers_of_mobilebert(cpu: str, agrees: Callable, mobilebert: Path, mobilebert_android: Path) -> None:
+    agrees(mobilebert, mobilebert_android, cpu)
+
+
+def test_layer_norm_and_gelu(agrees: Callable, exported: Callable, compiled: Callable) -> None:
+    path = exported("distilbert-6l")
+    agrees(path, compiled(path, "arm64-android"), "cortex-a53", count=1)
+
+
+def test_threads_change_no_bit(
+    emulated: Any, samples_and_answers: Callable, mobilebert: Path, mobilebert_android: Path
+) -> None:
+    samples, _ = samples_and_answers(mobilebert, mobilebert_android, count=1)
+    (one,), (three,) = (emulated(mobilebert_android, "cortex-a53", samples, threads) for threads in (1, 3))
+    assert all(np.array_equal(one[name], three[name]) for name in one)
+
+
+def test_library_for_a_newer_core_refuses_an_older_one(
+    emulated: Any, samples_and_answers: Callable, exported: Callable, compiled: Callable, agrees: Callable
+) -> None:
+    path = exported("mobilebert-tiny", seq_len=16)
+    artifact = compiled(path, "arm64-android", "cortex-a76", seq_len=16)
+    agrees(path, artifact, "cortex-a76", count=1)
+    samples, _ = samples_and_answers(path, artifact, count=1)
+    with pytest.raises(compile.CompileError, match="this CPU lacks instructions"):
+        emulated(artifact, "cortex-a53", samples)
+
+
+def test_library_for_arm64_linux(exported: Callable, compiled: Callable, samples_and_answers: Callable) -> None:
+    path = exported("mobilebert-tiny", seq_len=16)
+    artifact = compiled(path, "arm64-linux", seq_len=16)
+    samples, (wanted,) = samples_and_answers(path, artifact, count=1)
+    with emulator(find_target("arm64-linux")) as run:
+        (got,) = run(artifact, "cortex-a53", samples)
+    assert relative_error(got, wanted) <= BOUND
+
+
+@pytest.mark.slow
+def test_all_24_layers_on_the_oldest_core(agrees: Callable, exported: Callable, compiled: Callable) -> None:
+    path = exported("mobilebert", full=True)
+    artifact = compiled(path, "arm64-android")
+    agrees(path, artifact, "cortex-a53", count=1, threads=2)
+    sizes = read_manifest(artifact)["sizes"]
+    assert abs(sizes["library_bytes"] / sizes["weights_bytes"] - 1) <= 0.03
