@@ -8,7 +8,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
-from passes.errors import PassError
+from passes.errors import PassError, first_line
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes: an ONNX file with its weights inside cannot be larger
 
@@ -23,7 +23,7 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model = onnx.load_model(path, load_external_data=False)
     except (DecodeError, ValueError, RuntimeError) as error:
-        raise PassError(f"{path}: not an ONNX file, or cut short ({_line(error)}); export it again") from error
+        raise PassError(f"{path}: not an ONNX file, or cut short ({first_line(error)}); export it again") from error
     except OSError as error:
         raise PassError(f"{path}: cannot be read ({error.strerror})") from error
     if not model.HasField("graph") or not model.opset_import:
@@ -33,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
         try:
             load_external_data_for_model(model, str(path.parent))
         except Exception as error:
-            raise PassError(f"{path}: external data cannot be read ({_line(error)})") from error
+            raise PassError(f"{path}: external data cannot be read ({first_line(error)})") from error
     return model
 
 
@@ -89,8 +89,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

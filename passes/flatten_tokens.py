@@ -24,6 +24,7 @@ from passes.graph import (
     last_dim,
     make,
     used_once,
+    write_outputs,
 )
 from passes.options import Options
 from passes.report import Outcome, Refusals
@@ -78,27 +79,16 @@ class _Walk:
         self.shapes: dict[tuple[Dims, Dims], ir.Value] = {}
 
     def visit(self, node: ir.Node) -> None:
-        if node.domain not in ("", "ai.onnx") or not node.inputs or self._linear(node) or self._absorbed_bias(node):
+        standard = node.domain in ("", "ai.onnx")
+        if standard and (self._linear(node) or self._absorbed_bias(node) or self._reshape(node)):
             return
-        if node.op_type == "Reshape" and self._reshape(node):
-            return
-        if any(value in self.flat for value in node.inputs) and not self._rowwise(node):
+        if any(value in self.flat for value in node.inputs) and not (standard and self._rowwise(node)):
             for index, value in enumerate(node.inputs):
                 if value is not None and value in self.flat:
                     node.replace_input_with(index, self._unflatten(value, node))
 
     def finish(self) -> None:
-        for index, output in enumerate(self.graph.outputs):
-            if output not in self.flat or output in self.native:
-                continue
-            name = output.name
-            end = ir.Node("", "Identity", [output])
-            self.graph.append(end)
-            value = self._unflatten(output, end)
-            self.graph.remove(end, safe=True)
-            output.name = f"{name}_flat"
-            value.name = name
-            self.graph.outputs[index] = value
+        write_outputs(self.graph, self.flat.keys() - self.native, self._unflatten)
 
     def _linear(self, node: ir.Node) -> bool:
         """MatMul with a constant matrix, and the Add of its bias, become one Gemm."""
@@ -126,6 +116,8 @@ class _Walk:
 
     def _reshape(self, node: ir.Node) -> bool:
         """Note what is flat already, [tokens, C] -> [..., C]; let other reshapes read the flat form."""
+        if node.op_type != "Reshape":
+            return False
         x, output = node.inputs[0], node.outputs[0]
         if x is None or output.shape is None or x.shape is None:
             return False
@@ -174,6 +166,8 @@ class _Walk:
         values = array(value)
         if values is not None:
             size = last_dim(output)
+            if node.op_type == "Split":
+                return value
             if values.size == 1 or (values.size == size == values.shape[-1]):
                 return self._vector(value)
             rows = _tokens(lead)

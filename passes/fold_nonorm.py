@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from passes import absorb, linear
 from passes.affine import Affine, Step, match_step
-from passes.graph import array, attempt, constant, has_control_flow, last_dim, make, used_once
+from passes.graph import array, attempt, constant, has_control_flow, last_dim, make, used_once, write_outputs
 from passes.options import Options
 from passes.report import Outcome, Refusals
 
@@ -73,10 +73,12 @@ class _Walk:
         step = match_step(node)
         if step is not None:
             self._take(node, step)
-        elif node.op_type == "Add" and self._is_residual(node):
+        elif self._is_residual(node):
             self._join(node)
         elif not any(value in self.carried for value in node.inputs):
             return
+        elif node.domain not in ("", "ai.onnx"):
+            self._write_inputs(node)
         elif (matched := linear.match(node)) and matched.x in self.carried and linear.may_change(matched):
             self._read(matched)
         elif (x := absorb.passed_on(node)) is not None and self._worth_passing(x):
@@ -86,17 +88,7 @@ class _Walk:
 
     def finish(self) -> None:
         """Write out the graph outputs that are carried, under their names."""
-        for index, output in enumerate(self.graph.outputs):
-            if output in self.carried:
-                name = output.name
-                last = self.graph[-1]
-                end = ir.Node("", "Identity", [output])
-                self.graph.insert_after(last, end)
-                value = self._write(output, end)
-                self.graph.remove(end, safe=True)
-                output.name = f"{name}_carried"
-                value.name = name
-                self.graph.outputs[index] = value
+        write_outputs(self.graph, self.carried, self._write)
 
     def _take(self, node: ir.Node, step: Step) -> None:
         """γ and β join what is carried, or go into the writers of a base that nobody else reads."""
@@ -151,7 +143,7 @@ class _Walk:
         """Whether a reader folds a carried shift, so that a bias may travel to it."""
         if match_step(reader) is not None or linear.match(reader) is not None:
             return True
-        return reader.op_type == "Add" and self._is_residual(reader)
+        return self._is_residual(reader)
 
     def _can_rescale(self, side: Affine) -> bool:
         if array(side.base) is not None:
@@ -229,7 +221,9 @@ class _Walk:
         return True
 
     def _is_residual(self, node: ir.Node) -> bool:
-        """Whether both operands have the channels of the sum along their last axis."""
+        """Whether the node adds two tensors that both have the channels of the sum along their last axis."""
+        if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+            return False
         size = last_dim(node.outputs[0])
         return size is not None and all(v is not None and last_dim(v) == size for v in node.inputs)
 

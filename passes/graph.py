@@ -1,7 +1,7 @@
 """Small helpers on onnx-ir graphs that several rewrites share."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -95,6 +95,21 @@ def replace_output(old: ir.Value, new: ir.Value) -> None:
     old.name = f"{name}_before"
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     new.name = name
+
+
+def write_outputs(graph: ir.Graph, wanted: Container[ir.Value], write: Callable[[ir.Value, ir.Node], ir.Value]) -> None:
+    """Replace the graph outputs among `wanted` by what `write(output, before)` makes of them; names stay."""
+    for index, output in enumerate(graph.outputs):
+        if output not in wanted:
+            continue
+        end = ir.Node("", "Identity", [output])
+        graph.append(end)
+        value = write(output, end)
+        graph.remove(end, safe=True)
+        name = output.name
+        output.name = f"{name}_before"
+        value.name = name
+        graph.outputs[index] = value
 
 
 def has_control_flow(graph: ir.Graph) -> bool:

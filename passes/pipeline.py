@@ -27,7 +27,7 @@ from passes import (
 )
 from passes.check import check
 from passes.cost import measure
-from passes.errors import PassError
+from passes.errors import PassError, first_line
 from passes.graph import infer_shapes
 from passes.options import Options
 from passes.report import Outcome, PassReport, Refusal, Report
@@ -151,7 +151,9 @@ def _run_pass(
         outcome = _too_old(entry, model) or entry.run(model, options)
         names.rename_nodes(model.graph)
     except Exception as error:
-        raise PassError(f"pass {entry.name!r} failed on this model ({error}); --skip {entry.name}") from error
+        raise PassError(
+            f"pass {entry.name!r} failed on this model ({first_line(error)}); --skip {entry.name}"
+        ) from error
     seconds = time.perf_counter() - started
     difference = None
     if referee or dump is not None:

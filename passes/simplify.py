@@ -18,6 +18,7 @@ import onnx_ir as ir
 import onnxsim
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, TopologicalSortPass
 
+from passes.errors import first_line
 from passes.graph import infer_shapes
 from passes.options import Options
 from passes.report import Outcome, Refusals
@@ -53,7 +54,7 @@ def run(model: ir.Model, options: Options) -> Outcome:
             refusals.add("onnxsim made operators that are not ONNX's; its fusions left out", proto.graph.name)
             simplified = _simplify(proto, _target_opset(proto), perform_optimization=False)
     except Exception as error:
-        refusals.add(f"onnxsim cannot handle this model: {str(error).strip().splitlines()[0][:200]}", proto.graph.name)
+        refusals.add(f"onnxsim cannot handle this model: {first_line(error)}", proto.graph.name)
         return Outcome(refusals=refusals.all())
     restore_weights(simplified, hidden)
     model.graph = ir.from_proto(simplified).graph

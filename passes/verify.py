@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from passes.errors import PassError
+from passes.errors import PassError, first_line
 from passes.inputs import random_inputs
 
 TOLERANCE = 1e-4
@@ -28,7 +28,7 @@ class Referee:
             self.outputs = self._run(model)
         except Exception as error:
             raise PassError(
-                f"ONNX Runtime cannot run the input model ({_line(error)}); repair the export, or skip the "
+                f"ONNX Runtime cannot run the input model ({first_line(error)}); repair the export, or skip the "
                 "comparison with --no-verify"
             ) from error
         self.first = self.outputs
@@ -39,7 +39,7 @@ class Referee:
             outputs = self._run(model)
         except Exception as error:
             raise PassError(
-                f"pass {name!r} broke the model: ONNX Runtime says {_line(error)}; --skip {name}"
+                f"pass {name!r} broke the model: ONNX Runtime says {first_line(error)}; --skip {name}"
             ) from error
         try:
             difference = compare(self.outputs, outputs)
@@ -97,8 +97,3 @@ def _difference(name: str, expected: np.ndarray, actual: np.ndarray) -> float:
         raise ValueError(f"output {name!r} is no longer finite")
     span = float(np.ptp(expected[finite])) or max(1e-30, float(np.abs(expected[finite]).max())) or 1.0
     return float(np.abs(expected[finite] - actual[finite]).max()) / span
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__
