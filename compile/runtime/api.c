@@ -5,7 +5,7 @@ enum { MAX_THREADS = 64, MAX_STAGES = 4096 };
 
 struct PB(model) {
     _Atomic uint32_t busy;
-    const char *error;
+    const char *_Atomic error; /* a caller that is refused as busy sets it beside one that runs */
     pb_pool *pool;
     char *memory; /* arena, then each thread's scratch */
     size_t memory_bytes;
@@ -170,7 +170,7 @@ PB_PUBLIC int32_t PB(run)(PB(model) * model, const PB(tensor) * inputs, int32_t 
     if (!model)
         return fail(NULL, PB(ERROR_ARGUMENT), "run: `model` is NULL");
     if (atomic_exchange(&model->busy, 1))
-        return PB(ERROR_BUSY);
+        return fail(model, PB(ERROR_BUSY), "run: another thread is running this model: wait for it, or open another");
     int32_t status = check(model, inputs, input_count, outputs, output_count);
     if (status == PB(OK)) {
         model->context.inputs = inputs;
