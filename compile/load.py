@@ -89,6 +89,8 @@ class Library:
 
     def run_into(self, inputs: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
         """`run` on arrays that are laid out as the model wants them, in its order: nothing is copied."""
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
         given, taken = _tensors(inputs), _tensors(outputs)
         if self._run(self._model, given, len(inputs), taken, len(outputs)) != 0:
             raise CompileError(self._last_error(self._model).decode())
