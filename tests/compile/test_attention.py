@@ -56,8 +56,8 @@ def referee(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.nd
 
 
 def attend(
-    call: Callable, case: Case, isa: Isa, strided: type, block: int | None = None, per_query: bool = False, seed: int = 0,
-    tokens: int = 16, spread: float = 1.0, keys: int | None = None,
+    call: Callable, case: Case, isa: Isa, strided: type, block: int | None = None, per_query: bool = False,
+    seed: int = 0, tokens: int = 16, spread: float = 1.0, keys: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:  # fmt: skip
     """(what the kernel computed a block of rows at a time, what it should have, whether all else is untouched)."""
     rng, width = np.random.default_rng(seed), case.heads * case.size

@@ -1,0 +1,379 @@
+"""What the library is given, it checks: an error code and a message, never a crash and never a read out of bounds."""
+
+import ctypes
+import json
+import mmap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compile
+from compile.load import TYPE_CODES, read_manifest
+
+OK, ARGUMENT, SHAPE, RANGE, MEMORY, CPU, THREAD, BUSY = range(8)
+NAME = "mobilebert"
+
+
+class Options(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32)]
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("type", ctypes.c_int32), ("rank", ctypes.c_int32),
+                ("shape", ctypes.c_int64 * 4)]  # fmt: skip
+
+
+class Model:
+    """The C interface, with nothing between it and the tests."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        self.manifest = read_manifest(folder)
+        library = ctypes.CDLL(str(folder / self.manifest["library"]))
+        self.open, self.run_model, self.close_model, self.error = (
+            getattr(library, f"{self.manifest['name']}_{f}") for f in ("open", "run", "close", "last_error")
+        )
+        self.error.restype = ctypes.c_char_p
+        self.error.argtypes = self.close_model.argtypes = [ctypes.c_void_p]
+        self.handle = ctypes.c_void_p()
+        assert self.open(ctypes.byref(Options(ctypes.sizeof(Options), threads)), ctypes.byref(self.handle)) == OK
+        rng = np.random.default_rng(0)
+        self.arrays = [rng.integers(*e.get("range", (0, 2)), e["shape"]) for e in self.manifest["inputs"]]
+        self.results = [np.full(e["shape"], np.nan, np.float32) for e in self.manifest["outputs"]]
+        self.inputs, self.outputs = tensors(self.arrays), tensors(self.results)
+
+    def run(self, **changes: Any) -> int:
+        given = {"inputs": self.inputs, "input_count": len(self.inputs), "outputs": self.outputs,
+                 "output_count": len(self.outputs)} | changes  # fmt: skip
+        return self.run_model(self.handle, *given.values())
+
+    def message(self) -> str:
+        return self.error(self.handle).decode()
+
+
+def tensors(arrays: list[np.ndarray]) -> Any:
+    made = (Tensor * len(arrays))()
+    for tensor, array in zip(made, arrays, strict=True):
+        tensor.data, tensor.type, tensor.rank = array.ctypes.data, TYPE_CODES[str(array.dtype)], array.ndim
+        tensor.shape[: array.ndim] = array.shape
+    return made
+
+
+@pytest.fixture
+def model(mobilebert_library: Path) -> Iterator[Model]:
+    opened = Model(mobilebert_library)
+    yield opened
+    opened.close_model(opened.handle)
+
+
+def refused(model: Model, status: int, *words: str, **changes: Any) -> None:
+    """The run fails with `status` and a message, has written nothing, and the next one is fine."""
+    assert model.run(**changes) == status
+    assert all(word in model.message() for word in words), model.message()
+    assert all(np.isnan(result).all() for result in model.results)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1000, 2**31, 2**32, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("position", [0, 127])
+@pytest.mark.parametrize("index", [0, 2], ids=["input_ids", "token_type_ids"])
+def test_id_outside_its_table(index: int, position: int, wrong: int, model: Model) -> None:
+    right = model.arrays[index][0, position]
+    model.arrays[index][0, position] = wrong
+    refused(model, RANGE, "id", "outside")
+    model.arrays[index][0, position] = right
+    assert model.run() == OK
+
+
+def test_random_bytes_as_ids(model: Model) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        model.arrays[0][...] = np.frombuffer(rng.bytes(8 * 128), np.int64)
+        refused(model, RANGE, "outside")
+
+
+def test_random_bytes_as_mask_do_no_harm(model: Model) -> None:
+    model.arrays[1][...] = np.frombuffer(np.random.default_rng(2).bytes(8 * 128), np.int64)
+    assert model.run() == OK
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status", "word"),
+    [
+        ("data", None, ARGUMENT, "NULL"),
+        ("type", 1, SHAPE, "type"),
+        ("type", 3, SHAPE, "type"),
+        ("type", 99, SHAPE, "type"),
+        ("rank", 1, SHAPE, "rank"),
+        ("rank", -1, SHAPE, "rank"),
+        ("rank", 2**31 - 1, SHAPE, "rank"),
+        ("shape", (1, 127), SHAPE, "shape"),
+        ("shape", (1, 2**62), SHAPE, "shape"),
+        ("shape", (2, 128), SHAPE, "shape"),
+        ("shape", (0, 0), SHAPE, "shape"),
+        ("shape", (-1, -128), SHAPE, "shape"),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 2])
+def test_wrong_input_tensor(index: int, field: str, value: Any, status: int, word: str, model: Model) -> None:
+    if field == "shape":
+        model.inputs[index].shape[:2] = value
+    else:
+        setattr(model.inputs[index], field, value)
+    refused(model, status, word)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status"),
+    [("data", None, ARGUMENT), ("type", 2, SHAPE), ("rank", 2, SHAPE), ("shape", 129, SHAPE)],
+)
+def test_wrong_output_tensor(field: str, value: Any, status: int, model: Model) -> None:
+    if field == "shape":
+        model.outputs[0].shape[1] = value
+    else:
+        setattr(model.outputs[0], field, value)
+    refused(model, status)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_misaligned_input(offset: int, model: Model) -> None:
+    model.inputs[0].data += offset
+    refused(model, ARGUMENT, "aligned")
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_misaligned_output(offset: int, model: Model) -> None:
+    model.outputs[0].data += offset
+    refused(model, ARGUMENT, "aligned")
+
+
+@pytest.mark.parametrize("changes", [{"inputs": None}, {"outputs": None}])
+def test_null_instead_of_tensors(changes: dict, model: Model) -> None:
+    refused(model, ARGUMENT, "NULL", **changes)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 4, 2**31 - 1])
+@pytest.mark.parametrize("which", ["input_count", "output_count"])
+def test_wrong_count(which: str, count: int, model: Model) -> None:
+    refused(model, ARGUMENT, "number", **{which: count})
+
+
+def test_null_model(model: Model) -> None:
+    assert model.run_model(None, model.inputs, 3, model.outputs, 2) == ARGUMENT
+    assert b"NULL" in model.error(None)
+    model.close_model(None)
+
+
+@pytest.mark.parametrize("size", [0, 8, 15, 17, 2**40])
+def test_options_of_another_size(size: int, model: Model) -> None:
+    handle = ctypes.c_void_p(1)
+    assert model.open(ctypes.byref(Options(size, 1)), ctypes.byref(handle)) == ARGUMENT
+    assert not handle
+    assert b"size" in model.error(None)
+
+
+@pytest.mark.parametrize("threads", [-1, 65, 2**31 - 1])
+def test_options_with_too_many_threads_or_fewer_than_none(threads: int, model: Model) -> None:
+    handle = ctypes.c_void_p(1)
+    assert model.open(ctypes.byref(Options(ctypes.sizeof(Options), threads)), ctypes.byref(handle)) == ARGUMENT
+    assert not handle
+    assert b"threads" in model.error(None)
+
+
+def test_open_without_options_or_without_a_place_for_the_model(model: Model) -> None:
+    handle = ctypes.c_void_p()
+    assert model.open(None, None) == ARGUMENT
+    assert model.open(None, ctypes.byref(handle)) == OK
+    model.close_model(handle)
+
+
+def test_second_thread_on_one_model_is_told_that_it_is_busy(mobilebert_library: Path) -> None:
+    model = Model(mobilebert_library)
+    statuses: list[int] = []
+    messages: set[str] = set()
+    start = threading.Barrier(2)
+
+    def call() -> None:
+        start.wait()
+        for _ in range(100):
+            status = model.run()
+            statuses.append(status)
+            if status == BUSY:
+                messages.add(model.message())
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {OK, BUSY}
+    assert all("another thread" in message for message in messages)
+    assert model.run() == OK
+    model.close_model(model.handle)
+
+
+def test_four_models_at_once_give_one_result(mobilebert_library: Path) -> None:
+    models = [Model(mobilebert_library, threads=n) for n in (1, 2, 3, 4)]
+    threads = [threading.Thread(target=lambda m=m: [m.run() for _ in range(5)]) for m in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for model in models:
+        assert np.isfinite(model.results[0]).all()
+        assert np.array_equal(model.results[0], models[0].results[0])
+        model.close_model(model.handle)
+
+
+def test_opening_and_closing_leaves_no_memory_or_threads(mobilebert_library: Path) -> None:
+    def footprint() -> tuple[int, int]:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmSize"].split()[0]), int(status["Threads"])
+
+    for _ in range(3):
+        model = Model(mobilebert_library, threads=4)
+        model.close_model(model.handle)
+    size, threads = footprint()
+    for _ in range(50):
+        model = Model(mobilebert_library, threads=4)
+        model.run()
+        model.close_model(model.handle)
+    after, still = footprint()
+    assert still == threads
+    assert after - size < 20_000  # KiB; a model's tensors alone are several hundred
+
+
+def guarded(array: np.ndarray) -> tuple[Any, np.ndarray]:
+    """A copy that ends where the process may not read any further."""
+    page = mmap.PAGESIZE
+    size = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    mprotect = ctypes.CDLL(None).mprotect
+    mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert mprotect(base + size, page, 0) == 0
+    start = size - array.nbytes
+    copy = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
+    copy[...] = array
+    return memory, copy
+
+
+def test_nothing_beyond_the_callers_buffers_is_touched(model: Model) -> None:
+    kept = [guarded(a) for a in (*model.arrays, *model.results)]
+    arrays = [copy for _, copy in kept]
+    assert model.run() == OK
+    inputs, outputs = tensors(arrays[:3]), tensors(arrays[3:])
+    assert model.run(inputs=inputs, outputs=outputs) == OK
+    for result, copy in zip(model.results, arrays[3:], strict=True):
+        assert np.array_equal(result, copy)
+
+
+def test_description_is_the_manifests(mobilebert_library: Path) -> None:
+    class Info(ctypes.Structure):
+        _fields_ = [("name", ctypes.c_char_p), ("type", ctypes.c_int32), ("rank", ctypes.c_int32),
+                    ("shape", ctypes.c_int64 * 4), ("low", ctypes.c_int64), ("high", ctypes.c_int64),
+                    ("bytes", ctypes.c_size_t)]  # fmt: skip
+
+    class Description(ctypes.Structure):
+        _fields_ = [("tokens", ctypes.c_int32), ("input_count", ctypes.c_int32), ("inputs", ctypes.POINTER(Info)),
+                    ("output_count", ctypes.c_int32), ("outputs", ctypes.POINTER(Info)),
+                    ("arena_bytes", ctypes.c_size_t), ("weight_bytes", ctypes.c_size_t),
+                    ("cpu", ctypes.c_char_p)]  # fmt: skip
+
+    manifest = json.loads((mobilebert_library / "manifest.json").read_text())
+    library = ctypes.CDLL(str(mobilebert_library / manifest["library"]))
+    found = Description()
+    library.mobilebert_describe(ctypes.byref(found))
+    library.mobilebert_describe(None)
+    assert (found.tokens, found.cpu.decode()) == (manifest["tokens"], manifest["cpu"])
+    assert found.weight_bytes == manifest["sizes"]["weights_bytes"]
+    assert found.arena_bytes == manifest["sizes"]["arena_bytes"]
+    for kind in ("input", "output"):
+        infos = getattr(found, f"{kind}s")[: getattr(found, f"{kind}_count")]
+        for info, entry in zip(infos, manifest[f"{kind}s"], strict=True):
+            assert info.name.decode() == entry["name"]
+            assert list(info.shape[: info.rank]) == entry["shape"]
+            assert info.type == TYPE_CODES[entry["dtype"]]
+            assert [info.low, info.high] == entry.get("range", [0, 0])
+            assert info.bytes == np.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
+
+
+# --- the same from Python
+
+
+@pytest.fixture
+def library(mobilebert_library: Path) -> Iterator[Any]:
+    with compile.load(mobilebert_library, threads=1) as opened:
+        yield opened
+
+
+def valid(changes: dict[str, Any]) -> dict[str, Any]:
+    base = {name: np.zeros((1, 128), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    return {name: array for name, array in (base | changes).items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input_ids": np.full((1, 128), 1000)}, "outside its table"),
+        ({"input_ids": np.zeros((1, 127), np.int64)}, "shape"),
+        ({"input_ids": np.zeros((128,), np.int64)}, "shape"),
+        ({"input_ids": np.zeros((1, 128), np.float32)}, "type"),
+        ({"input_ids": np.array([["a"] * 128])}, "type"),
+        ({"input_ids": None}, "input_ids.* missing"),
+        ({"positions": np.zeros(3)}, "no input 'positions'"),
+    ],
+)
+def test_wrong_input_in_python(changes: dict, words: str, library: Any) -> None:
+    with pytest.raises(compile.CompileError, match=words):
+        library.run(valid(changes))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint16, bool])
+def test_other_integers_are_converted_in_python(dtype: type, library: Any) -> None:
+    ones = np.ones((1, 128))
+    wanted, got = (library.run(valid({"attention_mask": ones.astype(t)})) for t in (np.int64, dtype))
+    assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
+
+
+def test_closed_model_in_python(library: Any) -> None:
+    library.close()
+    library.close()
+    with pytest.raises(compile.CompileError, match="closed"):
+        library.run(valid({}))
+    with pytest.raises(compile.CompileError, match="closed"):
+        library.run_into([], [])
+
+
+def test_wrong_thread_count_in_python(mobilebert_library: Path) -> None:
+    with pytest.raises(compile.CompileError, match="threads"):
+        compile.load(mobilebert_library, threads=65)
+
+
+def test_busy_model_in_python_says_so(mobilebert_library: Path) -> None:
+    errors: list[str] = []
+    with compile.load(mobilebert_library, threads=1) as library:
+
+        def call() -> None:
+            for _ in range(50):
+                try:
+                    library.run(valid({}))
+                except compile.CompileError as error:
+                    errors.append(str(error))
+
+        threads = [threading.Thread(target=call) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all("another thread" in error for error in errors)
+
+
+def test_models_are_freed_with_their_object(mobilebert_library: Path) -> None:
+    library: Callable[..., Any] | None = compile.load(mobilebert_library, threads=4)
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    assert library is not None
+    del library
+    assert len(list(Path("/proc/self/task").iterdir())) == threads - 3
