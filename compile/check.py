@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.constants import P_FLAGS
 from elftools.elf.elffile import ELFFile
@@ -17,17 +18,18 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
     """The rules that the library at `path` meets, in words. Raises CompileError naming the first that it breaks."""
     with path.open("rb") as file:
         elf = ELFFile(file)
-        tags: dict[str, list[object]] = {}
-        for tag in elf.get_section_by_name(".dynamic").iter_tags():
+        dynamic: Any = elf.get_section_by_name(".dynamic")
+        tags: dict[str, list[Any]] = {}
+        for tag in dynamic.iter_tags():
             value = getattr(tag, "needed", None) or getattr(tag, "soname", None) or tag.entry.d_val
             tags.setdefault(tag.entry.d_tag, []).append(value)
         segments = list(elf.iter_segments())
-        symbols = elf.get_section_by_name(".dynsym")
+        symbols: Any = elf.get_section_by_name(".dynsym")
         public = sorted(s.name for s in symbols.iter_symbols() if s.entry["st_shndx"] != "SHN_UNDEF" and s.name)
         machine = elf["e_machine"]
     loads = [s for s in segments if s["p_type"] == "PT_LOAD"]
     stack = [s for s in segments if s["p_type"] == "PT_GNU_STACK"]
-    flags = sum(int(v) for v in tags.get("DT_FLAGS", []))  # type: ignore[call-overload]
+    flags = sum(int(v) for v in tags.get("DT_FLAGS", []))
     writable_code = P_FLAGS.PF_W | P_FLAGS.PF_X
     rules = [
         (f"machine is {target.arch}", machine == {"aarch64": "EM_AARCH64", "x86_64": "EM_X86_64"}[target.arch]),
@@ -37,7 +39,10 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
             set(tags.get("DT_NEEDED", [])) <= {target.libc, target.libm},
         ),
         ("no text relocations", "DT_TEXTREL" not in tags and not flags & 4),
-        ("no segment both writable and executable", all(s["p_flags"] & writable_code != writable_code for s in segments)),
+        (
+            "no segment both writable and executable",
+            all(s["p_flags"] & writable_code != writable_code for s in segments),
+        ),
         ("stack not executable", all(not s["p_flags"] & P_FLAGS.PF_X for s in stack) and bool(stack)),
         ("GNU hash table", "DT_GNU_HASH" in tags),
         (f"LOAD segments aligned to {PAGE // 1024} KiB", all(s["p_align"] % PAGE == 0 for s in loads)),

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
@@ -25,13 +26,16 @@ RUNTIME = Path(__file__).parent / "runtime"
 
 # What a library may take from the target; anything else is a mistake that must not reach a phone.
 LIBC = frozenset(
-    "getauxval memcpy memmove memset mmap munmap pthread_create pthread_join syscall".split(),
+    ["getauxval", "memcpy", "memmove", "memset", "mmap", "munmap", "pthread_create", "pthread_join", "syscall"],
 )
 LIBM = frozenset(
     f"{name}{suffix}"
-    for name in "acos asin atan atan2 ceil cos cosh erf exp exp2 expm1 floor fma fmax fmin fmod log log10 log1p log2 "
-    "nearbyint pow rint round sin sinh sqrt tan tanh trunc".split()
     for suffix in ("", "f")
+    for name in (
+        *("acos", "asin", "atan", "atan2", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1", "floor", "fma"),
+        *("fmax", "fmin", "fmod", "log", "log10", "log1p", "log2", "nearbyint", "pow", "rint", "round", "sin"),
+        *("sinh", "sqrt", "tan", "tanh", "trunc"),
+    )
 )
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
@@ -104,7 +108,7 @@ def build_runner(target: Target, folder: Path) -> Path:
 def undefined_symbols(path: Path) -> set[str]:
     """Symbols that an object file takes from elsewhere."""
     with path.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".symtab")
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
         return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] == "SHN_UNDEF" and s.name}
 
 
@@ -151,7 +155,7 @@ def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
 
 def _defined_symbols(path: Path) -> set[str]:
     with path.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".symtab")
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
         return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] != "SHN_UNDEF"}
 
 
@@ -169,4 +173,6 @@ def require_space(folder: Path, needed: int) -> None:
     """Raises CompileError if the disk that holds `folder` has fewer than `needed` bytes left."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise CompileError(f"{folder} has {free >> 20} MiB left and the build needs {needed >> 20} MiB: free some space")
+        raise CompileError(
+            f"{folder} has {free >> 20} MiB left and the build needs {needed >> 20} MiB: free some space"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,12 @@ class Library:
         name, path = self.manifest["name"], Path(folder) / self.manifest["library"]
         target = with_cpu(TARGETS[self.manifest["target"]], self.manifest["cpu"])
         if not runs_here(target):
-            raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}), which this machine cannot load")
+            raise CompileError(
+                f"{path} was built for {target.name} ({target.cpu.name}), which this machine cannot load"
+            )
         if not path.is_file() or sha256(path) != self.manifest["sha256"]:
             raise CompileError(f"{path} is missing or damaged: its sha256 is not the manifest's; build it again")
-        try:
-            self._library = ctypes.CDLL(str(path.resolve()))
-        except OSError as error:
-            raise CompileError(f"{path} cannot be loaded: {error}") from error
+        self._library = _open_library(path)
         self._run = getattr(self._library, f"{name}_run")
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
         self._close = getattr(self._library, f"{name}_close")
@@ -75,6 +75,9 @@ class Library:
     def run(self, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         """Every output by name. Raises CompileError on wrong names, shapes, types or ids outside their table.
 
+        Where the manifest says `shorter_sequences`, inputs may have any number of tokens up to the model's, and the
+        outputs are those of a model for just that length.
+
         Integer inputs of another integer type are converted; anything else must have the model's type.
         """
         if not self._model:
@@ -83,7 +86,8 @@ class Library:
         unknown = set(inputs) - {entry["name"] for entry in self.manifest["inputs"]}
         if unknown:
             raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
-        outputs = {e["name"]: np.empty(e["shape"], e["dtype"]) for e in self.manifest["outputs"]}
+        tokens = arrays[0].shape[-1]
+        outputs = {e["name"]: np.empty(_shape(e, tokens), e["dtype"]) for e in self.manifest["outputs"]}
         self.run_into(arrays, list(outputs.values()))
         return outputs
 
@@ -103,8 +107,11 @@ class Library:
             if not (array.dtype.kind in "iub" and np.dtype(entry["dtype"]).kind == "i"):
                 raise CompileError(f"input {entry['name']!r} has type {array.dtype}, the model wants {entry['dtype']}")
             array = array.astype(entry["dtype"])
-        if list(array.shape) != entry["shape"]:
-            raise CompileError(f"input {entry['name']!r} has shape {list(array.shape)}, the model wants {entry['shape']}")
+        tokens = array.shape[-1] if array.ndim and 1 <= array.shape[-1] <= self.manifest["tokens"] else 0
+        if list(array.shape) != _shape(entry, tokens):
+            raise CompileError(
+                f"input {entry['name']!r} has shape {list(array.shape)}, the model wants {entry['shape']}"
+            )
         return np.ascontiguousarray(array)
 
     def close(self) -> None:
@@ -122,6 +129,25 @@ class Library:
     def __del__(self) -> None:
         if hasattr(self, "_close"):
             self.close()
+
+
+def _open_library(path: Path) -> ctypes.CDLL:
+    """dlopen through a link with a name of its own: by its path the loader would find an older build if one is open."""
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.resolve())
+        try:
+            return ctypes.CDLL(str(link))
+        except OSError as error:
+            raise CompileError(f"{path} cannot be loaded: {error}") from error
+
+
+def _shape(entry: dict[str, Any], tokens: int) -> list[int]:
+    """An entry's shape for a sequence of `tokens`, as far as it depends on that."""
+    shape = list(entry["shape"])
+    if "token_axis" in entry and tokens:
+        shape[entry["token_axis"]] = tokens
+    return shape
 
 
 def _tensors(arrays: list[NDArray[Any]]) -> Any:

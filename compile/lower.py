@@ -50,6 +50,7 @@ from compile.program import (
 )
 from compile.share_tables import share_tables
 from compile.targets import Isa
+from compile.tokens import Tokens
 
 UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
 
@@ -84,6 +85,7 @@ class _Lowering:
         self.weights: dict[str, Value] = {}
         self.output_of: dict[int, str] = {}
         self.placed: dict[int, View] = {}
+        self.tokens = Tokens(tokens)
 
     def run(self) -> Program:
         for node in self.graph.inputs:
@@ -144,7 +146,8 @@ class _Lowering:
         return View.of(value, rows, columns)
 
     def emit(self, kernel: Any, arguments: list[Argument], to: View, node: Node, flops: int = 0) -> View:
-        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops))
+        per_token = to.rows == self.program.tokens and self.tokens.index(node)
+        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops, per_token))
         return to
 
     # --- tensors
@@ -283,7 +286,7 @@ class _Lowering:
         """Rows and columns for a kernel that only maps: one number a token where the tensor is a row of tokens."""
         tokens = self.program.tokens
         uniform = all(o is None or isinstance(o, Node) or (o == o[0]).all() for o in chain.operands)
-        if node.shape[-1] == tokens == math.prod(node.shape) and uniform:
+        if node.shape[-1] == tokens == math.prod(node.shape) and uniform and self.tokens.index(node):
             return tokens, 1
         return math.prod(node.shape[:-1]), node.shape[-1]
 
@@ -306,9 +309,7 @@ class _Lowering:
             arguments.append(self.vector(bias, node))
         return self.emit(kernel, [*arguments, *operands, RowCount()], to, node, kernel.flops(rows))
 
-    def linear_input(
-        self, node: Node, rows: int, k: int, weight: NDArray[Any]
-    ) -> tuple[Rows, NDArray[Any]]:
+    def linear_input(self, node: Node, rows: int, k: int, weight: NDArray[Any]) -> tuple[Rows, NDArray[Any]]:
         """A linear's operand and its weight. A 3-convolution reads three rows of its input as one.
 
         With a row of zeros before the first token and one after the last, [x_{t−1}, x_t, x_{t+1}] is contiguous: the
@@ -456,7 +457,9 @@ class _Lowering:
         views = [self.view(p) for p in parameters]
         for view, parameter in zip(views, parameters, strict=True):
             if not view.whole:
-                raise CompileError(f"operator {node.op} ({node.name!r}) reads part of {parameter.name!r}: not supported")
+                raise CompileError(
+                    f"operator {node.op} ({node.name!r}) reads part of {parameter.name!r}: not supported"
+                )
         to = self.result(node, *self.rows_columns(node.shape))
         scratch = [
             Value(f"{node.name}.{i}", "temporary", shape, dtype)

@@ -63,6 +63,8 @@ def tensor_entries(plan: Plan, values: list[Value]) -> list[dict[str, Any]]:
     entries = []
     for value in values:
         entry: dict[str, Any] = {"name": value.name, "shape": list(value.shape), "dtype": value.dtype}
+        if (axis := plan.token_axis(value)) >= 0:
+            entry["token_axis"] = axis  # may be any length up to the shape's
         if allowed := plan.program.ranges.get(value.name):
             entry["range"] = [allowed.low, allowed.high]
         entries.append(entry)
@@ -118,6 +120,7 @@ def manifest(plan: Plan, name: str, target: Target, linker: str, extra: dict[str
         "cpu_features_required": list(target.cpu.required),
         "precision": "float32",
         "tokens": program.tokens,
+        "shorter_sequences": program.elastic,
         "inputs": tensor_entries(plan, program.inputs),
         "outputs": tensor_entries(plan, program.outputs),
         "flops": sum(c.flops for c in program.calls),

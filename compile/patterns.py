@@ -157,7 +157,7 @@ def match_trigram(node: Node) -> Node | None:
 
 
 def _shifted(node: Node, slice_first: bool) -> Node | None:
-    """x where `node` is x moved by one token: its slice and then a row of zeros, or a row of zeros and then its slice."""
+    """x where `node` is x moved by one token: a slice of it, with a row of zeros after it or before it."""
     if node.op != "concat" or len(node.inputs) != 2 or int(node.attrs.axis) % 3 != 1:
         return None
     part, zeros = node.inputs if slice_first else reversed(node.inputs)

@@ -20,7 +20,7 @@ SLACK = 64
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value is: an offset in bytes; for "scratch" in bytes per row of the block; an index for in- and outputs."""
+    """Where a value is: an offset in bytes; for "scratch" in bytes a row of the block; an index for in- and outputs."""
 
     region: Literal["arena", "scratch", "input", "output", "weight"]
     offset: int
@@ -49,6 +49,11 @@ class Plan:
 
     def place(self, value: Value) -> Place:
         return self.places[id(value)]
+
+    def token_axis(self, value: Value) -> int:
+        """The dimension of an in- or output that a shorter sequence makes shorter, or −1."""
+        by_token = value.kind == "input" or any(c.per_token for c in self.program.calls if value in c.outputs)
+        return value.shape.index(self.program.tokens) if self.program.elastic and by_token else -1
 
 
 def in_rows(call: Call, tokens: int) -> bool:

@@ -129,6 +129,7 @@ class Call:
     rows: int
     source: str
     flops: int = 0
+    per_token: bool = False  # whether its rows are tokens, by where they come from
 
     @property
     def takes_blocks(self) -> bool:
@@ -164,6 +165,14 @@ class Program:
     generic: list[tuple[str, str]] = field(default_factory=list)  # (operator, why no kernel of ours took it)
 
     @property
+    def elastic(self) -> bool:
+        """Whether the calls compute a sequence of any length up to `tokens`, exactly as a model for that length would.
+
+        They do where every call either goes token by token, or works on the one row of the first token.
+        """
+        return all(call.per_token or _first_row_only(call) for call in self.calls)
+
+    @property
     def weights(self) -> list[Value]:
         found: dict[int, Value] = {}
         for call in self.calls:
@@ -175,3 +184,11 @@ class Program:
     @property
     def kernels(self) -> dict[str, KernelSpec]:
         return {call.kernel.name: call.kernel for call in self.calls}
+
+
+def _first_row_only(call: Call) -> bool:
+    if any(isinstance(a, TokenCount) for a in call.arguments):
+        return True
+    views = [a.view for a in call.arguments if isinstance(a, Rows)]
+    wholes = [a.view for a in call.arguments if isinstance(a, Whole) and a.view.value.kind != "weight"]
+    return call.takes_blocks and call.rows == 1 and not wholes and all(v.offset < v.stride for v in views)

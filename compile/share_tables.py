@@ -42,7 +42,5 @@ def _redirect(call: Call, linear: Linear, weight: Value) -> Call:
     assert isinstance(call.kernel, Gather)
     old = _weight(call)
     view = View.of(weight, weight.size // linear.tile.nr, linear.tile.nr)
-    arguments = tuple(
-        Whole(view) if isinstance(a, Whole) and a.view.value is old else a for a in call.arguments
-    )
+    arguments = tuple(Whole(view) if isinstance(a, Whole) and a.view.value is old else a for a in call.arguments)
     return replace(call, kernel=replace(call.kernel, panel=(linear.k, linear.tile.nr)), arguments=arguments)

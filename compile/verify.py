@@ -53,7 +53,7 @@ def random_samples(manifest: dict[str, Any], count: int, seed: int = 0) -> list[
         for entry in manifest["inputs"]:
             shape, dtype = entry["shape"], entry["dtype"]
             if "range" in entry:
-                sample[entry["name"]] = rng.integers(*entry["range"], shape).astype(dtype)
+                sample[entry["name"]] = rng.integers(entry["range"][0], entry["range"][1], shape).astype(dtype)
             elif dtype == "float32":
                 sample[entry["name"]] = rng.standard_normal(shape).astype(dtype)
             else:
@@ -164,9 +164,7 @@ def _run_program(
         for sample in samples:
             for entry in manifest["inputs"]:
                 file.write(np.ascontiguousarray(sample[entry["name"]]).tobytes())
-    done = subprocess.run(
-        [*command, str(given), str(taken), str(threads)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, str(given), str(taken), str(threads)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CompileError(f"the library failed when it was run: {done.stderr.strip() or done.returncode}")
     data, offset, results = taken.read_bytes(), 0, []
@@ -178,4 +176,3 @@ def _run_program(
             offset += result[entry["name"]].nbytes
         results.append(result)
     return results
-

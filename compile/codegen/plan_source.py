@@ -81,7 +81,7 @@ def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool) -> str:
     if isinstance(argument, RowCount):
         return "rows" if by_rows else str(call.rows)
     if isinstance(argument, TokenCount):
-        return str(plan.program.tokens)
+        return "context->tokens"
     if isinstance(argument, Workspace):
         return "WORKSPACE(scratch)"
     view = argument.view
@@ -106,7 +106,7 @@ def _info(plan: Plan, value: Value) -> str:
     low, high = (allowed.low, allowed.high) if allowed else (0, 0)
     return (
         f"{{{json.dumps(value.name)}, {TYPES[value.dtype]}, {len(value.shape)}, "
-        f"{{{shape or '0'}}}, {low}, {high}, {value.nbytes}}}"
+        f"{{{shape or '0'}}}, {plan.token_axis(value)}, {low}, {high}, {value.nbytes}}}"
     )
 
 

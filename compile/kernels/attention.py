@@ -85,29 +85,26 @@ class Attention:
 
             def weighted_sum(head: Expr, first: Expr, height: int) -> None:
                 for column in range(0, d, nr):
-                    columns = min(nr, d - column)
-                    vectors = -(-columns // lanes)
-                    _clear(acc, lanes)
-                    multiply_accumulate(
-                        acc,
-                        height,
-                        vectors,
-                        self.isa,
-                        tokens,
-                        self.tile.k_unroll,
-                        lambda i, t, width: keys.load(scores_at + i * padded + t, width),
-                        lambda vec, t, c=column: v.load(t * ldv + head * d + c + vec * lanes, lanes),
-                    )
-                    for i in range(height):
-                        scale = bind(broadcast(const(1.0) / sums[i].load(0), lanes))
-                        epilogue.store_columns(
-                            y,
-                            lambda c, i=i, column=column: (first + i) * ldy + head * d + column + c,
-                            lambda vec, i=i, s=scale, n=vectors: acc[i * n + vec].load(0, lanes) * s,
-                            columns,
-                            lanes,
-                            spill,
-                        )
+                    weighted_columns(head, first, height, column, min(nr, d - column))
+
+            def weighted_columns(head: Expr, first: Expr, height: int, column: int, columns: int) -> None:
+                vectors = -(-columns // lanes)
+                _clear(acc, lanes)
+                multiply_accumulate(
+                    acc,
+                    height,
+                    vectors,
+                    self.isa,
+                    tokens,
+                    self.tile.k_unroll,
+                    lambda i, t, width: keys.load(scores_at + i * padded + t, width),
+                    lambda vec, t: v.load(t * ldv + head * d + column + vec * lanes, lanes),
+                )
+                for i in range(height):
+                    scale = bind(broadcast(const(1.0) / sums[i].load(0), lanes))
+                    results = [acc[i * vectors + vec].load(0, lanes) * scale for vec in range(vectors)]
+                    at = (first + i) * ldy + head * d + column
+                    epilogue.store_columns(y, at, results, columns, lanes, spill)
 
             def query_tile(head: Expr, first: Expr, height: int) -> None:
                 scores_tile(head, first, height)

@@ -107,7 +107,9 @@ class Kernel:
 
         Each is an array of its own: of one large array LLVM may make one large vector and shuffle its parts about.
         """
-        return [Pointer(T.alloc_buffer((lanes,), "float32", scope="local", layout=None), "float32") for _ in range(count)]
+        return [
+            Pointer(T.alloc_buffer((lanes,), "float32", scope="local", layout=None), "float32") for _ in range(count)
+        ]
 
 
 @contextmanager

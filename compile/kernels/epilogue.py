@@ -6,7 +6,7 @@ column and are padded to whole panels at compile time; tensors ("add", "mul") ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compile.kernels.builder import Expr, Kernel, Pointer
@@ -51,24 +51,17 @@ def apply(
     return value
 
 
-def store_columns(
-    out: Pointer,
-    at: Callable[[int], Expr],
-    value: Callable[[int], Expr],
-    columns: int,
-    lanes: int,
-    spill: Pointer,
-) -> None:
-    """Store `columns` values; value(v) is vector v and at(c) the address of column c.
+def store_columns(out: Pointer, at: Expr, vectors: Sequence[Expr], columns: int, lanes: int, spill: Pointer) -> None:
+    """Store the first `columns` elements of `vectors` from address `at` on.
 
     A last vector that is only partly inside the row goes through `spill` (one vector) and is stored element by
     element, so that nothing past the row is written.
     """
-    for v in range(-(-columns // lanes)):
+    for v, vector in enumerate(vectors):
         valid = min(lanes, columns - v * lanes)
         if valid == lanes:
-            out.store(at(v * lanes), value(v), lanes)
+            out.store(at + v * lanes, vector, lanes)
             continue
-        spill.store(0, value(v), lanes)
+        spill.store(0, vector, lanes)
         for j in range(valid):
-            out.store(at(v * lanes + j), spill.load(j))
+            out.store(at + v * lanes + j, spill.load(j))

@@ -32,7 +32,7 @@ class Generic:
 
     @classmethod
     def of(cls, node: Node, module: Any) -> tuple[Generic, list[Node]]:
-        """The kernel that computes `node`, and the nodes that it reads in order. Raises CompileError if there is none."""
+        """The kernel that computes `node`, and the nodes that it reads in order. Raises CompileError if none does."""
         import tvm
 
         func, inputs = _prim_func(node, module)
@@ -134,7 +134,14 @@ def _hoist_intermediates(func: Any) -> Any:
     root = func.body
     block = root.block
     bare = SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, block.body, block.init, [], block.match_buffers,
+        block.iter_vars,
+        block.reads,
+        block.writes,
+        block.name_hint,
+        block.body,
+        block.init,
+        [],
+        block.match_buffers,
         block.annotations,
     )
     body = SBlockRealize(root.iter_values, root.predicate, bare)

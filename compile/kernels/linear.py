@@ -71,15 +71,18 @@ class Linear:
                     lambda v, k: w.load((panel * self.k + k) * nr + v * lanes, lanes),
                 )
                 for i in range(height):
-
-                    def result(v: int, i: int = i) -> Expr:
-                        value = acc[i * vectors + v].load(0, lanes)
-                        column = panel * nr + v * lanes
-                        return epilogue.apply(self.steps, operands, value, first + i, column, lanes)
-
-                    epilogue.store_columns(
-                        y, lambda c, i=i: (first + i) * ldy + panel * nr + c, result, columns, lanes, spill
-                    )
+                    results = [
+                        epilogue.apply(
+                            self.steps,
+                            operands,
+                            acc[i * vectors + v].load(0, lanes),
+                            first + i,
+                            panel * nr + v * lanes,
+                            lanes,
+                        )
+                        for v in range(vectors)
+                    ]
+                    epilogue.store_columns(y, (first + i) * ldy + panel * nr, results, columns, lanes, spill)
 
             if self.n // nr:
                 with loop(self.n // nr) as panel:

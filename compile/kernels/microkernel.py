@@ -42,10 +42,10 @@ def multiply_accumulate(
         if isa.by_element and unroll > 1:
             a = [bind(activation(i, first, unroll)) for i in range(rows)]
             for u in range(unroll):
-                step(first + u, lambda i, u=u: lane(a[i], u))
+                step(first + u, _lanes(a, u))
         else:
             for u in range(unroll):
-                step(first + u, lambda i, u=u: activation(i, first + u, 1))
+                step(first + u, _elements(activation, first + u))
 
     whole = depth // unroll if isinstance(depth, int) else tirx.truncdiv(depth, unroll)
     with loop(whole) as outer:
@@ -53,7 +53,15 @@ def multiply_accumulate(
     rest = depth - whole * unroll
     if not isinstance(rest, int) or rest > 0:
         with loop(rest) as k:
-            step(whole * unroll + k, lambda i: activation(i, whole * unroll + k, 1))
+            step(whole * unroll + k, _elements(activation, whole * unroll + k))
+
+
+def _lanes(vectors: list[Expr], index: int) -> Callable[[int], Expr]:
+    return lambda i: lane(vectors[i], index)
+
+
+def _elements(activation: Callable[[int, Expr, int], Expr], k: Expr) -> Callable[[int], Expr]:
+    return lambda i: activation(i, k, 1)
 
 
 def for_row_tiles(rows: Expr, mr: int, body: Callable[[Expr, int], None]) -> None:

@@ -89,7 +89,7 @@ class PadRows:
 
 @dataclass(frozen=True)
 class Gather:
-    """gather_f32_v{V}_n{N}[_panel{K}x{NR}]_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1) int64, table (V, N).
+    """gather_f32_v{V}_n{N}[_panel{K}x{NR}]_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1), table (V, N).
 
     Arguments in C: ids, table, y, ldy, operands, rows. An id outside the table reads its first or last row: the
     runtime refuses such ids before it starts, this only keeps computed ids inside the table.
@@ -199,9 +199,7 @@ class LayerNorm:
                 def normalise(column: Expr, width: int) -> None:
                     wide = (lambda e: tirx.Broadcast(e, width)) if width > 1 else (lambda e: e)
                     centred = (x.load(row * ldx + column, width) - wide(mean)) * wide(scale)
-                    y.store(
-                        row * ldy + column, centred * gamma.load(column, width) + beta.load(column, width), width
-                    )
+                    y.store(row * ldy + column, centred * gamma.load(column, width) + beta.load(column, width), width)
 
                 _over_columns(self.n, lanes, normalise)
         return kernel.func

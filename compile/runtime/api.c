@@ -1,7 +1,7 @@
 /* The public functions: check what the caller gives, then run the plan's stages. */
 #include "runtime.h"
 
-enum { MAX_THREADS = 64, MAX_STAGES = 4096 };
+enum { MAX_THREADS = 64 };
 
 struct PB(model) {
     _Atomic uint32_t busy;
@@ -56,8 +56,6 @@ PB_PUBLIC int32_t PB(open)(const PB(options) * options, PB(model) * *result)
         return fail(NULL, PB(ERROR_ARGUMENT), "open: options->threads must be 0 (choose) to 64");
     if ((pb_cpu_features() & plan->cpu_features) != plan->cpu_features)
         return fail(NULL, PB(ERROR_CPU), "open: this CPU lacks instructions that the library was compiled for");
-    if (plan->stage_count > MAX_STAGES)
-        return fail(NULL, PB(ERROR_ARGUMENT), "open: the library is damaged");
 
     const size_t bytes = sizeof(pb_model) + (size_t)plan->stage_count * sizeof(_Atomic int32_t);
     pb_model *model = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
@@ -98,7 +96,7 @@ static int32_t check_tensor(pb_model *model, const pb_info *want, const PB(tenso
     if (got->rank != want->rank)
         return fail(model, PB(ERROR_SHAPE), "run: a tensor has another rank than the model's description says");
     for (int32_t i = 0; i < want->rank; i++)
-        if (got->shape[i] != want->shape[i])
+        if (got->shape[i] != (i == want->token_axis ? model->context.tokens : want->shape[i]))
             return fail(model, PB(ERROR_SHAPE), "run: a tensor has another shape than the model's description says");
     return PB(OK);
 }
@@ -110,12 +108,25 @@ static int32_t check_range(pb_model *model, const pb_info *want, const PB(tensor
         return PB(OK);
     int64_t count = 1;
     for (int32_t i = 0; i < want->rank; i++)
-        count *= want->shape[i];
+        count *= got->shape[i];
     const int64_t *ids = got->data;
     for (int64_t i = 0; i < count; i++)
         if (ids[i] < want->low || ids[i] >= want->high)
             return fail(model, PB(ERROR_RANGE), "run: an id lies outside its table (the description gives its range)");
     return PB(OK);
+}
+
+/* The sequence length is what the first input says; `check_tensor` holds everything to it. */
+static void set_tokens(pb_model *model, const PB(tensor) * inputs)
+{
+    const pb_plan *plan = &pb_the_plan;
+    const int32_t axis = plan->inputs[0].token_axis;
+    int64_t tokens = plan->tokens;
+    if (axis >= 0 && inputs[0].rank == plan->inputs[0].rank && inputs[0].shape[axis] >= 1 &&
+        inputs[0].shape[axis] < tokens)
+        tokens = inputs[0].shape[axis];
+    model->context.tokens = (int32_t)tokens;
+    model->context.block_rows = (model->context.tokens + model->threads - 1) / model->threads;
 }
 
 static int32_t check(pb_model *model, const PB(tensor) * inputs, int32_t input_count, const PB(tensor) * outputs,
@@ -126,6 +137,7 @@ static int32_t check(pb_model *model, const PB(tensor) * inputs, int32_t input_c
         return fail(model, PB(ERROR_ARGUMENT), "run: `inputs` or `outputs` is NULL");
     if (input_count != plan->input_count || output_count != plan->output_count)
         return fail(model, PB(ERROR_ARGUMENT), "run: the number of inputs or outputs is not the model's");
+    set_tokens(model, inputs);
     for (int32_t i = 0; i < input_count; i++) {
         int32_t status = check_tensor(model, &plan->inputs[i], &inputs[i]);
         if (status == PB(OK))
@@ -154,9 +166,9 @@ static void run_stages(void *argument, int32_t thread)
         while (stage->rows) {
             const int32_t block = atomic_fetch_add_explicit(&model->next_block[s], 1, memory_order_relaxed);
             const int32_t row = block * context->block_rows;
-            if (row >= plan->tokens)
+            if (row >= context->tokens)
                 break;
-            const int32_t left = plan->tokens - row;
+            const int32_t left = context->tokens - row;
             stage->rows(context, scratch, row, left < context->block_rows ? left : context->block_rows);
         }
         if (s + 1 < plan->stage_count)

@@ -15,7 +15,8 @@ typedef struct {
     char *arena;
     const PB(tensor) * inputs;
     const PB(tensor) * outputs;
-    int32_t block_rows;       /* rows that a thread's scratch has room for */
+    int32_t tokens;           /* of this run */
+    int32_t block_rows;       /* rows in a thread's block */
     size_t workspace_offset;  /* of the workspace within a thread's scratch */
 } pb_context;
 
