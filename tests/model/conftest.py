@@ -1,5 +1,7 @@
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,3 +76,33 @@ def assert_close() -> Callable[..., None]:
         assert error <= bound, f"{error:.1e} of the output range"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty documents of made-up words, one paragraph a line."""
+    rng = random.Random(0)
+    words = [
+        "".join(rng.choice("bdfglmnprst") + rng.choice("aeiou") for _ in range(rng.randint(1, 3))) for _ in range(80)
+    ]
+    sentence = lambda: " ".join(rng.choices(words, k=rng.randint(3, 16))).capitalize() + "."  # noqa: E731
+    paragraph = lambda: " ".join(sentence() for _ in range(rng.randint(1, 6)))  # noqa: E731
+    texts = ["\n".join(paragraph() for _ in range(rng.randint(1, 4))) for _ in range(30)]
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    path.write_text("\n\n".join(texts) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def vocabulary(corpus: Path) -> Path:
+    from model.data import train_vocabulary
+
+    return train_vocabulary([corpus], corpus.with_name("vocab.txt"), 200)
+
+
+@pytest.fixture
+def prepared(corpus: Path, vocabulary: Path, tmp_path: Path) -> Path:
+    """The corpus as token shards."""
+    from model.data import prepare
+
+    return prepare([corpus], vocabulary, tmp_path / "prepared")

@@ -1,0 +1,16 @@
+"""From plain text to pre-training batches: corpus -> WordPiece ids -> memory-mapped shards -> masked sentence pairs."""
+
+from .batches import PreTrainingBatches, loader
+from .instances import Masking
+from .shards import Shards, prepare
+from .vocabulary import read_vocabulary, train_vocabulary
+
+__all__ = [
+    "Masking",
+    "PreTrainingBatches",
+    "Shards",
+    "loader",
+    "prepare",
+    "read_vocabulary",
+    "train_vocabulary",
+]

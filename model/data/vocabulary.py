@@ -1,0 +1,60 @@
+"""WordPiece vocabularies: one piece a line in vocab.txt, its line number the id, uncased as BERT's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError
+from ..files import written_whole
+from .corpus import lines
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522) -> Path:
+    """Write a vocabulary of `size` pieces learnt from text files.
+
+    Pieces that are equally frequent come in no particular order, so keep the file: training again may choose others.
+    Raises `ModelError` where the text cannot be read or has no words.
+    """
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    least = len(SPECIAL) + 1
+    if size < least:
+        raise ModelError(f"a vocabulary of {size} pieces is too small: at least {least}")
+    trained = BertWordPieceTokenizer(lowercase=True)
+    words = (line for text in texts for line in lines(text) if line.strip())
+    trained.train_from_iterator(words, size, min_frequency=2, show_progress=False, special_tokens=list(SPECIAL))
+    if trained.get_vocab_size() <= len(SPECIAL):
+        raise ModelError(f"there are no words to train {path} on: the corpus is empty")
+    pieces = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    with written_whole(path) as file:
+        file.write("".join(f"{piece}\n" for piece, _ in pieces).encode())
+    return path
+
+
+def read_vocabulary(path: Path) -> Tokenizer:
+    """The tokenizer of a vocab.txt, without [CLS] and [SEP] added.
+
+    Raises `ModelError` for a missing special piece or one that stands twice, with its line.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocabulary: dict[str, int] = {}
+    for number, line in enumerate(lines(path)):
+        piece = line.rstrip("\r\n")
+        if piece in vocabulary:
+            raise ModelError(f"{path}:{number + 1}: piece {piece!r} already stands in line {vocabulary[piece] + 1}")
+        vocabulary[piece] = number
+    if missing := [piece for piece in SPECIAL if piece not in vocabulary]:
+        raise ModelError(f"{path}: {', '.join(missing)} is missing: not a BERT vocabulary")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer

@@ -1,0 +1,194 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import ModelError
+from model.data import Masking, PreTrainingBatches, Shards, loader, prepare, read_vocabulary, train_vocabulary
+from model.data.corpus import documents, split_sentences
+from model.data.instances import IGNORED, Instances, permute
+
+TEXT = Path("../shared/data/text/wikipedia-en.valid.txt")
+VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
+
+
+def test_sentences_end_before_capitals_but_not_after_initials() -> None:
+    text = 'He met J. R. Smith. "Who?" she said. Dr. No paid $3.5 million! It was 1999. nothing else'
+    assert split_sentences(text) == [
+        "He met J. R. Smith.", '"Who?" she said.', "Dr. No paid $3.5 million!", "It was 1999. nothing else"
+    ]  # fmt: skip
+
+
+def test_blank_lines_separate_documents_and_files_do_not_run_together(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("\ufeffOne. Two.\nThree.\n\n \nFour.".encode())
+    (tmp_path / "b").write_text("\nFive.\r\n")
+    assert list(documents([tmp_path / "a", tmp_path / "b"])) == [["One.", "Two.", "Three."], ["Four."], ["Five."]]
+
+
+def test_text_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"fine\nca\xe9\n")
+    with pytest.raises(ModelError, match=r"a:2: not UTF-8 at byte 3"):
+        list(documents([tmp_path / "a"]))
+
+
+def test_a_trained_vocabulary_reads_back(tmp_path: Path, corpus: Path) -> None:
+    path = train_vocabulary([corpus], tmp_path / "vocab.txt", 200)
+    tokenizer = read_vocabulary(path)
+    assert tokenizer.token_to_id("[PAD]") == 0
+    encoding = tokenizer.encode(corpus.read_text().splitlines()[0])
+    assert "[UNK]" not in encoding.tokens
+    assert encoding.tokens[0] != "[CLS]"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"\[MASK\] is missing"), ("[PAD]\na\na\n", r"vocab.txt:3: piece 'a' already")],
+)
+def test_bad_vocabularies(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "vocab.txt").write_text(content)
+    with pytest.raises(ModelError, match=message):
+        read_vocabulary(tmp_path / "vocab.txt")
+
+
+def test_vocabulary_reads_bert_as_transformers_does() -> None:
+    if not VOCABULARY.exists():
+        pytest.skip(f"{VOCABULARY} is not here")
+    from transformers import BertTokenizer
+
+    theirs, ours = BertTokenizer(str(VOCABULARY)), read_vocabulary(VOCABULARY)
+    text = "Zürich's café — 東京, naïve [MASK]ing; “quoted” U.S.-style 3.14!"
+    for line in (text.replace("[MASK]", ""), "unaffable", "x" * 101):
+        assert ours.encode(line).ids == theirs(line, add_special_tokens=False)["input_ids"]
+
+
+def test_shards_hold_the_corpus_in_order(tmp_path: Path, corpus: Path, vocabulary: Path) -> None:
+    tokenizer = read_vocabulary(vocabulary)
+    expected = [tokenizer.encode(s).ids for d in documents([corpus]) for s in d]
+    for limit, count in ((1 << 28, 1), (300, None)):
+        shards = Shards(prepare([corpus], vocabulary, tmp_path / str(limit), limit))
+        assert count is None or len(shards.shards) == count
+        got = [
+            s.tokens[a:b].tolist() for s in shards.shards for a, b in zip(s.sentences, s.sentences[1:], strict=False)
+        ]
+        assert got == expected
+        assert sum(c["documents"] for c in shards.counts) == len(list(documents([corpus])))
+        assert isinstance(shards.shards[0].tokens, np.memmap)
+
+
+def test_chunks_fill_the_length_and_never_leave_a_document(prepared: Path) -> None:
+    (shard,) = Shards(prepared).shards
+    bounds = shard.chunks(40)
+    assert set(shard.documents) <= set(bounds)
+    inner = ~np.isin(bounds[1:], shard.documents)
+    sizes, counts = np.diff(shard.sentences[bounds]), np.diff(bounds)
+    assert (sizes[counts > 1] <= 40).all()
+    following = np.diff(shard.sentences)[bounds[1:][inner]]
+    assert (sizes[inner] + following > 40).all()  # the next sentence would not have fitted
+
+
+def test_permutation_visits_every_number_once() -> None:
+    for size in (1, 2, 3, 7, 64, 1000):
+        orders = [[permute(i, size, key) for i in range(size)] for key in range(2)]
+        assert all(sorted(order) == list(range(size)) for order in orders)
+    assert orders[0] != orders[1]
+    assert np.corrcoef(orders[0], range(size))[0, 1] < 0.1
+
+
+def test_instances_mask_15_percent_and_follow_on_half_the_time(prepared: Path) -> None:
+    shards = Shards(prepared)
+    instances = Instances(shards, 48, seed=3, masking=Masking(short_pairs=0.0))
+    special = shards.special
+    counts: Counter[str] = Counter()
+    for i in range(4000):
+        it = instances[divmod(i, len(instances))]
+        chosen = it.labels != IGNORED
+        original = np.where(chosen, it.labels, it.input_ids)
+        separators = np.flatnonzero(original == special["[SEP]"])
+        assert original[0] == special["[CLS]"]
+        assert separators[-1] == len(original) - 1
+        assert len(separators) == 2
+        assert len(original) <= 48
+        assert not chosen[[0, *separators]].any()
+        assert it.token_type_ids.tolist() == [0] * (separators[0] + 1) + [1] * (len(original) - separators[0] - 1)
+        assert chosen.sum() == max(1, round(0.15 * len(original)))
+        counts["chosen"] += chosen.sum()
+        counts["masked"] += (it.input_ids[chosen] == special["[MASK]"]).sum()
+        counts["kept"] += (it.input_ids[chosen] == it.labels[chosen]).sum()
+        counts["elsewhere"] += it.next_sentence
+    assert counts["masked"] / counts["chosen"] == pytest.approx(0.8, abs=0.015)
+    assert counts["kept"] / counts["chosen"] == pytest.approx(0.1, abs=0.015)
+    assert counts["elsewhere"] / 4000 == pytest.approx(0.5, abs=0.03)
+
+
+def test_followers_follow_and_others_are_from_another_document(prepared: Path) -> None:
+    shards = Shards(prepared)
+    text = shards.shards[0].tokens.tolist()
+    joined = " ".join(map(str, text))
+    instances = Instances(shards, 48, seed=0, masking=Masking(short_pairs=0.0))
+    for i in range(200):
+        it = instances[divmod(i, len(instances))]
+        original = np.where(it.labels != IGNORED, it.labels, it.input_ids)
+        first, second = (original[it.token_type_ids == t] for t in (0, 1))
+        first, second = first[1:-1], second[:-1]
+        pair = " ".join(map(str, [*first, *second]))
+        if len(original) < 48:  # else a segment was shortened
+            assert (pair in joined) == (it.next_sentence == 0)
+        assert " ".join(map(str, second)) in joined
+
+
+def test_epochs_and_seeds_differ_and_numbers_repeat(prepared: Path) -> None:
+    make = lambda seed: Instances(Shards(prepared), 32, seed)  # noqa: E731
+    a, b = make(1), make(1)
+    assert all(np.array_equal(a[0, i].input_ids, b[0, i].input_ids) for i in range(20))
+    assert any(not np.array_equal(a[0, i].input_ids, a[1, i].input_ids) for i in range(20))
+    assert any(not np.array_equal(a[0, i].input_ids, make(2)[0, i].input_ids) for i in range(20))
+
+
+def test_ranks_share_a_batch_and_workers_do_not_change_it(prepared: Path) -> None:
+    batches = PreTrainingBatches(prepared, 32, 200, seed=5)
+    whole = [batches.batch(k, 0, 1, 4) for k in range(3)]
+    for k, expected in enumerate(whole):
+        halves = [batches.batch(k, rank, 2, 2) for rank in range(2)]
+        assert all(torch.equal(torch.cat([h[name] for h in halves]), expected[name]) for name in expected)
+    for k, batch in zip(range(1, 3), loader(batches, 1, 3, 4, workers=1), strict=True):  # resumed at 1
+        assert all(torch.equal(batch[name], whole[k][name]) for name in batch)
+    assert set(whole[0]) == {"input_ids", "attention_mask", "token_type_ids", "labels", "next_sentence"}
+    assert (whole[0]["attention_mask"].sum(1) <= 32).all()
+
+
+def test_nothing_is_left_of_an_empty_corpus_or_a_broken_one(tmp_path: Path, vocabulary: Path) -> None:
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "broken").write_bytes(b"good words here.\n\xff\n")
+    for name, message in (("empty", "the corpus is empty"), ("broken", "broken:2: not UTF-8")):
+        with pytest.raises(ModelError, match=message):
+            prepare([tmp_path / name], vocabulary, tmp_path / "out")
+    with pytest.raises(ModelError, match="cannot read"):
+        prepare([tmp_path / "missing"], vocabulary, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "empty"]
+
+
+def test_a_corpus_cut_short_or_of_another_vocabulary_is_refused(prepared: Path) -> None:
+    with pytest.raises(ModelError, match=r"vocabulary of \d+ pieces, the model has 50"):
+        PreTrainingBatches(prepared, 32, 50)
+    tokens = prepared / "00000.tokens"
+    tokens.write_bytes(tokens.read_bytes()[:-2])
+    with pytest.raises(ModelError, match=r"00000.tokens is missing or cut short"):
+        Shards(prepared)
+    with pytest.raises(ModelError, match="is no prepared corpus"):
+        Shards(prepared / "nothing")
+    with pytest.raises(ModelError, match="exists"):
+        prepare([], Path("vocab.txt"), prepared)
+
+
+def test_real_text_with_berts_vocabulary(tmp_path: Path) -> None:
+    if not (TEXT.exists() and VOCABULARY.exists()):
+        pytest.skip(f"{TEXT} is not here")
+    batches = PreTrainingBatches(prepare([TEXT], VOCABULARY, tmp_path / "out"), 128, 30522)
+    shards = batches.shards
+    assert sum(c["documents"] for c in shards.counts) == 307
+    unknown = np.mean(shards.shards[0].tokens == shards.special["[UNK]"])
+    assert unknown < 0.005
+    filled = batches.batch(0, 0, 1, 64)["attention_mask"].float().mean()
+    assert filled > 0.7
