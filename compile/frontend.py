@@ -78,13 +78,12 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
         if value.name in constants:
             continue
         dims = value.type.tensor_type.shape.dim
-        defaults = [1, seq_len]
-        shape = [d.dim_value or (defaults[i] if i < 2 else 0) for i, d in enumerate(dims)]
-        if len(shape) < 1 or shape[0] != 1 or 0 in shape:
+        shape = [d.dim_value or (seq_len if i else 1) for i, d in enumerate(dims)]
+        if not shape or shape[0] != 1:
             raise CompileError(
                 f"input {value.name!r} has shape {shape}: a model is compiled for batch 1, export it with --batch 1"
             )
-        if len(shape) > 1 and shape[1] != seq_len:
+        if len(shape) in (2, 3) and shape[1] != seq_len:  # of more dimensions, as masks have, any may be the tokens
             raise CompileError(
                 f"input {value.name!r} was exported for {shape[1]} tokens, not {seq_len}: pass --seq-len {shape[1]} "
                 "or export it with --seq-len dynamic"
@@ -128,7 +127,10 @@ def _flatten(module: Any, output_names: list[str]) -> Graph:
 
     def add(var: Any, op: str, ty: Any, **fields: Any) -> Node:
         if not hasattr(ty, "shape") or ty.shape is None or any(not _is_int(d) for d in ty.shape):
-            raise CompileError(f"tensor {var.name!r} has no static shape: export the model with --seq-len N --batch 1")
+            raise CompileError(
+                f"the result of operator {op} ({var.name!r}) has no static shape: export the model with --seq-len N "
+                "--batch 1, and without operators whose shapes depend on values"
+            )
         node = Node(var.name, op, tuple(int(d) for d in ty.shape), str(ty.dtype), index=len(nodes), **fields)
         _count_from_start(node)
         by_var[var] = node

@@ -43,7 +43,8 @@ class Machine:
             for scratch in self.scratch:
                 scratch[:] = NOTHING  # nothing in it may be wanted after a barrier
         for value in self.plan.program.outputs:
-            assert np.array_equal(self.buffers[id(value)], self.tags(value, 0, value.size)), f"{value.name} is not whole"
+            whole = np.array_equal(self.buffers[id(value)], self.tags(value, 0, value.size))
+            assert whole, f"{value.name} is not whole"
 
     def run_stage(self, serial: list[Call], rows: list[Call]) -> None:
         blocks = list(range(0, self.tokens, self.block)) if rows else []
@@ -64,9 +65,7 @@ class Machine:
             if not isinstance(argument, Rows | Whole) or argument.view.value.kind == "weight":
                 continue
             view, block = argument.view, (first, rows)
-            if isinstance(argument, Whole):
-                block = (0, view.rows)
-            elif not call.takes_blocks:
+            if isinstance(argument, Whole) or not call.takes_blocks:
                 block = (0, view.rows)
             if view.value in call.outputs:
                 written.append((view, block))

@@ -273,8 +273,8 @@ def test_nothing_beyond_the_callers_buffers_is_touched(model: Model) -> None:
 def test_description_is_the_manifests(mobilebert_library: Path) -> None:
     class Info(ctypes.Structure):
         _fields_ = [("name", ctypes.c_char_p), ("type", ctypes.c_int32), ("rank", ctypes.c_int32),
-                    ("shape", ctypes.c_int64 * 4), ("token_axis", ctypes.c_int32), ("low", ctypes.c_int64), ("high", ctypes.c_int64),
-                    ("bytes", ctypes.c_size_t)]  # fmt: skip
+                    ("shape", ctypes.c_int64 * 4), ("token_axis", ctypes.c_int32), ("low", ctypes.c_int64),
+                    ("high", ctypes.c_int64), ("bytes", ctypes.c_size_t)]  # fmt: skip
 
     class Description(ctypes.Structure):
         _fields_ = [("tokens", ctypes.c_int32), ("input_count", ctypes.c_int32), ("inputs", ctypes.POINTER(Info)),

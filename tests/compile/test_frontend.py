@@ -1,0 +1,84 @@
+"""What cannot be compiled is refused in one line that names it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compile.errors import CompileError
+from compile.frontend import import_model, input_shapes
+
+
+def refused(model: onnx.ModelProto, *words: str, tokens: int = 8) -> None:
+    with pytest.raises(CompileError) as caught:
+        import_model(model, tokens)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_operator_that_tvm_does_not_know(graph: type) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    refused(b.model(b("StringNormalizer", b("DFT", x, name="spectrum"))), "DFT", "'spectrum'")
+
+
+def test_operator_of_another_domain(graph: type) -> None:
+    b = graph()
+    y = b("FusedMatMul", b.input("x", [1, 8, 16]), b.normal(16, 16), domain="com.microsoft", name="product")
+    refused(b.model(y), "com.microsoft::FusedMatMul", "'product'", "standard")
+
+
+def test_subgraph(graph: type) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    branch = helper.make_graph(
+        [helper.make_node("Identity", [x], ["y"])], "branch", [], [helper.make_tensor_value_info("y", 1, [1, 8, 16])]
+    )
+    condition = b.input("condition", [1, 1], TensorProto.BOOL)
+    refused(b.model(b("If", condition, then_branch=branch, else_branch=branch, name="choice")), "If", "'choice'")
+
+
+def test_batch_of_two(graph: type) -> None:
+    b = graph()
+    refused(b.model(b.linear(b.input("x", [2, 8, 16]), 16, 4)), "'x'", "[2, 8, 16]", "batch 1")
+
+
+def test_another_sequence_length_than_exported(graph: type) -> None:
+    b = graph()
+    refused(b.model(b.linear(b.input("x", [1, 12, 16]), 16, 4)), "'x'", "12 tokens", "--seq-len 12")
+
+
+def test_scalar_input(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("Add", b.input("x", [1, 8, 16]), b.input("s", []))), "'s'")
+
+
+def test_shape_that_depends_on_values(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("NonZero", b.input("x", [1, 8, 16]))), "nonzero")
+
+
+def test_open_dimensions_become_batch_1_and_the_length(graph: type) -> None:
+    b = graph()
+    x = b.input("x", ["batch", "sequence", 16])
+    model = b.model(b.linear(x, 16, 4))
+    assert input_shapes(model, 40) == {"x": [1, 40, 16]}
+    assert import_model(model, 40).outputs[0][1].shape == (1, 40, 4)
+
+
+def test_initializers_that_are_listed_as_inputs_are_constants(graph: type) -> None:
+    """Older exporters list every weight among the inputs."""
+    b = graph()
+    model = b.model(b.linear(b.input("x", [1, 8, 16]), 16, 4))
+    for weight in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    assert [node.name for node in import_model(model, 8).inputs] == ["x"]
+
+
+def test_constant_negative_index_counts_from_the_end(graph: type, agree: Callable) -> None:
+    b = graph()
+    y = b("Gather", b.normal(8, 16), b.const(np.array([-1, 0, -8, 3, 2, 1, -2, 7])))
+    agree(b.model(b("Add", b.input("x", [1, 8, 16]), y)))

@@ -1,0 +1,197 @@
+"""Which kernels a graph becomes, in the spellings that exporters use; and that the result is ONNX Runtime's."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from compile.errors import CompileError
+from compile.program import Rows
+
+
+def gelu_with_erf(b, x: str, spelling: str) -> str:
+    half, one, root = (b.const(np.float32(v)) for v in (0.5, 1.0, 2.0**0.5))
+    gate = b("Add", b("Erf", b("Div", x, root)), one)
+    if spelling == "x(1+erf)/2":
+        return b("Mul", b("Mul", x, gate), half)
+    if spelling == "(x/2)(1+erf)":
+        return b("Mul", b("Mul", x, half), gate)
+    return b("Mul", x, b("Mul", gate, half))
+
+
+@pytest.mark.parametrize("spelling", ["x(1+erf)/2", "(x/2)(1+erf)", "x((1+erf)/2)"])
+def test_gelu_spelt_out_with_erf_is_part_of_the_linear(
+    spelling: str, graph: type, lowered: Callable, families: Callable, agree: Callable
+) -> None:
+    b = graph()
+    y = gelu_with_erf(b, b.linear(b.input("x", [1, 8, 24]), 24, 40), spelling)
+    model = b.model(b.linear(y, 40, 24))
+    program = lowered(model)
+    assert families(program) == ["Linear", "Linear"]
+    assert program.calls[0].kernel.steps == ("gelu",)
+    agree(model)
+
+
+def test_gelu_operator_and_its_approximation(graph: type, lowered: Callable, families: Callable) -> None:
+    b = graph()
+    y = b("Gelu", b.linear(b.input("x", [1, 8, 24]), 24, 24))
+    z = b("Gelu", b.linear(y, 24, 24), approximate="tanh")
+    program = lowered(b.model(z))
+    assert [call.kernel.steps for call in program.calls] == [("gelu",), ("gelu_tanh",)]
+
+
+def test_almost_a_gelu_is_not_one(graph: type, lowered: Callable, agree: Callable) -> None:
+    b = graph()
+    x = b.linear(b.input("x", [1, 8, 24]), 24, 24)
+    gate = b("Add", b("Erf", b("Div", x, b.const(np.float32(1.5)))), b.const(np.float32(1.0)))
+    model = b.model(b("Mul", b("Mul", x, gate), b.const(np.float32(0.5))))
+    assert not any("gelu" in call.kernel.name for call in lowered(model).calls)
+    agree(model)
+
+
+@pytest.mark.parametrize("scale", ["scores", "q", "k", "both"])
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
+def test_scale_of_attention_wherever_it_is(
+    scale: str, masked: bool, graph: type, lowered: Callable, families: Callable
+) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 32])
+    mask = b.input("mask", [1, 1, 1, 8]) if masked else None
+    program = lowered(b.model(b.attention(x, 8, 4, 8, mask, scale)))
+    assert families(program) == ["Linear"] * 3 + ["Attention"]
+    assert program.calls[-1].kernel.scale == pytest.approx(8**-0.5)
+    assert program.calls[-1].kernel.has_mask == masked
+
+
+@pytest.mark.parametrize(("heads", "size"), [(3, 26), (1, 5), (4, 32)])
+def test_attention_of_odd_sizes_computes_what_onnx_runtime_does(
+    heads: int, size: int, graph: type, agree: Callable
+) -> None:
+    b, width = graph(), heads * size
+    x, mask = b.input("x", [1, 11, width]), b.input("mask", [1, 1, 11, 11])
+    y = b.attention(b.linear(x, width, width), 11, heads, size, mask, "both")
+    agree(b.model(b("Add", b.linear(y, width, width), x), y), tokens=11)
+
+
+def test_mask_of_every_head_is_left_to_tvm(
+    graph: type, lowered: Callable, families: Callable, agree: Callable
+) -> None:
+    b = graph()
+    model = b.model(b.attention(b.input("x", [1, 8, 32]), 8, 4, 8, b.input("mask", [1, 4, 8, 8])))
+    assert "Attention" not in families(lowered(model))
+    agree(model)
+
+
+def test_parts_of_a_split_are_views(graph: type, lowered: Callable, families: Callable, agree: Callable) -> None:
+    b = graph()
+    wide = b.linear(b.input("x", [1, 8, 16]), 16, 60)
+    one, two, three = b("Split", wide, b.const(np.array([30, 10, 20])), outputs=3, axis=2)
+    model = b.model(b.linear(one, 30, 16), b.linear(two, 10, 16), b.linear(three, 20, 16))
+    program = lowered(model)
+    assert families(program) == ["Linear"] * 4
+    views = [call.arguments[0].view for call in program.calls[1:]]
+    assert {(v.offset, v.columns, v.stride) for v in views} == {(0, 30, 60), (30, 10, 60), (40, 20, 60)}
+    agree(model)
+
+
+@pytest.mark.parametrize("row", [0, 3, -1])
+def test_one_row_is_a_view(row: int, graph: type, lowered: Callable, families: Callable, agree: Callable) -> None:
+    b = graph()
+    y = b.linear(b.input("x", [1, 8, 16]), 16, 24)
+    first = b("Gather", y, b.const(np.array(row)), axis=1)
+    model = b.model(y, b("Tanh", b.linear(first, 24, 24)))
+    program = lowered(model)
+    assert families(program) == ["Linear", "Linear"]
+    view = program.calls[1].arguments[0].view
+    assert (view.rows, view.columns, view.offset) == (1, 24, 24 * (row % 8))
+    agree(model)
+
+
+def test_columns_by_slice_are_a_view(graph: type, lowered: Callable, families: Callable, agree: Callable) -> None:
+    b = graph()
+    y = b.linear(b.input("x", [1, 8, 16]), 16, 24)
+    bounds = [b.const(np.array([v])) for v in (5, -3, 2)]
+    model = b.model(b.linear(b("Slice", y, *bounds), 16, 8))
+    assert families(lowered(model)) == ["Linear", "Linear"]
+    agree(model)
+
+
+def test_no_norm_after_a_residual_is_part_of_the_linear(graph: type, lowered: Callable, families: Callable) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    y = b("Add", b.linear(b("Relu", b.linear(x, 16, 32)), 32, 16), x)
+    program = lowered(b.model(b("Add", b("Mul", y, b.normal(16)), b.normal(16))))
+    assert [call.kernel.steps for call in program.calls] == [("relu",), ("add", "mulv", "addv")]
+
+
+def test_what_two_operators_read_is_kept(graph: type, lowered: Callable, agree: Callable) -> None:
+    """A linear that the residual and the next linear both read cannot swallow either."""
+    b = graph()
+    y = b.linear(b.input("x", [1, 8, 16]), 16, 16)
+    model = b.model(b("Add", b("Relu", y), b("Tanh", b.linear(y, 16, 16))))
+    assert lowered(model).calls[0].kernel.steps == ()
+    agree(model)
+
+
+def test_one_output_inside_anothers_chain(graph: type, agree: Callable) -> None:
+    b = graph()
+    y = b.linear(b.input("x", [1, 8, 16]), 16, 16)
+    z = b("Relu", y)
+    agree(b.model(z, y, b("Reshape", z, b.const(np.array([8, 16])))))
+
+
+def test_output_that_is_the_only_row_of_another(graph: type, agree: Callable) -> None:
+    b = graph()
+    y = b.linear(b.input("x", [1, 1, 16]), 16, 16)
+    agree(b.model(y, b("Gather", y, b.const(np.array(0)), axis=1)), tokens=1)
+
+
+def test_output_that_is_an_input(graph: type, agree: Callable) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    agree(b.model(b("Identity", x), b.linear(x, 16, 4)))
+
+
+def test_operators_without_a_kernel_of_ours_are_listed(graph: type, lowered: Callable, agree: Callable) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 30])
+    y = b("Softmax", b("Sin", b.linear(x, 30, 30)), axis=1)
+    y = b("Where", b("Greater", y, b.const(np.float32(0.1))), y, b("Neg", y))
+    y = b("ReduceMean", b("Pow", y, b.const(np.float32(2.0))), b.const(np.array([2])), keepdims=1)
+    model = b.model(b("Concat", y, b("Exp", y), axis=2))
+    listed = {operator for operator, why in lowered(model).generic if why}
+    assert {"sin", "nn.softmax", "where", "concat"} <= listed
+    agree(model)
+
+
+def test_ids_have_the_range_of_the_smallest_table(graph: type, lowered: Callable, agree: Callable) -> None:
+    b = graph()
+    ids = b.input("ids", [1, 8], TensorProto.INT64)
+    model = b.model(b("Add", b("Gather", b.normal(50, 16), ids), b("Gather", b.normal(30, 16), ids)))
+    program = lowered(model)
+    assert (program.ranges["ids"].low, program.ranges["ids"].high) == (0, 30)
+    agree(model)
+
+
+def test_computed_ids_stay_inside_their_table(graph: type, agree: Callable) -> None:
+    b = graph()
+    ids = b("Cast", b("Clip", b.input("x", [1, 8]), b.const(0.0), b.const(3.0)), to=TensorProto.INT64)
+    agree(b.model(b("Gather", b.normal(4, 16), ids)))
+
+
+def test_every_row_argument_fits_its_value(exported: Callable, lowered: Callable) -> None:
+    """No view reaches outside the tensor that it shows."""
+    for call in lowered(onnx.load(exported("mobilebert")), 128).calls:
+        for argument in call.arguments:
+            if isinstance(argument, Rows):
+                view = argument.view
+                assert view.offset + (view.rows - 1) * view.stride + view.columns <= view.value.size
+
+
+def test_float_output_only(graph: type, lowered: Callable) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    with pytest.raises(CompileError, match=r"output .* type int64"):
+        lowered(b.model(b("Identity", b.input("ids", [1, 8], TensorProto.INT64)), b.linear(x, 16, 4)))
