@@ -39,10 +39,11 @@ def multiply_accumulate(
                 total.store(0, total.load(0, isa.lanes) + a * b[v], isa.lanes)
 
     def unrolled(first: Expr) -> None:
-        if isa.by_element and unroll > 1:
-            a = [bind(activation(i, first, unroll)) for i in range(rows)]
-            for u in range(unroll):
-                step(first + u, _lanes(a, u))
+        if isa.by_element and unroll % isa.lanes == 0:
+            for chunk in range(0, unroll, isa.lanes):
+                a = [bind(activation(i, first + chunk, isa.lanes)) for i in range(rows)]
+                for u in range(isa.lanes):
+                    step(first + chunk + u, _lanes(a, u))
         else:
             for u in range(unroll):
                 step(first + u, _elements(activation, first + u))

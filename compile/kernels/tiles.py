@@ -1,8 +1,8 @@
 """Which register tile a linear kernel uses: a table keyed by ISA, precision and shape, with a default per ISA.
 
 MR rows of activations by NR columns of weights are accumulated in registers; NR is also the width of a packed weight
-panel. `k_unroll` is how many steps of the inner product one iteration takes: on Arm it is the number of activations
-loaded by one vector load and used by lane.
+panel. `k_unroll` is how many steps of the inner product one iteration takes: on Arm a multiple of the four activations
+that one vector load brings and multiply-adds use by lane.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TileConfig:
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16),
     ("avx512", "f32"): TileConfig(4, 64),
-    ("neon", "f32"): TileConfig(8, 8, k_unroll=4),
+    ("neon", "f32"): TileConfig(5, 16, k_unroll=4),
 }
 
 # (isa, precision, k, n) -> tile, where measurement found better than the default.
