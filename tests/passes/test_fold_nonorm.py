@@ -114,6 +114,13 @@ def test_a_vector_that_widens_its_operand_is_no_scale(build, check):
     assert report.passes[0].applied == 0
 
 
+def test_a_vector_that_adds_an_axis_is_no_scale(build, check):
+    b = build()
+    y = b("Mul", b.linear(b.input("x", [4, 6]), 6, 6, gemm=True), b.normal(1, 1, 6))
+    _, report = check(b.model(b.linear(y, 6, 3)), "fold_nonorm")
+    assert report.passes[0].counts["norms_folded"] == 0
+
+
 def test_a_scale_given_at_run_time_is_no_scale(build, check, ops):
     b = build()
     x, scale = b.input("x", [4, 6]), b.input("scale", [6])
