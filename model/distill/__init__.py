@@ -1,0 +1,28 @@
+"""Knowledge transfer from a teacher: the objectives, one file each, and the strategies that schedule them."""
+
+from .attention import attention_transfer
+from .copying import copy_ends
+from .feature_maps import feature_map_transfer, mean_transfer, normalized_feature_map_transfer, variance_transfer
+from .pretraining import distillation, masked_language_model, next_sentence_prediction
+from .strategies import STRATEGIES, Stage, auxiliary, joint, progressive
+from .tasks import Distillation, PreTraining, Weights
+
+__all__ = [
+    "STRATEGIES",
+    "Distillation",
+    "PreTraining",
+    "Stage",
+    "Weights",
+    "attention_transfer",
+    "auxiliary",
+    "copy_ends",
+    "distillation",
+    "feature_map_transfer",
+    "joint",
+    "masked_language_model",
+    "mean_transfer",
+    "next_sentence_prediction",
+    "normalized_feature_map_transfer",
+    "progressive",
+    "variance_transfer",
+]
