@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.chains import Chain, find_chain
 from compile.errors import CompileError
 from compile.frontend import Graph, Node
 from compile.kernels.attention import Attention
@@ -27,11 +27,12 @@ from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
 from compile.kernels.tiles import linear_tile
 from compile.patterns import (
     RESHAPES,
+    Part,
     as_vector,
+    constant_of,
     match_attention,
-    match_gelu,
+    match_part,
     match_trigram,
-    permutation,
     through_reshapes,
 )
 from compile.program import (
@@ -51,19 +52,6 @@ from compile.program import (
 from compile.share_tables import share_tables
 from compile.targets import Isa
 from compile.tokens import Tokens
-
-UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
-
-
-@dataclass
-class Chain:
-    """Element-wise steps found on the way up from a tensor to `source`, which a kernel computes or loads."""
-
-    source: Node
-    steps: list[str] = field(default_factory=list)
-    operands: list[Any] = field(default_factory=list)  # a vector, a Node, or None; one per step
-    computes: bool = False  # whether the kernel computes `source` too, rather than loading it
-    casts: bool = False  # whether `source` holds integers that the kernel turns into float32
 
 
 def lower(graph: Graph, tokens: int, isa: Isa) -> Program:
@@ -125,17 +113,8 @@ class _Lowering:
             self.weights[key] = Value(name, "weight", data.shape, str(data.dtype), data)
         return self.weights[key]
 
-    def constant(self, node: Node) -> NDArray[Any] | None:
-        """The value of a node that needs no input to be known, as far as layout operators go."""
-        if node.is_const:
-            return node.data
-        parts = [self.constant(i) for i in node.inputs] if node.op in (*RESHAPES, "permute_dims", "concat") else []
-        known = [p for p in parts if p is not None]
-        if not known or len(known) != len(node.inputs):
-            return None
-        if node.op == "concat":
-            return np.concatenate(known, int(node.attrs.axis))
-        return known[0].reshape(node.shape) if node.op in RESHAPES else known[0].transpose(permutation(node))
+    def kept(self, node: Node) -> bool:
+        return id(node) in self.output_of or id(node) in self.views
 
     def result(self, node: Node, rows: int, columns: int) -> View:
         """A fresh tensor for what `node` computes; an output's own buffer if it is one, or where it was wanted."""
@@ -176,55 +155,43 @@ class _Lowering:
         view = self.view(node)
         if (view.rows, view.columns) == (rows, columns):
             return view
+        if math.prod(node.shape) == rows * columns:
+            view = self.dense(node)
         if not view.whole or view.value.size != rows * columns:
             raise CompileError(f"{node.op} {node.name!r} cannot be addressed as {rows} rows of {columns}")
         return View.of(view.value, rows, columns)
 
+    def dense(self, node: Node) -> View:
+        """A tensor in memory of its own: what is part of another is copied out of it."""
+        view = self.view(node)
+        if view.whole:
+            return view
+        if node.dtype != "float32":
+            raise CompileError(f"{node.op} {node.name!r} is part of a tensor of type {node.dtype}: not supported")
+        to = View.of(Value(f"{node.name}.dense", "temporary", node.shape, node.dtype), view.rows, view.columns)
+        return self.emit(Map(view.columns, (), self.isa), [*_rows(view), *_rows(to), RowCount()], to, node)
+
     def compute(self, node: Node) -> View:
-        if (data := self.constant(node)) is not None:
+        if (data := constant_of(node)) is not None:
             return self.whole(self.weight(data, node.name))
         if node.op in RESHAPES:
             return self.seen_as(node.inputs[0], *self.rows_columns(node.shape))
-        if (part := self.slice(node)) is not None:
-            return part
+        if (part := match_part(node)) is not None and (view := self.part(part)) is not None:
+            return view
         for attempt in (self.attention, self.layer_norm, self.fused):
-            view = attempt(node)
-            if view is not None:
-                return view
+            if (result := attempt(node)) is not None:
+                return result
         return self.generic(node)
 
-    def slice(self, node: Node) -> View | None:
-        """Parts of a tensor that need no copy: columns of a split, and single rows."""
-        if node.op == "get_item" and node.inputs[0].op == "split":
-            split = node.inputs[0]
-            source, axis = split.inputs[0], int(split.attrs.axis) % len(split.inputs[0].shape)
-            starts = _split_starts(split.attrs.indices_or_sections, source.shape[axis])
-            return self.range_of(source, axis, starts[node.static[0]], node.shape[axis])
-        if node.op == "strided_slice" and len(node.static) >= 3:
-            axes, begins, _ = node.static[:3]
-            if len(axes) != 1 or (len(node.static) > 3 and node.static[3] != [1]):
-                return None
-            axis = axes[0] % len(node.shape)
-            size = node.inputs[0].shape[axis]
-            begin = begins[0] + size if begins[0] < 0 else min(begins[0], size)
-            return self.range_of(node.inputs[0], axis, begin, node.shape[axis])
-        if node.op == "take" and node.attrs.axis is not None and not node.inputs[0].is_const:
-            indices = self.constant(node.inputs[1])
-            if indices is not None and indices.size == 1:
-                axis = int(node.attrs.axis) % len(node.inputs[0].shape)
-                size = node.inputs[0].shape[axis]
-                return self.range_of(node.inputs[0], axis, int(indices.reshape(-1)[0]) % size, 1)
-        return None
-
-    def range_of(self, source: Node, axis: int, begin: int, count: int) -> View | None:
-        """Columns [begin, begin + count) of a tensor's rows, or its one row `begin`."""
-        if self.rows_columns(source.shape)[1] != source.shape[-1]:
+    def part(self, part: Part) -> View | None:
+        """Columns of a tensor's rows, or one row of it, where they are."""
+        if self.rows_columns(part.source.shape)[1] != part.source.shape[-1]:
             return None
-        view = self.view(source)
-        if axis == len(source.shape) - 1:
-            return view.part(begin, count)
-        if count == 1 and source.shape[axis] == view.rows:
-            return view.row(begin)
+        view = self.view(part.source)
+        if part.axis == len(part.source.shape) - 1:
+            return view.part(part.begin, part.count)
+        if part.count == 1 and part.source.shape[part.axis] == view.rows:
+            return view.row(part.begin)
         return None
 
     # --- kernel families
@@ -268,7 +235,7 @@ class _Lowering:
         """A matrix product, a lookup or a load, with the element-wise steps after it."""
         if node.dtype != "float32" or not node.shape:
             return None
-        chain = self.chain(node)
+        chain = find_chain(node, self.kept)
         source = chain.source
         if chain.computes and source.op == "matmul":
             return self.linear(node, chain)
@@ -291,7 +258,7 @@ class _Lowering:
         return math.prod(node.shape[:-1]), node.shape[-1]
 
     def linear(self, node: Node, chain: Chain) -> View:
-        weight = self.constant(chain.source.inputs[1])
+        weight = constant_of(chain.source.inputs[1])
         assert weight is not None
         (k, n), rows = weight.shape, math.prod(node.shape[:-1])
         x, weight = self.linear_input(chain.source.inputs[0], rows, k, weight)
@@ -331,7 +298,7 @@ class _Lowering:
         return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate([previous, same, following])
 
     def gather(self, node: Node, chain: Chain) -> View:
-        table = self.constant(chain.source.inputs[0])
+        table = constant_of(chain.source.inputs[0])
         assert table is not None
         ids, (count, columns) = chain.source.inputs[1], table.shape
         home = through_reshapes(ids)
@@ -344,101 +311,6 @@ class _Lowering:
         kernel = Gather(count, columns, tuple(chain.steps), self.isa)
         arguments = [Rows(view), Whole(self.whole(self.weight(table, chain.source.inputs[0].name))), *_rows(to)]
         return self.emit(kernel, [*arguments, *operands, RowCount()], to, node)
-
-    # --- element-wise chains
-
-    def chain(self, node: Node) -> Chain:
-        """Follow single-use element-wise operators up from `node`."""
-        chain = Chain(node)
-        columns = node.shape[-1] if node.shape else 1
-        current, readers = node, 1
-        while current is node or self.absorbable(current, readers):
-            step = self.step(current, columns)
-            if step is None:
-                break
-            steps, current_inputs = step
-            chain.steps[:0] = [name for name, _ in steps]
-            chain.operands[:0] = [operand for _, operand in steps]
-            gelu = steps[0][0] == "gelu" and current.op == "multiply"
-            current = current_inputs
-            readers = 2 if gelu else 1  # a gelu that is spelt out reads its argument twice
-            while self.absorbable(current, readers) and current.op in RESHAPES and _same_row(current, node):
-                current, readers = current.inputs[0], 1
-        chain.source = current
-        if current.op == "astype" and current.inputs[0].dtype == "int64" and current.dtype == "float32":
-            if current is node or self.absorbable(current, readers):
-                chain.source, chain.casts = current.inputs[0], True
-            return chain
-        chain.computes = self.computable(current) and (current is node or self.absorbable(current, readers))
-        return chain
-
-    def computable(self, node: Node) -> bool:
-        """Whether a kernel computes this and applies steps to it: a product with, or a lookup in, a constant."""
-        if node.dtype != "float32" or node.op not in ("matmul", "take"):
-            return False
-        fixed = self.constant(node.inputs[1] if node.op == "matmul" else node.inputs[0])
-        if fixed is None or fixed.ndim != 2 or fixed.dtype != np.float32:
-            return False
-        if node.op == "matmul":
-            return len(node.inputs[0].shape) > 1
-        ids = node.inputs[1]
-        return node.attrs.axis is not None and int(node.attrs.axis) == 0 and ids.dtype == "int64" and not ids.is_const
-
-    def absorbable(self, node: Node, readers: int = 1) -> bool:
-        """Whether nobody but the kernel being made reads `node`."""
-        return node.uses == readers and id(node) not in self.output_of and id(node) not in self.views
-
-    def step(self, node: Node, columns: int) -> tuple[list[tuple[str, Any]], Node] | None:
-        """One element-wise operator as epilogue steps with operands, and the tensor that they are applied to."""
-        if node.dtype != "float32" or (node.shape[-1:] or (1,)) != (columns,):
-            return None
-        if node.op in UNARY_OPERATORS:
-            return [(UNARY_OPERATORS[node.op], None)], node.inputs[0]
-        if node.op == "multiply" and (x := match_gelu(node)) is not None:
-            return [("gelu", None)], x
-        if node.op not in ("add", "subtract", "multiply", "divide"):
-            return None
-        left, right = node.inputs
-        if (vector := self.vector_of(right, columns)) is not None and left.shape == node.shape:
-            if node.op in ("add", "subtract"):
-                return [("addv", vector if node.op == "add" else -vector)], left
-            return [("mulv", vector if node.op == "multiply" else np.float32(1.0) / vector)], left
-        if (vector := self.vector_of(left, columns)) is not None and right.shape == node.shape:
-            if node.op == "subtract":
-                return [("mulv", np.full_like(vector, -1.0)), ("addv", vector)], right
-            return None if node.op == "divide" else ([("addv" if node.op == "add" else "mulv", vector)], right)
-        shape = _without_ones(node.shape)
-        if node.op not in ("add", "multiply") or not _without_ones(left.shape) == _without_ones(right.shape) == shape:
-            return None
-        main, other = (left, right) if self.depth(left) >= self.depth(right) else (right, left)
-        return [("add" if node.op == "add" else "mul", other)], main
-
-    def vector_of(self, node: Node, columns: int) -> NDArray[np.float32] | None:
-        return as_vector(node, columns) if node.is_const else None
-
-    def depth(self, node: Node) -> int:
-        """How late in the graph the product that `node` comes straight from is; −1 if it comes from none.
-
-        Of the two sides of a residual add, the later product takes the other side as its epilogue's operand.
-        """
-        columns = node.shape[-1]
-        while self.absorbable(node):
-            if node.op == "matmul":
-                return node.index if self.constant(node.inputs[1]) is not None else -1
-            if node.op in RESHAPES or node.op in UNARY_OPERATORS:
-                node = node.inputs[0]
-            elif node.op in ("add", "subtract", "multiply", "divide"):
-                if (x := match_gelu(node)) is not None:
-                    node = x
-                elif self.vector_of(node.inputs[1], columns) is not None:
-                    node = node.inputs[0]
-                elif self.vector_of(node.inputs[0], columns) is not None:
-                    node = node.inputs[1]
-                else:
-                    return max(self.depth(i) for i in node.inputs)
-            else:
-                break
-        return -1
 
     def operands(self, chain: Chain, rows: int, columns: int, node: Node) -> list[Argument]:
         arguments: list[Argument] = []
@@ -454,12 +326,7 @@ class _Lowering:
     def generic(self, node: Node) -> View:
         """One operator by TVM's own library, over whole tensors."""
         kernel, parameters = Generic.of(node, self.graph.module)
-        views = [self.view(p) for p in parameters]
-        for view, parameter in zip(views, parameters, strict=True):
-            if not view.whole:
-                raise CompileError(
-                    f"operator {node.op} ({node.name!r}) reads part of {parameter.name!r}: not supported"
-                )
+        views = [self.dense(p) for p in parameters]
         to = self.result(node, *self.rows_columns(node.shape))
         scratch = [
             Value(f"{node.name}.{i}", "temporary", shape, dtype)
@@ -474,21 +341,3 @@ class _Lowering:
 def _rows(view: View) -> list[Argument]:
     """A row operand as kernels take it: pointer and stride."""
     return [Rows(view), Number(view.stride)]
-
-
-def _same_row(reshape: Node, node: Node) -> bool:
-    return reshape.inputs[0].shape[-1:] == node.shape[-1:]
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without leading dimensions of 1, which change nothing about the memory."""
-    first = next((i for i, d in enumerate(shape) if d != 1), len(shape))
-    return shape[first:]
-
-
-def _split_starts(sections: Any, size: int) -> list[int]:
-    """Where the parts of a split begin: Relax gives their number or the inner boundaries."""
-    if hasattr(sections, "__len__"):
-        return [0, *(int(s) for s in sections)]
-    count = int(sections)
-    return [part * (size // count) for part in range(count)]

@@ -118,6 +118,14 @@ def test_columns_by_slice_are_a_view(graph: type, lowered: Callable, families: C
     agree(model)
 
 
+def test_part_that_an_operator_wants_whole_is_copied(graph: type, lowered: Callable, agree: Callable) -> None:
+    b = graph()
+    parts = b("Split", b.linear(b.input("x", [1, 8, 16]), 16, 40), b.const(np.array([30, 10])), outputs=2, axis=2)
+    heads = b("Reshape", parts[0], b.const(np.array([1, 8, 5, 6])))
+    rows = b("Reshape", parts[0], b.const(np.array([1, 16, 15])))
+    agree(b.model(b("Softmax", parts[0], axis=1), b("ReduceMax", heads, b.const(np.array([2]))), b.linear(rows, 15, 4)))
+
+
 def test_no_norm_after_a_residual_is_part_of_the_linear(graph: type, lowered: Callable, families: Callable) -> None:
     b = graph()
     x = b.input("x", [1, 8, 16])
