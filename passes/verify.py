@@ -41,6 +41,9 @@ class Referee:
 
         A model with the bytes of the previous stage is not run again.
         """
+        digest = _digest(model)
+        if digest == self.digest:
+            return 0.0
         try:
             outputs = self._run(model)
         except Exception as error:
