@@ -41,6 +41,7 @@ def _calibrate(teacher: Model, student: Model, batch: dict[str, Tensor]) -> None
     x = seen[0][batch["attention_mask"].bool()].float()  # (tokens, H)
     inverse = (x.var(-1, unbiased=False) + 1e-12).rsqrt()
     shift = (x.mean(-1) * inverse).mean()
-    assert isinstance(norm, nn.LayerNorm) and isinstance(target, NoNorm)
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(target, NoNorm)
     target.weight.copy_(norm.weight * inverse.mean())
     target.bias.copy_(norm.bias - norm.weight * shift)

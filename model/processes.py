@@ -1,0 +1,96 @@
+"""One process or many: what `torchrun` says, and the few collective operations that training needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its kind."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over all processes; NaN anywhere is NaN everywhere."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+def join(device: str = "auto") -> Processes:
+    """The process group that the environment describes; alone where there is none."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"train.device is {device!r}, but there is no CUDA device here: choose 'auto' or 'cpu'")
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return Processes(rank, world, torch.device(device))
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def parallel(task: nn.Module, how: Literal["ddp", "fsdp"], processes: Processes) -> nn.Module:
+    """The task as it runs on many processes: gradients averaged, and for FSDP parameters in shards, layer by layer."""
+    if processes.world == 1:
+        return task
+    if how == "ddp":
+        devices = [processes.device] if processes.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(task, device_ids=devices)
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in task.model.encoder.layers:  # type: ignore[union-attr]
+        fully_shard(layer)
+    fully_shard(task)
+    return task
+
+
+def full_state(model: nn.Module, optimizer: torch.optim.Optimizer | None, sharded: bool) -> tuple[Any, Any]:
+    """State dicts with whole tensors; every process must call this where parameters are in shards."""
+    if not sharded:
+        return model.state_dict(), optimizer and optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    if optimizer is None:
+        return get_model_state_dict(model, options=options), None
+    return get_state_dict(model, optimizer, options=options)
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: tuple[Any, Any], sharded: bool) -> None:
+    """Back from `full_state`."""
+    if not sharded:
+        model.load_state_dict(state[0])
+        optimizer.load_state_dict(state[1])
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    set_state_dict(model, optimizer, model_state_dict=state[0], optim_state_dict=state[1], options=options)

@@ -1,0 +1,85 @@
+"""What a run says while it runs: a line on the terminal, a JSON line in log.jsonl, and TensorBoard's event file."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+from .files import written_whole
+
+
+class Progress:
+    """Of one run; `quiet` processes (all but the first) say nothing."""
+
+    def __init__(self, folder: Path, steps: int, done: int = 0, quiet: bool = False):
+        self.quiet, self.path = quiet, folder / "log.jsonl"
+        if quiet:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        _forget(self.path, done)
+        try:
+            self.file = self.path.open("a")
+        except OSError as error:
+            raise ModelError(f"cannot write {self.path}: {error.strerror}") from error
+        self.console, self.steps, self.board = Console(stderr=True), steps, None
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Bar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar.start()
+        self.task = self.bar.add_task("", total=steps, completed=done)
+        with suppress(ImportError):  # TensorBoard is optional
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+
+    def report(self, step: int, stage: str, values: dict[str, float]) -> None:
+        """Losses in nats, tokens_per_second, eta_seconds, and what else there is to tell of `step`."""
+        if self.quiet:
+            return
+        self.file.write(json.dumps({"step": step, "stage": stage} | values) + "\n")
+        self.file.flush()
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+        terms = " ".join(f"{k} {v:.4g}" for k, v in values.items() if k not in UNITS)
+        rate, left = values.get("tokens_per_second", 0), values.get("eta_seconds", 0)
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=step, description=f"{stage}: {terms}  {rate:,.0f} tokens/s")
+        else:
+            eta = f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
+            self.console.print(
+                f"{step}/{self.steps} {stage}: {terms}, {rate:,.0f} tokens/s, {eta} left", soft_wrap=True
+            )
+
+    def say(self, message: str) -> None:
+        if not self.quiet:
+            self.console.print(message, soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        if not self.quiet:
+            self.bar.stop()
+            self.file.close()
+            if self.board:
+                self.board.close()
+
+
+UNITS = {"tokens_per_second", "eta_seconds", "data_wait", "learning_rate", "peak_memory_bytes", "gradient_norm"}
+
+
+def _forget(path: Path, done: int) -> None:
+    """Drop what was logged after the checkpoint that the run goes on from, also a line cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        with suppress(ValueError):
+            content: Any = json.loads(line)
+            if content["step"] <= done:
+                kept.append(line)
+    with written_whole(path) as file:
+        file.write("".join(kept).encode())

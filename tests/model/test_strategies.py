@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import Model, ModelConfig, ModelError
+from model.data import PreTrainingBatches
+from model.distill import Distillation, Stage, Weights, auxiliary, copy_ends, joint, progressive
+from model.processes import join
+from model.settings import TrainSettings
+from model.trainer import Trainer
+
+TINY = ModelConfig(
+    vocab_size=200, max_position_embeddings=32, embedding_size=8, num_hidden_layers=3, hidden_size=16,
+    bottleneck_size=8, attention_input="stream", num_attention_heads=2, intermediate_size=8,
+    num_feedforward_networks=2, attention_dropout=0.0,
+)  # fmt: skip
+TINY_TEACHER = replace(
+    TINY, bottleneck_size=24, intermediate_size=32, num_feedforward_networks=1, normalization="layer-norm",
+    activation="gelu",
+)  # fmt: skip
+SETTINGS = TrainSettings(batch_size=2, optimizer="adamw", learning_rate=1e-2, warmup=0.0, weight_decay=0.0)
+
+
+def parts(before: dict, after: dict) -> set[str]:
+    """The parts of the model in which anything moved."""
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    return {".".join(n.split(".")[1:3]) if ".layers." in n else n.split(".")[0 if n[0] == "h" else 1] for n in moved}
+
+
+def run(stages: tuple[Stage, ...], student: Model, teacher: Model, prepared: Path, folder: Path) -> list[set[str]]:
+    """What moved in each stage, the copy at its beginning left out."""
+    seen, moved = [], []
+
+    def begin(stage: Stage) -> None:
+        if seen:
+            moved.append(parts(seen.pop(), student.state_dict()))
+        if stage.copies_ends:
+            copy_ends(teacher, student)
+        seen.append({name: value.clone() for name, value in student.state_dict().items()})
+
+    batches = PreTrainingBatches(prepared, 32, 200)
+    task = lambda stage: Distillation(student, teacher, stage, Weights())  # noqa: E731
+    Trainer(student, task, stages, batches, folder, SETTINGS, join("cpu"), begin).fit()
+    return [*moved, parts(seen.pop(), student.state_dict())]
+
+
+@pytest.fixture
+def pair(randomized: Callable) -> tuple[Model, Model]:
+    return randomized(TINY, "mlm", 1), randomized(TINY_TEACHER, "mlm", 2)
+
+
+EVERYTHING = {"embeddings", "head", "layers.0", "layers.1", "layers.2"}
+LAYERS = EVERYTHING - {"embeddings", "head"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        (auxiliary(3, 2, 2), [EVERYTHING]),
+        (joint(3, 2, 2), [LAYERS, EVERYTHING]),
+        (progressive(3, 3, 2), [{"layers.0"}, {"layers.1"}, {"layers.2"}, EVERYTHING]),
+        (progressive(3, 3, 2, 0.1), [{"layers.0"}, {"layers.0", "layers.1"}, LAYERS, EVERYTHING]),
+    ],
+    ids=["auxiliary", "joint", "progressive", "softened"],
+)
+def test_each_stage_moves_its_own_parameters(
+    stages: tuple[Stage, ...], expected: list[set[str]], pair: tuple, prepared: Path, tmp_path: Path
+) -> None:
+    student, teacher = pair
+    taught = {name: value.clone() for name, value in teacher.state_dict().items()}
+    assert run(stages, student, teacher, prepared, tmp_path / "run") == expected
+    assert all(torch.equal(taught[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_strategies_take_the_same_number_of_steps() -> None:
+    for strategy in (auxiliary, joint, progressive):
+        assert sum(stage.steps for stage in strategy(3, 7, 5)) == 12
+    assert [stage.steps for stage in progressive(3, 7, 5)] == [3, 2, 2, 5]
+    with pytest.raises(ModelError, match="needs one a layer, 3"):
+        progressive(3, 2, 5)
+
+
+def test_softened_layers_move_by_the_small_rate(pair: tuple, prepared: Path, tmp_path: Path) -> None:
+    student, teacher = pair
+    stage = Stage("soft", 1, (1.0, 0.01, 0.0), 0.0, 0.0, (0, 1), False)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    run((stage,), student, teacher, prepared, tmp_path / "run")
+    steps = {}
+    for layer in (0, 1):  # Adam's first step is the learning rate wherever there is a gradient
+        steps[layer] = max(
+            float((value - before[name]).abs().max()) for name, value in student.state_dict().items()
+            if f"layers.{layer}." in name
+        )  # fmt: skip
+    assert steps[0] == pytest.approx(1e-2, rel=1e-2)
+    assert steps[1] == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_ends_are_copied_and_a_nonorm_gets_the_nearest_constant(pair: tuple, inputs: Callable) -> None:
+    student, teacher = pair
+    copy_ends(teacher, student)
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for name in ours:
+        if "layers." not in name:
+            assert torch.equal(ours[name], theirs[name]), name
+    batch = inputs(student.config, 8, 24)
+    batch["input_ids"].clamp_(max=199)
+    arguments = batch["input_ids"], batch["token_type_ids"]
+    expected = teacher.encoder.embeddings(*arguments)[batch["attention_mask"].bool()]
+    errors = []
+    for given in (None, batch):
+        copy_ends(teacher, student, given)
+        got = student.encoder.embeddings(*arguments)[batch["attention_mask"].bool()]
+        errors.append((got - expected).square().mean().item())
+    assert errors[1] < errors[0] / 4
+
+
+def test_ends_of_another_size_are_refused(pair: tuple, randomized: Callable) -> None:
+    other = randomized(replace(TINY, embedding_size=4), "mlm")
+    with pytest.raises(ModelError, match=r"word.weight is \(200, 4\) in the student and \(200, 8\) in the teacher"):
+        copy_ends(pair[1], other)
