@@ -95,7 +95,11 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
 def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:
     """Import `model` through Relax. Raises CompileError where TVM cannot."""
     check_operators(model)
-    shapes = input_shapes(model, seq_len)
+    return import_shaped(model, input_shapes(model, seq_len))
+
+
+def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph:
+    """`import_model` with every input's shape given. Raises CompileError where TVM cannot."""
     from tvm.relax.frontend.onnx import from_onnx
 
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import onnx
 
 import passes
+from compile.blame import blame
 from compile.check import check_library
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
 from compile.codegen.weights import assembler_source, write_weights
 from compile.errors import CompileError
-from compile.frontend import import_model
+from compile.frontend import check_operators, import_shaped, input_shapes
 from compile.link import find_toolchain, link_library, require_space
 from compile.lower import lower
 from compile.package import manifest, runtime_sources, staging, write_header, write_manifest
@@ -60,10 +62,13 @@ def build_library(
     with clock.phase("graph passes"):
         optimised, report = passes.run(model, dump=dump / "passes" if dump else None)
     with clock.phase("import into Relax"):
-        graph = import_model(optimised, options.seq_len)
+        check_operators(optimised)
+        shapes = input_shapes(optimised, options.seq_len)
+        with _naming_the_node(optimised, options.seq_len, target):
+            graph = import_shaped(optimised, shapes)
         if dump:
             (dump / "relax.py").write_text(graph.module.script())
-    with clock.phase("lower to kernels"):
+    with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):
         program = lower(graph, options.seq_len, target.isa)
     with clock.phase("plan memory and stages"):
         plan = make_plan(program)
@@ -71,7 +76,7 @@ def build_library(
         require_space(folder, 3 * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()
-        with clock.phase("compile kernels"):
+        with clock.phase("compile kernels"), _naming_the_node(optimised, options.seq_len, target):
             compile_kernels(program.kernels.values(), target, work / "kernels.o", dump)
         with clock.phase("pack weights"):
             write_weights(plan, work / "weights.bin")
@@ -106,6 +111,17 @@ def _write_sources(
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
     (work / "api.h").write_text(public + (folder / f"{name}.h").read_text())
     return [*runtime_sources(work), work / "plan.c", work / "weights.c"]
+
+
+@contextmanager
+def _naming_the_node(model: onnx.ModelProto, tokens: int, target: Target) -> Iterator[None]:
+    """A failure inside becomes a CompileError that names the node it comes from, if there is one."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise blame(model, tokens, target, error) from error
 
 
 class _Clock:

@@ -1,6 +1,7 @@
 """What cannot be compiled is refused in one line that names it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +10,8 @@ from onnx import TensorProto, helper
 
 from compile.errors import CompileError
 from compile.frontend import import_model, input_shapes
+from compile.pipeline import Options, build_library
+from compile.targets import Target
 
 
 def refused(model: onnx.ModelProto, *words: str, tokens: int = 8) -> None:
@@ -82,3 +85,33 @@ def test_constant_negative_index_counts_from_the_end(graph: type, agree: Callabl
     b = graph()
     y = b("Gather", b.normal(8, 16), b.const(np.array([-1, 0, -8, 3, 2, 1, -2, 7])))
     agree(b.model(b("Add", b.input("x", [1, 8, 16]), y)))
+
+
+def lstm(b, x: str) -> str:
+    return b("LSTM", x, b.normal(1, 32, 16), b.normal(1, 32, 8), hidden_size=8, outputs=3, name="culprit")[0]
+
+
+def cumulative_sum(b, x: str) -> str:
+    return b("CumSum", x, b.const(np.array(1)), name="culprit")
+
+
+def largest(b, x: str) -> str:
+    return b("TopK", x, b.const(np.array([3])), outputs=2, name="culprit")[0]
+
+
+def scatter(b, x: str) -> str:
+    return b("ScatterND", x, b.const(np.array([[0]])), b.normal(1, 8, 16), name="culprit")
+
+
+@pytest.mark.parametrize("operator", [lstm, cumulative_sum, largest, scatter])
+def test_whatever_stage_fails_the_node_is_named(
+    operator: Callable, graph: type, host: Target, tmp_path: Path
+) -> None:
+    """Operators that TVM cannot import, legalise or generate code for, in the middle of a model that is fine."""
+    b = graph()
+    y = b("Relu", b.linear(b.input("x", [1, 8, 16]), 16, 16))
+    model = b.model(b("Tanh", operator(b, y)))
+    with pytest.raises(CompileError, match=r"operator \w+ .*'culprit(#2)?'") as caught:
+        build_library(model, "case", host, tmp_path / "artifact", Options(seq_len=8))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
