@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compile.frontend import Node, scalar
 
@@ -143,6 +145,60 @@ def _product(node: Node) -> tuple[list[Node], float]:
         else:
             factors.append(current)
     return factors, constant
+
+
+def constant_of(node: Node) -> NDArray[Any] | None:
+    """The value of a node that needs no input to be known, as far as layout operators go."""
+    if node.is_const:
+        return node.data
+    parts = [constant_of(i) for i in node.inputs] if node.op in (*RESHAPES, "permute_dims", "concat") else []
+    known = [p for p in parts if p is not None]
+    if not known or len(known) != len(node.inputs):
+        return None
+    if node.op == "concat":
+        return np.concatenate(known, int(node.attrs.axis))
+    return known[0].reshape(node.shape) if node.op in RESHAPES else known[0].transpose(permutation(node))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Entries [begin, begin + count) of `source` along `axis`."""
+
+    source: Node
+    axis: int
+    begin: int
+    count: int
+
+
+def match_part(node: Node) -> Part | None:
+    """Part of a tensor along one axis, however it was written: a split, a slice, a lookup of one constant index."""
+    if node.op == "get_item" and node.inputs[0].op == "split":
+        split = node.inputs[0]
+        axis = int(split.attrs.axis) % len(split.inputs[0].shape)
+        starts = _split_starts(split.attrs.indices_or_sections, split.inputs[0].shape[axis])
+        return Part(split.inputs[0], axis, starts[node.static[0]], node.shape[axis])
+    if node.op == "strided_slice" and len(node.static) >= 3:
+        axes, begins, _ = node.static[:3]
+        if len(axes) != 1 or (len(node.static) > 3 and node.static[3] != [1]):
+            return None
+        axis = axes[0] % len(node.shape)
+        size = node.inputs[0].shape[axis]
+        begin = begins[0] + size if begins[0] < 0 else min(begins[0], size)
+        return Part(node.inputs[0], axis, begin, node.shape[axis])
+    if node.op == "take" and node.attrs.axis is not None and not node.inputs[0].is_const:
+        indices = constant_of(node.inputs[1])
+        if indices is not None and indices.size == 1:
+            axis = int(node.attrs.axis) % len(node.inputs[0].shape)
+            return Part(node.inputs[0], axis, int(indices.reshape(-1)[0]) % node.inputs[0].shape[axis], 1)
+    return None
+
+
+def _split_starts(sections: Any, size: int) -> list[int]:
+    """Where the parts of a split begin: Relax gives their number or the inner boundaries."""
+    if hasattr(sections, "__len__"):
+        return [0, *(int(s) for s in sections)]
+    count = int(sections)
+    return [part * (size // count) for part in range(count)]
 
 
 def match_trigram(node: Node) -> Node | None:
