@@ -1,4 +1,4 @@
-"""MobileBERT-family encoders: count their parameters and FLOPs, and write them as ONNX."""
+"""MobileBERT-family encoders: count, train, distil, fine-tune and score them, and write them as ONNX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from .commands import table
 from .config import HEADS, ModelConfig
 from .errors import ModelError
 from .presets import ALIASES, PAPER, PRESETS, find_preset
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--randomize-norms", action="store_true", help="draw norms and biases at random too, instead of 1 and 0"
     )
-    for command in (inspect, export):
+    for command in (inspect, export, *table.add_commands(commands)):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
 
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore
         try:
-            {"inspect": run_inspect, "export": run_export}[args.command](args)
+            {"inspect": run_inspect, "export": run_export}.get(args.command, table.run)(args)
         except ModelError as error:
             if args.debug:
                 raise

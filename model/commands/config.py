@@ -1,0 +1,135 @@
+"""A TOML file and `--set key=value` to dataclasses, with every mistake named."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..config import ModelConfig
+from ..errors import ModelError
+from ..presets import find_preset
+
+if TYPE_CHECKING:
+    from ..config import Head
+    from ..heads import Model
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint `folder`, or a `preset` (random weights) whose fields `fields` may change."""
+
+    folder: str = ""
+    preset: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, head: Head, seed: int = 0, **changes: Any) -> Model:
+        """Raises `ModelError` where neither or both are given, or a field is unknown."""
+        from dataclasses import replace
+
+        from ..build import create
+        from ..checkpoint import load_checkpoint
+
+        if bool(self.folder) == bool(self.preset):
+            raise ModelError("give the model either a folder or a preset")
+        if self.folder:
+            if self.fields:
+                raise ModelError("model.fields changes presets only: the model of a folder is as it is")
+            return load_checkpoint(Path(self.folder), head, seed)
+        known = [f.name for f in fields(ModelConfig)]
+        for name in self.fields:
+            if name not in known:
+                raise ModelError(f"model.fields.{name} is unknown{_near(name, known)}")
+        return create(replace(find_preset(self.preset), **self.fields, **changes), head, seed)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A corpus: prepared in `folder`, which is made from `text` and `vocabulary` if it is not there yet."""
+
+    folder: str
+    text: tuple[str, ...] = ()
+    vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
+    sequence_length: int = 128
+
+
+def read(path: Path, kind: type[T], sets: Sequence[str] = ()) -> T:
+    """The settings in a TOML file, changed by `sets` ("train.steps=100"), as a dataclass.
+
+    Raises `ModelError` that names the file and the key for whatever is unknown, missing or of the wrong type.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ModelError(f"--set {text}: write it as key=value, such as train.steps=100")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value  # a word without quotes
+        place, names = content, key.strip().split(".")
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise ModelError(f"--set {text}: {name} is not a section")
+        place[names[-1]] = parsed
+    return build(kind, content, str(path))
+
+
+def build(kind: type[T], content: dict[str, Any], where: str, prefix: str = "") -> T:
+    hints, values = get_type_hints(kind), {}
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for name, value in content.items():
+        if name not in known:
+            raise ModelError(f"{where}: {prefix}{name} is unknown{_near(name, list(known))}")
+        values[name] = _convert(hints[name], value, where, prefix + name)
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise ModelError(f"{where}: {prefix}{name} is missing")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
+    if is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value, where, name + ".")  # type: ignore[arg-type]
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ModelError(f"{where}: {name} is {value!r}: choose from {', '.join(map(repr, get_args(hint)))}")
+        return value
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_convert(get_args(hint)[0], item, where, name) for item in value)
+    if get_origin(hint) in (Union, type(int | None)):
+        return value if value is None else _convert(get_args(hint)[0], value, where, name)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = dict if get_origin(hint) is dict else hint
+    if not isinstance(plain, type) or not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        wanted = {
+            "str": "text",
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "tuple": "a list",
+        }
+        named = wanted.get(getattr(get_origin(hint) or plain, "__name__", ""), "a section")
+        raise ModelError(f"{where}: {name} is {value!r}: it must be {named}")
+    return value
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f": did you mean {near[0]}?" if near else f": choose from {', '.join(known)}"

@@ -1,0 +1,85 @@
+"""`distill`: a student from a teacher, by one of the papers' strategies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ModelError
+from ..settings import TrainSettings
+from .config import ModelSource, TextData
+
+if TYPE_CHECKING:
+    from ..distill import Stage, Weights
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How knowledge is transferred. The factors are those of `model.distill.Weights`."""
+
+    strategy: Literal["none", "auxiliary", "joint", "progressive"] = "progressive"  # none: distillation alone
+    transfer_steps: int = 0  # of layer-wise transfer, before (or, auxiliary: on top of) train.steps of distillation
+    soft_rate: float = 0.0  # progressive: of the learning rate, for the layers below the one that is trained
+    calibrate: bool = True  # fit a NoNorm to the teacher's LayerNorm when the embedding is copied
+    attention: float = 1.0  # λ
+    feature_map: float = 100.0  # μ
+    mean: float = 5000.0  # β
+    variance: float = 5.0  # γ
+    alpha: float = 0.5
+    feature_maps: Literal["decomposed", "plain"] = "decomposed"
+
+    def weights(self) -> Weights:
+        from ..distill import Weights
+
+        return Weights(self.attention, self.feature_map, self.mean, self.variance, self.alpha, self.feature_maps)
+
+    def stages(self, num_layers: int, steps: int) -> tuple[Stage, ...]:
+        from ..distill import STRATEGIES
+        from ..distill.strategies import pretraining
+
+        if self.strategy == "none":
+            return pretraining(num_layers, steps)
+        if self.transfer_steps < 1:
+            raise ModelError(f"transfer.transfer_steps is {self.transfer_steps}: {self.strategy} needs some")
+        return STRATEGIES[self.strategy](num_layers, self.transfer_steps, steps, self.soft_rate)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """configs/distill-*.toml"""
+
+    output: str
+    teacher: str  # a checkpoint folder
+    model: ModelSource
+    data: TextData
+    transfer: Transfer = field(default_factory=Transfer)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+def distill(config: DistillConfig) -> Path:
+    """Train and return the folder of the student."""
+    from ..checkpoint import load_checkpoint
+    from ..distill import Distillation, copy_ends
+    from ..processes import join, leave
+    from ..trainer import Trainer
+    from .data import pretraining_batches
+
+    train, transfer = config.train, config.transfer
+    processes = join(train.device)
+    try:
+        teacher = load_checkpoint(Path(config.teacher), "mlm").to(processes.device)
+        student = config.model.load("mlm", train.seed).to(processes.device)
+        batches = pretraining_batches(config.data, student.config.vocab_size, train.seed, processes)
+        stages = transfer.stages(student.config.num_hidden_layers, train.steps)
+
+        def begin(stage: Stage) -> None:
+            if stage.copies_ends:
+                batch = {k: v.to(processes.device) for k, v in batches.batch(0, 0, 1, train.batch_size).items()}
+                copy_ends(teacher, student, batch if transfer.calibrate else None)
+
+        task = lambda stage: Distillation(student, teacher, stage, transfer.weights())  # noqa: E731
+        task(stages[0])  # refuse a pair that does not match before anything is written
+        return Trainer(student, task, stages, batches, Path(config.output), train, processes, begin).fit()
+    finally:
+        leave()

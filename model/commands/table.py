@@ -1,0 +1,51 @@
+"""The training subcommands: their arguments, and the function each one calls."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+CONFIGURED = {
+    "pretrain": ("train a teacher or a bare student by masked words and next sentences", "PretrainConfig"),
+    "distill": ("train a student from a teacher: auxiliary, joint or progressive transfer", "DistillConfig"),
+    "finetune": ("train on a task of GLUE or on SQuAD, once or as a sweep, and evaluate", "FinetuneConfig"),
+    "evaluate": ("metrics of a model on held-out text, a task of GLUE or SQuAD", "EvaluateConfig"),
+    "attention-maps": ("draw the attention of teacher and students to PNG (Figure 3)", "AttentionMapsConfig"),
+}
+"""Name to help and the dataclass that the TOML file fills, in the module of that name."""
+
+
+def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
+    """Add every subcommand to an argparse subparsers object."""
+    added = []
+    for name, (text, _) in CONFIGURED.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see configs/")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
+            help="change a setting, such as train.steps=100; may be repeated",
+        )  # fmt: skip
+        added.append(command)
+    text = "official metrics of a predictions file, without a model"
+    score = commands.add_parser("score", help=text, description=text[0].upper() + text[1:] + ".")
+    score.add_argument("task", metavar="TASK", help="squad-v1.1, squad-v2.0, or a task of GLUE such as sst-2")
+    score.add_argument("--data", type=Path, required=True, metavar="FILE", help="the task's own TSV or JSON")
+    score.add_argument("--predictions", type=Path, required=True, metavar="FILE", help="in the official format")
+    score.add_argument("--null-odds", type=Path, metavar="FILE", help="SQuAD v2.0: JSON of how sure of no answer")
+    score.add_argument("--json", action="store_true", help="print JSON")
+    return [*added, score]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the parsed arguments ask for."""
+    from importlib import import_module
+
+    name = args.command.replace("-", "_")
+    module = import_module(f".{name}", __package__)
+    if args.command not in CONFIGURED:
+        getattr(module, name)(args)
+        return
+    from .config import read
+
+    print(getattr(module, name)(read(args.config, getattr(module, CONFIGURED[args.command][1]), args.sets)))

@@ -1,0 +1,230 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import ModelConfig, ModelError, create, load_checkpoint, save_checkpoint
+from model.__main__ import main
+from model.data import PreTrainingBatches
+from model.distill import PreTraining
+from model.distill.strategies import pretraining
+from model.processes import join
+from model.settings import TrainSettings, rate
+from model.trainer import Trainer
+
+TINY = ModelConfig(
+    vocab_size=200, max_position_embeddings=32, embedding_size=8, num_hidden_layers=2, hidden_size=16,
+    bottleneck_size=8, attention_input="stream", num_attention_heads=2, intermediate_size=8,
+    num_feedforward_networks=1, hidden_dropout=0.1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path, prepared: Path) -> Path:
+    """A configuration of progressive transfer with dropout, which writes to tmp_path/run."""
+    teacher = replace(TINY, bottleneck_size=24, normalization="layer-norm", activation="gelu")
+    save_checkpoint(create(teacher, "mlm", 1), tmp_path / "teacher")
+    save_checkpoint(create(TINY, "mlm", 2), tmp_path / "student")
+    path = tmp_path / "distill.toml"
+    path.write_text(f"""
+output = "{tmp_path}/run"
+teacher = "{tmp_path}/teacher"
+model = {{ folder = "{tmp_path}/student" }}
+data = {{ folder = "{prepared}", sequence_length = 32 }}
+transfer = {{ transfer_steps = 6, soft_rate = 0.1 }}
+train = {{ steps = 5, batch_size = 2, accumulate = 2, checkpoint_every = 2, log_every = 1, device = "cpu" }}
+""")
+    return path
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_checkpoint(folder / "model").state_dict()
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from model.__main__ import main
+from model import trainer, resume
+kind, count = sys.argv[2], int(sys.argv[3])
+owner, name = (trainer.Trainer, "_step") if kind == "step" else (torch, "save")
+original, calls = getattr(owner, name), []
+def once_too_often(*arguments):
+    calls.append(1)
+    if len(calls) == count:
+        if kind == "save":  # in the middle of writing
+            arguments[1].write(b"half a file")
+            arguments[1].flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+setattr(owner, name, once_too_often)
+main(["distill", sys.argv[1]])
+"""
+
+
+def test_killed_again_and_again_it_ends_with_the_same_weights(config: Path, tmp_path: Path) -> None:
+    assert main(["distill", str(config), "--set", f"output={tmp_path}/whole"]) == 0
+    for how in (["step", "6"], ["save", "2"]):  # between checkpoints; then while the second after that is written
+        run = subprocess.run([sys.executable, "-c", KILLED, str(config), *how], capture_output=True, text=True)
+        assert run.returncode == -signal.SIGKILL, run.stderr
+    assert [p.name for p in sorted((tmp_path / "run/checkpoints").glob("step*"))] == [
+        "step-00000004.pt", "step-00000006.pt"
+    ]  # fmt: skip
+    assert main(["distill", str(config)]) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").open()] for name in ("whole", "run")]
+    assert [row["step"] for row in logs[1]] == list(range(1, 12))
+    for a, b in zip(*logs, strict=True):
+        assert (a["stage"], a["loss"], a["learning_rate"]) == (b["stage"], b["loss"], b["learning_rate"])
+    assert logs[0][0]["stage"] == "layer 1"
+    assert {"at", "fmt", "mean", "variance"} <= set(logs[0][0])
+    assert {"mlm", "kd", "nsp", "tokens_per_second", "eta_seconds", "data_wait"} <= set(logs[0][-1])
+    assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+def make(prepared: Path, folder: Path, seed: int = 0, task: Callable | None = None, **changes: object) -> Trainer:
+    settings = TrainSettings(steps=4, batch_size=2, checkpoint_every=2, device="cpu")
+    model = create(replace(TINY, hidden_dropout=0.0, attention_dropout=0.0), "mlm", seed)
+    batches = PreTrainingBatches(prepared, 32, 200)
+    settings = replace(settings, **changes)
+    stages = pretraining(2, settings.steps)
+    return Trainer(model, task or (lambda stage: PreTraining(model)), stages, batches, folder, settings, join("cpu"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(prepared: Path, tmp_path: Path) -> None:
+    class Bad(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.calls = PreTraining(trainer.model), 0
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            self.calls += 1
+            terms = self.inside(batch)
+            if self.calls == 4:
+                terms["nsp"] = terms["nsp"] * float("nan")
+                terms["loss"] = terms["mlm"] + terms["nsp"]
+            return terms
+
+    trainer = make(prepared, tmp_path / "run", task=lambda stage: Bad())
+    with pytest.raises(ModelError, match=r"step 4: nsp is nan; the last good checkpoint is .*step-00000002.pt"):
+        trainer.fit()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    make(prepared, tmp_path / "run").fit()  # goes on from there
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = torch.save, []
+
+    def save(*arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        original(*arguments)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(ModelError, match=r"cannot write .*step-00000004.pt: No space left on device"):
+        make(prepared, tmp_path / "run").fit()
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
+def test_other_settings_do_not_go_on_with_a_run(prepared: Path, tmp_path: Path) -> None:
+    make(prepared, tmp_path / "run").fit()
+    with pytest.raises(ModelError, match=r"another learning_rate \(0.001 then, 0.01 now\)"):
+        make(prepared, tmp_path / "run", learning_rate=0.01).fit()
+    make(prepared, tmp_path / "run", log_every=3).fit()  # nothing to do
+    (tmp_path / "run/checkpoints/step-00000004.pt").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=r"step-00000004.pt cannot be read"):
+        make(prepared, tmp_path / "run").fit()
+
+
+def test_accumulated_batches_are_one_large_batch(prepared: Path, tmp_path: Path) -> None:
+    """Up to rounding, where each part predicts as many words: with dropout off, and sentences of one length."""
+    gradients = []
+    for name, size, accumulate in (("whole", 4, 1), ("parts", 2, 2)):
+        kept: list[Tensor] = []
+        trainer = make(
+            prepared, tmp_path / name, steps=1, batch_size=size, accumulate=accumulate, max_gradient_norm=1e9
+        )
+
+        class NextSentence(torch.nn.Module):  # its loss is a mean over rows, whatever their length
+            def __init__(self, model: torch.nn.Module) -> None:
+                super().__init__()
+                self.inside = PreTraining(model)
+
+            def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+                return {"loss": self.inside(batch)["nsp"]}
+
+        trainer.task = lambda stage, trainer=trainer, kind=NextSentence: kind(trainer.model)
+        trainer._check_finite = lambda *_, model=trainer.model, kept=kept: kept.extend(  # type: ignore[method-assign]
+            p.grad.clone() for p in model.parameters() if p.grad is not None
+        )
+        trainer.fit()
+        gradients.append(kept)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_rate_rises_then_falls_to_nothing() -> None:
+    rates = [rate(step, 10, 0.2) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[-1] == pytest.approx(1 / 8)
+    assert rate(10, 10, 0.2) == 0
+    assert rate(0, 10, 0.0) == 1
+
+
+ONE_OF_TWO = """
+import os, sys, torch
+torch.set_num_threads(1)
+from model.__main__ import main
+config, folder, *ports = sys.argv[1:]
+for parallel, os.environ["MASTER_PORT"] in zip(("ddp", "fsdp"), ports):
+    sets = f"output={folder}/{parallel} train.accumulate=1 train.parallel={parallel}".split()
+    assert main(["pretrain", config, *(word for text in sets for word in ("--set", text))]) == 0
+"""
+
+
+def test_two_processes_learn_as_one_does(prepared: Path, tmp_path: Path) -> None:
+    """In whole copies (DDP) and in shards (FSDP): what one process accumulates, two take at a time."""
+    save_checkpoint(create(replace(TINY, hidden_dropout=0.0, attention_dropout=0.0), "mlm"), tmp_path / "start")
+    path = tmp_path / "pretrain.toml"
+    path.write_text(f"""
+output = "{tmp_path}/one"
+model = {{ folder = "{tmp_path}/start" }}
+data = {{ folder = "{prepared}", sequence_length = 32 }}
+train = {{ steps = 3, batch_size = 2, accumulate = 2, checkpoint_every = 2, device = "cpu" }}
+""")
+    with socket.socket() as a, socket.socket() as b:
+        for free in (a, b):
+            free.bind(("127.0.0.1", 0))
+        ports = [str(free.getsockname()[1]) for free in (a, b)]
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-c", ONE_OF_TWO, str(path), str(tmp_path), *ports]
+    both = [subprocess.Popen(command, env=shared | {"RANK": str(i)}, stderr=subprocess.PIPE, text=True) for i in (0, 1)]
+    assert main(["pretrain", str(path)]) == 0
+    try:
+        for process in both:
+            _, errors = process.communicate(timeout=100)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in both:
+            process.kill()
+    start = load_checkpoint(tmp_path / "start").state_dict()
+    one = weights(tmp_path / "one")
+    moved = sum((one[name] - start[name]).norm().item() for name in one)
+    for name in ("ddp", "fsdp"):
+        other = weights(tmp_path / name)
+        assert sum((one[n] - other[n]).norm().item() for n in one) < 1e-3 * moved
