@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from compile.errors import CompileError
 from compile.package import FORMAT, sha256
-from compile.targets import TARGETS, runs_here, with_cpu
+from compile.targets import CPUS, TARGETS, runs_here, with_cpu
 
 TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
 
@@ -43,7 +43,34 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CompileError(f"{path} has another format than this version reads: build the artifact again")
+    for key, fits in _MANIFEST.items():
+        if not (key in manifest and fits(manifest[key])):
+            raise CompileError(f"{path} is damaged (at {key!r}): build the artifact again")
     return manifest
+
+
+def _are_tensors(entries: Any) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(e, dict)
+        and isinstance(e.get("name"), str)
+        and e.get("dtype") in TYPE_CODES
+        and isinstance(e.get("shape"), list)
+        and all(isinstance(d, int) and d > 0 for d in e["shape"])
+        for e in entries
+    )
+
+
+# What running a library needs of its manifest.
+_MANIFEST: dict[str, Callable[[Any], bool]] = {
+    "name": lambda v: isinstance(v, str) and v.isidentifier(),
+    "library": lambda v: isinstance(v, str) and Path(v).name == v,
+    "sha256": lambda v: isinstance(v, str),
+    "target": lambda v: isinstance(v, str) and v in TARGETS,
+    "cpu": lambda v: isinstance(v, str) and v in CPUS,
+    "tokens": lambda v: isinstance(v, int) and v > 0,
+    "inputs": _are_tensors,
+    "outputs": _are_tensors,
+}
 
 
 class Library:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -163,20 +163,39 @@ def staging(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "manifest.json").exists())):
         raise CompileError(f"--out {out} exists and is not an artifact folder: choose another, or remove it")
+    new_parents = [p for p in out.parents if not p.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise CompileError(f"cannot write to {out.parent}: {error.strerror}") from error
+        _remove_empty(new_parents)
+        raise CompileError(f"cannot write to {out.parent}: {error.strerror}; choose another --out") from error
     try:
         yield temporary
         temporary.chmod(0o755)
-        if out.exists():
-            old = temporary.with_name(temporary.name + "-old")
-            out.rename(old)
-            temporary.rename(out)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(out)
+        _replace(out, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(new_parents)
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Rename `new` to `out`; what was there before goes only once that has worked."""
+    if not out.exists():
+        new.rename(out)
+        return
+    old = new.with_name(f"{new.name}-old")
+    out.rename(old)
+    try:
+        new.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

@@ -4,14 +4,13 @@ import ctypes
 import json
 import mmap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import compile
 from compile.load import TYPE_CODES, read_manifest
 
 OK, ARGUMENT, SHAPE, RANGE, MEMORY, CPU, THREAD, BUSY = range(8)
@@ -298,82 +297,3 @@ def test_description_is_the_manifests(mobilebert_library: Path) -> None:
             assert info.type == TYPE_CODES[entry["dtype"]]
             assert [info.low, info.high] == entry.get("range", [0, 0])
             assert info.bytes == np.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
-
-
-# --- the same from Python
-
-
-@pytest.fixture
-def library(mobilebert_library: Path) -> Iterator[Any]:
-    with compile.load(mobilebert_library, threads=1) as opened:
-        yield opened
-
-
-def valid(changes: dict[str, Any]) -> dict[str, Any]:
-    base = {name: np.zeros((1, 128), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    return {name: array for name, array in (base | changes).items() if array is not None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"input_ids": np.full((1, 128), 1000)}, "outside its table"),
-        ({"input_ids": np.zeros((1, 127), np.int64)}, "shape"),
-        ({"input_ids": np.zeros((128,), np.int64)}, "shape"),
-        ({"input_ids": np.zeros((1, 128), np.float32)}, "type"),
-        ({"input_ids": np.array([["a"] * 128])}, "type"),
-        ({"input_ids": None}, "input_ids.* missing"),
-        ({"positions": np.zeros(3)}, "no input 'positions'"),
-    ],
-)
-def test_wrong_input_in_python(changes: dict, words: str, library: Any) -> None:
-    with pytest.raises(compile.CompileError, match=words):
-        library.run(valid(changes))
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint16, bool])
-def test_other_integers_are_converted_in_python(dtype: type, library: Any) -> None:
-    ones = np.ones((1, 128))
-    wanted, got = (library.run(valid({"attention_mask": ones.astype(t)})) for t in (np.int64, dtype))
-    assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
-
-
-def test_closed_model_in_python(library: Any) -> None:
-    library.close()
-    library.close()
-    with pytest.raises(compile.CompileError, match="closed"):
-        library.run(valid({}))
-    with pytest.raises(compile.CompileError, match="closed"):
-        library.run_into([], [])
-
-
-def test_wrong_thread_count_in_python(mobilebert_library: Path) -> None:
-    with pytest.raises(compile.CompileError, match="threads"):
-        compile.load(mobilebert_library, threads=65)
-
-
-def test_busy_model_in_python_says_so(mobilebert_library: Path) -> None:
-    errors: list[str] = []
-    with compile.load(mobilebert_library, threads=1) as library:
-
-        def call() -> None:
-            for _ in range(50):
-                try:
-                    library.run(valid({}))
-                except compile.CompileError as error:
-                    errors.append(str(error))
-
-        threads = [threading.Thread(target=call) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert all("another thread" in error for error in errors)
-
-
-def test_models_are_freed_with_their_object(mobilebert_library: Path) -> None:
-    library: Callable[..., Any] | None = compile.load(mobilebert_library, threads=4)
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    assert library is not None
-    del library
-    assert len(list(Path("/proc/self/task").iterdir())) == threads - 3
