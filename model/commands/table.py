@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import ModelError
+
 CONFIGURED = {
     "pretrain": ("train a teacher or a bare student by masked words and next sentences", "PretrainConfig"),
     "distill": ("train a student from a teacher: auxiliary, joint or progressive transfer", "DistillConfig"),
@@ -42,10 +44,13 @@ def run(args: argparse.Namespace) -> None:
     from importlib import import_module
 
     name = args.command.replace("-", "_")
-    module = import_module(f".{name}", __package__)
-    if args.command not in CONFIGURED:
-        getattr(module, name)(args)
-        return
-    from .config import read
+    try:
+        module = import_module(f".{name}", __package__)
+        if args.command not in CONFIGURED:
+            getattr(module, name)(args)
+            return
+        from .config import read
 
-    print(getattr(module, name)(read(args.config, getattr(module, CONFIGURED[args.command][1]), args.sets)))
+        print(getattr(module, name)(read(args.config, getattr(module, CONFIGURED[args.command][1]), args.sets)))
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{error.name} is not installed: pip install 'pocketbert[train]'") from error
