@@ -1,0 +1,80 @@
+"""House rules that a program can check."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def tracked() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout (Debian package git)")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="needs ruff: pip install -e '.[test]'")
+def test_ruff() -> None:
+    run(sys.executable, "-m", "ruff", "check", ".")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="needs mypy: pip install -e '.[test]'")
+def test_types() -> None:
+    run(sys.executable, "-m", "mypy")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("importlinter") is None, reason="needs pip install import-linter")
+def test_rooms_import_only_what_they_may() -> None:
+    run(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+
+
+def test_no_large_file_is_tracked() -> None:
+    large = [path.relative_to(ROOT) for path in tracked() if path.stat().st_size > 1 << 20]
+    assert large == []
+
+
+def test_no_build_product_is_tracked() -> None:
+    products = {".so", ".o", ".onnx", ".safetensors", ".bin", ".pyc"}
+    assert [path.relative_to(ROOT) for path in tracked() if path.suffix in products] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    packages = ("model", "passes", "compile")
+    silent = [
+        path.relative_to(ROOT)
+        for path in tracked()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in packages
+        and not re.match(r"\s*(#.*\n)*\s*r?\"\"\"", path.read_text())
+    ]  # fmt: skip
+    assert silent == []
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = ["pip install -e . && python -m compile --target arm64-android", "pip install -e '.[test]' && pytest"]
+    places = [text.index(command) for command in commands]
+    assert places == sorted(places)
+    assert max(places) < 1500
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / document).read_text()):
+            assert "://" in link or (ROOT / link).exists(), f"{document}: {link}"
+
+
+def test_continuous_integration_can_be_run() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    run("bash", "-n", ".ci/run")
