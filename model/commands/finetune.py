@@ -1,0 +1,177 @@
+"""`finetune`: on one task, once or over the papers' search space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from ..settings import TrainSettings
+from .config import ModelSource
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+SQUAD = {"squad-v1.1": "1.1", "squad-v2.0": "2.0"}
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """`train` and `dev` are the task's own files; dev may be several, by name (MNLI: matched and mismatched)."""
+
+    vocabulary: str
+    train: str = ""
+    dev: str = ""
+    dev_mismatched: str = ""  # MNLI's second
+    sequence_length: int = 128
+    stride: int = 128  # SQuAD: from one window to the next, in tokens
+    null_threshold: float = 0.0  # SQuAD v2.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every combination is tried, and the best on the development set wins. The papers': see configs/."""
+
+    batch_size: tuple[int, ...] = ()
+    learning_rate: tuple[float, ...] = ()
+    epochs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """configs/finetune-*.toml"""
+
+    output: str
+    task: str
+    model: ModelSource
+    data: TaskData
+    epochs: int = 3
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(optimizer="adamw", learning_rate=5e-5))
+    sweep: Sweep = field(default_factory=Sweep)
+
+
+def finetune(config: FinetuneConfig) -> str:
+    """Train, evaluate, write predictions and metrics.json beside the model; returns what to print."""
+    from ..processes import leave
+
+    best: tuple[float, Path, dict[str, Any]] | None = None
+    try:
+        for run in runs(config):
+            metrics = run_once(run)
+            if metrics and (best is None or main_metric(metrics) > best[0]):
+                best = main_metric(metrics), Path(run.output), metrics
+    finally:
+        leave()
+    return f"{best[1] / 'model'}: {json.dumps(best[2])}" if best else ""
+
+
+def runs(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
+    """The configuration itself, or each one of its sweep, in a folder of its own."""
+    sweep, train = config.sweep, config.train
+    if not (sweep.batch_size or sweep.learning_rate or sweep.epochs):
+        yield config
+        return
+    axes = sweep.batch_size or (train.batch_size,), sweep.learning_rate or (train.learning_rate,)
+    for size, rate, epochs in product(*axes, sweep.epochs or (config.epochs,)):
+        output = f"{config.output}/batch-{size}-rate-{rate:g}-epochs-{epochs}"
+        changed = replace(train, batch_size=size, learning_rate=rate)
+        yield replace(config, output=output, train=changed, epochs=epochs, sweep=Sweep())
+
+
+def main_metric(metrics: dict[str, Any]) -> float:
+    """What a sweep maximises: F1 of SQuAD, else the mean of the task's metrics."""
+    flat = metrics.get("dev", metrics)
+    return float(flat["f1"]) if "total" in flat or "exact_match" in flat else sum(flat.values()) / len(flat)
+
+
+def run_once(config: FinetuneConfig) -> dict[str, Any]:
+    """Metrics of one run, trained unless it was; empty on all processes but the first."""
+    from ..checkpoint import load_checkpoint
+    from ..distill.strategies import pretraining
+    from ..finetune.tasks import Classification, Spans
+    from ..processes import join
+    from ..trainer import Trainer
+    from .evaluate import evaluate_task
+
+    output, data, train = Path(config.output), config.data, config.train
+    if (output / "metrics.json").exists():  # a sweep that was interrupted
+        return json.loads((output / "metrics.json").read_text())
+    processes = join(train.device)
+    model = load_model(config.model, config.task, train.seed)
+    for name in ("train", "dev"):
+        if not Path(getattr(data, name)).is_file():
+            raise ModelError(f"data.{name} is {getattr(data, name)!r}: name the task's own file")
+    batches = training_batches(config, model)
+    steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
+    stages = pretraining(model.config.num_hidden_layers, max(1, steps))
+    kind = Spans if config.task in SQUAD else Classification
+    task = lambda stage: kind(model)  # noqa: E731
+    folder = Trainer(model, task, stages, batches, output, train, processes).fit()
+    if not processes.first:
+        return {}
+    whole = load_checkpoint(folder).to(processes.device)
+    return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
+
+
+def load_model(source: ModelSource, task: str, seed: int) -> Model:
+    """With the task's head and number of labels; a new head's weights are random."""
+    import warnings
+
+    from ..checkpoint import read_config
+    from ..finetune.glue import find_task
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*are random, fine-tune them")
+        if task in SQUAD:
+            return source.load("question-answering", seed)
+        labels = max(1, len(find_task(task, tuple(SQUAD)).labels))
+        if not source.folder:
+            return source.load("sequence-classification", seed, num_labels=labels)
+        if read_config(Path(source.folder))[1].num_labels == labels:
+            return source.load("sequence-classification", seed)
+        return with_labels(source.load("sequence-classification", seed), labels, seed)
+
+
+def with_labels(model: Model, labels: int, seed: int) -> Model:
+    """The same encoder under a classifier with another number of labels."""
+    from ..build import create
+
+    other = create(replace(model.config, num_labels=labels), "sequence-classification", seed)
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("head.classifier.")}
+    other.load_state_dict(kept, strict=False)
+    return other
+
+
+def training_batches(config: FinetuneConfig, model: Model) -> Any:
+    from ..finetune.features import RowBatches, encode_examples
+    from ..finetune.glue import TASKS, read_examples
+    from ..finetune.spans import SpanSettings, windows
+    from ..finetune.squad import read_questions
+
+    data, length = config.data, config.data.sequence_length
+    tokenizer = task_tokenizer(data, model)
+    if config.task in SQUAD:
+        settings = SpanSettings(stride=data.stride)
+        made = windows(tokenizer, read_questions(Path(data.train)), length, settings, training=True)
+        rows = [window.row for window in made]
+    else:
+        rows = encode_examples(tokenizer, read_examples(TASKS[config.task], Path(data.train)), length)
+    return RowBatches(rows, tokenizer, length, config.train.seed)
+
+
+def task_tokenizer(data: TaskData, model: Model) -> Any:
+    from ..data import read_vocabulary
+
+    tokenizer = read_vocabulary(Path(data.vocabulary))
+    size, table = tokenizer.get_vocab_size(), model.config.max_position_embeddings
+    if size > model.config.vocab_size:
+        raise ModelError(
+            f"{data.vocabulary} has {size} pieces, the model {model.config.vocab_size}: not its vocabulary"
+        )
+    if data.sequence_length > table:
+        raise ModelError(f"data.sequence_length {data.sequence_length} exceeds the model's {table} positions")
+    return tokenizer

@@ -1,0 +1,86 @@
+"""From text to the ids that an encoder reads: [CLS] A [SEP] B [SEP], padded, and batches of them by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from .glue import Example
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input. `targets` are a batch's other entries: a label, or where an answer starts and ends."""
+
+    first: list[int]
+    second: list[int] | None
+    targets: dict[str, float] = field(default_factory=dict)
+
+
+def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> list[Row]:
+    """Rows that fit `length`; of a pair that does not, the longer sentence loses its end, token by token."""
+    firsts = tokenizer.encode_batch_fast([example.first for example in examples], add_special_tokens=False)
+    seconds = tokenizer.encode_batch_fast([example.second or "" for example in examples], add_special_tokens=False)
+    rows = []
+    for example, a, b in zip(examples, firsts, seconds, strict=True):
+        pair = example.second is not None
+        first, second = list(a.ids), list(b.ids) if pair else []
+        room = length - (3 if pair else 2)
+        while len(first) + len(second) > room:
+            (first if len(first) >= len(second) else second).pop()
+        targets = {} if example.label is None else {"label": example.label}
+        rows.append(Row(first, second if pair else None, targets))
+    return rows
+
+
+class RowBatches:
+    """Rows as batches by number, every epoch in another order; what the trainer reads."""
+
+    def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, length: int, seed: int = 0):
+        if not rows:
+            raise ModelError("there is nothing to train on")
+        self.rows, self.length, self.seed = rows, length, seed
+        self.cls, self.sep, self.pad = (int(tokenizer.token_to_id(p) or 0) for p in ("[CLS]", "[SEP]", "[PAD]"))
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def order(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        return self._order[1]
+
+    def batch(self, number: int, rank: int, world: int, size: int) -> dict[str, Tensor]:
+        start = (number * world + rank) * size
+        places = [divmod(i, len(self.rows)) for i in range(start, start + size)]
+        return self.collate([self.rows[self.order(epoch)[i]] for epoch, i in places])
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """input_ids, attention_mask, token_type_ids (B, T ≤ length, as long as the longest) and the targets (B,)."""
+        whole = [
+            [self.cls, *row.first, self.sep, *([] if row.second is None else [*row.second, self.sep])] for row in rows
+        ]
+        width = max(map(len, whole))
+        batch = {
+            name: torch.zeros(len(rows), width, dtype=torch.int64) for name in ("attention_mask", "token_type_ids")
+        }
+        batch["input_ids"] = torch.full((len(rows), width), self.pad, dtype=torch.int64)
+        for i, (row, ids) in enumerate(zip(rows, whole, strict=True)):
+            batch["input_ids"][i, : len(ids)] = torch.tensor(ids)
+            batch["attention_mask"][i, : len(ids)] = 1
+            batch["token_type_ids"][i, len(row.first) + 2 : len(ids)] = 1
+        for name in rows[0].targets:
+            batch[name] = torch.tensor([row.targets[name] for row in rows])
+        return batch
+
+    def in_order(self, size: int) -> list[dict[str, Tensor]]:
+        """All rows once, as they stand: for evaluation."""
+        return [self.collate(self.rows[i : i + size]) for i in range(0, len(self.rows), size)]

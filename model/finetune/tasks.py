@@ -1,0 +1,62 @@
+"""Losses of fine-tuning, as modules that the trainer runs, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..heads import Model
+
+
+def forward(model: Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+
+
+class Classification(nn.Module):
+    """Cross-entropy over the labels or, where the model has one output, the squared error of a score."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = forward(self.model, batch)["logits"].float()  # (B, labels)
+        if logits.shape[1] == 1:
+            return {"loss": F.mse_loss(logits[:, 0], batch["label"].float())}
+        return {"loss": F.cross_entropy(logits, batch["label"].long())}
+
+
+class Spans(nn.Module):
+    """The mean of the cross-entropies of an answer's first and last token."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs = forward(self.model, batch)
+        terms = {
+            name: F.cross_entropy(outputs[f"{name}_logits"].float(), batch[name].long()) for name in ("start", "end")
+        }
+        return {"loss": (terms["start"] + terms["end"]) / 2, **terms}
+
+
+@torch.inference_mode()
+def predict(model: Model, batches: Iterable[dict[str, Tensor]]) -> list[list[Tensor]]:
+    """For each row, the model's outputs (float32, on the CPU), in evaluation mode."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    rows: list[list[Tensor]] = []
+    for batch in batches:
+        outputs = forward(model, {name: value.to(device) for name, value in batch.items()})
+        rows += [list(row) for row in zip(*(value.float().cpu() for value in outputs.values()), strict=True)]
+    model.train(training)
+    return rows
+
+
+def labels_of(rows: list[list[Tensor]]) -> list[float]:
+    """The likeliest label's number, or the score."""
+    return [float(logits[0]) if len(logits) == 1 else float(logits.argmax()) for (logits,) in rows]

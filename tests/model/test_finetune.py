@@ -1,0 +1,265 @@
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import ModelConfig, ModelError, create, load_checkpoint, save_checkpoint
+from model.__main__ import main
+from model.commands.config import read
+from model.commands.finetune import FinetuneConfig
+from model.data import read_vocabulary
+from model.finetune import squad
+from model.finetune.features import Row, RowBatches
+from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
+from model.finetune.squad import Question
+from model.quantize import fake_quantized
+
+SQUAD = Path("../shared/data/squad/dev-v2.0.json")
+VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
+TINY = ModelConfig(
+    vocab_size=200, max_position_embeddings=64, embedding_size=16, num_hidden_layers=2, hidden_size=32,
+    bottleneck_size=16, attention_input="stream", num_attention_heads=2, intermediate_size=32,
+    num_feedforward_networks=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def words(corpus: Path) -> list[str]:
+    return sorted(set(corpus.read_text().lower().replace(".", "").split()))
+
+
+def config(tmp_path: Path, vocabulary: Path, task: str, **data: str) -> Path:
+    save_checkpoint(create(TINY, "mlm", 1), tmp_path / "start")
+    files = "".join(f'{k} = "{v}"\n' for k, v in data.items())
+    path = tmp_path / "finetune.toml"
+    path.write_text(f"""
+output = "{tmp_path}/run"
+task = "{task}"
+epochs = 4
+[model]
+folder = "{tmp_path}/start"
+[train]
+batch_size = 8
+learning_rate = 3e-3
+optimizer = "adamw"
+device = "cpu"
+[data]
+vocabulary = "{vocabulary}"
+sequence_length = 48
+{files}
+""")
+    return path
+
+
+def test_a_classifier_learns_and_its_predictions_score_as_reported(
+    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    rng = random.Random(0)
+    for name, count in (("train", 200), ("dev", 40)):
+        rows = []
+        for _ in range(count):
+            label = rng.randint(0, 1)
+            rows.append(f"{words[label * 3]} {' '.join(rng.choices(words[10:], k=4))}\t{label}\n")
+        (tmp_path / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    path = config(tmp_path, vocabulary, "sst-2", train=f"{tmp_path}/train.tsv", dev=f"{tmp_path}/dev.tsv")
+    assert main(["finetune", str(path)]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())["dev"]
+    assert metrics["accuracy"] > 0.9
+    capsys.readouterr()
+    command = ["score", "sst-2", "--data", f"{tmp_path}/dev.tsv", "--json"]
+    assert main([*command, "--predictions", f"{tmp_path}/run/dev-predictions.tsv"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics
+    evaluate = tmp_path / "evaluate.toml"
+    evaluate.write_text(f"""
+task = "sst-2"
+model = {{ folder = "{tmp_path}/run/model" }}
+device = "cpu"
+data = {{ vocabulary = "{vocabulary}", dev = "{tmp_path}/dev.tsv", sequence_length = 48 }}
+""")
+    assert main(["evaluate", str(evaluate)]) == 0
+    assert json.loads(capsys.readouterr().out)["dev"] == metrics
+    assert main(["evaluate", str(evaluate), "--set", "quantize=int8"]) == 0
+    assert json.loads(capsys.readouterr().out)["dev"]["accuracy"] > 0.85
+
+
+def test_a_sweep_tries_every_combination_and_scores_are_regression(
+    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+    rows = "".join(f"{i}\tg\tf\ty\t0\ts\ts\t{words[i]} {words[1]}\t{words[2]}\t{i % 6}.0\n" for i in range(16))
+    (tmp_path / "all.tsv").write_text(header + rows)
+    path = config(tmp_path, vocabulary, "sts-b", train=f"{tmp_path}/all.tsv", dev=f"{tmp_path}/all.tsv")
+    sets = ["--set", "epochs=1", "--set", "sweep.batch_size=[4, 8]", "--set", "sweep.learning_rate=[1e-3, 1e-4]"]
+    assert main(["finetune", str(path), *sets]) == 0
+    made = sorted(p.parent.name for p in (tmp_path / "run").glob("*/metrics.json"))
+    assert len(made) == 4
+    assert made[0] == "batch-4-rate-0.0001-epochs-1"
+    assert load_checkpoint(tmp_path / "run" / made[0] / "model").config.num_labels == 1
+    before = (tmp_path / "run" / made[0] / "metrics.json").stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert main(["finetune", str(path), *sets]) == 0  # nothing is trained twice
+    assert (tmp_path / "run" / made[0] / "metrics.json").stat().st_mtime_ns == before
+    assert capsys.readouterr().out == first
+
+
+def test_answers_are_learnt_from_windows(tmp_path: Path, vocabulary: Path, words: list[str]) -> None:
+    rng, qas = random.Random(0), []
+    paragraphs = []
+    for i in range(24):
+        context = " ".join(rng.choices(words[5:], k=40))
+        answer = context.split()[7]
+        qas = [
+            {"id": f"{i}", "question": words[0], "answers": [{"text": answer, "answer_start": context.find(answer)}]}
+        ]
+        paragraphs.append({"context": context, "qas": qas})
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    path = config(tmp_path, vocabulary, "squad-v1.1", train=f"{tmp_path}/squad.json", dev=f"{tmp_path}/squad.json")
+    assert main(["finetune", str(path), "--set", "epochs=1", "--set", "data.stride=8"]) == 0
+    assert {p.name for p in (tmp_path / "run").glob("dev-*")} == {"dev-predictions.json", "dev-n-best.json"}
+    assert set(json.loads((tmp_path / "run/metrics.json").read_text())["dev"]) == {"exact_match", "f1"}
+
+
+def perfect(made: list, targets: list) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits that point where training would have them point."""
+    logits = []
+    for window, target in zip(made, targets, strict=True):
+        size = window.offset + len(window.row.second) + 1
+        start, end = np.zeros(size), np.zeros(size)
+        start[int(target.row.targets["start"])] = end[int(target.row.targets["end"])] = 5.0
+        logits.append((start, end))
+    return logits
+
+
+def test_windows_of_real_paragraphs_give_the_answers_back() -> None:
+    if not (SQUAD.exists() and VOCABULARY.exists()):
+        pytest.skip(f"{SQUAD} is not here")
+    tokenizer, settings = read_vocabulary(VOCABULARY), SpanSettings(stride=40)
+    questions = squad.read_questions(SQUAD)[:600]
+    made = windows(tokenizer, questions, 128, settings)
+    assert len(made) > 1.5 * len(questions)
+    assert all(len(w.row.first) + len(w.row.second or []) + 3 <= 128 for w in made)
+    targets = windows(tokenizer, questions, 128, settings, training=True)
+    answers, null = best_answers(questions, made, perfect(made, targets), settings)
+    predictions, odds = final_answers(questions, answers, null, "2.0", settings)
+    result = squad.score(questions, predictions, "2.0", odds)
+    assert result["NoAns_exact"] == 100
+    assert result["HasAns_f1"] > 97  # tokens are words' parts: "1990" of "1990s" comes back whole
+    assert all(sum(a.probability for a in ranked) == pytest.approx(1) for ranked in answers if ranked)
+    assert all(len(ranked) <= settings.best for ranked in answers)
+
+
+def test_every_token_is_fullest_in_one_window_and_answers_may_not_be_long(vocabulary: Path, words: list[str]) -> None:
+    tokenizer = read_vocabulary(vocabulary)
+    context = " ".join(words[:60])
+    question = Question("q", words[0], context, (words[3],), (context.find(words[3]),))
+    made = windows(tokenizer, [question], 40, SpanSettings(stride=10))
+    tokens = len(tokenizer.encode(context, add_special_tokens=False).ids)
+    assert sum(sum(w.fullest) for w in made) == tokens
+    size = made[0].offset + len(made[0].characters) + 1
+    start, end = np.zeros(size), np.zeros(size)
+    start[made[0].offset], end[made[0].offset + 20] = 9.0, 9.0
+    settings = SpanSettings(stride=10, answer_length=5)
+    (ranked,), _ = best_answers([question], made[:1], [(start, end)], settings)
+    assert ranked[0].score == 9.0  # not 18: that answer would be 21 tokens long
+    wide = replace(settings, answer_length=30)
+    (ranked,), _ = best_answers([question], made[:1], [(start, end)], wide)
+    assert ranked[0].score == 18.0
+
+
+def test_no_answer_wins_by_more_than_the_threshold(vocabulary: Path) -> None:
+    question = Question("q", "?", "text", (), ())
+    from model.finetune.spans import Answer
+
+    for threshold, expected in ((0.0, ""), (2.0, "text")):
+        settings = SpanSettings(null_threshold=threshold)
+        predictions, odds = final_answers([question], [[Answer("text", 4.0)]], [5.0], "2.0", settings)
+        assert (predictions, odds) == ({"q": expected}, {"q": 1.0})
+    assert final_answers([question], [[Answer("text", 4.0)]], [5.0], "1.1", SpanSettings())[0] == {"q": "text"}
+
+
+def test_batches_pad_to_their_longest_and_epochs_visit_every_row(vocabulary: Path) -> None:
+    tokenizer = read_vocabulary(vocabulary)
+    rows = [Row([10 + i], [20] * i if i else None, {"label": i}) for i in range(5)]
+    batches = RowBatches(rows, tokenizer, 16, seed=1)
+    seen = torch.cat([batches.batch(k, 0, 1, 5)["label"] for k in range(2)]).tolist()
+    assert sorted(seen[:5]) == sorted(seen[5:]) == list(range(5))
+    assert seen[:5] != seen[5:]
+    (batch,) = batches.in_order(5)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    assert batch["input_ids"][0].tolist() == [cls, 10, sep, 0, 0, 0, 0, 0]
+    assert batch["input_ids"][2].tolist() == [cls, 12, sep, 20, 20, sep, 0, 0]
+    assert batch["token_type_ids"][2].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+    assert batch["attention_mask"].sum(1).tolist() == [3, 5, 6, 7, 8]
+
+
+def test_fake_quantisation_is_close_and_leaves_no_trace(randomized: Callable, inputs: Callable) -> None:
+    module = randomized(TINY)
+    arguments = inputs(TINY)
+    with torch.no_grad():
+        exact = module(**arguments)["last_hidden_state"]
+        with fake_quantized(module):
+            rounded = module(**arguments)["last_hidden_state"]
+        assert torch.equal(module(**arguments)["last_hidden_state"], exact)
+    error = (rounded - exact).norm() / exact.norm()
+    assert 1e-5 < error < 0.05
+
+
+def test_attention_maps_are_drawn(tmp_path: Path, vocabulary: Path, corpus: Path) -> None:
+    pytest.importorskip("matplotlib")
+    save_checkpoint(create(TINY, "mlm", 1), tmp_path / "model")
+    path = tmp_path / "maps.toml"
+    path.write_text(f"""
+output = "{tmp_path}/maps.png"
+vocabulary = "{vocabulary}"
+text = "{corpus.read_text().splitlines()[0][:40]}"
+models = {{ teacher = "{tmp_path}/model", student = "{tmp_path}/model" }}
+""")
+    assert main(["attention-maps", str(path)]) == 0
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["attention-maps", str(path), "--set", "layers=[3]"]) == 2
+
+
+def test_settings_are_checked(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
+    path = config(tmp_path, vocabulary, "sst-2")
+    bad = [
+        ("train.stepz=3", "train.stepz is unknown: did you mean steps?"),
+        ("train.steps=many", "train.steps is 'many': it must be a whole number"),
+        ("train.steps=0", "train.steps is 0: it must be at least 1"),
+        ("train.optimizer=sgd", "train.optimizer is 'sgd': choose from 'lamb', 'adamw'"),
+        ("epochs", "--set epochs: write it as key=value"),
+        ("output.x=1", "output is not a section"),
+        ("task=sst", "did you mean sst-2?"),
+        ("model.folder=missing", "missing has no config.json"),
+        ("model.preset=tinybert", "give the model either a folder or a preset"),
+        ("data.vocabulary=missing", "data.train is ''"),
+    ]
+    for change, message in bad:
+        assert main(["finetune", str(path), "--set", change]) == 2, change
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+    assert read(path, FinetuneConfig, ["train.learning_rate=1"]).train.learning_rate == 1.0
+    path.write_text("output = \n")
+    with pytest.raises(ModelError, match=r"finetune.toml: .*line 1"):
+        read(path, FinetuneConfig)
+    path.write_text("output = 'x'\n")
+    with pytest.raises(ModelError, match=r"finetune.toml: task is missing"):
+        read(path, FinetuneConfig)
+
+
+def test_the_configurations_that_come_with_it_are_valid() -> None:
+    from importlib import import_module
+
+    from model.commands.table import CONFIGURED
+
+    files = sorted(Path("configs").glob("*.toml"))
+    assert files
+    for file in files:
+        command = max((c for c in CONFIGURED if file.name.startswith(c)), key=len)
+        module = import_module(f"model.commands.{command.replace('-', '_')}")
+        read(file, getattr(module, CONFIGURED[command][1]))
