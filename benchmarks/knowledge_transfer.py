@@ -1,0 +1,242 @@
+"""Does knowledge transfer help, and which strategy is best? The papers' ablation (Table 5 of the ICLR paper), small.
+
+One teacher, then students that differ only in how they are trained, each with several seeds and all with the same
+number of optimizer steps; held-out masked words decide. As in the papers' ablation the students keep LayerNorm and
+gelu unless --nonorm is given.
+
+    python benchmarks/knowledge_transfer.py --text train.txt --valid valid.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is; the teacher's and students' streams and heads are alike."""
+
+    layers: int
+    hidden_size: int
+    embedding_size: int
+    heads: int
+    teacher_inner: int
+    student_inner: int
+    vocab_size: int
+    length: int
+    batch_size: int
+    teacher_steps: int
+    transfer_steps: int
+    distillation_steps: int
+    held_out_batches: int
+
+
+SIZES = {
+    "smoke": Size(2, 32, 16, 2, 48, 16, 1000, 32, 8, 12, 4, 4, 2),
+    "cpu": Size(3, 96, 48, 2, 192, 32, 4000, 48, 32, 2400, 240, 360, 40),
+    "gpu": Size(12, 512, 128, 4, 1024, 128, 30522, 128, 256, 20000, 4800, 7200, 100),
+}
+HELP = {"smoke": "seconds, to try the program", "cpu": "at most 20 minutes on 2 cores", "gpu": "hours on one GPU"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the table: a strategy, and the factors that are switched off."""
+
+    name: str
+    strategy: str
+    without: tuple[str, ...] = ()
+
+
+RECIPES = (
+    Recipe("bare", "bare"),
+    Recipe("+ PD", "none"),
+    Recipe("+ PD + FMT", "progressive", ("attention",)),
+    Recipe("+ PD + FMT + AT (PKT)", "progressive"),
+    Recipe("JKT", "joint"),
+    Recipe("AKT", "auxiliary"),
+)
+CLAIMS = (  # the papers', better first
+    ("+ PD", "bare"),
+    ("+ PD + FMT", "+ PD"),
+    ("+ PD + FMT + AT (PKT)", "+ PD + FMT"),
+    ("JKT", "AKT"),
+    ("+ PD + FMT + AT (PKT)", "JKT"),
+)
+
+
+def model_fields(size: Size, inner: int, ffns: int) -> dict[str, object]:
+    return {
+        "vocab_size": size.vocab_size, "max_position_embeddings": size.length, "embedding_size": size.embedding_size,
+        "num_hidden_layers": size.layers, "hidden_size": size.hidden_size, "num_attention_heads": size.heads,
+        "bottleneck_size": inner, "intermediate_size": 4 * inner, "num_feedforward_networks": ffns,
+        "hidden_dropout": 0.0, "attention_dropout": 0.0,
+    }  # fmt: skip
+
+
+def settings(size: Size, steps: int, seed: int, threads: int) -> object:
+    import torch
+
+    from model.settings import TrainSettings
+
+    torch.set_num_threads(threads)
+    return TrainSettings(
+        steps=steps, batch_size=size.batch_size, optimizer="adamw", learning_rate=2e-3 if size.layers < 6 else 5e-4,
+        seed=seed, checkpoint_every=max(1, steps // 4), log_every=max(1, steps // 4), keep=1,
+        workers=0 if threads == 1 else 2 * (size.layers > 6),
+    )  # fmt: skip
+
+
+def train_teacher(size: Size, work: Path, text: Path, vocabulary: Path, threads: int) -> Path:
+    from model.commands.config import ModelSource, TextData
+    from model.commands.pretrain import PretrainConfig, pretrain
+
+    source = ModelSource(preset="ib-bert-large", fields=model_fields(size, size.teacher_inner, 1))
+    data = TextData(str(work / "train"), (str(text),), str(vocabulary), size.length)
+    train = settings(size, size.teacher_steps, 0, threads)
+    return pretrain(PretrainConfig(str(work / "teacher"), source, data, train))  # type: ignore[arg-type]
+
+
+def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, float]:
+    """The held-out metrics of one student; kept in its folder, so that an interrupted benchmark goes on."""
+    size, work, recipe, seed, nonorm, threads = job
+    folder = work / f"{recipe.strategy}{''.join('-' + name for name in recipe.without)}-{seed}{'-nonorm' * nonorm}"
+    result = folder / "held-out.json"
+    if result.exists():
+        return json.loads(result.read_text())
+    from model.commands.config import ModelSource, TextData
+    from model.commands.distill import DistillConfig, Transfer, distill
+    from model.commands.pretrain import PretrainConfig, pretrain
+
+    fields = model_fields(size, size.student_inner, 2)
+    fields |= {} if nonorm else {"normalization": "layer-norm", "activation": "gelu"}
+    source, data = (
+        ModelSource(preset="mobilebert-paper", fields=fields),
+        TextData(str(work / "train"), (), "", size.length),
+    )
+    total, started = size.transfer_steps + size.distillation_steps, time.perf_counter()
+    if recipe.strategy == "bare":
+        trained = pretrain(PretrainConfig(str(folder), source, data, settings(size, total, seed, threads)))  # type: ignore[arg-type]
+    else:
+        off = dict.fromkeys(recipe.without, 0.0)
+        transfer = Transfer(recipe.strategy, 0 if recipe.strategy == "none" else size.transfer_steps, **off)  # type: ignore[arg-type]
+        steps = total if recipe.strategy == "none" else size.distillation_steps
+        config = DistillConfig(
+            str(folder),
+            str(work / "teacher" / "model"),
+            source,
+            data,
+            transfer,
+            settings(size, steps, seed, threads),  # type: ignore[arg-type]
+        )
+        trained = distill(config)
+    metrics = held_out(size, work, trained) | {"seconds": time.perf_counter() - started}
+    result.write_text(json.dumps(metrics))
+    return metrics
+
+
+def held_out(size: Size, work: Path, folder: Path) -> dict[str, float]:
+    import torch
+
+    from model import load_checkpoint
+    from model.commands.evaluate import evaluate_words
+    from model.data import PreTrainingBatches
+
+    model = load_checkpoint(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    batches = PreTrainingBatches(work / "valid", size.length, size.vocab_size)
+    return evaluate_words(model, batches, size.held_out_batches, 32)
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Mean ± sample deviation over seeds; loss in nats a masked word."""
+    lines = [f"{'students':24}{'loss':>18}{'accuracy %':>18}{'seconds':>9}"]
+    for name, runs in results.items():
+        cells = []
+        for key, factor, digits in (("mlm", 1, 3), ("mlm_accuracy", 100, 2)):
+            values = [factor * run[key] for run in runs]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
+        seconds = statistics.mean(run.get("seconds", 0.0) for run in runs)
+        lines.append(f"{name:24}{cells[0]:>18}{cells[1]:>18}{seconds:9.0f}")
+    return "\n".join(lines)
+
+
+def verdicts(results: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Which of the papers' orderings held, seed by seed, by held-out loss."""
+    lines = []
+    for better, worse in CLAIMS:
+        pairs = list(zip(results[better], results[worse], strict=True))
+        wins = sum(a["mlm"] < b["mlm"] for a, b in pairs)
+        gain = statistics.mean(b["mlm"] - a["mlm"] for a, b in pairs)
+        word = "held" if wins == len(pairs) else "did not hold" if not wins else "held for some seeds"
+        lines.append(f"{better} below {worse}: {word} ({wins} of {len(pairs)} seeds, {gain:+.3f} nats)")
+    return lines
+
+
+def machine() -> str:
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path("../shared/data/text")
+    parser.add_argument("--text", type=Path, default=shared / "wikipedia-en.train.txt", metavar="FILE")
+    parser.add_argument("--valid", type=Path, default=shared / "wikipedia-en.valid.txt", metavar="FILE")
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="default: trained on the text")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help=", ".join(f"{k}: {v}" for k, v in HELP.items()))
+    parser.add_argument("--seeds", type=int, default=3, metavar="N")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="students trained at a time (default: 2)")
+    parser.add_argument("--nonorm", action="store_true", help="students with NoNorm and relu, as MobileBERT has")
+    parser.add_argument("--work", type=Path, default=Path("runs/knowledge-transfer"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    from model import ModelError
+    from model.data import prepare, read_vocabulary, train_vocabulary
+
+    args = arguments(given)
+    size, work = SIZES[args.size], args.work / args.size
+    started = time.perf_counter()
+    try:
+        vocabulary = args.vocabulary or work / "vocab.txt"
+        if not vocabulary.exists():
+            train_vocabulary([args.valid if args.size == "smoke" else args.text], vocabulary, size.vocab_size)
+        size = replace(size, vocab_size=read_vocabulary(vocabulary).get_vocab_size())
+        if not (work / "valid").exists():
+            prepare([args.valid], vocabulary, work / "valid")
+        text = args.valid if args.size == "smoke" else args.text
+        teacher = train_teacher(size, work, text, vocabulary, args.processes)
+        jobs = [(size, work, r, seed, args.nonorm, 1) for seed in range(1, args.seeds + 1) for r in RECIPES]
+        with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+            metrics = pool.map(train_student, jobs, chunksize=1)
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    results = {r.name: [m for j, m in zip(jobs, metrics, strict=True) if j[2] == r] for r in RECIPES}
+    reference = {"teacher": [held_out(size, work, teacher)]}
+    print(f"{machine()}, {args.size} size, {args.seeds} seeds, {time.perf_counter() - started:.0f} s in all\n")
+    print(table(reference | results) + "\n")
+    print("\n".join(verdicts(results)))
+    if args.json:
+        args.json.write_text(json.dumps({"size": asdict(size), "results": reference | results}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.exit(main())
