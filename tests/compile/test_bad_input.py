@@ -113,9 +113,7 @@ def test_operator_of_another_domain(refused: Callable, small_model: Path) -> Non
     refused(small_model, "--seq-len", 8, words=("com.example", "special"))
 
 
-def test_checkpoint_with_a_tensor_of_the_wrong_shape(
-    refused: Callable, randomized: Callable, tmp_path: Path
-) -> None:
+def test_checkpoint_with_a_tensor_of_the_wrong_shape(refused: Callable, randomized: Callable, tmp_path: Path) -> None:
     from dataclasses import replace
 
     from safetensors.numpy import load_file, save_file

@@ -104,9 +104,7 @@ def scatter(b, x: str) -> str:
 
 
 @pytest.mark.parametrize("operator", [lstm, cumulative_sum, largest, scatter])
-def test_whatever_stage_fails_the_node_is_named(
-    operator: Callable, graph: type, host: Target, tmp_path: Path
-) -> None:
+def test_whatever_stage_fails_the_node_is_named(operator: Callable, graph: type, host: Target, tmp_path: Path) -> None:
     """Operators that TVM cannot import, legalise or generate code for, in the middle of a model that is fine."""
     b = graph()
     y = b("Relu", b.linear(b.input("x", [1, 8, 16]), 16, 16))

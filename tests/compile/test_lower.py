@@ -75,9 +75,7 @@ def test_attention_of_odd_sizes_computes_what_onnx_runtime_does(
     agree(b.model(b("Add", b.linear(y, width, width), x), y), tokens=11)
 
 
-def test_mask_of_every_head_is_left_to_tvm(
-    graph: type, lowered: Callable, families: Callable, agree: Callable
-) -> None:
+def test_mask_of_every_head_is_left_to_tvm(graph: type, lowered: Callable, families: Callable, agree: Callable) -> None:
     b = graph()
     model = b.model(b.attention(b.input("x", [1, 8, 32]), 8, 4, 8, b.input("mask", [1, 4, 8, 8])))
     assert "Attention" not in families(lowered(model))

@@ -35,9 +35,7 @@ def test_copy_into_rows_of_another_stride(rows: int, isa: Isa, call: Callable, s
 
 
 @pytest.mark.parametrize("rows", [1, 7])
-def test_element_wise_steps_in_order(
-    rows: int, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable
-) -> None:
+def test_element_wise_steps_in_order(rows: int, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable) -> None:
     rng = np.random.default_rng(rows)
     for n in WIDTHS:
         x, other = (strided(rows, n, gap=g, values=rng.standard_normal((rows, n))) for g in (0, 2))
@@ -77,9 +75,7 @@ def test_lookup_stays_inside_the_table_whatever_the_ids(
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("rows", [1, 5, 128])
-def test_layer_norm(
-    rows: int, offset: float, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable
-) -> None:
+def test_layer_norm(rows: int, offset: float, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable) -> None:
     rng = np.random.default_rng(rows)
     for kernel in [LayerNorm(n, EPSILON, isa) for n in WIDTHS if n > 1] + [LayerNorm(64, 1e-5, isa)]:
         n = kernel.n

@@ -259,13 +259,17 @@ def guarded(array: np.ndarray) -> tuple[Any, np.ndarray]:
     return memory, copy
 
 
-def test_nothing_beyond_the_callers_buffers_is_touched(model: Model) -> None:
-    kept = [guarded(a) for a in (*model.arrays, *model.results)]
-    arrays = [copy for _, copy in kept]
-    assert model.run() == OK
-    inputs, outputs = tensors(arrays[:3]), tensors(arrays[3:])
-    assert model.run(inputs=inputs, outputs=outputs) == OK
-    for result, copy in zip(model.results, arrays[3:], strict=True):
+@pytest.mark.parametrize("tokens", [128, 1, 37])
+def test_nothing_beyond_the_callers_buffers_is_touched(tokens: int, model: Model) -> None:
+    arrays = [a[:, :tokens].copy() for a in model.arrays]
+    results = [model.results[0][:, :tokens].copy(), model.results[1]]
+    assert model.run(inputs=tensors(arrays), outputs=tensors(results)) == OK
+    kept = [guarded(a) for a in (*arrays, *results)]
+    for _, copy in kept[3:]:
+        copy[...] = np.nan
+    copies = [copy for _, copy in kept]
+    assert model.run(inputs=tensors(copies[:3]), outputs=tensors(copies[3:])) == OK
+    for result, copy in zip(results, copies[3:], strict=True):
         assert np.array_equal(result, copy)
 
 

@@ -56,17 +56,13 @@ def test_other_weights(seed: int, exported: Callable, compiled: Callable, sample
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_mobilebert_with_head(
-    head: str, exported: Callable, compiled: Callable, samples_and_answers: Callable
-) -> None:
+def test_mobilebert_with_head(head: str, exported: Callable, compiled: Callable, samples_and_answers: Callable) -> None:
     path = exported("mobilebert", head, seed=5)
     check(path, compiled(path), samples_and_answers, threads=2)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_distilbert_with_head(
-    head: str, exported: Callable, compiled: Callable, samples_and_answers: Callable
-) -> None:
+def test_distilbert_with_head(head: str, exported: Callable, compiled: Callable, samples_and_answers: Callable) -> None:
     path = exported("distilbert-6l", head, seed=5, seq_len=40)
     check(path, compiled(path, seq_len=40), samples_and_answers)
 
@@ -117,9 +113,7 @@ def test_a_mask_that_keeps_nothing_gives_numbers(mobilebert_library: Path, sampl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mobilebert", "mobilebert-without-opt", "bert-base", "distilbert-6l", "tinybert"])
-def test_full_size(
-    preset: str, exported: Callable, tmp_path: Path, samples_and_answers: Callable
-) -> None:
+def test_full_size(preset: str, exported: Callable, tmp_path: Path, samples_and_answers: Callable) -> None:
     path = exported(preset, full=True)
     result = compile.build(path, target="host", out=tmp_path / "artifact")
     check(path, result.folder, samples_and_answers, threads=2)
