@@ -122,7 +122,7 @@ def test_a_stage_adds_its_terms_with_their_factors(pair: tuple, batch: dict) -> 
     states = [m.encoder.states(*(batch[k] for k in m.config.input_names)) for m in pair]
     maps = [s.feature_maps for s in states]
     mean = sum(feature_map_transfer(maps[1][i], maps[0][i], batch["attention_mask"]) for i in range(2)) / 2
-    assert float(plain["fmt"]) == pytest.approx(float(mean), rel=1e-5)
+    assert plain["fmt"].item() == pytest.approx(mean.item(), rel=1e-5)
 
 
 def test_pretraining_predicts_as_the_whole_model_does(pair: tuple, batch: dict, assert_close: Callable) -> None:
@@ -132,7 +132,7 @@ def test_pretraining_predicts_as_the_whole_model_does(pair: tuple, batch: dict, 
     words = outputs["prediction_logits"].flatten(0, 1)
     mlm = torch.nn.functional.cross_entropy(words, batch["labels"].flatten(), ignore_index=IGNORED)
     nsp = torch.nn.functional.cross_entropy(outputs["seq_relationship_logits"], batch["next_sentence"])
-    assert float(terms["loss"]) == pytest.approx(float(mlm + nsp), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx((mlm + nsp).item(), rel=1e-5)
 
 
 def test_states_end_where_the_encoder_does(pair: tuple, batch: dict, assert_close: Callable) -> None:
