@@ -297,14 +297,19 @@ class _Lowering:
         following, same, previous = np.split(weight, 3)
         return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate([previous, same, following])
 
+    def limit(self, ids: Node, count: int) -> None:
+        """An input that indexes a table of `count` rows must lie inside it: the runtime refuses what does not."""
+        while ids.op in RESHAPES or (ids.op == "astype" and ids.inputs[0].dtype in ("int32", "int64")):
+            ids = ids.inputs[0]
+        if ids.op == "input" and ids.dtype in ("int32", "int64"):
+            known = self.program.ranges.get(ids.name)
+            self.program.ranges[ids.name] = InputRange(0, min(count, known.high) if known else count)
+
     def gather(self, node: Node, chain: Chain) -> View:
         table = constant_of(chain.source.inputs[0])
         assert table is not None
         ids, (count, columns) = chain.source.inputs[1], table.shape
-        home = through_reshapes(ids)
-        if home.op == "input":
-            known = self.program.ranges.get(home.name)
-            self.program.ranges[home.name] = InputRange(0, min(count, known.high) if known else count)
+        self.limit(ids, count)
         rows = math.prod(node.shape[:-1])
         view, operands = self.seen_as(ids, rows, 1), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
@@ -326,6 +331,8 @@ class _Lowering:
     def generic(self, node: Node) -> View:
         """One operator by TVM's own library, over whole tensors."""
         kernel, parameters = Generic.of(node, self.graph.module)
+        if node.op == "take" and node.attrs.axis is not None:
+            self.limit(node.inputs[1], node.inputs[0].shape[int(node.attrs.axis)])
         views = [self.dense(p) for p in parameters]
         to = self.result(node, *self.rows_columns(node.shape))
         scratch = [

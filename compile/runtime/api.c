@@ -109,10 +109,11 @@ static int32_t check_range(pb_model *model, const pb_info *want, const PB(tensor
     int64_t count = 1;
     for (int32_t i = 0; i < want->rank; i++)
         count *= got->shape[i];
-    const int64_t *ids = got->data;
-    for (int64_t i = 0; i < count; i++)
-        if (ids[i] < want->low || ids[i] >= want->high)
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t id = want->type == PB_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
+        if (id < want->low || id >= want->high)
             return fail(model, PB(ERROR_RANGE), "run: an id lies outside its table (the description gives its range)");
+    }
     return PB(OK);
 }
 

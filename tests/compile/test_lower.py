@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+import compile
 from compile.errors import CompileError
 from compile.program import Rows
 
@@ -179,6 +180,21 @@ def test_ids_have_the_range_of_the_smallest_table(graph: type, lowered: Callable
     program = lowered(model)
     assert (program.ranges["ids"].low, program.ranges["ids"].high) == (0, 30)
     agree(model)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+@pytest.mark.parametrize("shape", [(30, 16), (30, 4, 4)], ids=["rows", "matrices"])
+def test_ids_outside_their_table_are_refused_whatever_their_type(
+    kind: int, shape: tuple, graph: type, agree: Callable
+) -> None:
+    b = graph()
+    ids = b("Cast", b.input("ids", [1, 8], kind), to=TensorProto.INT64)
+    with compile.load(agree(b.model(b("Gather", b.normal(*shape), ids)))) as library:
+        for wrong in (-1, 30, 2**31 - 1):
+            given = np.zeros((1, 8), np.int64)
+            given[0, 5] = wrong
+            with pytest.raises(CompileError, match="outside its table"):
+                library.run({"ids": given})
 
 
 def test_computed_ids_stay_inside_their_table(graph: type, agree: Callable) -> None:
