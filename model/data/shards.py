@@ -129,7 +129,7 @@ class Shards:
         try:
             settings = json.loads((folder / "shards.json").read_text())
         except (OSError, ValueError) as error:
-            raise ModelError(f"{folder} is no prepared corpus: {error}; remove it, and pretrain or distill prepares it again") from error
+            raise ModelError(f"{folder} is no prepared corpus: {error}; remove it to have it prepared again") from error
         if settings.get("format") != FORMAT:
             raise ModelError(f"{folder}/shards.json has format {settings.get('format')!r}, not {FORMAT}: prepare again")
         self.vocab_size: int = settings["vocab_size"]
