@@ -19,7 +19,9 @@ from compile.targets import Target
 
 
 def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception) -> CompileError:
-    """`error` with the first node that cannot be compiled on its own; as it is, where each can."""
+    """`error` with the first node that cannot be compiled on its own; as it is where each can, or it names one."""
+    if isinstance(error, CompileError) and "(node " in str(error):
+        return error
     for node, alone in _one_by_one(model):
         shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in alone.graph.input}
         try:

@@ -6,7 +6,12 @@ matching in `lower` reads as what it looks for.
 
 from __future__ import annotations
 
+import gc
+import os
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,14 +107,52 @@ def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph
     """`import_model` with every input's shape given. Raises CompileError where TVM cannot."""
     from tvm.relax.frontend.onnx import from_onnx
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    failure = None
+    with _silent():
+        try:
             module = from_onnx(model, shape_dict=shapes, keep_params_in_input=False)
-    except Exception as error:  # the importer raises whatever its converters happen to raise
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        raise CompileError(f"TVM cannot import this model: {lines[-1] if lines else type(error).__name__}") from error
+        except Exception as error:  # the importer raises whatever its converters happen to raise
+            failure = _import_failure(error)
+            _forget_locals(error)
+        if failure:
+            gc.collect()
+    if failure:
+        raise failure
     return _flatten(module, [o.name for o in model.graph.output])
+
+
+def _import_failure(error: Exception) -> CompileError:
+    """Names the node that TVM's importer was at."""
+    line = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("node")
+        if isinstance(node, onnx.NodeProto):
+            where = f"node {node.name or node.output[0]!r}"
+            return CompileError(
+                f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators ({line})"
+            )
+    return CompileError(f"TVM cannot import this model: {line}")
+
+
+def _forget_locals(error: Exception) -> None:
+    """Free what the frames of `error` hold: TVM keeps the error, and a half-made module complains when it is freed."""
+    traceback.clear_frames(error.__traceback__)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        _ = frame.f_locals  # a look at them refreshes the copy that an earlier look has left
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """TVM prints what it then raises, from Python and from C++: nothing of it is meant for our users."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+            os.dup2(nowhere.fileno(), 2)
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _flatten(module: Any, output_names: list[str]) -> Graph:

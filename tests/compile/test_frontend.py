@@ -1,5 +1,6 @@
 """What cannot be compiled is refused in one line that names it."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def test_constant_negative_index_counts_from_the_end(graph: type, agree: Callabl
     b = graph()
     y = b("Gather", b.normal(8, 16), b.const(np.array([-1, 0, -8, 3, 2, 1, -2, 7])))
     agree(b.model(b("Add", b.input("x", [1, 8, 16]), y)))
+
+
+def test_importer_says_nothing_of_its_own(graph: type, capfd: pytest.CaptureFixture) -> None:
+    """TVM prints from Python and from C++ what it then raises; one line is for the user, the rest for nobody."""
+    b = graph()
+    shape = b("Cast", b("ReduceMax", b.input("x", [1, 8, 16]), keepdims=0), to=TensorProto.INT64)
+    shape = b("Reshape", shape, b.const(np.array([1])))
+    model = b.model(b("Reshape", b.normal(8, 16), shape, name="culprit"))
+    refused(model, "Reshape", "'culprit'")
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def lstm(b, x: str) -> str:
