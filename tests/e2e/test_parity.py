@@ -15,8 +15,10 @@ ARCHITECTURES = ["mobilebert", "mobilebert-tiny", "mobilebert-without-opt", "ber
 HEADS = ["mlm", "sequence-classification", "token-classification", "question-answering"]
 
 
-def check(path: Path, artifact: Path, samples_and_answers: Callable, threads: int = 1, seed: int = 0) -> None:
-    samples, answers = samples_and_answers(path, artifact, seed=seed)
+def check(
+    path: Path, artifact: Path, samples_and_answers: Callable, threads: int = 1, seed: int = 0, count: int = 5
+) -> None:
+    samples, answers = samples_and_answers(path, artifact, count, seed)
     with compile.load(artifact, threads=threads) as library:
         for sample, wanted in zip(samples, answers, strict=True):
             got = library.run(sample)
@@ -112,7 +114,7 @@ def test_a_mask_that_keeps_nothing_gives_numbers(mobilebert_library: Path, sampl
 def test_full_size(preset: str, exported: Callable, tmp_path: Path, samples_and_answers: Callable) -> None:
     path = exported(preset, full=True)
     result = compile.build(path, target="host", out=tmp_path / "artifact")
-    check(path, result.folder, samples_and_answers, threads=2)
+    check(path, result.folder, samples_and_answers, threads=2, count=2)
     weights = result.manifest["sizes"]["weights_bytes"]
     assert result.manifest["sizes"]["library_bytes"] <= 1.03 * weights
     assert weights <= 1.03 * path.stat().st_size
