@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from compile.link import find_toolchain, link_library, require_space
 from compile.lower import lower
 from compile.package import manifest, runtime_sources, staging, write_header, write_manifest
 from compile.plan import make_plan
+from compile.program import Program
 from compile.targets import Target
 from compile.verify import verify
 
@@ -54,13 +55,13 @@ def build_library(
     model: onnx.ModelProto, name: str, target: Target, out: Path, options: Options, progress: Progress | None = None
 ) -> BuildResult:
     """Compile `model` into the artifact folder `out`. Raises CompileError (or PassError) and then leaves nothing."""
-    clock = _Clock(progress)
-    toolchain = find_toolchain(target)
+    clock = Clock(progress)
+    find_toolchain(target)  # what can fail at once does
     dump = options.dump
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
     with clock.phase("graph passes"):
-        optimised, report = passes.run(model, dump=dump / "passes" if dump else None)
+        optimised, report = passes.run(model, options=passes.Options(attention="matmuls"), dump=dump / "passes" if dump else None)
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)
@@ -70,13 +71,34 @@ def build_library(
             (dump / "relax.py").write_text(graph.module.script())
     with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):
         program = lower(graph, options.seq_len, target.isa)
+    compiling = _naming_the_node(optimised, options.seq_len, target)
+    extra = {"passes": report.to_dict()}
+    return build_program(program, name, target, out, options, clock, extra, compiling, verify_with=model)
+
+
+def build_program(
+    program: Program,
+    name: str,
+    target: Target,
+    out: Path,
+    options: Options,
+    clock: Clock,
+    extra: dict[str, Any],
+    compiling: AbstractContextManager[None] | None = None,
+    verify_with: onnx.ModelProto | None = None,
+) -> BuildResult:
+    """The phases after lowering: a list of kernel calls becomes the artifact folder `out`.
+
+    extra goes into the manifest; compiling is entered while kernels are compiled and may translate what is raised.
+    """
+    toolchain, dump = find_toolchain(target), options.dump
     with clock.phase("plan memory and stages"):
         plan = make_plan(program)
     with staging(out.absolute()) as folder:
         require_space(folder, 3 * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()
-        with clock.phase("compile kernels"), _naming_the_node(optimised, options.seq_len, target):
+        with clock.phase("compile kernels"), compiling or nullcontext():
             compile_kernels(program.kernels.values(), target, work / "kernels.o", dump)
         with clock.phase("pack weights"):
             write_weights(plan, work / "weights.bin")
@@ -88,13 +110,13 @@ def build_library(
         with clock.phase("check the library"):
             rules = check_library(library, target, name)
         shutil.rmtree(work)
-        extra = {"model": options.origin, "passes": report.to_dict(), "checked": rules}
-        data = manifest(plan, name, target, toolchain.description, extra)
+        made = {"model": options.origin, **extra, "checked": rules}
+        data = manifest(plan, name, target, toolchain.description, made)
         data["default_threads"] = options.threads
         write_manifest(folder, data)
-        if options.verify:
+        if options.verify and verify_with is not None:
             with clock.phase("verify"):
-                data["verification"] = verify(folder, model)
+                data["verification"] = verify(folder, verify_with)
         data["build_seconds"] = clock.seconds
         write_manifest(folder, data)
     return BuildResult(out, data, clock.seconds)
@@ -124,7 +146,9 @@ def _naming_the_node(model: onnx.ModelProto, tokens: int, target: Target) -> Ite
         raise blame(model, tokens, target, error) from error
 
 
-class _Clock:
+class Clock:
+    """Times the phases of a build."""
+
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
         self.seconds: dict[str, float] = {}
@@ -134,7 +158,7 @@ class _Clock:
 
 
 class _Phase:
-    def __init__(self, clock: _Clock, name: str) -> None:
+    def __init__(self, clock: Clock, name: str) -> None:
         self.clock, self.name = clock, name
 
     def __enter__(self) -> None:
