@@ -43,10 +43,16 @@ class Size:
 
 SIZES = {
     "smoke": Size(2, 32, 16, 2, 48, 16, 1000, 32, 8, 12, 4, 4, 2),
-    "cpu": Size(3, 96, 48, 2, 192, 32, 4000, 48, 32, 1500, 180, 220, 40),
+    "cpu": Size(3, 96, 48, 2, 128, 32, 4000, 48, 32, 1400, 140, 160, 40),
     "gpu": Size(12, 512, 128, 4, 1024, 128, 30522, 128, 256, 20000, 4800, 7200, 100),
 }
 HELP = {"smoke": "seconds, to try the program", "cpu": "at most 20 minutes on 2 cores", "gpu": "hours on one GPU"}
+
+
+SHARED = Path("../shared/data")
+BERTS = SHARED / "vocab/bert-base-uncased-vocab.txt"
+POSITIONS = 384  # room to fine-tune on longer texts
+MEASURED = ("seconds", "tokens_per_second", "data_wait")
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,16 @@ class Recipe:
 RECIPES = (
     Recipe("bare", "bare"),
     Recipe("+ PD", "none"),
+    Recipe("+ PD, ends copied", "copied"),
     Recipe("+ PD + FMT", "progressive", ("attention",)),
     Recipe("+ PD + FMT + AT (PKT)", "progressive"),
     Recipe("JKT", "joint"),
     Recipe("AKT", "auxiliary"),
 )
-CLAIMS = (  # the papers', better first
+CLAIMS = (  # the papers', better first; and whether more is gained than copied embeddings and classifiers give
     ("+ PD", "bare"),
     ("+ PD + FMT", "+ PD"),
+    ("+ PD + FMT", "+ PD, ends copied"),
     ("+ PD + FMT + AT (PKT)", "+ PD + FMT"),
     ("JKT", "AKT"),
     ("+ PD + FMT + AT (PKT)", "JKT"),
@@ -77,7 +85,7 @@ CLAIMS = (  # the papers', better first
 
 def model_fields(size: Size, inner: int, ffns: int) -> dict[str, object]:
     return {
-        "vocab_size": size.vocab_size, "max_position_embeddings": size.length, "embedding_size": size.embedding_size,
+        "vocab_size": size.vocab_size, "max_position_embeddings": POSITIONS, "embedding_size": size.embedding_size,
         "num_hidden_layers": size.layers, "hidden_size": size.hidden_size, "num_attention_heads": size.heads,
         "bottleneck_size": inner, "intermediate_size": 4 * inner, "num_feedforward_networks": ffns,
         "hidden_dropout": 0.0, "attention_dropout": 0.0,
@@ -97,14 +105,19 @@ def settings(size: Size, steps: int, seed: int, threads: int) -> object:
     )  # fmt: skip
 
 
-def train_teacher(size: Size, work: Path, text: Path, vocabulary: Path, threads: int) -> Path:
+def train_teacher(size: Size, work: Path, text: Path, vocabulary: Path, threads: int) -> dict[str, float]:
+    """Its held-out metrics; it is left in work/teacher/model."""
+    result = work / "teacher/held-out.json"
+    if result.exists():
+        return json.loads(result.read_text())
     from model.commands.config import ModelSource, TextData
     from model.commands.pretrain import PretrainConfig, pretrain
 
     source = ModelSource(preset="ib-bert-large", fields=model_fields(size, size.teacher_inner, 1))
     data = TextData(str(work / "train"), (str(text),), str(vocabulary), size.length)
-    train = settings(size, size.teacher_steps, 0, threads)
-    return pretrain(PretrainConfig(str(work / "teacher"), source, data, train))  # type: ignore[arg-type]
+    train, started = settings(size, size.teacher_steps, 0, threads), time.perf_counter()
+    trained = pretrain(PretrainConfig(str(work / "teacher"), source, data, train))  # type: ignore[arg-type]
+    return kept_metrics(size, work, trained, started)
 
 
 def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, float]:
@@ -129,8 +142,9 @@ def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, f
         trained = pretrain(PretrainConfig(str(folder), source, data, settings(size, total, seed, threads)))  # type: ignore[arg-type]
     else:
         off = dict.fromkeys(recipe.without, 0.0)
-        transfer = Transfer(recipe.strategy, 0 if recipe.strategy == "none" else size.transfer_steps, **off)  # type: ignore[arg-type]
-        steps = total if recipe.strategy == "none" else size.distillation_steps
+        alone = recipe.strategy in ("none", "copied")
+        transfer = Transfer(recipe.strategy, 0 if alone else size.transfer_steps, **off)  # type: ignore[arg-type]
+        steps = total if alone else size.distillation_steps
         config = DistillConfig(
             str(folder),
             str(work / "teacher" / "model"),
@@ -140,9 +154,25 @@ def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, f
             settings(size, steps, seed, threads),  # type: ignore[arg-type]
         )
         trained = distill(config)
-    metrics = held_out(size, work, trained) | {"seconds": time.perf_counter() - started}
-    result.write_text(json.dumps(metrics))
+    return kept_metrics(size, work, trained, started)
+
+
+def kept_metrics(size: Size, work: Path, trained: Path, started: float) -> dict[str, float]:
+    from model.files import written_whole
+
+    seconds = time.perf_counter() - started
+    metrics = held_out(size, work, trained) | {"seconds": seconds} | throughput(trained.parent)
+    with written_whole(trained.parent / "held-out.json") as file:
+        file.write(json.dumps(metrics).encode())
     return metrics
+
+
+def throughput(folder: Path) -> dict[str, float]:
+    """Tokens a second, the share of time spent waiting for data and, on a GPU, peak memory; the log's last lines."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][1:]
+    mean = {name: statistics.mean(line[name] for line in lines) for name in MEASURED[1:]}
+    peaks = [line["peak_memory_bytes"] for line in lines if "peak_memory_bytes" in line]
+    return mean | ({"peak_memory_bytes": max(peaks)} if peaks else {})
 
 
 def held_out(size: Size, work: Path, folder: Path) -> dict[str, float]:
@@ -159,15 +189,15 @@ def held_out(size: Size, work: Path, folder: Path) -> dict[str, float]:
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Mean ± sample deviation over seeds; loss in nats a masked word."""
-    lines = [f"{'students':24}{'loss':>18}{'accuracy %':>18}{'seconds':>9}"]
+    lines = [f"{'students':24}{'loss':>18}{'accuracy %':>18}{'seconds':>9}{'tokens/s':>10}{'waiting %':>11}"]
     for name, runs in results.items():
         cells = []
         for key, factor, digits in (("mlm", 1, 3), ("mlm_accuracy", 100, 2)):
             values = [factor * run[key] for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
-        seconds = statistics.mean(run.get("seconds", 0.0) for run in runs)
-        lines.append(f"{name:24}{cells[0]:>18}{cells[1]:>18}{seconds:9.0f}")
+        mean = [statistics.mean(run[key] for run in runs) for key in MEASURED]
+        lines.append(f"{name:24}{cells[0]:>18}{cells[1]:>18}{mean[0]:9.0f}{mean[1]:10,.0f}{100 * mean[2]:11.1f}")
     return "\n".join(lines)
 
 
@@ -192,10 +222,9 @@ def machine() -> str:
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = Path("../shared/data/text")
-    parser.add_argument("--text", type=Path, default=shared / "wikipedia-en.train.txt", metavar="FILE")
-    parser.add_argument("--valid", type=Path, default=shared / "wikipedia-en.valid.txt", metavar="FILE")
-    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="default: trained on the text")
+    parser.add_argument("--text", type=Path, default=SHARED / "text/wikipedia-en.train.txt", metavar="FILE")
+    parser.add_argument("--valid", type=Path, default=SHARED / "text/wikipedia-en.valid.txt", metavar="FILE")
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="default: BERT's if it is here, else trained")
     parser.add_argument("--size", choices=SIZES, default="cpu", help=", ".join(f"{k}: {v}" for k, v in HELP.items()))
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="students trained at a time (default: 2)")
@@ -213,7 +242,7 @@ def main(given: Sequence[str] | None = None) -> int:
     size, work = SIZES[args.size], args.work / args.size
     started = time.perf_counter()
     try:
-        vocabulary = args.vocabulary or work / "vocab.txt"
+        vocabulary = args.vocabulary or (BERTS if BERTS.exists() and args.size != "smoke" else work / "vocab.txt")
         if not vocabulary.exists():
             train_vocabulary([args.valid if args.size == "smoke" else args.text], vocabulary, size.vocab_size)
         size = replace(size, vocab_size=read_vocabulary(vocabulary).get_vocab_size())
@@ -222,13 +251,16 @@ def main(given: Sequence[str] | None = None) -> int:
         text = args.valid if args.size == "smoke" else args.text
         teacher = train_teacher(size, work, text, vocabulary, args.processes)
         jobs = [(size, work, r, seed, args.nonorm, 1) for seed in range(1, args.seeds + 1) for r in RECIPES]
+        metrics = []
         with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-            metrics = pool.map(train_student, jobs, chunksize=1)
+            for job, trained in zip(jobs, pool.imap(train_student, jobs), strict=True):
+                metrics.append(trained)
+                print(f"{len(metrics)}/{len(jobs)} {job[2].name}, seed {job[3]}: {trained['mlm']:.3f} nats", flush=True)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     results = {r.name: [m for j, m in zip(jobs, metrics, strict=True) if j[2] == r] for r in RECIPES}
-    reference = {"teacher": [held_out(size, work, teacher)]}
+    reference = {"teacher": [teacher]}
     print(f"{machine()}, {args.size} size, {args.seeds} seeds, {time.perf_counter() - started:.0f} s in all\n")
     print(table(reference | results) + "\n")
     print("\n".join(verdicts(results)))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Transfer:
     """How knowledge is transferred. The factors are those of `model.distill.Weights`."""
 
-    strategy: Literal["none", "auxiliary", "joint", "progressive"] = "progressive"  # none: distillation alone
+    # none: distillation alone; copied: the same with the teacher's embedding and head to begin with
+    strategy: Literal["none", "copied", "auxiliary", "joint", "progressive"] = "progressive"
     transfer_steps: int = 0  # of layer-wise transfer, before (or, auxiliary: on top of) train.steps of distillation
     soft_rate: float = 0.0  # progressive: of the learning rate, for the layers below the one that is trained
     calibrate: bool = True  # fit a NoNorm to the teacher's LayerNorm when the embedding is copied
@@ -38,8 +39,8 @@ class Transfer:
         from ..distill import STRATEGIES
         from ..distill.strategies import pretraining
 
-        if self.strategy == "none":
-            return pretraining(num_layers, steps)
+        if self.strategy in ("none", "copied"):
+            return pretraining(num_layers, steps, self.strategy == "copied")
         if self.transfer_steps < 1:
             raise ModelError(f"transfer.transfer_steps is {self.transfer_steps}: {self.strategy} needs some")
         return STRATEGIES[self.strategy](num_layers, self.transfer_steps, steps, self.soft_rate)

@@ -38,9 +38,9 @@ class Stage:
         return len(self.layers) if self.pretraining else max(self.transfer) + 1
 
 
-def pretraining(num_layers: int, steps: int) -> tuple[Stage, ...]:
+def pretraining(num_layers: int, steps: int, copies_ends: bool = False) -> tuple[Stage, ...]:
     """Everything trains on words and next sentences: a teacher, a bare student, or one with distillation alone."""
-    return (Stage("pre-training", steps, (1.0,) * num_layers),)
+    return (Stage("pre-training", steps, (1.0,) * num_layers, copies_ends=copies_ends),)
 
 
 def auxiliary(num_layers: int, transfer_steps: int, steps: int, soft_rate: float = 0.0) -> tuple[Stage, ...]:
