@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def describe_error(error: Exception) -> str:
     """One line. Errors of our rooms are written for users; anything else says where to look."""
-    if type(error).__module__.split(".")[0] in ("compile", "passes", "model"):
+    if type(error).__module__.split(".")[0] in ("compile", "passes", "model", "tune"):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'no file named'}"

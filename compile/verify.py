@@ -160,19 +160,26 @@ def _run_program(
     command: list[str], work: Path, manifest: dict[str, Any], samples: list[Sample], threads: int
 ) -> list[dict[str, NDArray[Any]]]:
     given, taken = work / "inputs", work / "outputs"
-    with given.open("wb") as file:
-        for sample in samples:
-            for entry in manifest["inputs"]:
-                file.write(np.ascontiguousarray(sample[entry["name"]]).tobytes())
+    given.write_bytes(input_bytes(manifest, samples))
     done = subprocess.run([*command, str(given), str(taken), str(threads)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CompileError(f"the library failed when it was run: {done.stderr.strip() or done.returncode}")
-    data, offset, results = taken.read_bytes(), 0, []
-    for _ in samples:
+    return read_outputs(manifest, taken.read_bytes(), len(samples))
+
+
+def input_bytes(manifest: dict[str, Any], samples: list[Sample]) -> bytes:
+    """What runtime/runner.c reads: every sample's inputs in the model's order."""
+    return b"".join(np.ascontiguousarray(s[entry["name"]]).tobytes() for s in samples for entry in manifest["inputs"])
+
+
+def read_outputs(manifest: dict[str, Any], data: bytes, count: int) -> list[dict[str, NDArray[Any]]]:
+    """What runtime/runner.c wrote: the outputs of `count` samples."""
+    offset, results = 0, []
+    for _ in range(count):
         result = {}
         for entry in manifest["outputs"]:
-            count = int(np.prod(entry["shape"]))
-            result[entry["name"]] = np.frombuffer(data, entry["dtype"], count, offset).reshape(entry["shape"])
+            size = int(np.prod(entry["shape"]))
+            result[entry["name"]] = np.frombuffer(data, entry["dtype"], size, offset).reshape(entry["shape"])
             offset += result[entry["name"]].nbytes
         results.append(result)
     return results

@@ -1,0 +1,52 @@
+"""Measure on the device, and choose by what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from compile.__main__ import Parser, describe_error
+
+# Sub-command -> its module: `add_arguments(parser)`, `run(args) -> exit status`, and a docstring for --help.
+COMMANDS = {
+    "kernels": "tune.kernels.command",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    result = Parser(prog="python -m tune", description=__doc__)
+    commands = result.add_subparsers(required=True, metavar="COMMAND")
+    for name, path in COMMANDS.items():
+        module = importlib.import_module(path)
+        text = module.__doc__ or ""
+        command = commands.add_parser(
+            name,
+            help=text.partition("\n")[0].rstrip("."),
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=module.run)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run one sub-command. Returns the exit status: 2 after one line on the error stream."""
+    args = parser().parse_args(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

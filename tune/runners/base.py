@@ -1,0 +1,122 @@
+"""The interface of all runners, and what they share: inputs, warm-up, and reading what the program on the device wrote.
+
+What runs on the device is compile/runtime/runner.c: it opens a library, runs a sample and prints the nanoseconds of
+each further run. A runner's own part is to get files there, run a command, and say what the device is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.load import read_manifest
+from compile.verify import Sample, input_bytes, random_samples, read_outputs
+from tune.errors import TuneError
+from tune.measurement import Measurement, toolchain_hash
+
+# Runs before the timed ones: they fault pages in and wake the clock.
+WARM_UP = 2
+
+
+class RunnerError(TuneError):
+    """A device that does not do as it should: absent, unplugged, without space. The message names it."""
+
+
+class RunFailed(TuneError):
+    """The library itself crashed, hung or refused: its own fault and not the device's."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Facts that go into a Measurement; see there."""
+
+    name: str
+    cores: tuple[int, ...]
+    governor: str = ""
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What came back from the device: ms of each run, and the outputs' bytes."""
+
+    samples_ms: tuple[float, ...]
+    outputs: bytes
+    device: Device
+
+
+class Runner(ABC):
+    """Runs artifact folders somewhere. `estimate`: whether what it returns are no times. Use as a context manager."""
+
+    estimate = False
+
+    def measure(self, artifact: Path, *, threads: int = 1, runs: int = 30, timeout: float = 120.0) -> Measurement:
+        """Latency of the artifact on random inputs of full length. Raises RunnerError, RunFailed or CompileError."""
+        return self.run(artifact, full_sample(read_manifest(artifact)), threads=threads, runs=runs, timeout=timeout)[0]
+
+    def run(
+        self, artifact: Path, sample: Sample, *, threads: int = 1, runs: int = 30, timeout: float = 120.0
+    ) -> tuple[Measurement, dict[str, NDArray[Any]]]:
+        """Run `sample` once for its outputs and then `runs` times for the time. timeout: seconds for all of it."""
+        if runs < 1 or threads < 1:
+            raise TuneError(f"{runs} runs on {threads} threads: at least one of each is needed")
+        manifest = read_manifest(artifact)
+        library = artifact / manifest["library"]
+        result = self.execute(library, manifest, input_bytes(manifest, [sample]), threads, runs, timeout)
+        expected = sum(output_size(e) for e in manifest["outputs"])
+        if len(result.samples_ms) != runs or len(result.outputs) != expected:
+            raise RunFailed(
+                f"{library.name} on {result.device.name}: {len(result.samples_ms)} of {runs} times and "
+                f"{len(result.outputs)} of {expected} bytes of outputs came back"
+            )
+        measurement = Measurement(
+            result.samples_ms,
+            result.device.name,
+            result.device.cores,
+            threads,
+            result.device.governor,
+            result.device.temperature,
+            toolchain_hash(manifest),
+            self.estimate,
+        )
+        return measurement, read_outputs(manifest, result.outputs, 1)[0]
+
+    @abstractmethod
+    def execute(
+        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+    ) -> Execution:
+        """Run `library` on the device. Raises RunnerError or RunFailed."""
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Give back what the runner holds: files on devices, sessions."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def full_sample(manifest: dict[str, Any]) -> Sample:
+    """Random inputs in which no token is padding."""
+    sample = random_samples(manifest, 1)[0]
+    ranged = {entry["name"] for entry in manifest["inputs"] if "range" in entry}
+    return {
+        name: value if name in ranged or value.dtype.kind == "f" else np.ones_like(value)
+        for name, value in sample.items()
+    }
+
+
+def output_size(entry: dict[str, Any]) -> int:
+    """Bytes of one output."""
+    return int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
+
+
+def parse_times(text: str) -> tuple[float, ...]:
+    """ms of each timed run, from the nanoseconds that the program prints, one a line, without the warm-up."""
+    return tuple(int(line) / 1e6 for line in text.split()[WARM_UP:] if line.isdigit())

@@ -1,0 +1,87 @@
+"""Runs libraries on this machine, each in a process of its own: what crashes or hangs takes nothing with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from compile.link import build_runner
+from compile.package import header
+from compile.targets import TARGETS, runs_here, with_cpu
+from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
+
+
+class LocalRunner(Runner):
+    """cores: those that the process may use; by default all that this one may."""
+
+    def __init__(self, cores: Sequence[int] | None = None) -> None:
+        allowed = os.sched_getaffinity(0)
+        self.cores = tuple(sorted(cores or allowed))
+        if not set(self.cores) <= allowed:
+            raise RunnerError(f"--cores {','.join(map(str, self.cores))}: this process may use {sorted(allowed)}")
+        self._folder = tempfile.TemporaryDirectory(prefix="pocketbert-")
+        self._program: Path | None = None
+
+    def execute(
+        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+    ) -> Execution:
+        target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
+        if not runs_here(target):
+            raise RunnerError(f"{library.name} is for {target.name} ({target.cpu.name}): this machine cannot run it")
+        if self._program is None:
+            folder = Path(self._folder.name)
+            (folder / "pb.h").write_text(header("pb", " * any model"))
+            self._program = build_runner(target, folder)
+        with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+            given, taken = Path(name, "inputs"), Path(name, "outputs")
+            given.write_bytes(inputs)
+            device = this_machine(self.cores)
+            command = [str(self._program), str(library.resolve()), manifest["name"], str(given), str(taken)]
+            printed = run_program([*command, str(threads), str(runs + WARM_UP)], timeout, pinned_to(self.cores))
+            return Execution(parse_times(printed), taken.read_bytes(), device)
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+def run_program(command: list[str], timeout: float, prepare: Callable[[], None] | None = None) -> str:
+    """What `command` prints. Raises RunFailed, with the last line of its errors, if it fails, crashes or hangs."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=timeout, preexec_fn=prepare, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"hung: no result after {timeout:g} s") from None
+    except OSError as error:
+        raise RunnerError(f"{command[0]} cannot be run: {error.strerror}") from error
+    if done.returncode < 0:
+        raise RunFailed(f"crashed with signal {-done.returncode}")
+    if done.returncode > 0:
+        raise RunFailed(f"failed: {(done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]}")
+    return done.stdout
+
+
+def pinned_to(cores: Sequence[int]) -> Callable[[], None]:
+    """For a new process, before it becomes the program."""
+    return lambda: os.sched_setaffinity(0, cores)
+
+
+def this_machine(cores: Sequence[int]) -> Device:
+    """Its CPU as Linux calls it; governor and temperature where the kernel shows them."""
+    lines = _read("/proc/cpuinfo").splitlines()
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), os.uname().machine)
+    governor = _read(f"/sys/devices/system/cpu/cpu{cores[0]}/cpufreq/scaling_governor").strip()
+    zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
+    degrees = [int(text) / 1000 for zone in zones if (text := _read(zone).strip()).lstrip("-").isdigit()]
+    return Device(name, tuple(cores), governor, max(degrees, default=None))
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
