@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -16,11 +15,12 @@ from typing import Any
 
 from compile.errors import CompileError
 from compile.link import RUNTIME
-from compile.plan import Plan, in_rows
+from compile.plan import Plan
 from compile.program import Value
 from compile.targets import Target
 
 FORMAT = 1
+MANIFEST_WIDTH = 240
 
 
 def library_name(text: str) -> str:
@@ -71,29 +71,6 @@ def tensor_entries(plan: Plan, values: list[Value]) -> list[dict[str, Any]]:
     return entries
 
 
-def kernel_entries(plan: Plan) -> list[dict[str, Any]]:
-    """Every kernel with how often it is called, its schedule and tile, and the FLOPs (2 × multiply-adds) it does."""
-    calls = Counter(c.kernel.name for c in plan.program.calls)
-    flops: Counter[str] = Counter()
-    shared = {c.kernel.name for c in plan.program.calls if in_rows(c, plan.program.tokens)}
-    for call in plan.program.calls:
-        flops[call.kernel.name] += call.flops
-    entries = []
-    for name, kernel in plan.program.kernels.items():
-        tile = getattr(kernel, "tile", None)
-        entries.append(
-            {
-                "name": name,
-                "calls": calls[name],
-                "schedule": type(kernel).__name__.lower(),
-                "tile": str(tile) if tile else None,
-                "rows_shared_by_threads": name in shared,
-                "flops": flops[name],
-            }
-        )
-    return entries
-
-
 def toolchain_versions() -> dict[str, str]:
     packages = ("pocketbert", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim", "onnxruntime", "ziglang", "numpy")
     return {name: _version(name) for name in packages}
@@ -107,6 +84,8 @@ def _version(name: str) -> str:
 
 
 def manifest(plan: Plan, name: str, target: Target, linker: str, extra: dict[str, Any]) -> dict[str, Any]:
+    from compile.outline import call_entries, kernel_entries, tensor_places  # tvm
+
     program = plan.program
     return {
         "format": FORMAT,
@@ -134,6 +113,8 @@ def manifest(plan: Plan, name: str, target: Target, linker: str, extra: dict[str
         "stages": len(plan.stages),
         "kernels": kernel_entries(plan),
         "generic_kernels": [{"operator": op, "reason": why} for op, why in program.generic],
+        "calls": call_entries(plan),
+        "tensors": tensor_places(plan),
         "linker": linker,
         "versions": toolchain_versions(),
         **extra,
@@ -152,7 +133,18 @@ def write_manifest(folder: Path, data: dict[str, Any]) -> None:
     library = folder / data["library"]
     data["sizes"]["library_bytes"] = library.stat().st_size
     data["sha256"] = sha256(library)
-    (folder / "manifest.json").write_text(json.dumps(data, indent=2) + "\n")
+    (folder / "manifest.json").write_text(_json(data) + "\n")
+
+
+def _json(value: Any, margin: str = "\n") -> str:
+    """JSON, indented down to what fits on one line."""
+    text, inner = json.dumps(value), margin + "  "
+    if len(margin) + len(text) <= MANIFEST_WIDTH or not value or not isinstance(value, dict | list):
+        return text
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_json(v, inner)}" for key, v in value.items()]
+        return "{" + inner + f",{inner}".join(parts) + margin + "}"
+    return "[" + inner + f",{inner}".join(_json(v, inner) for v in value) + margin + "]"
 
 
 @contextmanager
