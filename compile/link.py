@@ -94,13 +94,13 @@ def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> No
 
 
 def build_runner(target: Target, folder: Path) -> Path:
-    """The program that opens any library with dlopen and runs it on inputs from a file (runtime/runner.c).
+    """The program that loads any library and runs it on inputs from a file (runtime/runner.c).
 
     For Android it is a glibc program: that is what runs under emulation here.
     """
     toolchain = _zig(target).with_triple(target.zig_triple.replace("android", "gnu"))
     runner = folder / "runner"
-    arguments = ["-O2", *WARNINGS, "-D_GNU_SOURCE", "-I", str(folder), str(RUNTIME / "runner.c"), "-o", str(runner)]
+    arguments = ["-O2", *WARNINGS, "-D_GNU_SOURCE", str(RUNTIME / "runner.c"), "-o", str(runner)]
     run_compiler(toolchain, arguments, folder)
     return runner
 

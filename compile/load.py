@@ -20,7 +20,12 @@ TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
 
 
 class _Options(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32)]
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("threads", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("cores", ctypes.c_uint64),
+    ]
 
 
 class _Tensor(ctypes.Structure):
@@ -94,7 +99,7 @@ class Library:
         self._close.argtypes = [ctypes.c_void_p]
         self._last_error = getattr(self._library, f"{name}_last_error")
         self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
-        options = _Options(ctypes.sizeof(_Options), threads)
+        options = _Options(size=ctypes.sizeof(_Options), threads=threads)
         opened = getattr(self._library, f"{name}_open")
         if opened(ctypes.byref(options), ctypes.byref(self._model)) != 0:
             raise CompileError(f"{path}: {self._last_error(None).decode()}")

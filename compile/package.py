@@ -1,4 +1,4 @@
-"""The artifact folder: library, header, manifest. Written beside its place and renamed, so it is whole or absent."""
+"""The artifact folder: library, interface, manifest. Written beside its place and renamed, so it is whole or absent."""
 
 from __future__ import annotations
 
@@ -24,31 +24,9 @@ MANIFEST_WIDTH = 240
 
 
 def library_name(text: str) -> str:
-    """A C identifier from a model's name: it prefixes every public symbol."""
+    """A C identifier from a model's name: it prefixes every public symbol, and is not that of the shared headers."""
     name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_") or "model"
-    return f"m_{name}" if name[0].isdigit() else name
-
-
-def write_header(plan: Plan, name: str, path: Path) -> None:
-    """`<name>.h`: the C interface, with the model's tensors described in its first comment."""
-
-    def describe(kind: str, values: list[Value]) -> list[str]:
-        lines = [f" * {kind}:"]
-        for value in values:
-            allowed = plan.program.ranges.get(value.name)
-            limits = f", {allowed.low} <= id < {allowed.high}" if allowed else ""
-            shape = ", ".join(map(str, value.shape))
-            lines.append(f" *   {value.name}: {value.dtype} [{shape}]{limits}")
-        return lines
-
-    tensors = describe("Inputs, in order", plan.program.inputs) + describe("Outputs, in order", plan.program.outputs)
-    path.write_text(header(name, "\n".join(tensors)))
-
-
-def header(name: str, tensors: str) -> str:
-    """The C interface for symbols that begin with `name`; `tensors` are lines of its first comment."""
-    text = (RUNTIME / "api.h.in").read_text()
-    return text.replace("@TENSORS@", tensors).replace("@GUARD@", name.upper()).replace("@NAME@", name)
+    return f"m_{name}" if name[0].isdigit() or name.startswith("pocketbert") else name
 
 
 def runtime_sources(folder: Path) -> list[Path]:
@@ -91,7 +69,7 @@ def manifest(plan: Plan, name: str, target: Target, linker: str, extra: dict[str
         "format": FORMAT,
         "name": name,
         "library": f"lib{name}.so",
-        "header": f"{name}.h",
+        "header": f"include/{name}.h",
         "target": target.name,
         "triple": target.triple,
         "cpu": target.cpu.name,

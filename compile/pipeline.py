@@ -20,9 +20,10 @@ from compile.codegen.plan_source import plan_source
 from compile.codegen.weights import assembler_source, write_weights
 from compile.errors import CompileError
 from compile.frontend import check_operators, import_shaped, input_shapes
+from compile.interface import write_interface
 from compile.link import find_toolchain, link_library, require_space
 from compile.lower import lower
-from compile.package import manifest, runtime_sources, staging, write_header, write_manifest
+from compile.package import manifest, runtime_sources, staging, write_manifest
 from compile.plan import make_plan
 from compile.program import Program
 from compile.targets import Target
@@ -103,7 +104,7 @@ def build_program(
         with clock.phase("pack weights"):
             write_weights(plan, work / "weights.bin")
         with clock.phase("link"):
-            write_header(plan, name, folder / f"{name}.h")
+            write_interface(plan, name, target, folder)
             sources = _write_sources(plan, target, options, name, folder, work, dump)
             library = folder / f"lib{name}.so"
             link_library(toolchain, target, work, sources, work / "kernels.o", name, library)
@@ -131,7 +132,7 @@ def _write_sources(
         (dump / "plan.c").write_text(text)
     (work / "weights.c").write_text(assembler_source(work / "weights.bin"))
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
-    (work / "api.h").write_text(public + (folder / f"{name}.h").read_text())
+    (work / "api.h").write_text(public + (folder / "include" / f"{name}.h").read_text())
     return [*runtime_sources(work), work / "plan.c", work / "weights.c"]
 
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from compile.errors import CompileError
 from compile.link import build_runner
 from compile.load import load, read_manifest
-from compile.package import header
 from compile.targets import TARGETS, Target, runs_here, with_cpu
 
 TOLERANCE = 1e-4
@@ -141,7 +140,6 @@ def emulator(target: Target) -> Iterator[Any]:
     """
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         work = Path(name)
-        (work / "pb.h").write_text(header("pb", " * any model"))
         runner = build_runner(target, work)
         # Android's sonames lead to glibc's files: the loader finds them already loaded.
         for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):

@@ -10,7 +10,7 @@ from compile.plan import Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
 from compile.targets import Target
 
-TYPES = {"float32": "PB_FLOAT32", "int64": "PB_INT64", "int32": "PB_INT32", "bool": "PB_BOOL"}
+TYPES = {name: f"POCKETBERT_{name.upper()}" for name in ("float32", "int64", "int32", "bool")}
 CPU_FEATURES = {
     "dotprod": "PB_CPU_DOTPROD",
     "fp16": "PB_CPU_FP16",
@@ -36,7 +36,7 @@ def plan_source(plan: Plan, target: Target, threads: int) -> str:
     parts.append("};\n")
     program = plan.program
     for name, values in (("inputs", program.inputs), ("outputs", program.outputs)):
-        parts.append(f"static const pb_info {name}[] = {{")
+        parts.append(f"static const pocketbert_info {name}[] = {{")
         parts += [f"    {_info(plan, value)}," for value in values]
         parts.append("};\n")
     features = " | ".join(CPU_FEATURES[f] for f in target.cpu.required) or "0"

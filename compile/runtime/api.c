@@ -1,9 +1,13 @@
 /* The public functions: check what the caller gives, then run the plan's stages. */
 #include "runtime.h"
 
-enum { MAX_THREADS = 64 };
+enum {
+    MAX_THREADS = 64,
+    OPTIONS_SIZE_1 = 16, /* of the first version: `size` and `threads` */
+    LARGEST_SIZE = 256,  /* of a later version's structs: what is more than this is no size */
+};
 
-struct PB(model) {
+struct pb_model {
     _Atomic uint32_t busy;
     const char *_Atomic error; /* a caller that is refused as busy sets it beside one that runs */
     pb_pool *pool;
@@ -17,6 +21,7 @@ struct PB(model) {
 };
 
 static const char *_Atomic open_error = "no error";
+static const char not_open[] = "the model is NULL, closed or of another library: open it first";
 
 static int32_t fail(pb_model *model, int32_t status, const char *message)
 {
@@ -32,93 +37,141 @@ static size_t align(size_t size)
     return (size + 63) & ~(size_t)63;
 }
 
-static int32_t choose_threads(const PB(options) * options)
+/* What an older caller does not know is 0; what we do not know of a newer one's must be 0. */
+static bool read_options(const pocketbert_options *given, pocketbert_options *options)
 {
-    int32_t threads = options ? options->threads : 0;
-    if (threads == 0)
-        threads = pb_the_plan.default_threads;
+    *options = (pocketbert_options){.size = sizeof *options};
+    if (!given)
+        return true;
+    if (given->size < OPTIONS_SIZE_1 || given->size > LARGEST_SIZE || given->size % 8 != 0)
+        return false;
+    for (size_t i = 0; i < given->size; i++) {
+        const char byte = ((const char *)given)[i];
+        if (i < sizeof *options)
+            ((char *)options)[i] = byte;
+        else if (byte)
+            return false;
+    }
+    return true;
+}
+
+static int32_t choose_threads(const pocketbert_options *options)
+{
+    int32_t threads = options->threads ? options->threads : pb_the_plan.default_threads;
     if (threads == 0) {
-        const int32_t cores = pb_usable_cores();
+        const int32_t cores = options->cores ? __builtin_popcountll(options->cores) : pb_usable_cores();
         threads = cores < 4 ? cores : 4;
     }
     return threads < pb_the_plan.tokens ? threads : pb_the_plan.tokens;
 }
 
-PB_PUBLIC int32_t PB(open)(const PB(options) * options, PB(model) * *result)
+struct affinity {
+    uint64_t cores;
+    _Atomic bool refused;
+};
+
+static void set_affinity(void *argument, int32_t thread)
+{
+    struct affinity *affinity = argument;
+    if (thread != 0 && syscall(PB_SYS_SCHED_SETAFFINITY, 0, sizeof affinity->cores, &affinity->cores) != 0)
+        affinity->refused = true;
+}
+
+static void destroy(pb_model *model)
+{
+    if (model->pool)
+        pb_pool_destroy(model->pool);
+    if (model->memory)
+        munmap(model->memory, model->memory_bytes);
+    munmap(model, model->bytes);
+}
+
+static int32_t prepare(pb_model *model, const pocketbert_options *options)
 {
     const pb_plan *plan = &pb_the_plan;
-    if (!result)
-        return fail(NULL, PB(ERROR_ARGUMENT), "open: `model` is NULL: pass the address of a pointer to fill");
-    *result = NULL;
-    if (options && options->size != sizeof *options)
-        return fail(NULL, PB(ERROR_ARGUMENT), "open: options->size is not sizeof(*options): header and library differ");
-    if (options && (options->threads < 0 || options->threads > MAX_THREADS))
-        return fail(NULL, PB(ERROR_ARGUMENT), "open: options->threads must be 0 (choose) to 64");
-    if ((pb_cpu_features() & plan->cpu_features) != plan->cpu_features)
-        return fail(NULL, PB(ERROR_CPU), "open: this CPU lacks instructions that the library was compiled for");
-
-    const size_t bytes = sizeof(pb_model) + (size_t)plan->stage_count * sizeof(_Atomic int32_t);
-    pb_model *model = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (model == (void *)-1)
-        return fail(NULL, PB(ERROR_MEMORY), "open: out of memory");
-    model->bytes = bytes;
     model->error = "no error";
     model->threads = choose_threads(options);
     model->context.block_rows = (plan->tokens + model->threads - 1) / model->threads;
     model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + 64);
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
     model->memory_bytes = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
-    model->memory = mmap(NULL, model->memory_bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (model->memory == (void *)-1) {
-        munmap(model, bytes);
-        return fail(NULL, PB(ERROR_MEMORY), "open: out of memory for the tensors");
-    }
-    memset(model->memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
-    model->context.arena = model->memory;
+    char *memory = mmap(NULL, model->memory_bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (memory == (void *)-1)
+        return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
+    memset(memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
+    model->memory = model->context.arena = memory;
     model->pool = pb_pool_create(model->threads);
-    if (!model->pool) {
-        munmap(model->memory, model->memory_bytes);
-        munmap(model, bytes);
-        return fail(NULL, PB(ERROR_THREAD), "open: threads could not be created");
-    }
-    *result = model;
-    return PB(OK);
+    if (!model->pool)
+        return fail(NULL, POCKETBERT_ERROR_THREAD, "open: threads could not be created");
+    struct affinity affinity = {.cores = options->cores};
+    if (affinity.cores)
+        pb_pool_run(model->pool, set_affinity, &affinity);
+    if (affinity.refused)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->cores names no core that this process may use");
+    return POCKETBERT_OK;
 }
 
-static int32_t check_tensor(pb_model *model, const pb_info *want, const PB(tensor) * got)
+PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model **result)
+{
+    if (!result)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: `model` is NULL: pass the address of a pointer to fill");
+    *result = NULL;
+    pocketbert_options chosen;
+    if (!read_options(options, &chosen))
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
+                    "open: options->size is not sizeof(pocketbert_options), or an option is set that this library lacks");
+    if (chosen.threads < 0 || chosen.threads > MAX_THREADS)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
+    if ((pb_cpu_features() & pb_the_plan.cpu_features) != pb_the_plan.cpu_features)
+        return fail(NULL, POCKETBERT_ERROR_CPU, "open: this CPU lacks instructions that the library was compiled for");
+
+    const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
+    pb_model *model = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (model == (void *)-1)
+        return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory");
+    model->bytes = bytes;
+    int32_t status = prepare(model, &chosen);
+    if (status == POCKETBERT_OK && !(*result = pb_handle_create(model)))
+        status = fail(NULL, POCKETBERT_ERROR_MEMORY, "open: too many models are open: close one");
+    if (status != POCKETBERT_OK)
+        destroy(model);
+    return status;
+}
+
+static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const pocketbert_tensor *got)
 {
     if (!got->data)
-        return fail(model, PB(ERROR_ARGUMENT), "run: a tensor's data is NULL");
-    if ((uintptr_t)got->data & (want->type == PB_INT64 ? 7 : 3))
-        return fail(model, PB(ERROR_ARGUMENT), "run: a tensor's data is not aligned to its type");
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is NULL");
+    if ((uintptr_t)got->data & (want->type == POCKETBERT_INT64 ? 7 : 3))
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is not aligned to its type");
     if (got->type != want->type)
-        return fail(model, PB(ERROR_SHAPE), "run: a tensor has another type than the model's description says");
+        return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another type than the model's description says");
     if (got->rank != want->rank)
-        return fail(model, PB(ERROR_SHAPE), "run: a tensor has another rank than the model's description says");
+        return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another rank than the model's description says");
     for (int32_t i = 0; i < want->rank; i++)
         if (got->shape[i] != (i == want->token_axis ? model->context.tokens : want->shape[i]))
-            return fail(model, PB(ERROR_SHAPE), "run: a tensor has another shape than the model's description says");
-    return PB(OK);
+            return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another shape than the model's description says");
+    return POCKETBERT_OK;
 }
 
 /* Integer inputs that index a table must lie inside it. */
-static int32_t check_range(pb_model *model, const pb_info *want, const PB(tensor) * got)
+static int32_t check_range(pb_model *model, const pocketbert_info *want, const pocketbert_tensor *got)
 {
     if (want->low == want->high)
-        return PB(OK);
+        return POCKETBERT_OK;
     int64_t count = 1;
     for (int32_t i = 0; i < want->rank; i++)
         count *= got->shape[i];
     for (int64_t i = 0; i < count; i++) {
-        const int64_t id = want->type == PB_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
+        const int64_t id = want->type == POCKETBERT_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
         if (id < want->low || id >= want->high)
-            return fail(model, PB(ERROR_RANGE), "run: an id lies outside its table (the description gives its range)");
+            return fail(model, POCKETBERT_ERROR_RANGE, "run: an id lies outside its table (the description gives its range)");
     }
-    return PB(OK);
+    return POCKETBERT_OK;
 }
 
 /* The sequence length is what the first input says; `check_tensor` holds everything to it. */
-static void set_tokens(pb_model *model, const PB(tensor) * inputs)
+static void set_tokens(pb_model *model, const pocketbert_tensor *inputs)
 {
     const pb_plan *plan = &pb_the_plan;
     const int32_t axis = plan->inputs[0].token_axis;
@@ -130,28 +183,28 @@ static void set_tokens(pb_model *model, const PB(tensor) * inputs)
     model->context.block_rows = (model->context.tokens + model->threads - 1) / model->threads;
 }
 
-static int32_t check(pb_model *model, const PB(tensor) * inputs, int32_t input_count, const PB(tensor) * outputs,
+static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count, const pocketbert_tensor *outputs,
                      int32_t output_count)
 {
     const pb_plan *plan = &pb_the_plan;
     if (!inputs || !outputs)
-        return fail(model, PB(ERROR_ARGUMENT), "run: `inputs` or `outputs` is NULL");
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: `inputs` or `outputs` is NULL");
     if (input_count != plan->input_count || output_count != plan->output_count)
-        return fail(model, PB(ERROR_ARGUMENT), "run: the number of inputs or outputs is not the model's");
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: the number of inputs or outputs is not the model's");
     set_tokens(model, inputs);
     for (int32_t i = 0; i < input_count; i++) {
         int32_t status = check_tensor(model, &plan->inputs[i], &inputs[i]);
-        if (status == PB(OK))
+        if (status == POCKETBERT_OK)
             status = check_range(model, &plan->inputs[i], &inputs[i]);
-        if (status != PB(OK))
+        if (status != POCKETBERT_OK)
             return status;
     }
     for (int32_t i = 0; i < output_count; i++) {
         const int32_t status = check_tensor(model, &plan->outputs[i], &outputs[i]);
-        if (status != PB(OK))
+        if (status != POCKETBERT_OK)
             return status;
     }
-    return PB(OK);
+    return POCKETBERT_OK;
 }
 
 static void run_stages(void *argument, int32_t thread)
@@ -177,15 +230,17 @@ static void run_stages(void *argument, int32_t thread)
     }
 }
 
-PB_PUBLIC int32_t PB(run)(PB(model) * model, const PB(tensor) * inputs, int32_t input_count,
-                          const PB(tensor) * outputs, int32_t output_count)
+PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inputs, int32_t input_count,
+                          const pocketbert_tensor *outputs, int32_t output_count)
 {
+    pb_model *model = pb_handle_find(handle);
     if (!model)
-        return fail(NULL, PB(ERROR_ARGUMENT), "run: `model` is NULL");
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, not_open);
     if (atomic_exchange(&model->busy, 1))
-        return fail(model, PB(ERROR_BUSY), "run: another thread is running this model: wait for it, or open another");
+        return fail(model, POCKETBERT_ERROR_BUSY,
+                    "run: another thread is running this model: wait for it, or open another");
     int32_t status = check(model, inputs, input_count, outputs, output_count);
-    if (status == PB(OK)) {
+    if (status == POCKETBERT_OK) {
         model->context.inputs = inputs;
         model->context.outputs = outputs;
         for (int32_t s = 0; s < pb_the_plan.stage_count; s++)
@@ -196,25 +251,27 @@ PB_PUBLIC int32_t PB(run)(PB(model) * model, const PB(tensor) * inputs, int32_t 
     return status;
 }
 
-PB_PUBLIC void PB(close)(PB(model) * model)
+PB_PUBLIC void PB(close)(pocketbert_model *handle)
 {
-    if (!model)
-        return;
-    pb_pool_destroy(model->pool);
-    munmap(model->memory, model->memory_bytes);
-    munmap(model, model->bytes);
+    pb_model *model = pb_handle_close(handle);
+    if (model)
+        destroy(model);
 }
 
-PB_PUBLIC const char *PB(last_error)(const PB(model) * model)
+PB_PUBLIC const char *PB(last_error)(const pocketbert_model *handle)
 {
-    return model ? model->error : atomic_load(&open_error);
+    if (!handle)
+        return atomic_load(&open_error);
+    const pb_model *model = pb_handle_find(handle);
+    return model ? model->error : not_open;
 }
 
-PB_PUBLIC void PB(describe)(PB(description) * description)
+PB_PUBLIC void PB(describe)(pocketbert_description *description)
 {
     if (!description)
         return;
-    *description = (PB(description)){
+    const pocketbert_description known = {
+        .size = sizeof known,
         .tokens = pb_the_plan.tokens,
         .input_count = pb_the_plan.input_count,
         .inputs = pb_the_plan.inputs,
@@ -224,4 +281,26 @@ PB_PUBLIC void PB(describe)(PB(description) * description)
         .weight_bytes = pb_the_plan.weight_bytes,
         .cpu = pb_the_plan.cpu_name,
     };
+    const size_t size = description->size < sizeof known ? description->size : sizeof known;
+    for (size_t i = sizeof known.size; i < size; i++)
+        ((char *)description)[i] = ((const char *)&known)[i];
+}
+
+PB_PUBLIC int32_t PB(abi_version)(void)
+{
+    return POCKETBERT_ABI;
+}
+
+PB_PUBLIC const pocketbert_functions *PB(functions)(void)
+{
+    static const pocketbert_functions functions = {
+        .size = sizeof functions,
+        .abi_version = POCKETBERT_ABI,
+        .open = PB(open),
+        .run = PB(run),
+        .close = PB(close),
+        .last_error = PB(last_error),
+        .describe = PB(describe),
+    };
+    return &functions;
 }

@@ -24,9 +24,9 @@ unsigned long getauxval(unsigned long type);
 enum { PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22 };
 enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
 #if defined(__aarch64__)
-enum { PB_SYS_FUTEX = 98, PB_SYS_SCHED_GETAFFINITY = 123 };
+enum { PB_SYS_FUTEX = 98, PB_SYS_SCHED_SETAFFINITY = 122, PB_SYS_SCHED_GETAFFINITY = 123 };
 #elif defined(__x86_64__)
-enum { PB_SYS_FUTEX = 202, PB_SYS_SCHED_GETAFFINITY = 204 };
+enum { PB_SYS_FUTEX = 202, PB_SYS_SCHED_SETAFFINITY = 203, PB_SYS_SCHED_GETAFFINITY = 204 };
 #else
 #error "only aarch64 and x86_64 are supported"
 #endif

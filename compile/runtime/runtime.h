@@ -5,16 +5,11 @@
 #include "api.h"
 #include "platform.h"
 
-typedef PB(info) pb_info;
-typedef PB(model) pb_model;
-
-enum { PB_FLOAT32 = PB(FLOAT32), PB_INT64 = PB(INT64), PB_INT32 = PB(INT32), PB_BOOL = PB(BOOL) };
-
 /* What a stage function needs to find its operands. */
 typedef struct {
     char *arena;
-    const PB(tensor) * inputs;
-    const PB(tensor) * outputs;
+    const pocketbert_tensor *inputs;
+    const pocketbert_tensor *outputs;
     int32_t tokens;           /* of this run */
     int32_t block_rows;       /* rows in a thread's block */
     size_t workspace_offset;  /* of the workspace within a thread's scratch */
@@ -39,9 +34,9 @@ enum {
 typedef struct {
     const pb_stage *stages;
     int32_t stage_count;
-    const pb_info *inputs;
+    const pocketbert_info *inputs;
     int32_t input_count;
-    const pb_info *outputs;
+    const pocketbert_info *outputs;
     int32_t output_count;
     int32_t tokens;
     size_t arena_bytes;
@@ -63,6 +58,14 @@ extern const char pb_weights[];
 #define OUTPUT(index) ((char *)context->outputs[index].data)
 /* Kernels never write to weights; their arguments are all `void *` so that one prototype form serves every kernel. */
 #define WEIGHT(offset) ((char *)(uintptr_t)pb_weights + (offset))
+
+typedef struct pb_model pb_model;
+
+/* handles.c: what a caller holds of an open model. create returns NULL if too many are open; find and close return NULL
+ * for a handle that is NULL, closed or not of this library. */
+pocketbert_model *pb_handle_create(pb_model *model);
+pb_model *pb_handle_find(const pocketbert_model *handle);
+pb_model *pb_handle_close(pocketbert_model *handle);
 
 /* cpu.c */
 uint32_t pb_cpu_features(void);

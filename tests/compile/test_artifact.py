@@ -17,12 +17,13 @@ from elftools.elf.elffile import ELFFile
 import compile
 from compile import check
 from compile.check import check_library
+from compile.interface import header
 from compile.link import WARNINGS
-from compile.package import header, library_name
+from compile.package import library_name
 from compile.targets import TARGETS, find_target
 
 ANDROID = TARGETS["arm64-android"]
-PUBLIC = {"open", "run", "close", "last_error", "describe"}
+PUBLIC = {"abi_version", "open", "run", "close", "last_error", "describe", "functions"}
 
 
 @pytest.fixture(params=["android", "linux", "host"])
@@ -91,7 +92,8 @@ def test_size_is_the_weights(artifact: Path) -> None:
 
 def test_manifest_says_what_is_there(artifact: Path, exported: Callable) -> None:
     facts = manifest(artifact)
-    assert {p.name for p in artifact.iterdir()} == {facts["library"], facts["header"], "manifest.json"}
+    assert {p.name for p in artifact.iterdir()} == {facts["library"], "include", "cmake", "manifest.json"}
+    assert (artifact / facts["header"]).is_file()
     assert facts["sha256"] == hashlib.sha256((artifact / facts["library"]).read_bytes()).hexdigest()
     assert facts["checked"]
     assert facts["versions"]["apache-tvm"].startswith("0.27")
@@ -126,7 +128,13 @@ def test_same_input_same_library(graph: type, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("mobilebert", "mobilebert"), ("MobileBERT w/o OPT", "mobilebert_w_o_opt"), ("7b", "m_7b"), ("é…", "model")],
+    [
+        ("mobilebert", "mobilebert"),
+        ("MobileBERT w/o OPT", "mobilebert_w_o_opt"),
+        ("7b", "m_7b"),
+        ("pocketbert", "m_pocketbert"),
+        ("é…", "model"),
+    ],
 )
 def test_library_name_is_a_c_identifier(text: str, name: str) -> None:
     assert library_name(text) == name
@@ -164,15 +172,16 @@ def test_header_compiles_as_c_and_as_cpp(
 ) -> None:
     source = tmp_path / f"use.{suffix}"
     source.write_text(
-        '#include "mobilebert.h"\n#include "mobilebert.h"\n'
-        "int use(mobilebert_model **model) { return mobilebert_open(NULL, model) == mobilebert_OK; }\n"
+        '#include "mobilebert.h"\n#include "mobilebert.h"\n#include "pocketbert_loader.h"\n'
+        "int use(pocketbert_model **model) { return mobilebert_open(NULL, model) == POCKETBERT_OK; }\n"
     )
-    options = [f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I", str(mobilebert_library), "-c"]
+    options = [f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-D_GNU_SOURCE", "-c"]
+    options += ["-I", str(mobilebert_library / "include")]
     zig(compiler, *options, str(source), "-o", str(tmp_path / "use.o"), folder=tmp_path)
 
 
 def test_header_describes_the_model(mobilebert_library: Path) -> None:
-    text = (mobilebert_library / "mobilebert.h").read_text()
+    text = (mobilebert_library / "include" / "mobilebert.h").read_text()
     for line in ("input_ids: int64 [1, 128], 0 <= id < 1000", "last_hidden_state: float32 [1, 128, 512]"):
         assert line in text
     assert "@" not in text

@@ -230,7 +230,7 @@ def test_too_little_space(refused: Callable, small_model: Path, monkeypatch: pyt
     [
         (pipeline, "write_weights"),
         (pipeline, "compile_kernels"),
-        (pipeline, "write_header"),
+        (pipeline, "write_interface"),
         (pipeline, "write_manifest"),
         (package.shutil, "copy"),
     ],
@@ -260,7 +260,7 @@ def test_artifact_of_before_survives_a_failure(
     arguments = [small_model, "--seq-len", "8", "--target", "host", "--out", out]
     assert command_line.main([str(a) for a in arguments]) == 0
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    assert set(before) == {"libsmall.so", "small.h", "manifest.json"}
+    assert set(before) == {"libsmall.so", "include", "cmake", "manifest.json"}
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "check_library", lambda *args: (_ for _ in ()).throw(OSError(5, "broken", "disk")))

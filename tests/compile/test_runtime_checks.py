@@ -18,7 +18,8 @@ NAME = "mobilebert"
 
 
 class Options(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32)]
+    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32), ("reserved", ctypes.c_int32),
+                ("cores", ctypes.c_uint64)]  # fmt: skip
 
 
 class Tensor(ctypes.Structure):
@@ -165,7 +166,7 @@ def test_null_model(model: Model) -> None:
     model.close_model(None)
 
 
-@pytest.mark.parametrize("size", [0, 8, 15, 17, 2**40])
+@pytest.mark.parametrize("size", [0, 8, 15, 17, 23, 264, 2**40])
 def test_options_of_another_size(size: int, model: Model) -> None:
     handle = ctypes.c_void_p(1)
     assert model.open(ctypes.byref(Options(size, 1)), ctypes.byref(handle)) == ARGUMENT
@@ -280,14 +281,15 @@ def test_description_is_the_manifests(mobilebert_library: Path) -> None:
                     ("high", ctypes.c_int64), ("bytes", ctypes.c_size_t)]  # fmt: skip
 
     class Description(ctypes.Structure):
-        _fields_ = [("tokens", ctypes.c_int32), ("input_count", ctypes.c_int32), ("inputs", ctypes.POINTER(Info)),
-                    ("output_count", ctypes.c_int32), ("outputs", ctypes.POINTER(Info)),
-                    ("arena_bytes", ctypes.c_size_t), ("weight_bytes", ctypes.c_size_t),
+        _fields_ = [("size", ctypes.c_size_t), ("tokens", ctypes.c_int32), ("input_count", ctypes.c_int32),
+                    ("inputs", ctypes.POINTER(Info)), ("output_count", ctypes.c_int32),
+                    ("outputs", ctypes.POINTER(Info)), ("arena_bytes", ctypes.c_size_t),
+                    ("weight_bytes", ctypes.c_size_t),
                     ("cpu", ctypes.c_char_p)]  # fmt: skip
 
     manifest = json.loads((mobilebert_library / "manifest.json").read_text())
     library = ctypes.CDLL(str(mobilebert_library / manifest["library"]))
-    found = Description()
+    found = Description(ctypes.sizeof(Description))
     library.mobilebert_describe(ctypes.byref(found))
     library.mobilebert_describe(None)
     assert (found.tokens, found.cpu.decode()) == (manifest["tokens"], manifest["cpu"])

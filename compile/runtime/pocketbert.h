@@ -1,0 +1,104 @@
+/* What every compiled model shares: types, codes and the table of its functions. C11 or C++.
+ *
+ * A model's own header declares its functions, which begin with the model's name: models can live side by side.
+ *
+ * Versions: structs that begin with `size` grow at their end. Set it to sizeof of what you compiled with, and any library
+ * with the same POCKETBERT_ABI understands you, older or newer. What cannot be done that way raises POCKETBERT_ABI.
+ *
+ * Threads: a model runs one inference at a time; a second caller gets POCKETBERT_ERROR_BUSY. Several models may be open
+ * and run at once, of one library or of several, and share the weights. Opening, describing and asking for errors is
+ * allowed from any thread at any time; closing, once the model's last run has returned. A process made by fork() has
+ * none of the threads: it opens its own models.
+ */
+#ifndef POCKETBERT_H
+#define POCKETBERT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { POCKETBERT_ABI = 1 };
+
+/* What the functions return. */
+enum {
+    POCKETBERT_OK = 0,
+    POCKETBERT_ERROR_ARGUMENT = 1, /* a closed model, a null or misaligned pointer, a wrong count, an option out of range */
+    POCKETBERT_ERROR_SHAPE = 2,    /* a tensor's type, rank or shape is not the model's */
+    POCKETBERT_ERROR_RANGE = 3,    /* an id outside the vocabulary */
+    POCKETBERT_ERROR_MEMORY = 4,
+    POCKETBERT_ERROR_CPU = 5,    /* this CPU lacks instructions that the library needs */
+    POCKETBERT_ERROR_THREAD = 6, /* threads could not be created */
+    POCKETBERT_ERROR_BUSY = 7,   /* another thread is running this model */
+    POCKETBERT_ERROR_LIBRARY = 8 /* pocketbert_loader.h: not a library that this machine can load */
+};
+
+/* Element types. */
+enum { POCKETBERT_FLOAT32 = 1, POCKETBERT_INT64 = 2, POCKETBERT_INT32 = 3, POCKETBERT_BOOL = 4 };
+
+/* What the model says of one input or output. Integers that index a table must satisfy low <= id < high; where low and
+ * high are equal any value will do. Where token_axis is not -1, that dimension may be anything from 1 to shape[token_axis]
+ * tokens, the same for all tensors of a run: a shorter sequence is computed at exactly its length, so it costs less and
+ * needs no padding. */
+typedef struct {
+    const char *name;
+    int32_t type;
+    int32_t rank;
+    int64_t shape[4];
+    int32_t token_axis;
+    int64_t low;
+    int64_t high;
+    size_t bytes; /* at the longest sequence */
+} pocketbert_info;
+
+/* The model: its tensors in the order in which a run takes them. */
+typedef struct {
+    size_t size;    /* set it to sizeof(pocketbert_description) before the call */
+    int32_t tokens; /* the longest sequence */
+    int32_t input_count;
+    const pocketbert_info *inputs;
+    int32_t output_count;
+    const pocketbert_info *outputs;
+    size_t arena_bytes;  /* memory that an open model needs besides its threads' scratch */
+    size_t weight_bytes; /* read-only and shared by all models and processes */
+    const char *cpu;     /* what the library was compiled for */
+} pocketbert_description;
+
+/* A buffer of the caller's: dense, row-major, aligned to its element type. It is read or written in place during the
+ * run, and not kept after it. */
+typedef struct {
+    void *data;
+    int32_t type;
+    int32_t rank;
+    int64_t shape[4];
+} pocketbert_tensor;
+
+/* Set `size` to sizeof(pocketbert_options) and leave the rest 0 for the defaults. */
+typedef struct {
+    size_t size;
+    int32_t threads; /* 1 to 64 with the caller's own, or 0 for what the library was built with */
+    int32_t reserved;
+    uint64_t cores; /* bit i: the model's threads may use core i; 0: the system decides. The caller's thread is not moved. */
+} pocketbert_options;
+
+/* An open model. A closed one is recognised, whatever has been opened since, and refused. */
+typedef struct pocketbert_model pocketbert_model;
+
+/* One library's functions, as its own header describes them. Grows at its end: `size` says how far it goes. */
+typedef struct {
+    size_t size;
+    int32_t abi_version; /* where this is not POCKETBERT_ABI, call nothing */
+    int32_t (*open)(const pocketbert_options *options, pocketbert_model **model);
+    int32_t (*run)(pocketbert_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                   const pocketbert_tensor *outputs, int32_t output_count);
+    void (*close)(pocketbert_model *model);
+    const char *(*last_error)(const pocketbert_model *model);
+    void (*describe)(pocketbert_description *description);
+} pocketbert_functions;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

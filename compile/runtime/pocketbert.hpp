@@ -1,0 +1,191 @@
+/* Compiled models from C++17. Header only, no dependency; what goes wrong is thrown.
+ *
+ *     #include <mobilebert.h>
+ *     #include <pocketbert.hpp>
+ *
+ *     pocketbert::Model model(mobilebert_functions());
+ *     std::vector<std::int64_t> ids = {...}, mask(n, 1), segments(n, 0);
+ *     std::vector<float> hidden(n * 512), pooled(512);
+ *     model.run({pocketbert::input(ids, 1, n), pocketbert::input(mask, 1, n), pocketbert::input(segments, 1, n)},
+ *               {pocketbert::output(hidden, 1, n, 512), pocketbert::output(pooled, 1, 512)});
+ *
+ * Tensors are views: nothing is copied. pocketbert.h says what threads may do.
+ */
+#ifndef POCKETBERT_HPP
+#define POCKETBERT_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "pocketbert_loader.h"
+
+namespace pocketbert {
+
+/* `code` is one of POCKETBERT_ERROR_*. */
+class Error : public std::runtime_error {
+ public:
+  Error(std::int32_t code, const std::string &message) : std::runtime_error(message), code_(code) {}
+  std::int32_t code() const noexcept { return code_; }
+
+ private:
+  std::int32_t code_;
+};
+
+/* Contiguous elements that belong to somebody else, as C++20's std::span. */
+template <class T>
+class Span {
+ public:
+  constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
+  constexpr Span(std::initializer_list<std::remove_const_t<T>> list) noexcept : data_(list.begin()), size_(list.size()) {}
+  template <class Container, class = std::enable_if_t<
+                                 std::is_convertible_v<decltype(std::data(std::declval<Container &>())), T *>>>
+  constexpr Span(Container &&container) noexcept : data_(std::data(container)), size_(std::size(container)) {}
+
+  constexpr T *data() const noexcept { return data_; }
+  constexpr std::size_t size() const noexcept { return size_; }
+  constexpr T *begin() const noexcept { return data_; }
+  constexpr T *end() const noexcept { return data_ + size_; }
+  constexpr T &operator[](std::size_t index) const noexcept { return data_[index]; }
+
+ private:
+  T *data_;
+  std::size_t size_;
+};
+
+namespace detail {
+
+template <class T>
+constexpr std::int32_t element_type() {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, bool> ||
+                    (std::is_integral_v<T> && std::is_signed_v<T> && (sizeof(T) == 4 || sizeof(T) == 8)),
+                "a tensor holds float, std::int64_t, std::int32_t or bool");
+  return std::is_same_v<T, float>  ? POCKETBERT_FLOAT32
+         : std::is_same_v<T, bool> ? POCKETBERT_BOOL
+         : sizeof(T) == 8          ? POCKETBERT_INT64
+                                   : POCKETBERT_INT32;
+}
+
+template <class Container, class... Dimensions>
+pocketbert_tensor tensor(Container &elements, Dimensions... dimensions) {
+  using T = std::remove_cv_t<std::remove_pointer_t<decltype(std::data(elements))>>;
+  static_assert(sizeof...(dimensions) <= 4, "a tensor has at most four dimensions");
+  const std::int64_t count = (static_cast<std::int64_t>(dimensions) * ... * 1);
+  if (count != static_cast<std::int64_t>(std::size(elements)))
+    throw Error(POCKETBERT_ERROR_SHAPE, std::to_string(std::size(elements)) + " elements do not have a shape of " +
+                                            std::to_string(count) + ": correct one of them");
+  return {const_cast<T *>(std::data(elements)),
+          element_type<T>(),
+          static_cast<std::int32_t>(sizeof...(dimensions)),
+          {static_cast<std::int64_t>(dimensions)...}};
+}
+
+}  // namespace detail
+
+/* A view of elements (a vector, an array, a Span) with a shape: input(ids, 1, n). */
+template <class Container, class... Dimensions>
+pocketbert_tensor input(const Container &elements, Dimensions... dimensions) {
+  return detail::tensor(elements, dimensions...);
+}
+
+/* The same of elements that a run may write to. */
+template <class Container, class... Dimensions>
+pocketbert_tensor output(Container &&elements, Dimensions... dimensions) {
+  static_assert(!std::is_const_v<std::remove_reference_t<decltype(*std::data(elements))>>, "an output is written to");
+  return detail::tensor(elements, dimensions...);
+}
+
+/* A model's library loaded while the program runs. Its models must be gone before it is. */
+class Library {
+ public:
+  static Library from_path(const std::string &path, const std::string &name) {
+    return Library([&](pocketbert_library *l) { return pocketbert_load_path(l, path.c_str(), name.c_str()); });
+  }
+  static Library from_file(int file, std::int64_t offset, std::int64_t bytes, const std::string &name) {
+    return Library([&](pocketbert_library *l) { return pocketbert_load_file(l, file, offset, bytes, name.c_str()); });
+  }
+  static Library from_memory(const void *data, std::size_t bytes, const std::string &name) {
+    return Library([&](pocketbert_library *l) { return pocketbert_load_memory(l, data, bytes, name.c_str()); });
+  }
+  Library(Library &&other) noexcept : library_(std::exchange(other.library_, {nullptr, nullptr, -1, {}})) {}
+  Library &operator=(Library &&other) noexcept {
+    std::swap(library_, other.library_);
+    return *this;
+  }
+  ~Library() { pocketbert_unload(&library_); }
+
+  const pocketbert_functions *functions() const noexcept { return library_.functions; }
+
+ private:
+  template <class Load>
+  explicit Library(Load load) {
+    if (const std::int32_t status = load(&library_); status != POCKETBERT_OK) throw Error(status, library_.error);
+  }
+
+  pocketbert_library library_;
+};
+
+/* pocketbert_options says what they mean. */
+struct Options {
+  std::int32_t threads = 0;
+  std::uint64_t cores = 0;
+};
+
+/* An open model. Its library must stay loaded until it is gone. */
+class Model {
+ public:
+  explicit Model(const pocketbert_functions *functions, const Options &options = {}) : functions_(functions) {
+    if (functions->abi_version != POCKETBERT_ABI)
+      throw Error(POCKETBERT_ERROR_LIBRARY, "the library was built for another POCKETBERT_ABI than this program");
+    pocketbert_options given{};
+    given.size = sizeof given;
+    given.threads = options.threads;
+    given.cores = options.cores;
+    if (const std::int32_t status = functions->open(&given, &model_); status != POCKETBERT_OK)
+      throw Error(status, functions->last_error(nullptr));
+    description_.size = sizeof description_;
+    functions->describe(&description_);
+  }
+  Model(Model &&other) noexcept
+      : functions_(other.functions_), model_(std::exchange(other.model_, nullptr)), description_(other.description_) {}
+  Model &operator=(Model &&other) noexcept {
+    std::swap(functions_, other.functions_);
+    std::swap(model_, other.model_);
+    std::swap(description_, other.description_);
+    return *this;
+  }
+  ~Model() { functions_->close(model_); }
+
+  /* The longest sequence, and the memory that the model needs: pocketbert_description. */
+  const pocketbert_description &description() const noexcept { return description_; }
+  Span<const pocketbert_info> inputs() const noexcept {
+    return {description_.inputs, static_cast<std::size_t>(description_.input_count)};
+  }
+  Span<const pocketbert_info> outputs() const noexcept {
+    return {description_.outputs, static_cast<std::size_t>(description_.output_count)};
+  }
+
+  /* One inference, tensors in the order of inputs() and outputs(). Throws Error, and then has written nothing. */
+  void run(Span<const pocketbert_tensor> inputs, Span<const pocketbert_tensor> outputs) {
+    check(functions_->run(model_, inputs.data(), static_cast<std::int32_t>(inputs.size()), outputs.data(),
+                          static_cast<std::int32_t>(outputs.size())));
+  }
+
+ private:
+  void check(std::int32_t status) const {
+    if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(model_));
+  }
+
+  const pocketbert_functions *functions_;
+  pocketbert_model *model_ = nullptr;
+  pocketbert_description description_{};
+};
+
+}  // namespace pocketbert
+
+#endif
