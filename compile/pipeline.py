@@ -39,6 +39,7 @@ class Options:
     seq_len: int = 128
     threads: int = 0
     verify: bool = False
+    sanitize: str = ""
     dump: Path | None = None
     origin: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +63,8 @@ def build_library(
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
     with clock.phase("graph passes"):
-        optimised, report = passes.run(model, options=passes.Options(attention="matmuls"), dump=dump / "passes" if dump else None)
+        matmuls = passes.Options(attention="matmuls")
+        optimised, report = passes.run(model, options=matmuls, dump=dump / "passes" if dump else None)
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)
@@ -92,7 +94,7 @@ def build_program(
 
     extra goes into the manifest; compiling is entered while kernels are compiled and may translate what is raised.
     """
-    toolchain, dump = find_toolchain(target), options.dump
+    toolchain, dump = find_toolchain(target, options.sanitize), options.dump
     with clock.phase("plan memory and stages"):
         plan = make_plan(program)
     with staging(out.absolute()) as folder:
@@ -114,6 +116,7 @@ def build_program(
         made = {"model": options.origin, **extra, "checked": rules}
         data = manifest(plan, name, target, toolchain.description, made)
         data["default_threads"] = options.threads
+        data["sanitize"] = options.sanitize
         write_manifest(folder, data)
         if options.verify and verify_with is not None:
             with clock.phase("verify"):
@@ -130,7 +133,7 @@ def _write_sources(
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)
-    (work / "weights.c").write_text(assembler_source(work / "weights.bin"))
+    (work / "weights.c").write_text(assembler_source("pb_weights", work / "weights.bin"))
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
     (work / "api.h").write_text(public + (folder / "include" / f"{name}.h").read_text())
     return [*runtime_sources(work), work / "plan.c", work / "weights.c"]

@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     cost = Options().vertical_cost
     add("--vertical-cost", type=float, default=cost, metavar="R",
         help=f"compose two linears when that costs at most R times their multiply-adds (default {cost})")  # fmt: skip
+    add("--attention", choices=("operator", "matmuls"), default=Options().attention,
+        help="attentions as ONNX's own operator (opset 23, faster; the default) or as matmuls")  # fmt: skip
     add("--list", action="store_true", help="list the passes and exit")
     add("--debug", action="store_true", help="show the traceback of an error")
     return result
@@ -78,7 +80,7 @@ def _rewrite(args: argparse.Namespace, console: Console) -> None:
         verify=not args.no_verify,
         dump=args.dump,
         progress=progress,
-        options=Options(vertical_cost=args.vertical_cost),
+        options=Options(vertical_cost=args.vertical_cost, attention=args.attention),
     )
     files.write(model, args.output)
     if args.report:

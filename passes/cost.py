@@ -29,6 +29,12 @@ def flops(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> int | None
                 return None
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
             total += 2 * int(np.prod(out)) * left[-2 if transposed else -1]
+        elif node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
+            q, k, v = (shapes.get(name) for name in node.input[:3])
+            if q is None or k is None or v is None:
+                return None
+            # Scores and weighted sum; with three dimensions the heads are side by side in the last.
+            total += 2 * int(np.prod(q[:-1])) * k[-2] * (q[-1] + v[-1])
         elif node.op_type in ("Attention", "MultiHeadAttention", "QAttention", "FusedMatMul", "Einsum"):
             return None
     return total

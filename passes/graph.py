@@ -33,6 +33,13 @@ def last_dim(value: ir.Value) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def dims(value: ir.Value | None) -> list[int | None]:
+    """The sizes of the axes, None for those that are not fixed; empty where not even the rank is known."""
+    if value is None or value.shape is None:
+        return []
+    return [size if isinstance(size, int) else None for size in value.shape]
+
+
 def used_once(value: ir.Value) -> bool:
     """Whether one input of one node reads the value and nobody outside the graph sees it."""
     return len(value.uses()) == 1 and not value.is_graph_output()
@@ -56,7 +63,7 @@ def make(
     *,
     before: ir.Node,
     like: ir.Value,
-    shape: ir.Shape | Sequence[int | str | None] | None = None,
+    shape: ir.Shape | Sequence[int | str | None] | Sequence[int | None] | None = None,
     attributes: dict[str, ir.Attr] | None = None,
 ) -> ir.Value:
     """Insert a node before another, under its name; its one output has `like`'s type, and shape unless one is given."""

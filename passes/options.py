@@ -1,6 +1,7 @@
 """What a caller may choose about the rewrites; the defaults depend on no target."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,13 @@ class Options:
     horizontal: linears that read the same tensor run as one wider linear and a Split.
     scale_limit: a carried scale stays within [1/scale_limit, scale_limit] in every channel; beyond it the scale is
         applied and carried anew from 1.
+    attention: "operator" leaves each attention as ONNX's Attention operator, which came with opset 23 and is faster in
+        ONNX Runtime; "matmuls" as the matmuls, mask and softmax that every reader of ONNX knows.
     mask_value: constants below it, −inf included, are raised to it where they feed an attention mask.
     """
 
     vertical_cost: float = 1.0
     horizontal: bool = True
     scale_limit: float = 2.0**20
+    attention: Literal["operator", "matmuls"] = "operator"
     mask_value: float = -1e9

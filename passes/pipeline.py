@@ -12,11 +12,13 @@ import onnx_ir as ir
 from passes import (
     canonical_attention,
     deduplicate_constants,
+    expand_attention,
     files,
     finite_mask,
     flatten_tokens,
     fold_attention_scale,
     fold_nonorm,
+    fuse_attention,
     fuse_bottleneck_linears,
     fuse_gelu,
     fuse_layer_norm,
@@ -57,6 +59,7 @@ PHASES = (
             Pass("fuse_layer_norm", fuse_layer_norm.run),
             Pass("fuse_gelu", fuse_gelu.run),
             Pass("finite_mask", finite_mask.run),
+            Pass("expand_attention", expand_attention.run),
             Pass("canonical_attention", canonical_attention.run),
         ),
     ),
@@ -73,6 +76,7 @@ PHASES = (
         (
             Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),
             Pass("fuse_residual_add", fuse_residual_add.run),
+            Pass("fuse_attention", fuse_attention.run),
         ),
     ),
     Phase(

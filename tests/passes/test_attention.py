@@ -7,6 +7,7 @@ from onnx import numpy_helper
 import passes
 
 HEADS, SIZE, LENGTH = 2, 8, 6
+MATMULS = passes.Options(attention="matmuls")
 
 
 def heads(b, y, batch, perm):
@@ -46,7 +47,7 @@ def additive_mask(b, low, batch=2):
 def test_every_export_ends_in_one_layout(build, check, ops, key, batch):
     b = build()
     x = b.input("x", [batch, LENGTH, SIZE])
-    result, _ = check(b.model(attention(b, x, batch=batch, key=key)))
+    result, _ = check(b.model(attention(b, x, batch=batch, key=key)), options=MATMULS)
     kinds = [node.op_type for node in result.graph.node]
     perms = sorted(tuple(node.attribute[0].ints) for node in result.graph.node if node.op_type == "Transpose")
     assert perms == [(0, 2, 1, 3), (0, 2, 1, 3), (0, 2, 1, 3), (0, 2, 3, 1)]
@@ -143,3 +144,53 @@ def test_a_tied_decoder_reads_the_table_itself(build, check, ops):
     result, report = check(b.model(logits))
     assert report.after.parameters <= report.before.parameters + 10
     assert ops(result, "Transpose") == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("rows", [None, 1, LENGTH])
+def test_an_attention_becomes_one_operator_and_matmuls_again(build, check, ops, rows, batch):
+    b = build()
+    mask = b.input("mask", [batch, 1, rows, LENGTH]) if rows else None
+    x = b.input("x", [batch, LENGTH, SIZE])
+    original = b.model(attention(b, attention(b, x, batch=batch, mask=mask), batch=batch, mask=mask))
+    fused, report = check(original)
+    assert ops(fused, "Attention") == report.passes[-3].applied == 2
+    assert ops(fused, "Transpose", "Softmax", "MatMul") == 0
+    assert ops(fused, "Expand") == (rows == 1)  # one mask of full size for both
+    again, _ = passes.run(fused)
+    assert again.SerializeToString() == fused.SerializeToString()
+    back, _ = check(fused, options=MATMULS)
+    plain, _ = check(original, options=MATMULS)
+    assert sorted(n.op_type for n in back.graph.node) == sorted(n.op_type for n in plain.graph.node)
+
+
+def test_scores_that_somebody_else_reads_keep_their_matmuls(build, check, ops):
+    b = build()
+    y = attention(b, b.input("x", [2, LENGTH, SIZE]))
+    weights = next(node.output[0] for node in b.nodes if node.op_type == "Softmax")
+    result, report = check(b.model(y, weights))
+    assert ops(result, "Attention") == 0
+    assert report.passes[-3].refusals[0].reason.startswith("the scores or the heads have other readers")
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("mask", [None, 1, 9])  # none, float, bool
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_the_operator_as_others_write_it_becomes_matmuls(build, check, ops, rank, mask, scale):
+    b = build(opset=23)
+    shapes = {3: [[2, n, SIZE] for n in (LENGTH, 9, 9)], 4: [[2, HEADS, n, 4] for n in (LENGTH, 9, 9)]}[rank]
+    q, k, v = (b.input(name, shape) for name, shape in zip("qkv", shapes, strict=True))
+    masks = [b.input("mask", [2, 1, LENGTH, 9], mask)] if mask else []
+    attributes = {"q_num_heads": HEADS, "kv_num_heads": HEADS} if rank == 3 else {}
+    attributes |= {"scale": scale} if scale else {}
+    result, report = check(b.model(b("Attention", q, k, v, *masks, **attributes)), options=MATMULS)
+    assert ops(result, "Attention") == 0
+    assert ops(result, "Softmax") == 1
+
+
+def test_a_causal_attention_is_refused(build, check, ops):
+    b = build(opset=23)
+    q, k, v = (b.input(name, [1, HEADS, LENGTH, 4]) for name in "qkv")
+    result, report = check(b.model(b("Attention", q, k, v, is_causal=1)), "expand_attention", options=MATMULS)
+    assert ops(result, "Attention") == 1
+    assert report.passes[0].refusals[0].reason == "the attention is causal or caps its scores"
