@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
     add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
+    add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
     add("--json", action="store_true", help="print the manifest instead of the table")
     add("--list-targets", action="store_true", help="list targets and their CPUs, and exit")
@@ -104,6 +105,7 @@ def run(args: argparse.Namespace) -> None:
         head=args.head,
         seed=args.seed,
         verify=args.verify,
+        sanitize=args.sanitize,
         dump=args.dump,
         progress=None if args.json else report_phase,
     )

@@ -28,6 +28,7 @@ def build(
     head: str | None = None,
     seed: int = 0,
     verify: bool = False,
+    sanitize: str = "",
     dump: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -35,7 +36,9 @@ def build(
 
     seq_len: tokens in a sequence; threads: the library's default, 0 for one a core up to four; head: what the model
     ends in, by default a checkpoint's own or none; seed: of a preset's random weights; verify: run the library here
-    and compare it with ONNX Runtime; dump: a folder for the intermediate representations; progress: called with each
+    and compare it with ONNX Runtime; sanitize: for this machine, clang's sanitizers to compile runtime and plan with
+    (kernels are machine code that TVM made and stay as they are), for programs that are built with the same ones;
+    dump: a folder for the intermediate representations; progress: called with each
     phase's name and seconds. out is build/<name>-<target> by default.
 
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
@@ -45,7 +48,9 @@ def build(
     if not 0 <= threads <= 64:
         raise CompileError(f"--threads {threads}: choose 1 to 64, or 0 for one a core")
     spec = find_target(target, cpu)
-    find_toolchain(spec)  # what can fail at once does: imports and weights take seconds
+    if verify and sanitize:
+        raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
+    find_toolchain(spec, sanitize)  # what can fail at once does: imports and weights take seconds
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
@@ -54,7 +59,9 @@ def build(
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         graph, name, origin = _obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
-        options = Options(seq_len, threads, verify=verify, dump=Path(dump) if dump else None, origin=origin)
+        options = Options(
+            seq_len, threads, verify=verify, sanitize=sanitize, dump=Path(dump) if dump else None, origin=origin
+        )
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
 

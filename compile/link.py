@@ -19,7 +19,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 
 from compile.errors import CompileError
-from compile.targets import Target
+from compile.targets import Target, runs_here
 
 ANDROID_API = 23
 RUNTIME = Path(__file__).parent / "runtime"
@@ -28,6 +28,9 @@ RUNTIME = Path(__file__).parent / "runtime"
 LIBC = frozenset(
     ["getauxval", "memcpy", "memmove", "memset", "mmap", "munmap", "pthread_create", "pthread_join", "syscall"],
 )
+SANITIZERS = frozenset(["address", "fuzzer", "thread", "undefined"])
+# What sanitized code calls: the program that loads the library is linked with the sanitizers, and so defines it.
+SANITIZER_SYMBOLS = ("__asan_", "__sanitizer_", "__sancov_", "__start_", "__stop_", "__tsan_", "__ubsan_")
 LIBM = frozenset(
     f"{name}{suffix}"
     for suffix in ("", "f")
@@ -47,6 +50,7 @@ class Toolchain:
 
     command: tuple[str, ...]
     description: str
+    sanitize: str = ""
 
     @property
     def is_zig(self) -> bool:
@@ -57,8 +61,13 @@ class Toolchain:
         return replace(self, command=(*self.command[:-1], triple))
 
 
-def find_toolchain(target: Target) -> Toolchain:
-    """The NDK if ANDROID_NDK_HOME is set and the target is Android, else zig. Raises CompileError if there is none."""
+def find_toolchain(target: Target, sanitize: str = "") -> Toolchain:
+    """The NDK if ANDROID_NDK_HOME is set and the target is Android, else zig. Raises CompileError if there is none.
+
+    sanitize: clang's sanitizers to build with, separated by commas. That takes the system's clang and its own machine.
+    """
+    if sanitize:
+        return _clang(target, sanitize)
     ndk = os.environ.get("ANDROID_NDK_HOME")
     if ndk and target.is_android:
         name = f"{target.triple}{ANDROID_API}-clang"
@@ -74,6 +83,17 @@ def _zig(target: Target) -> Toolchain:
         raise CompileError("no linker found: pip install ziglang==0.17.0, or set ANDROID_NDK_HOME to an Android NDK")
     command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
     return Toolchain(command, f"zig {version('ziglang')}")
+
+
+def _clang(target: Target, sanitize: str) -> Toolchain:
+    kinds = set(sanitize.split(","))
+    if not kinds <= SANITIZERS or {"address", "thread"} <= kinds:
+        raise CompileError(f"--sanitize {sanitize}: choose of {', '.join(sorted(SANITIZERS))}; not address with thread")
+    if not runs_here(target):
+        raise CompileError(f"--sanitize: {target.name} libraries do not run on this machine: choose --target host")
+    if not shutil.which("clang"):
+        raise CompileError("--sanitize needs clang (Debian package clang): install it")
+    return Toolchain(("clang",), f"clang -fsanitize={sanitize}", sanitize)
 
 
 def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> None:
@@ -115,14 +135,14 @@ def undefined_symbols(path: Path) -> set[str]:
 def link_library(
     toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], kernels: Path, name: str, output: Path
 ) -> None:
-    """Link `sources` and the kernels' object into `output`; only symbols `{name}_*` are visible.
+    """Link `sources` and the kernels' object into `output`; only `{name}_*` and JNI_OnLoad are visible.
 
     Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
     objects = [kernels]
     for source in sources:
         objects.append(folder / f"{source.stem}.o")
-        common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-fno-sanitize=undefined", *WARNINGS]
+        common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
         if not toolchain.is_zig and target.arch == "aarch64":
             common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
         arguments = [*common, f"-DPB(x)={name}_##x", "-I", str(folder), "-c", str(source), "-o", str(objects[-1])]
@@ -130,6 +150,8 @@ def link_library(
     wanted = set().union(*(undefined_symbols(o) for o in objects))
     defined = set().union(*(_defined_symbols(o) for o in objects))
     foreign = wanted - defined - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}
+    if toolchain.sanitize:
+        foreign = {symbol for symbol in foreign if not symbol.startswith(SANITIZER_SYMBOLS)}
     if foreign:
         raise CompileError(f"a kernel calls {sorted(foreign)[0]}, which is neither in libc nor in libm")
     stubs = [
@@ -137,12 +159,21 @@ def link_library(
         _stub_library(toolchain, target.libm, sorted(wanted & LIBM), folder),
     ]
     script = folder / "symbols.map"
-    script.write_text(f"{{ global: {name}_*; local: *; }};\n")
-    arguments = ["-shared", "-nostdlib", "-Wl,-s", "-Wl,--no-undefined", "-Wl,--hash-style=gnu"]
+    script.write_text(f"{{ global: {name}_*; JNI_OnLoad; local: *; }};\n")
+    arguments = ["-shared", "-nostdlib", "-Wl,--hash-style=gnu"]
+    if not toolchain.sanitize:
+        arguments += ["-Wl,-s", "-Wl,--no-undefined"]
     arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
-    arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script}"]
+    arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script.name}"]
     arguments += [*map(str, objects), *map(str, stubs), "-o", str(output)]
     run_compiler(toolchain, arguments, folder)
+
+
+def _sanitizing(toolchain: Toolchain) -> list[str]:
+    if not toolchain.sanitize:
+        return ["-fno-sanitize=undefined"]  # on by default in zig
+    kinds = toolchain.sanitize.replace("fuzzer", "fuzzer-no-link")
+    return [f"-fsanitize={kinds}", "-fno-sanitize-recover=all", "-g", "-fno-omit-frame-pointer"]
 
 
 def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
