@@ -25,15 +25,7 @@ def plan_source(plan: Plan, target: Target, threads: int) -> str:
     """The C source of the plan; `threads` is the default number of threads, 0 for as many as there are fast cores."""
     parts = ['#include "runtime.h"\n']
     parts += [_prototype(call) for call in {c.kernel.name: c for c in plan.program.calls}.values()]
-    for index, stage in enumerate(plan.stages):
-        parts.append(_function(plan, f"stage_{index}_serial", stage.serial, by_rows=False))
-        parts.append(_function(plan, f"stage_{index}_rows", stage.rows, by_rows=True))
-    parts.append("static const pb_stage stages[] = {")
-    for index, stage in enumerate(plan.stages):
-        serial = f"stage_{index}_serial" if stage.serial else "NULL"
-        rows = f"stage_{index}_rows" if stage.rows else "NULL"
-        parts.append(f"    {{{serial}, {rows}}},")
-    parts.append("};\n")
+    parts += [_stages(plan, ""), _stages(plan, "profiled_")]
     program = plan.program
     for name, values in (("inputs", program.inputs), ("outputs", program.outputs)):
         parts.append(f"static const pocketbert_info {name}[] = {{")
@@ -42,7 +34,9 @@ def plan_source(plan: Plan, target: Target, threads: int) -> str:
     features = " | ".join(CPU_FEATURES[f] for f in target.cpu.required) or "0"
     parts.append(f"""const pb_plan pb_the_plan = {{
     .stages = stages,
+    .profiled_stages = profiled_stages,
     .stage_count = {len(plan.stages)},
+    .call_count = {len(program.calls)},
     .inputs = inputs,
     .input_count = {len(program.inputs)},
     .outputs = outputs,
@@ -64,14 +58,31 @@ def _prototype(call: Call) -> str:
     return f"void {call.kernel.name}({', '.join(kinds)});"
 
 
-def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool) -> str:
-    if not calls:
-        return ""
-    lines = [f"static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows)", "{"]
-    lines.append("    (void)context, (void)scratch, (void)row, (void)rows;")
+def _stages(plan: Plan, prefix: str) -> str:
+    """A function for each stage's serial calls and one for its rows, and the table of them.
+
+    Those with the prefix "profiled_" log the time after each call; the others do nothing but call.
+    """
+    parts, table = [], [f"static const pb_stage {prefix}stages[] = {{"]
+    for index, stage in enumerate(plan.stages):
+        names = []
+        for kind, calls in (("serial", stage.serial), ("rows", stage.rows)):
+            names.append(f"{prefix}stage_{index}_{kind}" if calls else "NULL")
+            if calls:
+                parts.append(_function(plan, names[-1], calls, kind == "rows", profiled=bool(prefix)))
+        table.append(f"    {{{', '.join(names)}}},")
+    return "\n".join([*parts, *table, "};\n"])
+
+
+def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled: bool) -> str:
+    number = {id(call): index for index, call in enumerate(plan.program.calls)}
+    head = f"static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log)"
+    lines = [head, "{", "    (void)context, (void)scratch, (void)row, (void)rows, (void)log;"]
     for call in calls:
         arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
         lines.append(f"    {call.kernel.name}({arguments}); // {_printable(call.source)}")
+        if profiled:
+            lines.append(f"    pb_log_call(log, {number[id(call)]});")
     return "\n".join([*lines, "}\n"])
 
 

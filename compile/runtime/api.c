@@ -16,6 +16,9 @@ struct pb_model {
     size_t thread_bytes;
     int32_t threads;
     pb_context context;
+    pocketbert_record *records; /* NULL without options.profile: the run, then each call of each block */
+    size_t records_bytes;
+    int32_t record_count;
     size_t bytes;
     _Atomic int32_t next_block[]; /* one a stage */
 };
@@ -83,7 +86,15 @@ static void destroy(pb_model *model)
         pb_pool_destroy(model->pool);
     if (model->memory)
         munmap(model->memory, model->memory_bytes);
+    if (model->records)
+        munmap(model->records, model->records_bytes);
     munmap(model, model->bytes);
+}
+
+static void *allocate(size_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    return memory == (void *)-1 ? NULL : memory;
 }
 
 static int32_t prepare(pb_model *model, const pocketbert_options *options)
@@ -95,11 +106,16 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + 64);
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
     model->memory_bytes = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
-    char *memory = mmap(NULL, model->memory_bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (memory == (void *)-1)
+    model->memory = model->context.arena = allocate(model->memory_bytes);
+    if (!model->memory)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
-    memset(memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
-    model->memory = model->context.arena = memory;
+    memset(model->memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
+    if (options->profile) {
+        model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->threads) * sizeof *model->records;
+        model->records = allocate(model->records_bytes);
+        if (!model->records)
+            return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the profile");
+    }
     model->pool = pb_pool_create(model->threads);
     if (!model->pool)
         return fail(NULL, POCKETBERT_ERROR_THREAD, "open: threads could not be created");
@@ -122,12 +138,14 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
                     "open: options->size is not sizeof(pocketbert_options), or an option is set that this library lacks");
     if (chosen.threads < 0 || chosen.threads > MAX_THREADS)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
+    if (chosen.profile < 0 || chosen.profile > 1)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
     if ((pb_cpu_features() & pb_the_plan.cpu_features) != pb_the_plan.cpu_features)
         return fail(NULL, POCKETBERT_ERROR_CPU, "open: this CPU lacks instructions that the library was compiled for");
 
     const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
-    pb_model *model = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (model == (void *)-1)
+    pb_model *model = allocate(bytes);
+    if (!model)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory");
     model->bytes = bytes;
     int32_t status = prepare(model, &chosen);
@@ -207,27 +225,52 @@ static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t i
     return POCKETBERT_OK;
 }
 
+static void log_block(pb_model *model, pb_log *log, int32_t block)
+{
+    log->records = model->records + 1 + (size_t)block * (size_t)pb_the_plan.call_count;
+    log->time = pb_now();
+}
+
 static void run_stages(void *argument, int32_t thread)
 {
     pb_model *model = argument;
     const pb_plan *plan = &pb_the_plan;
     const pb_context *context = &model->context;
     char *scratch = model->memory + align(plan->arena_bytes) + model->thread_bytes * (size_t)thread;
+    const pb_stage *stages = model->records ? plan->profiled_stages : plan->stages;
+    pb_log log = {.thread = thread};
     for (int32_t s = 0; s < plan->stage_count; s++) {
-        const pb_stage *stage = &plan->stages[s];
-        if (stage->serial && thread == 0)
-            stage->serial(context, scratch, 0, 0);
+        const pb_stage *stage = &stages[s];
+        if (stage->serial && thread == 0) {
+            if (model->records)
+                log_block(model, &log, 0);
+            stage->serial(context, scratch, 0, 0, &log);
+        }
         while (stage->rows) {
             const int32_t block = atomic_fetch_add_explicit(&model->next_block[s], 1, memory_order_relaxed);
             const int32_t row = block * context->block_rows;
             if (row >= context->tokens)
                 break;
             const int32_t left = context->tokens - row;
-            stage->rows(context, scratch, row, left < context->block_rows ? left : context->block_rows);
+            if (model->records)
+                log_block(model, &log, block);
+            stage->rows(context, scratch, row, left < context->block_rows ? left : context->block_rows, &log);
         }
         if (s + 1 < plan->stage_count)
             pb_pool_barrier(model->pool);
     }
+}
+
+static void run_profiled(pb_model *model)
+{
+    memset(model->records, 0, model->records_bytes);
+    const int64_t start = pb_now();
+    pb_pool_run(model->pool, run_stages, model);
+    model->records[0] = (pocketbert_record){.call = -1, .start_ns = start, .end_ns = pb_now()};
+    model->record_count = 1;
+    for (size_t i = 1; i < model->records_bytes / sizeof *model->records; i++)
+        if (model->records[i].end_ns) /* blocks that did not exist left none */
+            model->records[model->record_count++] = model->records[i];
 }
 
 PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inputs, int32_t input_count,
@@ -245,7 +288,10 @@ PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inp
         model->context.outputs = outputs;
         for (int32_t s = 0; s < pb_the_plan.stage_count; s++)
             atomic_store_explicit(&model->next_block[s], 0, memory_order_relaxed);
-        pb_pool_run(model->pool, run_stages, model);
+        if (model->records)
+            run_profiled(model);
+        else
+            pb_pool_run(model->pool, run_stages, model);
     }
     atomic_store(&model->busy, 0);
     return status;
@@ -286,6 +332,22 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         ((char *)description)[i] = ((const char *)&known)[i];
 }
 
+PB_PUBLIC int32_t PB(profile)(pocketbert_model *handle, const pocketbert_record **records, int32_t *count)
+{
+    pb_model *model = pb_handle_find(handle);
+    if (!model)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, not_open);
+    if (!records || !count)
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: `records` or `count` is NULL");
+    if (!model->records)
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: the model was opened without options->profile");
+    if (atomic_load(&model->busy))
+        return fail(model, POCKETBERT_ERROR_BUSY, "profile: another thread is running this model: wait for it");
+    *records = model->records;
+    *count = model->record_count;
+    return POCKETBERT_OK;
+}
+
 PB_PUBLIC int32_t PB(abi_version)(void)
 {
     return POCKETBERT_ABI;
@@ -301,6 +363,7 @@ PB_PUBLIC const pocketbert_functions *PB(functions)(void)
         .close = PB(close),
         .last_error = PB(last_error),
         .describe = PB(describe),
+        .profile = PB(profile),
     };
     return &functions;
 }

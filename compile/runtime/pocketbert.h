@@ -79,9 +79,17 @@ typedef struct {
 typedef struct {
     size_t size;
     int32_t threads; /* 1 to 64 with the caller's own, or 0 for what the library was built with */
-    int32_t reserved;
+    int32_t profile; /* 1: keep when every kernel ran, for the function `profile` */
     uint64_t cores; /* bit i: the model's threads may use core i; 0: the system decides. The caller's thread is not moved. */
 } pocketbert_options;
+
+/* One kernel of one run: when it ran, and on which thread. */
+typedef struct {
+    int32_t call;   /* its number in the manifest's "calls"; -1 is the whole run */
+    int32_t thread; /* 0 is the caller of `run` */
+    int64_t start_ns; /* of the monotonic clock */
+    int64_t end_ns;
+} pocketbert_record;
 
 /* An open model. A closed one is recognised, whatever has been opened since, and refused. */
 typedef struct pocketbert_model pocketbert_model;
@@ -96,6 +104,7 @@ typedef struct {
     void (*close)(pocketbert_model *model);
     const char *(*last_error)(const pocketbert_model *model);
     void (*describe)(pocketbert_description *description);
+    int32_t (*profile)(pocketbert_model *model, const pocketbert_record **records, int32_t *count);
 } pocketbert_functions;
 
 #ifdef __cplusplus

@@ -15,7 +15,14 @@ typedef struct {
     size_t workspace_offset;  /* of the workspace within a thread's scratch */
 } pb_context;
 
-typedef void (*pb_stage_function)(const pb_context *context, char *scratch, int32_t row, int32_t rows);
+/* Where a profiled run of one block keeps when its calls ended; `records` has room for each call of the plan. */
+typedef struct {
+    pocketbert_record *records;
+    int32_t thread;
+    int64_t time; /* when the last call ended, ns */
+} pb_log;
+
+typedef void (*pb_stage_function)(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log);
 
 /* Between two barriers: `serial` runs once on one thread, `rows` on every block of rows. Either may be NULL. */
 typedef struct {
@@ -33,7 +40,9 @@ enum {
 
 typedef struct {
     const pb_stage *stages;
+    const pb_stage *profiled_stages; /* the same calls, each followed by pb_log_call */
     int32_t stage_count;
+    int32_t call_count;
     const pocketbert_info *inputs;
     int32_t input_count;
     const pocketbert_info *outputs;
@@ -70,6 +79,10 @@ pb_model *pb_handle_close(pocketbert_model *handle);
 /* cpu.c */
 uint32_t pb_cpu_features(void);
 int32_t pb_usable_cores(void);
+
+/* profile.c */
+int64_t pb_now(void);
+void pb_log_call(pb_log *log, int32_t call);
 
 /* threads.c: workers that run one function together, and a barrier among them. */
 typedef struct pb_pool pb_pool;

@@ -23,7 +23,7 @@ from compile.package import library_name
 from compile.targets import TARGETS, find_target
 
 ANDROID = TARGETS["arm64-android"]
-PUBLIC = {"abi_version", "open", "run", "close", "last_error", "describe", "functions"}
+PUBLIC = {"abi_version", "open", "run", "close", "last_error", "describe", "profile", "functions"}
 
 
 @pytest.fixture(params=["android", "linux", "host"])

@@ -18,7 +18,7 @@ NAME = "mobilebert"
 
 
 class Options(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32), ("reserved", ctypes.c_int32),
+    _fields_ = [("size", ctypes.c_size_t), ("threads", ctypes.c_int32), ("profile", ctypes.c_int32),
                 ("cores", ctypes.c_uint64)]  # fmt: skip
 
 
