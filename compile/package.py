@@ -19,7 +19,7 @@ from compile.plan import Plan
 from compile.program import Value
 from compile.targets import Target
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_WIDTH = 240
 
 
@@ -111,7 +111,22 @@ def write_manifest(folder: Path, data: dict[str, Any]) -> None:
     library = folder / data["library"]
     data["sizes"]["library_bytes"] = library.stat().st_size
     data["sha256"] = sha256(library)
-    (folder / "manifest.json").write_text(_json(data) + "\n")
+    (folder / "manifest.json").write_text(seal(data))
+
+
+def seal(data: dict[str, Any]) -> str:
+    """The manifest as text. Its last entry is the sha256 of that text without the digest itself."""
+    text = _json({**data, "manifest_sha256": ""}) + "\n"
+    return text.replace(_sealed(""), _sealed(hashlib.sha256(text.encode()).hexdigest()))
+
+
+def is_sealed(text: str, digest: str) -> bool:
+    """Whether `text` is as `seal` made it, to the last bit."""
+    return hashlib.sha256(text.replace(_sealed(digest), _sealed("")).encode()).hexdigest() == digest
+
+
+def _sealed(digest: str) -> str:
+    return f'"manifest_sha256": "{digest}"'
 
 
 def _json(value: Any, margin: str = "\n") -> str:

@@ -1,6 +1,7 @@
 """`compile.load` and `Library.run`: what is wrong with an input or an artifact is said in one line."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import compile
+from compile.package import seal
 
 
 @pytest.fixture
@@ -90,11 +92,7 @@ def test_models_are_freed_with_their_object(mobilebert_library: Path) -> None:
 @pytest.fixture
 def artifact(mobilebert_library: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    copy = tmp_path / "artifact"
-    copy.mkdir()
-    for file in mobilebert_library.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    return copy
+    return shutil.copytree(mobilebert_library, tmp_path / "artifact")
 
 
 def rejected(artifact: Path, *words: str) -> None:
@@ -105,8 +103,9 @@ def rejected(artifact: Path, *words: str) -> None:
 
 
 def edit(artifact: Path, **changes: Any) -> None:
+    """A manifest that says something else, and is whole."""
     manifest = json.loads((artifact / "manifest.json").read_text())
-    (artifact / "manifest.json").write_text(json.dumps(manifest | changes))
+    (artifact / "manifest.json").write_text(seal(manifest | changes))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
@@ -150,12 +149,57 @@ def test_manifest_that_is_not_text(artifact: Path) -> None:
 def test_manifest_without_a_key(key: str, artifact: Path) -> None:
     manifest = json.loads((artifact / "manifest.json").read_text())
     del manifest[key]
-    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    (artifact / "manifest.json").write_text(seal(manifest))
     rejected(artifact, "manifest.json", key)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_manifest_with_one_bit_flipped(seed: int, artifact: Path) -> None:
+    """Anywhere: in a name, a number, white space or the digest itself."""
+    manifest = artifact / "manifest.json"
+    data = manifest.read_bytes()
+    for bit in np.random.default_rng(seed).integers(0, 8 * len(data), 50):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(flipped)
+        rejected(artifact, "manifest.json", "again")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9999])
+def test_truncated_manifest(kept: float, artifact: Path) -> None:
+    manifest = artifact / "manifest.json"
+    data = manifest.read_bytes()
+    manifest.write_bytes(data[: int(len(data) * kept)])
+    rejected(artifact, "manifest.json", "again")
+
+
+def test_whole_manifest_that_was_edited(artifact: Path) -> None:
+    manifest = artifact / "manifest.json"
+    text = manifest.read_text()
+    assert '"tokens": 128' in text
+    manifest.write_text(text.replace('"tokens": 128', '"tokens": 129', 1))
+    rejected(artifact, "manifest.json", "sha256")
+
+
 @pytest.mark.parametrize(
-    "changes", [{"target": "arm64-ios"}, {"cpu": "pentium"}, {"library": 7}, {"inputs": {}}, {"library": "../x.so"}]
+    "changes",
+    [
+        {"target": "arm64-ios"},
+        {"cpu": "pentium"},
+        {"library": 7},
+        {"library": "../x.so"},
+        {"name": "x y"},
+        {"name": "other"},
+        {"tokens": True},
+        {"sha256": "0" * 63},
+        {"sanitize": "thread"},
+        {"inputs": {}},
+        {"inputs": [{"name": "x", "dtype": "int64", "shape": [1] * 5}]},
+        {"inputs": [{"name": "x", "dtype": "int64", "shape": [2**31]}]},
+        {"inputs": [{"name": "x", "dtype": "int64", "shape": [1, 8], "token_axis": 2}]},
+        {"inputs": [{"name": "x", "dtype": "int64", "shape": [1, 8], "range": [5]}]},
+        {"outputs": [{"name": "x", "dtype": "object", "shape": [1]}]},
+    ],
 )
 def test_manifest_with_a_value_that_cannot_be(changes: dict[str, Any], artifact: Path) -> None:
     edit(artifact, **changes)
