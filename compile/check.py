@@ -46,7 +46,10 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
         ("stack not executable", all(not s["p_flags"] & P_FLAGS.PF_X for s in stack) and bool(stack)),
         ("GNU hash table", "DT_GNU_HASH" in tags),
         (f"LOAD segments aligned to {PAGE // 1024} KiB", all(s["p_align"] % PAGE == 0 for s in loads)),
-        (f"exports only {name}_*", bool(public) and all(s.startswith(f"{name}_") for s in public)),
+        (
+            f"exports only {name}_* and JNI_OnLoad",
+            "JNI_OnLoad" in public and all(s.startswith(f"{name}_") or s == "JNI_OnLoad" for s in public),
+        ),
     ]
     for rule, holds in rules:
         if not holds:

@@ -1,0 +1,200 @@
+package com.pocketbert;
+
+import java.io.File;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Objects;
+
+/**
+ * A compiled model, open in this process.
+ *
+ * <pre>{@code
+ * try (Model model = Model.open("mobilebert")) {
+ *     ByteBuffer[] inputs = model.allocateInputs();
+ *     ByteBuffer[] outputs = model.allocateOutputs();
+ *     inputs[0].asLongBuffer().put(ids); // and so on, in the order of model.inputs()
+ *     model.run(ids.length, inputs, outputs);
+ *     float first = outputs[0].getFloat(0);
+ * }
+ * }</pre>
+ *
+ * <p>All methods may be called from any thread. One inference runs at a time and further callers wait for it; to run
+ * several at once, open several models: they share the weights.
+ */
+public final class Model implements AutoCloseable {
+    /** How a model is opened. */
+    public static final class Options {
+        int threads;
+        long cores;
+
+        /** 1 to 64 threads, the caller's among them, or 0 for what the library was built with. */
+        public Options threads(int count) {
+            threads = count;
+            return this;
+        }
+
+        /** Bit i: the model's own threads may use core i; 0 lets the system decide. The caller's thread is not moved. */
+        public Options cores(long mask) {
+            cores = mask;
+            return this;
+        }
+    }
+
+    private final Handle handle;
+    private final int maxTokens;
+    private final List<TensorInfo> inputs;
+    private final List<TensorInfo> outputs;
+    private final ByteBuffer tensors; // the C interface's view of the buffers; used under the handle's lock
+
+    private Model(long functions, Options options) {
+        maxTokens = Native.tokens(functions);
+        inputs = describe(functions, false);
+        outputs = describe(functions, true);
+        tensors = ByteBuffer.allocateDirect((inputs.size() + outputs.size()) * Native.TENSOR_BYTES);
+        handle = new Handle(this, functions, options);
+    }
+
+    /**
+     * Opens the model in {@code lib<name>.so}, found as System.loadLibrary finds it: on Android in the app.
+     *
+     * @throws ModelException if there is no such library, or it cannot work here
+     */
+    public static Model open(String name) {
+        return open(name, new Options());
+    }
+
+    /**
+     * As {@link #open(String)}, with options.
+     *
+     * @throws IllegalArgumentException if an option is out of range
+     */
+    public static Model open(String name, Options options) {
+        return new Model(Native.load(name), options);
+    }
+
+    /** As {@link #open(String, Options)}, with the library's file. */
+    public static Model open(File library, Options options) {
+        return new Model(Native.load(library), options);
+    }
+
+    private static List<TensorInfo> describe(long functions, boolean output) {
+        List<TensorInfo> result = new ArrayList<>();
+        long[] facts = new long[9];
+        ByteBuffer name;
+        while ((name = Native.tensor(functions, output, result.size(), facts)) != null) {
+            int[] shape = new int[(int) facts[1]];
+            for (int i = 0; i < shape.length; i++) {
+                shape[i] = Math.toIntExact(facts[2 + i]);
+            }
+            TensorInfo.Type type = TensorInfo.Type.values()[(int) facts[0] - 1];
+            result.add(new TensorInfo(Native.decode(name), type, shape, (int) facts[6], facts[7], facts[8]));
+        }
+        return Collections.unmodifiableList(result);
+    }
+
+    /** The inputs, in the order in which {@link #run} takes them. */
+    public List<TensorInfo> inputs() {
+        return inputs;
+    }
+
+    /** The outputs, in the order in which {@link #run} takes them. */
+    public List<TensorInfo> outputs() {
+        return outputs;
+    }
+
+    /** The longest sequence. */
+    public int maxTokens() {
+        return maxTokens;
+    }
+
+    /** Buffers for the inputs of the longest sequence. Reuse them: direct buffers are slow to make. */
+    public ByteBuffer[] allocateInputs() {
+        return allocate(inputs);
+    }
+
+    /** Buffers for the outputs of the longest sequence. */
+    public ByteBuffer[] allocateOutputs() {
+        return allocate(outputs);
+    }
+
+    private static ByteBuffer[] allocate(List<TensorInfo> infos) {
+        ByteBuffer[] buffers = new ByteBuffer[infos.size()];
+        for (int i = 0; i < buffers.length; i++) {
+            buffers[i] = infos.get(i).allocate();
+        }
+        return buffers;
+    }
+
+    /** {@link #run(int, ByteBuffer[], ByteBuffer[])} for the longest sequence. */
+    public void run(ByteBuffer[] inputs, ByteBuffer[] outputs) {
+        run(maxTokens, inputs, outputs);
+    }
+
+    /**
+     * One inference. Buffers are direct, in the byte order of this machine, and nothing is copied: a tensor begins at
+     * its buffer's position, which stays as it is. There may be more bytes than {@link TensorInfo#bytes(int)}; they are
+     * neither read nor written.
+     *
+     * @param tokens the length of the sequence, 1 to {@link #maxTokens}: shorter ones cost less and need no padding
+     * @throws IllegalArgumentException if a buffer or an id does not fit; the outputs are then as they were
+     * @throws IllegalStateException if the model is closed
+     */
+    public void run(int tokens, ByteBuffer[] inputs, ByteBuffer[] outputs) {
+        handle.requireOpen();
+        requireTokens(tokens);
+        ByteBuffer[] views = new ByteBuffer[this.inputs.size() + this.outputs.size()];
+        view(this.inputs, inputs, tokens, views, 0);
+        view(this.outputs, outputs, tokens, views, this.inputs.size());
+        handle.run(tokens, views, tensors);
+    }
+
+    private void requireTokens(int tokens) {
+        boolean fixed = true;
+        for (TensorInfo info : inputs) {
+            fixed &= info.tokenAxis() < 0;
+        }
+        if (tokens < 1 || tokens > maxTokens || (fixed && tokens != maxTokens)) {
+            String range = fixed ? "just " + maxTokens : "1 to " + maxTokens;
+            throw new IllegalArgumentException(tokens + " tokens: the model takes " + range);
+        }
+    }
+
+    /** Checks {@code buffers} and puts a view of each into {@code views}, which no other thread can move or shorten. */
+    private static void view(
+            List<TensorInfo> infos, ByteBuffer[] buffers, int tokens, ByteBuffer[] views, int offset) {
+        boolean output = offset > 0;
+        String what = output ? "outputs" : "inputs";
+        Objects.requireNonNull(buffers, what);
+        if (buffers.length != infos.size()) {
+            throw new IllegalArgumentException(buffers.length + " " + what + ": the model has " + infos.size());
+        }
+        for (int i = 0; i < buffers.length; i++) {
+            ByteBuffer buffer = buffers[i];
+            TensorInfo info = infos.get(i);
+            if (buffer == null || !buffer.isDirect()) {
+                throw new IllegalArgumentException(info.name() + ": not a direct buffer (see TensorInfo.allocate)");
+            }
+            if (buffer.order() != ByteOrder.nativeOrder()) {
+                throw new IllegalArgumentException(info.name() + ": the buffer's order must be ByteOrder.nativeOrder()");
+            }
+            if (output && buffer.isReadOnly()) {
+                throw new IllegalArgumentException(info.name() + ": an output's buffer must not be read-only");
+            }
+            ByteBuffer view = buffer.slice();
+            if (view.capacity() < info.bytes(tokens)) {
+                throw new IllegalArgumentException(info.name() + ": the buffer has " + view.capacity()
+                        + " bytes from position to limit, the tensor " + info.bytes(tokens));
+            }
+            views[offset + i] = view;
+        }
+    }
+
+    /** Frees the model, once a run under way has ended. Further runs throw; closing again does nothing. */
+    @Override
+    public void close() {
+        handle.close();
+    }
+}

@@ -1,0 +1,148 @@
+/* The native methods of com.pocketbert.Native, which a library registers when a Java virtual machine loads it.
+ *
+ * They are the same in every library and take the address of a table of functions, of which each library publishes its
+ * own. So it does not matter whose methods were registered last, and any number of models can be loaded.
+ */
+#include "java.h"
+#include "runtime.h"
+
+static const pocketbert_functions *table(int64_t address)
+{
+    return (const pocketbert_functions *)(uintptr_t)address;
+}
+
+static pocketbert_model *handle(int64_t address)
+{
+    return (pocketbert_model *)(uintptr_t)address;
+}
+
+static pocketbert_description describe(int64_t functions)
+{
+    pocketbert_description description = {.size = sizeof description};
+    table(functions)->describe(&description);
+    return description;
+}
+
+/* Java has UTF-8 as bytes: the strings that JNI makes are of another encoding. */
+static pb_object bytes(pb_env *env, const char *text)
+{
+    int64_t length = 0;
+    while (text[length])
+        length++;
+    return (*env)->NewDirectByteBuffer(env, (void *)(uintptr_t)text, length);
+}
+
+static int32_t java_tokens(pb_env *env, pb_object class, int64_t functions)
+{
+    (void)env, (void)class;
+    return describe(functions).tokens;
+}
+
+static pb_object java_tensor(pb_env *env, pb_object class, int64_t functions, uint8_t output, int32_t index,
+                             pb_object facts)
+{
+    (void)class;
+    const pocketbert_description model = describe(functions);
+    if (index >= (output ? model.output_count : model.input_count))
+        return NULL;
+    const pocketbert_info *info = &(output ? model.outputs : model.inputs)[index];
+    const int64_t values[] = {info->type,     info->rank,       info->shape[0], info->shape[1], info->shape[2],
+                              info->shape[3], info->token_axis, info->low,      info->high};
+    (*env)->SetLongArrayRegion(env, facts, 0, sizeof values / sizeof *values, values);
+    return bytes(env, info->name);
+}
+
+static int32_t java_open(pb_env *env, pb_object class, int64_t functions, int32_t threads, int64_t cores,
+                         pb_object opened)
+{
+    (void)class;
+    const pocketbert_options options = {.size = sizeof options, .threads = threads, .cores = (uint64_t)cores};
+    pocketbert_model *model;
+    const int32_t status = table(functions)->open(&options, &model);
+    const int64_t address = (int64_t)(uintptr_t)model;
+    (*env)->SetLongArrayRegion(env, opened, 0, 1, &address);
+    return status;
+}
+
+/* The buffers' addresses and the shapes for a sequence of `tokens`. The array keeps the buffers alive meanwhile. */
+static void fill(pb_env *env, pocketbert_tensor *tensors, const pocketbert_info *infos, int32_t count, int32_t tokens,
+                 pb_object buffers, int32_t first)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const pocketbert_info *info = &infos[i];
+        const pb_object buffer = (*env)->GetObjectArrayElement(env, buffers, first + i);
+        pocketbert_tensor *tensor = &tensors[first + i];
+        tensor->data = (*env)->GetDirectBufferAddress(env, buffer);
+        (*env)->DeleteLocalRef(env, buffer);
+        tensor->type = info->type;
+        tensor->rank = info->rank;
+        for (int32_t axis = 0; axis < info->rank; axis++)
+            tensor->shape[axis] = axis == info->token_axis ? tokens : info->shape[axis];
+    }
+}
+
+static int32_t java_run(pb_env *env, pb_object class, int64_t functions, int64_t model, int32_t tokens,
+                        pb_object buffers, pb_object memory)
+{
+    (void)class;
+    _Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
+    const pocketbert_description facts = describe(functions);
+    pocketbert_tensor *tensors = (*env)->GetDirectBufferAddress(env, memory);
+    fill(env, tensors, facts.inputs, facts.input_count, tokens, buffers, 0);
+    fill(env, tensors, facts.outputs, facts.output_count, tokens, buffers, facts.input_count);
+    return table(functions)->run(handle(model), tensors, facts.input_count, tensors + facts.input_count,
+                                 facts.output_count);
+}
+
+static void java_close(pb_env *env, pb_object class, int64_t functions, int64_t model)
+{
+    (void)env, (void)class;
+    table(functions)->close(handle(model));
+}
+
+static pb_object java_error(pb_env *env, pb_object class, int64_t functions, int64_t model)
+{
+    (void)class;
+    return bytes(env, table(functions)->last_error(handle(model)));
+}
+
+static const pb_jni_method methods[] = {
+    {"tokens", "(J)I", (void *)java_tokens},
+    {"tensor", "(JZI[J)Ljava/nio/ByteBuffer;", (void *)java_tensor},
+    {"open", "(JIJ[J)I", (void *)java_open},
+    {"run", "(JJI[Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_run},
+    {"close", "(JJ)V", (void *)java_close},
+    {"error", "(JJ)Ljava/nio/ByteBuffer;", (void *)java_error},
+};
+
+#define TEXT(name) #name
+#define TEXT_OF(name) TEXT(name)
+
+static void publish(pb_env *env)
+{
+    const pb_object class = (*env)->FindClass(env, "com/pocketbert/Native");
+    if (!class)
+        return;
+    void *method = (*env)->GetStaticMethodID(env, class, "publish", "(Ljava/lang/String;JI)Z");
+    const pb_object prefix = method ? (*env)->NewStringUTF(env, TEXT_OF(PB())) : NULL;
+    if (!prefix)
+        return;
+    const pb_jvalue arguments[] = {{.l = prefix}, {.j = (int64_t)(uintptr_t)PB(functions)()}, {.i = POCKETBERT_ABI}};
+    const uint8_t welcome = (*env)->CallStaticBooleanMethodA(env, class, method, arguments);
+    if (!(*env)->ExceptionCheck(env) && welcome)
+        (*env)->RegisterNatives(env, class, methods, sizeof methods / sizeof *methods);
+}
+
+/* The one symbol without the model's name. An application may load the library without our classes, for the use of its
+ * own native code: then nothing is registered. */
+PB_PUBLIC int32_t JNI_OnLoad(pb_vm *vm, void *reserved);
+PB_PUBLIC int32_t JNI_OnLoad(pb_vm *vm, void *reserved)
+{
+    (void)reserved;
+    pb_env *env;
+    if ((*vm)->GetEnv(vm, (void **)&env, PB_JNI_VERSION) != PB_JNI_OK)
+        return PB_JNI_ERROR;
+    publish(env);
+    (*env)->ExceptionClear(env);
+    return PB_JNI_VERSION;
+}
