@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,9 +27,27 @@ class _Options(ctypes.Structure):
     _fields_ = [
         ("size", ctypes.c_size_t),
         ("threads", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("profile", ctypes.c_int32),
         ("cores", ctypes.c_uint64),
     ]
+
+
+class _Record(ctypes.Structure):
+    _fields_ = [
+        ("call", ctypes.c_int32),
+        ("thread", ctypes.c_int32),
+        ("start_ns", ctypes.c_int64),
+        ("end_ns", ctypes.c_int64),
+    ]
+
+
+class Record(NamedTuple):
+    """When a kernel ran: `call` is its number in the manifest's `calls`, −1 the whole run; ns of the monotonic clock."""
+
+    call: int
+    thread: int
+    start_ns: int
+    end_ns: int
 
 
 class _Tensor(ctypes.Structure):
@@ -101,7 +119,7 @@ _MANIFEST: dict[str, Callable[[Any], bool]] = {
 class Library:
     """A model open in this process. One `run` at a time; open another for another thread. Use as a context manager."""
 
-    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+    def __init__(self, folder: str | Path, threads: int = 0, profile: bool = False) -> None:
         self.manifest = read_manifest(folder)
         self._model = ctypes.c_void_p()
         name, path = self.manifest["name"], Path(folder) / self.manifest["library"]
@@ -128,7 +146,9 @@ class Library:
         self._token.argtypes, self._token.restype = [ctypes.c_int32], ctypes.c_char_p
         self._close.argtypes = [ctypes.c_void_p]
         self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
-        options = _Options(size=ctypes.sizeof(_Options), threads=threads)
+        self._profile = getattr(self._library, f"{name}_profile")
+        self._profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        options = _Options(size=ctypes.sizeof(_Options), threads=threads, profile=profile)
         if opened(ctypes.byref(options), ctypes.byref(self._model)) != 0:
             raise CompileError(f"{path}: {self._last_error(None).decode()}")
 
@@ -210,6 +230,15 @@ class Library:
             )
         return np.ascontiguousarray(array)
 
+    def profile(self) -> list[Record]:
+        """When each kernel of the last run ran, the whole run first. Only of a model that was opened with `profile`."""
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
+        records, count = ctypes.POINTER(_Record)(), ctypes.c_int32()
+        if self._profile(self._model, ctypes.byref(records), ctypes.byref(count)) != 0:
+            raise CompileError(self._last_error(self._model).decode())
+        return [Record(r.call, r.thread, r.start_ns, r.end_ns) for r in records[: count.value]]
+
     def close(self) -> None:
         """Free the model. Further calls of `run` raise CompileError."""
         if self._model:
@@ -260,6 +289,9 @@ def _tensors(arrays: list[NDArray[Any]]) -> Any:
     return tensors
 
 
-def load(folder: str | Path, threads: int = 0) -> Library:
-    """Open the library in an artifact folder built for this machine. threads 0 is the library's own default."""
-    return Library(folder, threads)
+def load(folder: str | Path, threads: int = 0, profile: bool = False) -> Library:
+    """Open the library in an artifact folder built for this machine. threads 0 is the library's own default.
+
+    profile: keep when every kernel ran, for `Library.profile`.
+    """
+    return Library(folder, threads, profile)
