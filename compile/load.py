@@ -42,7 +42,7 @@ class _Record(ctypes.Structure):
 
 
 class Record(NamedTuple):
-    """When a kernel ran: `call` is its number in the manifest's `calls`, −1 the whole run; ns of the monotonic clock."""
+    """When a kernel ran. `call`: its number in the manifest's `calls`, −1 the whole run; ns of a monotonic clock."""
 
     call: int
     thread: int
