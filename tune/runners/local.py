@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from compile.link import build_runner
-from compile.package import header
 from compile.targets import TARGETS, runs_here, with_cpu
 from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 
@@ -33,9 +32,7 @@ class LocalRunner(Runner):
         if not runs_here(target):
             raise RunnerError(f"{library.name} is for {target.name} ({target.cpu.name}): this machine cannot run it")
         if self._program is None:
-            folder = Path(self._folder.name)
-            (folder / "pb.h").write_text(header("pb", " * any model"))
-            self._program = build_runner(target, folder)
+            self._program = build_runner(target, Path(self._folder.name))
         with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
             given, taken = Path(name, "inputs"), Path(name, "outputs")
             given.write_bytes(inputs)
