@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python -m compile --target arm64-android                     MobileBERT for every 64-bit Android phone
   python -m compile mobilebert-tiny --target host --verify     for this machine, compared with ONNX Runtime
   python -m compile ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
+  python -m compile ./my-checkpoint --vocab ./my-checkpoint/vocab.txt       the library tokenizes, too
   python -m compile model.onnx --target arm64-linux --out build/mine
 """
 
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="artifact folder (default: build/<name>-<target>)")
     add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
     add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
+    add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt: the library then takes text as well as ids")
+    add("--cased", action="store_true", help="the vocabulary tells upper from lower case (BERT cased)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
     add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
@@ -104,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
         out=args.out,
         head=args.head,
         seed=args.seed,
+        vocab=args.vocab,
+        cased=args.cased,
         verify=args.verify,
         sanitize=args.sanitize,
         dump=args.dump,

@@ -12,6 +12,7 @@ from compile.link import find_toolchain
 from compile.package import library_name
 from compile.targets import find_target
 from compile.verify import can_run
+from compile.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult, Progress
@@ -27,6 +28,8 @@ def build(
     out: str | Path | None = None,
     head: str | None = None,
     seed: int = 0,
+    vocab: str | Path | None = None,
+    cased: bool = False,
     verify: bool = False,
     sanitize: str = "",
     dump: str | Path | None = None,
@@ -35,7 +38,8 @@ def build(
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
 
     seq_len: tokens in a sequence; threads: the library's default, 0 for one a core up to four; head: what the model
-    ends in, by default a checkpoint's own or none; seed: of a preset's random weights; verify: run the library here
+    ends in, by default a checkpoint's own or none; seed: of a preset's random weights; vocab: the model's vocab.txt,
+    for a library that takes text as well as ids; cased: it tells upper from lower case; verify: run the library here
     and compare it with ONNX Runtime; sanitize: for this machine, clang's sanitizers to compile runtime and plan with
     (kernels are machine code that TVM made and stay as they are), for programs that are built with the same ones;
     dump: a folder for the intermediate representations; progress: called with each
@@ -47,10 +51,13 @@ def build(
         raise CompileError(f"--seq-len {seq_len}: a sequence has at least one token")
     if not 0 <= threads <= 64:
         raise CompileError(f"--threads {threads}: choose 1 to 64, or 0 for one a core")
+    if cased and not vocab:
+        raise CompileError("--cased says how text is read: give --vocab as well")
     spec = find_target(target, cpu)
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
     find_toolchain(spec, sanitize)  # what can fail at once does: imports and weights take seconds
+    vocabulary = read_vocabulary(Path(vocab), cased) if vocab else None
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
@@ -59,9 +66,8 @@ def build(
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         graph, name, origin = _obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
-        options = Options(
-            seq_len, threads, verify=verify, sanitize=sanitize, dump=Path(dump) if dump else None, origin=origin
-        )
+        keep = Path(dump) if dump else None
+        options = Options(seq_len, threads, verify, sanitize, vocabulary, keep, origin)
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
 

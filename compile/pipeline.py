@@ -28,6 +28,7 @@ from compile.plan import make_plan
 from compile.program import Program
 from compile.targets import Target
 from compile.verify import verify
+from compile.vocabulary import Vocabulary, text_inputs, write_vocabulary
 
 Progress = Callable[[str, float], None]
 
@@ -40,6 +41,7 @@ class Options:
     threads: int = 0
     verify: bool = False
     sanitize: str = ""
+    vocabulary: Vocabulary | None = None
     dump: Path | None = None
     origin: dict[str, Any] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ def build_program(
     toolchain, dump = find_toolchain(target, options.sanitize), options.dump
     with clock.phase("plan memory and stages"):
         plan = make_plan(program)
+        takes = text_inputs(plan, options.vocabulary) if options.vocabulary else []
     with staging(out.absolute()) as folder:
         require_space(folder, 3 * plan.weight_bytes + (64 << 20))
         work = folder / "work"
@@ -108,6 +111,7 @@ def build_program(
         with clock.phase("link"):
             write_interface(plan, name, target, folder)
             sources = _write_sources(plan, target, options, name, folder, work, dump)
+            sources += write_vocabulary(options.vocabulary, takes, work)
             library = folder / f"lib{name}.so"
             link_library(toolchain, target, work, sources, work / "kernels.o", name, library)
         with clock.phase("check the library"):
@@ -117,6 +121,7 @@ def build_program(
         data = manifest(plan, name, target, toolchain.description, made)
         data["default_threads"] = options.threads
         data["sanitize"] = options.sanitize
+        data["vocabulary"] = options.vocabulary.to_dict() if options.vocabulary else None
         write_manifest(folder, data)
         if options.verify and verify_with is not None:
             with clock.phase("verify"):

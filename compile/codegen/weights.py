@@ -11,11 +11,11 @@ from compile.plan import Plan
 # Page-aligned for the largest page in use (Android's 16 KiB): the pages hold weights alone and stay shared and clean.
 SECTION_ALIGNMENT = 16384
 
-ASSEMBLER_SOURCE = """__asm__(".section .rodata.pb_weights,\\"a\\",%progbits\\n"
+ASSEMBLER_SOURCE = """__asm__(".section .rodata.{symbol},\\"a\\",%progbits\\n"
         ".balign {alignment}\\n"
-        ".globl pb_weights\\n"
-        ".hidden pb_weights\\n"
-        "pb_weights:\\n"
+        ".globl {symbol}\\n"
+        ".hidden {symbol}\\n"
+        "{symbol}:\\n"
         ".incbin \\"{file}\\"\\n");
 """
 
@@ -30,5 +30,6 @@ def write_weights(plan: Plan, path: Path) -> None:
         file.truncate(max(plan.weight_bytes, 64))
 
 
-def assembler_source(path: Path) -> str:
-    return ASSEMBLER_SOURCE.format(alignment=SECTION_ALIGNMENT, file=path.as_posix())
+def assembler_source(symbol: str, path: Path, alignment: int = SECTION_ALIGNMENT) -> str:
+    """C that puts the file at `path` into the library's read-only data as `symbol`."""
+    return ASSEMBLER_SOURCE.format(symbol=symbol, alignment=alignment, file=path.as_posix())

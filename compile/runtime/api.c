@@ -1,5 +1,6 @@
 /* The public functions: check what the caller gives, then run the plan's stages. */
 #include "runtime.h"
+#include "vocabulary.h"
 
 enum {
     MAX_THREADS = 64,
@@ -11,9 +12,10 @@ struct pb_model {
     _Atomic uint32_t busy;
     const char *_Atomic error; /* a caller that is refused as busy sets it beside one that runs */
     pb_pool *pool;
-    char *memory; /* arena, then each thread's scratch */
+    char *memory; /* arena, then each thread's scratch, then the ids, mask and segments of a text */
     size_t memory_bytes;
     size_t thread_bytes;
+    int64_t *text;
     int32_t threads;
     pb_context context;
     pocketbert_record *records; /* NULL without options.profile: the run, then each call of each block */
@@ -105,11 +107,13 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->context.block_rows = (plan->tokens + model->threads - 1) / model->threads;
     model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + 64);
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
-    model->memory_bytes = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
+    const size_t text_offset = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
+    model->memory_bytes = text_offset + (PB_PIECES ? 3 * sizeof *model->text * (size_t)plan->tokens : 0);
     model->memory = model->context.arena = allocate(model->memory_bytes);
     if (!model->memory)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
     memset(model->memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
+    model->text = (int64_t *)(void *)(model->memory + text_offset);
     if (options->profile) {
         model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->threads) * sizeof *model->records;
         model->records = allocate(model->records_bytes);
@@ -273,16 +277,10 @@ static void run_profiled(pb_model *model)
             model->records[model->record_count++] = model->records[i];
 }
 
-PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inputs, int32_t input_count,
-                          const pocketbert_tensor *outputs, int32_t output_count)
+static int32_t run(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                   const pocketbert_tensor *outputs, int32_t output_count)
 {
-    pb_model *model = pb_handle_find(handle);
-    if (!model)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, not_open);
-    if (atomic_exchange(&model->busy, 1))
-        return fail(model, POCKETBERT_ERROR_BUSY,
-                    "run: another thread is running this model: wait for it, or open another");
-    int32_t status = check(model, inputs, input_count, outputs, output_count);
+    const int32_t status = check(model, inputs, input_count, outputs, output_count);
     if (status == POCKETBERT_OK) {
         model->context.inputs = inputs;
         model->context.outputs = outputs;
@@ -293,6 +291,117 @@ PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inp
         else
             pb_pool_run(model->pool, run_stages, model);
     }
+    return status;
+}
+
+/* The caller has the model to itself until it sets `busy` to 0. */
+static int32_t begin_run(pocketbert_model *handle, pb_model **model)
+{
+    *model = pb_handle_find(handle);
+    if (!*model)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, not_open);
+    if (atomic_exchange(&(*model)->busy, 1))
+        return fail(*model, POCKETBERT_ERROR_BUSY,
+                    "run: another thread is running this model: wait for it, or open another");
+    return POCKETBERT_OK;
+}
+
+PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inputs, int32_t input_count,
+                          const pocketbert_tensor *outputs, int32_t output_count)
+{
+    pb_model *model;
+    int32_t status = begin_run(handle, &model);
+    if (status != POCKETBERT_OK)
+        return status;
+    status = run(model, inputs, input_count, outputs, output_count);
+    atomic_store(&model->busy, 0);
+    return status;
+}
+
+static int32_t check_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                          int32_t max_tokens)
+{
+    if (!PB_PIECES)
+        return fail(model, POCKETBERT_ERROR_VOCABULARY, "the library has no vocabulary: build it with --vocab vocab.txt");
+    if ((!text && text_bytes) || (!pair && pair_bytes))
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: `text` or `pair` is NULL but has bytes");
+    if (max_tokens < (pair ? 3 : 2))
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: there is no room for [CLS] and a [SEP] after each text");
+    return POCKETBERT_OK;
+}
+
+PB_PUBLIC int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                               int32_t max_tokens, int64_t *ids, int64_t *segments, int32_t *count)
+{
+    const int32_t status = check_text(NULL, text, text_bytes, pair, pair_bytes, max_tokens);
+    if (status != POCKETBERT_OK)
+        return status;
+    if (!ids || !segments || !count)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "tokenize: `ids`, `segments` or `count` is NULL");
+    *count = pb_tokenize(text, text_bytes, pair, pair_bytes, max_tokens, ids, segments);
+    return POCKETBERT_OK;
+}
+
+PB_PUBLIC const char *PB(token)(int32_t id)
+{
+    return pb_token(id);
+}
+
+/* int64 -> what the input's type is, in place. */
+static void narrow(int64_t *values, int32_t count, int32_t type)
+{
+    for (int32_t i = 0; type == POCKETBERT_INT32 && i < count; i++) {
+        const int32_t value = (int32_t)values[i];
+        memcpy((char *)values + (size_t)i * sizeof value, &value, sizeof value);
+    }
+}
+
+static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                        pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
+{
+    static const uint8_t takes[] = {PB_TEXT_INPUTS};
+    enum { INPUTS = sizeof takes };
+    const pb_plan *plan = &pb_the_plan;
+    const int32_t status = check_text(model, text, text_bytes, pair, pair_bytes, plan->tokens);
+    if (status != POCKETBERT_OK)
+        return status;
+    if (!outputs || output_count != plan->output_count)
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
+    int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
+    const int32_t found = pb_tokenize(text, text_bytes, pair, pair_bytes, plan->tokens, values[PB_TEXT_IDS],
+                                      values[PB_TEXT_SEGMENTS]);
+    const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : found;
+    for (int32_t i = 0; i < length; i++) {
+        values[PB_TEXT_MASK][i] = i < found;
+        if (i >= found) {
+            values[PB_TEXT_IDS][i] = PB_PAD < 0 ? 0 : PB_PAD;
+            values[PB_TEXT_SEGMENTS][i] = 0;
+        }
+    }
+    pocketbert_tensor inputs[INPUTS];
+    for (int32_t i = 0; i < INPUTS; i++) {
+        narrow(values[takes[i]], length, plan->inputs[i].type);
+        inputs[i] = (pocketbert_tensor){values[takes[i]], plan->inputs[i].type, 2, {1, length}};
+    }
+    for (int32_t i = 0; i < output_count; i++) {
+        const pocketbert_info *info = &plan->outputs[i];
+        outputs[i] = (pocketbert_tensor){outputs[i].data, info->type, info->rank, {0}};
+        for (int32_t axis = 0; axis < info->rank; axis++)
+            outputs[i].shape[axis] = axis == info->token_axis ? length : info->shape[axis];
+    }
+    if (tokens)
+        *tokens = found;
+    return run(model, inputs, INPUTS, outputs, output_count);
+}
+
+PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_t text_bytes, const char *pair,
+                               size_t pair_bytes, pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
+{
+    pb_model *model;
+    int32_t status = begin_run(handle, &model);
+    if (status != POCKETBERT_OK)
+        return status;
+    status = run_text(model, text, text_bytes, pair, pair_bytes, outputs, output_count, tokens);
     atomic_store(&model->busy, 0);
     return status;
 }
@@ -326,6 +435,7 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         .arena_bytes = pb_the_plan.arena_bytes,
         .weight_bytes = pb_the_plan.weight_bytes,
         .cpu = pb_the_plan.cpu_name,
+        .pieces = PB_PIECES,
     };
     const size_t size = description->size < sizeof known ? description->size : sizeof known;
     for (size_t i = sizeof known.size; i < size; i++)
@@ -364,6 +474,9 @@ PB_PUBLIC const pocketbert_functions *PB(functions)(void)
         .last_error = PB(last_error),
         .describe = PB(describe),
         .profile = PB(profile),
+        .tokenize = PB(tokenize),
+        .run_text = PB(run_text),
+        .token = PB(token),
     };
     return &functions;
 }

@@ -16,6 +16,7 @@ void *mmap(void *address, size_t length, int protection, int flags, int file, lo
 int munmap(void *address, size_t length);
 void *memset(void *to, int byte, size_t count);
 int clock_gettime(int clock, long time[2]);
+void *memcpy(void *to, const void *from, size_t count);
 long syscall(long number, ...);
 int pthread_create(unsigned long *thread, const void *attributes, void *(*start)(void *), void *argument);
 int pthread_join(unsigned long thread, void **result);

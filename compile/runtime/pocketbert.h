@@ -32,7 +32,8 @@ enum {
     POCKETBERT_ERROR_CPU = 5,    /* this CPU lacks instructions that the library needs */
     POCKETBERT_ERROR_THREAD = 6, /* threads could not be created */
     POCKETBERT_ERROR_BUSY = 7,   /* another thread is running this model */
-    POCKETBERT_ERROR_LIBRARY = 8 /* pocketbert_loader.h: not a library that this machine can load */
+    POCKETBERT_ERROR_LIBRARY = 8, /* pocketbert_loader.h: not a library that this machine can load */
+    POCKETBERT_ERROR_VOCABULARY = 9 /* the library was built without a vocabulary: it takes ids, not text */
 };
 
 /* Element types. */
@@ -64,6 +65,7 @@ typedef struct {
     size_t arena_bytes;  /* memory that an open model needs besides its threads' scratch */
     size_t weight_bytes; /* read-only and shared by all models and processes */
     const char *cpu;     /* what the library was compiled for */
+    int32_t pieces;      /* in the vocabulary; 0: the library has none */
 } pocketbert_description;
 
 /* A buffer of the caller's: dense, row-major, aligned to its element type. It is read or written in place during the
@@ -104,6 +106,11 @@ typedef struct {
     void (*close)(pocketbert_model *model);
     const char *(*last_error)(const pocketbert_model *model);
     void (*describe)(pocketbert_description *description);
+    int32_t (*tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
+                        int64_t *ids, int64_t *segments, int32_t *count);
+    int32_t (*run_text)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                        pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
+    const char *(*token)(int32_t id);
     int32_t (*profile)(pocketbert_model *model, const pocketbert_record **records, int32_t *count);
 } pocketbert_functions;
 

@@ -76,6 +76,24 @@ pocketbert_model *pb_handle_create(pb_model *model);
 pb_model *pb_handle_find(const pocketbert_model *handle);
 pb_model *pb_handle_close(pocketbert_model *handle);
 
+/* tokenizer.c, and what is generated for it: a trie whose node says base << 8 | label and which piece ends there, or -1;
+ * where each piece's text begins; and what each input of the model takes of a text. */
+typedef struct {
+    uint32_t base_label;
+    int32_t piece;
+} pb_trie_node;
+
+enum { PB_TEXT_IDS, PB_TEXT_MASK, PB_TEXT_SEGMENTS };
+
+extern const pb_trie_node pb_trie[];
+extern const uint32_t pb_piece_offsets[];
+extern const char pb_piece_text[];
+
+/* The number of ids. max_tokens is at least 2, or 3 with a pair; `ids` and `segments` have that much room. */
+int32_t pb_tokenize(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
+                    int64_t *ids, int64_t *segments);
+const char *pb_token(int32_t id);
+
 /* cpu.c */
 uint32_t pb_cpu_features(void);
 int32_t pb_usable_cores(void);
