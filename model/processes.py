@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .heads import Model
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,16 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def parallel(task: nn.Module, how: Literal["ddp", "fsdp"], processes: Processes) -> nn.Module:
-    """The task as it runs on many processes: gradients averaged, and for FSDP parameters in shards, layer by layer."""
+def parallel(task: nn.Module, how: Literal["ddp", "fsdp"], processes: Processes, partly: bool = False) -> nn.Module:
+    """The task as it runs on many processes: gradients averaged, and for FSDP parameters in shards, layer by layer.
+
+    `partly`: the loss may leave some parameters without a gradient, as attention transfer does what follows attention.
+    """
     if processes.world == 1:
         return task
     if how == "ddp":
         devices = [processes.device] if processes.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(task, device_ids=devices)
+        return nn.parallel.DistributedDataParallel(task, device_ids=devices, find_unused_parameters=partly)
     from torch.distributed.fsdp import fully_shard
 
     for layer in task.model.encoder.layers:  # type: ignore[union-attr]
@@ -82,6 +86,16 @@ def full_state(model: nn.Module, optimizer: torch.optim.Optimizer | None, sharde
     if optimizer is None:
         return get_model_state_dict(model, options=options), None
     return get_state_dict(model, optimizer, options=options)
+
+
+def gathered(model: Model) -> Model:
+    """The model with whole parameters, from one in shards; every process must call this."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole = Model(model.config, model.head_name).to(next(model.parameters()).device)
+    whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+    whole.encoder.gradient_checkpointing = model.encoder.gradient_checkpointing
+    return whole
 
 
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: tuple[Any, Any], sharded: bool) -> None:

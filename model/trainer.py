@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from .distill.strategies import Stage, freeze
 from .errors import ModelError
 from .heads import Model
 from .lamb import Lamb
-from .processes import Processes, full_state, load_state, parallel
+from .processes import Processes, full_state, gathered, load_state, parallel
 from .progress import Progress
 from .resume import Position, check_same, newest, write
 from .settings import FREE, TrainSettings, rate
 
-Task = Callable[[Stage], nn.Module]
+Task = Callable[[Model, Stage], nn.Module]
 """Makes the module that computes a stage's losses: forward(batch) -> {"loss": ..., and its terms}, model inside."""
 
 
@@ -44,15 +44,13 @@ class Trainer:
         folder: Path,
         settings: TrainSettings,
         processes: Processes,
-        begin: Callable[[Stage], None] | None = None,
+        begin: Callable[[Model, Stage], None] | None = None,
     ):
         self.model, self.task, self.stages, self.batches = model.to(processes.device), task, stages, batches
         self.folder, self.settings, self.processes = folder, settings, processes
-        self.begin = begin or (lambda stage: None)
+        self.begin = begin or (lambda model, stage: None)
         self.total = sum(stage.steps for stage in stages)
         self.sharded = settings.parallel == "fsdp" and processes.world > 1
-        if self.sharded and len(stages) > 1:
-            raise ModelError("train.parallel 'fsdp' trains in one stage: choose 'ddp' for this strategy")
         model.encoder.gradient_checkpointing = settings.gradient_checkpointing
         on_gpu = processes.device.type == "cuda"
         self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
@@ -87,14 +85,17 @@ class Trainer:
         stage, settings = self.stages[index], self.settings
         if state is not None:
             self.model.load_state_dict(state["model"])
+        elif self.sharded and position.total:
+            self.model = gathered(self.model)  # shards do not take to other parameters being frozen
         if position.step == 0:
-            self.begin(stage)
+            self.begin(self.model, stage)
         freeze(self.model, stage)
-        module = parallel(self.task(stage).to(self.processes.device), settings.parallel, self.processes).train()
+        task = self.task(self.model, stage).to(self.processes.device)
+        module = parallel(task, settings.parallel, self.processes, partly=not stage.pretraining).train()
         optimizer = make_optimizer(self.model, stage, settings)
         if state is not None and state["optimizer"] is not None:
             load_state(self.model, optimizer, (state["model"], state["optimizer"]), self.sharded)
-        batches, meter = self._loader(position.total), Meter()
+        batches, meter = self._loader(position.total), Meter(position.total)
         while position.step < stage.steps:
             for group in optimizer.param_groups:
                 share = rate(position.step, stage.steps, settings.warmup)
@@ -194,32 +195,25 @@ class Trainer:
 
 
 class Meter:
-    """Tokens a second and the share of time spent waiting for data, since the last reading."""
+    """Tokens a second and the share of time spent waiting for data, since the last reading or `step`."""
 
-    def __init__(self) -> None:
-        self.start, self.tokens, self.waited, self.step = time.perf_counter(), 0, 0.0, -1
+    def __init__(self, step: int) -> None:
+        self.start, self.tokens, self.waited, self.step = time.perf_counter(), 0, 0.0, step
 
-    def waiting(self) -> AbstractContextManager[None]:
-        meter = self
-
-        class Waiting(AbstractContextManager[None]):
-            def __enter__(self) -> None:
-                self.start = time.perf_counter()
-
-            def __exit__(self, *_: object) -> None:
-                meter.waited += time.perf_counter() - self.start
-
-        return Waiting()
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - started
 
     def read(self, step: int, total: int) -> dict[str, float]:
         """`eta_seconds` assumes that the steps to come take as long as those since the last reading."""
         now = time.perf_counter()
         seconds = max(now - self.start, 1e-9)
-        steps = step - self.step if self.step >= 0 else 1
         values = {
             "tokens_per_second": self.tokens / seconds,
             "data_wait": self.waited / seconds,
-            "eta_seconds": seconds / max(steps, 1) * (total - step),
+            "eta_seconds": seconds / (step - self.step) * (total - step),
         }
         self.start, self.tokens, self.waited, self.step = now, 0, 0.0, step
         return values

@@ -12,6 +12,7 @@ from .config import ModelSource, TextData
 
 if TYPE_CHECKING:
     from ..distill import Stage, Weights
+    from ..heads import Model
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ def distill(config: DistillConfig) -> Path:
         batches = pretraining_batches(config.data, student.config.vocab_size, train.seed, processes)
         stages = transfer.stages(student.config.num_hidden_layers, train.steps)
 
-        def begin(stage: Stage) -> None:
+        def begin(model: Model, stage: Stage) -> None:
             if stage.copies_ends:
                 batch = {k: v.to(processes.device) for k, v in batches.batch(0, 0, 1, train.batch_size).items()}
-                copy_ends(teacher, student, batch if transfer.calibrate else None)
+                copy_ends(teacher, model, batch if transfer.calibrate else None)
 
-        task = lambda stage: Distillation(student, teacher, stage, transfer.weights())  # noqa: E731
-        task(stages[0])  # refuse a pair that does not match before anything is written
+        task = lambda model, stage: Distillation(model, teacher, stage, transfer.weights())  # noqa: E731
+        task(student, stages[0])  # refuse a pair that does not match before anything is written
         return Trainer(student, task, stages, batches, Path(config.output), train, processes, begin).fit()
     finally:
         leave()

@@ -109,7 +109,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
     stages = pretraining(model.config.num_hidden_layers, max(1, steps))
     kind = Spans if config.task in SQUAD else Classification
-    task = lambda stage: kind(model)  # noqa: E731
+    task = lambda model, stage: kind(model)  # noqa: E731
     folder = Trainer(model, task, stages, batches, output, train, processes).fit()
     if not processes.first:
         return {}

@@ -33,7 +33,7 @@ def pretrain(config: PretrainConfig) -> Path:
         model = config.model.load("mlm", train.seed)
         batches = pretraining_batches(config.data, model.config.vocab_size, train.seed, processes)
         stages = pretraining(model.config.num_hidden_layers, train.steps)
-        task = lambda stage: PreTraining(model)  # noqa: E731
+        task = lambda model, stage: PreTraining(model)  # noqa: E731
         return Trainer(model, task, stages, batches, Path(config.output), train, processes).fit()
     finally:
         leave()

@@ -34,7 +34,7 @@ def run(stages: tuple[Stage, ...], student: Model, teacher: Model, prepared: Pat
     """What moved in each stage, the copy at its beginning left out."""
     seen, moved = [], []
 
-    def begin(stage: Stage) -> None:
+    def begin(model: Model, stage: Stage) -> None:
         if seen:
             moved.append(parts(seen.pop(), student.state_dict()))
         if stage.copies_ends:
@@ -42,7 +42,7 @@ def run(stages: tuple[Stage, ...], student: Model, teacher: Model, prepared: Pat
         seen.append({name: value.clone() for name, value in student.state_dict().items()})
 
     batches = PreTrainingBatches(prepared, 32, 200)
-    task = lambda stage: Distillation(student, teacher, stage, Weights())  # noqa: E731
+    task = lambda model, stage: Distillation(model, teacher, stage, Weights())  # noqa: E731
     Trainer(student, task, stages, batches, folder, SETTINGS, join("cpu"), begin).fit()
     return [*moved, parts(seen.pop(), student.state_dict())]
 

@@ -99,7 +99,9 @@ def make(prepared: Path, folder: Path, seed: int = 0, task: Callable | None = No
     batches = PreTrainingBatches(prepared, 32, 200)
     settings = replace(settings, **changes)
     stages = pretraining(2, settings.steps)
-    return Trainer(model, task or (lambda stage: PreTraining(model)), stages, batches, folder, settings, join("cpu"))
+    return Trainer(
+        model, task or (lambda model, stage: PreTraining(model)), stages, batches, folder, settings, join("cpu")
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(prepared: Path, tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(prepared:
                 terms["loss"] = terms["mlm"] + terms["nsp"]
             return terms
 
-    trainer = make(prepared, tmp_path / "run", task=lambda stage: Bad())
+    trainer = make(prepared, tmp_path / "run", task=lambda model, stage: Bad())
     with pytest.raises(ModelError, match=r"step 4: nsp is nan; the last good checkpoint is .*step-00000002.pt"):
         trainer.fit()
     assert all(p.isfinite().all() for p in trainer.model.parameters())
@@ -167,7 +169,7 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path, tmp_path: Path)
             def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
                 return {"loss": self.inside(batch)["nsp"]}
 
-        trainer.task = lambda stage, trainer=trainer, kind=NextSentence: kind(trainer.model)
+        trainer.task = lambda model, stage, kind=NextSentence: kind(model)
         trainer._check_finite = lambda *_, model=trainer.model, kept=kept: kept.extend(  # type: ignore[method-assign]
             p.grad.clone() for p in model.parameters() if p.grad is not None
         )
@@ -185,46 +187,82 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert rate(0, 10, 0.0) == 1
 
 
+RUNS = {
+    "pretrain": "train.steps=2",
+    "distill": "train.steps=2 train.checkpoint_every=3 transfer.transfer_steps=4",  # a checkpoint inside stage 2
+    "attention": "train.steps=1 transfer.transfer_steps=2 transfer.strategy=joint transfer.feature_map=0 "
+    "transfer.mean=0 transfer.variance=0",
+}
 ONE_OF_TWO = """
-import os, sys, torch
+import json, os, sys, torch
 torch.set_num_threads(1)
 from model.__main__ import main
-config, folder, *ports = sys.argv[1:]
-for parallel, os.environ["MASTER_PORT"] in zip(("ddp", "fsdp"), ports):
-    sets = f"output={folder}/{parallel} train.accumulate=1 train.parallel={parallel}".split()
-    assert main(["pretrain", config, *(word for text in sets for word in ("--set", text))]) == 0
+from model.trainer import Trainer
+folder, runs, *ports = sys.argv[1:]
+step = Trainer._step
+
+def train(name, parallel, sets):
+    os.environ["MASTER_PORT"] = ports.pop()
+    sets = f"output={folder}/{name}-{parallel} train.parallel={parallel} train.accumulate=1 {sets}"
+    command = "pretrain" if name == "pretrain" else "distill"
+    return main([command, f"{folder}/{command}.toml", *(word for text in sets.split() for word in ("--set", text))])
+
+def interrupted(self, *arguments):
+    if self.progress.path.parent.name.startswith("distill") and arguments[3].total == 3:
+        raise KeyboardInterrupt
+    return step(self, *arguments)
+
+for parallel in ("ddp", "fsdp"):
+    for name, sets in json.loads(runs).items():
+        Trainer._step = interrupted
+        try:
+            assert train(name, parallel, sets) == 0
+            assert name != "distill"
+        except KeyboardInterrupt:
+            Trainer._step = step
+            assert train(name, parallel, sets) == 0
 """
 
 
-def test_two_processes_learn_as_one_does(prepared: Path, tmp_path: Path) -> None:
-    """In whole copies (DDP) and in shards (FSDP): what one process accumulates, two take at a time."""
-    save_checkpoint(create(replace(TINY, hidden_dropout=0.0, attention_dropout=0.0), "mlm"), tmp_path / "start")
-    path = tmp_path / "pretrain.toml"
-    path.write_text(f"""
-output = "{tmp_path}/one"
-model = {{ folder = "{tmp_path}/start" }}
+def test_two_processes_learn_as_one_does(config: Path, prepared: Path, tmp_path: Path) -> None:
+    """In whole copies (DDP) and in shards (FSDP): what one process accumulates, two take at a time.
+
+    Also over the stages of progressive transfer, interrupted in one of them, and where nothing but attention is
+    compared, so that what follows it in a layer has no gradient.
+    """
+    still = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    save_checkpoint(create(replace(TINY, **still), "mlm", 2), tmp_path / "student")
+    (tmp_path / "pretrain.toml").write_text(f"""
+output = ""
+model = {{ folder = "{tmp_path}/student" }}
 data = {{ folder = "{prepared}", sequence_length = 32 }}
-train = {{ steps = 3, batch_size = 2, accumulate = 2, checkpoint_every = 2, device = "cpu" }}
+train = {{ batch_size = 2, accumulate = 2, device = "cpu" }}
 """)
-    with socket.socket() as a, socket.socket() as b:
-        for free in (a, b):
-            free.bind(("127.0.0.1", 0))
-        ports = [str(free.getsockname()[1]) for free in (a, b)]
+    sockets = [socket.socket() for _ in range(2 * len(RUNS) + 2)]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    ports = [str(free.getsockname()[1]) for free in sockets]
+    for free in sockets:
+        free.close()
     shared = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     shared |= {"GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", ONE_OF_TWO, str(path), str(tmp_path), *ports]
+    command = [sys.executable, "-c", ONE_OF_TWO, str(tmp_path), json.dumps(RUNS), *ports]
     both = [subprocess.Popen(command, env=shared | {"RANK": str(i)}, stderr=subprocess.PIPE, text=True) for i in (0, 1)]
-    assert main(["pretrain", str(path)]) == 0
+    for name, sets in RUNS.items():
+        words = [word for text in (f"output={tmp_path}/{name}", *sets.split()) for word in ("--set", text)]
+        file = tmp_path / "pretrain.toml" if name == "pretrain" else config
+        assert main([file.stem, str(file), *words]) == 0
     try:
         for process in both:
-            _, errors = process.communicate(timeout=100)
+            _, errors = process.communicate(timeout=200)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in both:
             process.kill()
-    start = load_checkpoint(tmp_path / "start").state_dict()
-    one = weights(tmp_path / "one")
-    moved = sum((one[name] - start[name]).norm().item() for name in one)
-    for name in ("ddp", "fsdp"):
-        other = weights(tmp_path / name)
-        assert sum((one[n] - other[n]).norm().item() for n in one) < 1e-3 * moved
+    start = load_checkpoint(tmp_path / "student").state_dict()
+    for name in RUNS:
+        one = weights(tmp_path / name)
+        moved = sum((one[n] - start[n]).norm().item() for n in one)
+        for parallel in ("ddp", "fsdp"):
+            other = weights(tmp_path / f"{name}-{parallel}")
+            assert sum((one[n] - other[n]).norm().item() for n in one) < 1e-3 * moved, (name, parallel)
