@@ -26,7 +26,10 @@ RUNTIME = Path(__file__).parent / "runtime"
 
 # What a library may take from the target; anything else is a mistake that must not reach a phone.
 LIBC = frozenset(
-    ["clock_gettime", "getauxval", "memcpy", "memmove", "memset", "mmap", "munmap", "pthread_create", "pthread_join", "syscall"],
+    (
+        *("clock_gettime", "getauxval", "memcpy", "memmove", "memset", "mmap", "munmap", "pthread_create"),
+        *("pthread_join", "syscall"),
+    )
 )
 SANITIZERS = frozenset(["address", "fuzzer", "thread", "undefined"])
 # What sanitized code calls: the program that loads the library is linked with the sanitizers, and so defines it.

@@ -24,7 +24,7 @@ def describe_kernel(kernel: KernelSpec) -> str:
     if isinstance(kernel, Linear):
         words = [f"linear {kernel.k} → {kernel.n}", *["bias"] * kernel.bias]
     elif isinstance(kernel, Attention):
-        words = [f"attention {kernel.heads} × {kernel.head_size}", *["mask"] * kernel.has_mask]
+        words = [f"attention {kernel.heads} heads × {kernel.head_size}", *["mask"] * kernel.has_mask]
     elif isinstance(kernel, Gather):
         words = [f"lookup {kernel.table_rows} × {kernel.n}"]
     elif isinstance(kernel, LayerNorm):

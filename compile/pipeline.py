@@ -26,6 +26,7 @@ from compile.lower import lower
 from compile.package import manifest, runtime_sources, staging, write_manifest
 from compile.plan import make_plan
 from compile.program import Program
+from compile.report import write_report
 from compile.targets import Target
 from compile.verify import verify
 from compile.vocabulary import Vocabulary, text_inputs, write_vocabulary
@@ -128,6 +129,7 @@ def build_program(
                 data["verification"] = verify(folder, verify_with)
         data["build_seconds"] = clock.seconds
         write_manifest(folder, data)
+        write_report(folder, data)
     return BuildResult(out, data, clock.seconds)
 
 

@@ -31,7 +31,7 @@ def test_preset_to_verified_artifact_in_a_process_of_its_own(tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["build"]
     (folder,) = (tmp_path / "build").iterdir()
     assert folder.name == "mobilebert-tiny-host"
-    assert {p.suffix for p in folder.iterdir() if p.is_file()} == {".so", ".json"}
+    assert {p.suffix for p in folder.iterdir() if p.is_file()} == {".so", ".json", ".html"}
 
 
 def test_json_is_the_manifest(mobilebert: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
