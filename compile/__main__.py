@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from compile.aar import PACKAGES
 from compile.targets import CPUS, TARGETS, find_target
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
     add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt: the library then takes text as well as ids")
     add("--cased", action="store_true", help="the vocabulary tells upper from lower case (BERT cased)")
+    add("--package", choices=tuple(PACKAGES), help="also an Android archive in a Maven folder, or a jar (takes a JDK)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
     add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
@@ -109,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         vocab=args.vocab,
         cased=args.cased,
+        package=args.package,
         verify=args.verify,
         sanitize=args.sanitize,
         dump=args.dump,
@@ -151,6 +154,8 @@ def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> Non
     for check in manifest.get("verification", []):
         verdict = "passed" if check["passed"] else "FAILED"
         rows.append(("verified", f"{verdict} on {check['where']}: error {check['error']:.1e} of the output range"))
+    if made := manifest.get("package"):
+        rows.append(("package", made["file"] + (f"; {made['coordinates']} in maven/" if "coordinates" in made else "")))
     rows.append(("time", f"{seconds:.1f} s"))
     for row in rows:
         table.add_row(*row)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compile.aar import check_package
 from compile.errors import CompileError
 from compile.link import find_toolchain
 from compile.package import library_name
@@ -30,6 +31,7 @@ def build(
     seed: int = 0,
     vocab: str | Path | None = None,
     cased: bool = False,
+    package: str | None = None,
     verify: bool = False,
     sanitize: str = "",
     dump: str | Path | None = None,
@@ -39,7 +41,8 @@ def build(
 
     seq_len: tokens in a sequence; threads: the library's default, 0 for one a core up to four; head: what the model
     ends in, by default a checkpoint's own or none; seed: of a preset's random weights; vocab: the model's vocab.txt,
-    for a library that takes text as well as ids; cased: it tells upper from lower case; verify: run the library here
+    for a library that takes text as well as ids; cased: it tells upper from lower case; package: "aar", for
+    Gradle, or "jar", for Java on Linux, beside the library (takes a JDK); verify: run the library here
     and compare it with ONNX Runtime; sanitize: for this machine, clang's sanitizers to compile runtime and plan with
     (kernels are machine code that TVM made and stay as they are), for programs that are built with the same ones;
     dump: a folder for the intermediate representations; progress: called with each
@@ -58,6 +61,8 @@ def build(
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
     find_toolchain(spec, sanitize)  # what can fail at once does: imports and weights take seconds
     vocabulary = read_vocabulary(Path(vocab), cased) if vocab else None
+    if package:
+        check_package(package, spec)
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
@@ -67,7 +72,7 @@ def build(
         graph, name, origin = _obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
-        options = Options(seq_len, threads, verify, sanitize, vocabulary, keep, origin)
+        options = Options(seq_len, threads, verify, sanitize, vocabulary, package, keep, origin)
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
 

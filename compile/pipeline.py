@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 import passes
+from compile.aar import PACKAGES
 from compile.blame import blame
 from compile.check import check_library
 from compile.codegen.objects import compile_kernels
@@ -43,6 +44,7 @@ class Options:
     verify: bool = False
     sanitize: str = ""
     vocabulary: Vocabulary | None = None
+    package: str | None = None
     dump: Path | None = None
     origin: dict[str, Any] = field(default_factory=dict)
 
@@ -102,7 +104,7 @@ def build_program(
         plan = make_plan(program)
         takes = text_inputs(plan, options.vocabulary) if options.vocabulary else []
     with staging(out.absolute()) as folder:
-        require_space(folder, 3 * plan.weight_bytes + (64 << 20))
+        require_space(folder, (5 if options.package == "aar" else 3) * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()
         with clock.phase("compile kernels"), compiling or nullcontext():
@@ -123,6 +125,9 @@ def build_program(
         data["default_threads"] = options.threads
         data["sanitize"] = options.sanitize
         data["vocabulary"] = options.vocabulary.to_dict() if options.vocabulary else None
+        if options.package:
+            with clock.phase("package"):
+                data["package"] = PACKAGES[options.package](folder, name, target)
         write_manifest(folder, data)
         if options.verify and verify_with is not None:
             with clock.phase("verify"):

@@ -1,0 +1,215 @@
+"""com.pocketbert.Model in a real Java virtual machine: an Android archive's classes, and libraries for this machine."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import compile
+from compile.link import RUNTIME
+from compile.load import read_manifest
+from compile.verify import random_samples
+
+JAVA = Path(__file__).parent / "java"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("javac") is None, reason="needs a JDK: Debian package default-jdk-headless"
+)
+
+
+def scale(path: Path, factor: float) -> Path:
+    """A model of one product, y = factor · x, with a fixed number of tokens."""
+    weight = onnx.numpy_helper.from_array(np.eye(16, dtype=np.float32) * np.float32(factor), "w")
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    infos = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 8, 16]) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "test", infos[:1], infos[1:], [weight])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def run(*command: object) -> str:
+    """What the program prints. It must succeed, and `-Xcheck:jni` have nothing to say."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "native method" not in done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """classes.jar out of an Android archive."""
+    folder = tmp_path_factory.mktemp("archive")
+    built = compile.build(scale(folder / "scale.onnx", 2), seq_len=8, out=folder / "artifact", package="aar").folder
+    with zipfile.ZipFile(built / "scale.aar") as archive:
+        return Path(archive.extract("classes.jar", folder))
+
+
+@pytest.fixture(scope="module")
+def java(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """java(command, library, ...): what Checks.java prints."""
+    folder = tmp_path_factory.mktemp("checks")
+    run("javac", "-cp", classes, "-d", folder, JAVA / "Checks.java")
+
+    def call(command: str, *arguments: object, options: tuple[str, ...] = ()) -> str:
+        return run("java", "-Xcheck:jni", *options, "-cp", f"{classes}:{folder}", "Checks", command, *arguments)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def artifact(exported: Callable, compiled: Callable) -> Path:
+    return compiled(exported("mobilebert-tiny", seq_len=16), seq_len=16)
+
+
+@pytest.fixture(scope="module")
+def library(artifact: Path) -> Path:
+    return artifact / "libmobilebert_tiny.so"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_java_computes_what_python_computes_bit_for_bit(
+    threads: int, java: Callable, artifact: Path, library: Path, tmp_path: Path
+) -> None:
+    lengths = [16, 1, 7, 16, 15]
+    samples, wanted = b"", b""
+    with compile.load(artifact, threads=threads) as model:
+        for tokens, sample in zip(lengths, random_samples(read_manifest(artifact), len(lengths), 3), strict=True):
+            short = {name: np.ascontiguousarray(array[:, :tokens]) for name, array in sample.items()}
+            samples += np.int64(tokens).tobytes() + b"".join(array.tobytes() for array in short.values())
+            wanted += b"".join(array.tobytes() for array in model.run(short).values())
+    (tmp_path / "samples").write_bytes(samples)
+    java("run", library, threads, tmp_path / "samples", tmp_path / "results")
+    assert (tmp_path / "results").read_bytes() == wanted
+
+
+def test_description_is_the_manifests(java: Callable, artifact: Path, library: Path) -> None:
+    facts = read_manifest(artifact)
+    tokens, *lines = java("describe", library).splitlines()
+    assert int(tokens) == facts["tokens"]
+    for line, entry in zip(lines, facts["inputs"] + facts["outputs"], strict=True):
+        limits = ", {} <= id < {}".format(*entry["range"]) if "range" in entry else ""
+        assert line == f"{entry['name']}: {entry['dtype']}{entry['shape']}{limits}"
+
+
+ARGUMENT, STATE, MODEL = "IllegalArgumentException", "IllegalStateException", "ModelException"
+REFUSALS = {
+    "fine": ("nothing", ""),
+    "no tokens": (ARGUMENT, "0 tokens: the model takes 1 to 16"),
+    "negative tokens": (ARGUMENT, "-5 tokens"),
+    "too many tokens": (ARGUMENT, "17 tokens"),
+    "heap input": (ARGUMENT, "input_ids: not a direct buffer"),
+    "null input": (ARGUMENT, "input_ids: not a direct buffer"),
+    "no inputs": (ARGUMENT, "0 inputs: the model has 3"),
+    "null inputs": ("NullPointerException", "inputs"),
+    "one output": (ARGUMENT, "1 outputs: the model has 2"),
+    "other order": (ARGUMENT, "input_ids: the buffer's order"),
+    "input too short": (ARGUMENT, "input_ids: the buffer has 127 bytes from position to limit, the tensor 128"),
+    "short is enough for fewer tokens": ("nothing", ""),
+    "input behind a position": ("nothing", ""),
+    "position too far": (ARGUMENT, "127 bytes"),
+    "misaligned": (ARGUMENT, "aligned"),
+    "read-only output": (ARGUMENT, "last_hidden_state: an output's buffer must not be read-only"),
+    "read-only input": ("nothing", ""),
+    "id outside its table": (ARGUMENT, "outside its table"),
+    "fine again": ("nothing", ""),
+    "threads": (ARGUMENT, "threads must be 0"),
+    "no such file": (MODEL, "/nowhere/libnothing.so cannot be loaded"),
+    "no such name": (MODEL, "nothing cannot be loaded"),
+    "renamed": (MODEL, "its name must be lib<name>.so"),
+    "closed": (STATE, "closed"),
+}
+
+
+def test_every_mistake_is_an_exception_that_says_what_is_wrong(java: Callable, library: Path) -> None:
+    outcomes = [line.split(" | ") for line in java("refusals", library).splitlines()]
+    assert [situation for situation, *_ in outcomes] == list(REFUSALS)
+    for situation, exception, message in outcomes:
+        wanted, words = REFUSALS[situation]
+        assert (exception, words in message) == (wanted, True), f"{situation}: {exception}: {message}"
+
+
+def test_random_bytes_are_refused_and_do_no_harm(java: Callable, library: Path) -> None:
+    assert java("garbage", library) == "refused 200\n"
+
+
+def test_eight_threads_on_one_model_and_on_eight(java: Callable, library: Path) -> None:
+    assert java("threads", library, 25) == "agreed\n"
+
+
+def test_close_waits_for_a_run_and_later_runs_are_refused(java: Callable, library: Path) -> None:
+    assert java("closing", library) == "closed\n"
+
+
+def test_models_that_nobody_closes_do_not_pile_up(java: Callable, library: Path) -> None:
+    assert int(java("dropped", library)) <= 20  # of the 100 threads that 50 models have besides their callers'
+
+
+def test_two_models_in_one_virtual_machine(java: Callable, library: Path, mobilebert_library: Path) -> None:
+    assert java("two", library, mobilebert_library / "libmobilebert.so").endswith("agreed\n")
+
+
+def test_same_name_in_another_folder_is_another_model(java: Callable, tmp_path: Path) -> None:
+    libraries = []
+    for factor in (2, 3):
+        (tmp_path / str(factor)).mkdir()
+        path = scale(tmp_path / str(factor) / "scale.onnx", factor)
+        built = compile.build(path, target="host", seq_len=8, out=path.parent / "artifact")
+        libraries.append(built.folder / "libscale.so")
+    assert java("scales", *libraries) == "2.0 3.0\n2.0 3.0\n"
+
+
+def test_library_that_the_application_loads_by_name(java: Callable, library: Path) -> None:
+    options = (f"-Djava.library.path={library.parent}",)
+    assert java("name", "mobilebert_tiny", options=options) == "opened\n"
+
+
+def test_library_loads_where_there_is_no_pocketbert(library: Path, tmp_path: Path) -> None:
+    run("javac", "-d", tmp_path, JAVA / "Alone.java")
+    assert run("java", "-Xcheck:jni", "-cp", tmp_path, "Alone", library) == "loaded\n"
+
+
+def test_other_libraries_are_refused(java: Callable, library: Path, tmp_path: Path) -> None:
+    shutil.copy(library, tmp_path / "librenamed.so")
+    (tmp_path / "libtext.so").write_text("no library")
+    (tmp_path / "empty.c").touch()
+    zig = (sys.executable, "-m", "ziglang", "cc")
+    run(*zig, "-shared", "-nostdlib", tmp_path / "empty.c", "-o", tmp_path / "libforeign.so")
+    lines = java("strangers", *(tmp_path / f"lib{name}.so" for name in ("renamed", "text", "foreign"))).splitlines()
+    assert re.match(r"renamed \| nothing", lines[0])
+    assert re.match(r"text \| ModelException \| .*libtext.so cannot be loaded", lines[1])
+    assert re.match(r"foreign \| ModelException \| .*is not a model", lines[2])
+
+
+def test_hand_declared_interface_is_the_jdks(tmp_path: Path) -> None:
+    """Every function that java.h declares is where the JDK's jni.h has it, every other type as large."""
+    include = Path(shutil.which("javac") or "").resolve().parents[1] / "include"
+    if not (include / "jni.h").exists():
+        pytest.skip("needs jni.h: Debian package default-jdk-headless")
+    ours = (RUNTIME / "java.h").read_text()
+    lines = ["#include <stddef.h>", "#include <jni.h>", '#include "java.h"']
+    for kind, theirs in (("pb_jni", "JNINativeInterface_"), ("pb_jvm", "JNIInvokeInterface_")):
+        body = re.search(rf"struct {kind} {{(.*?)}};", ours, re.DOTALL)
+        functions = re.findall(r"\(\*(\w+)\)", body[1]) if body else []
+        assert functions
+        lines += [
+            f'_Static_assert(offsetof(struct {kind}, {f}) == offsetof(struct {theirs}, {f}), "{f}");' for f in functions
+        ]
+    pairs = [("pb_jvalue", "jvalue"), ("pb_jni_method", "JNINativeMethod"), ("pb_env", "JNIEnv"), ("pb_vm", "JavaVM")]
+    lines += [f'_Static_assert(sizeof({a}) == sizeof({b}), "{b}");' for a, b in pairs]
+    members = [("name", "name"), ("signature", "signature"), ("function", "fnPtr")]
+    lines += [
+        f'_Static_assert(offsetof(pb_jni_method, {a}) == offsetof(JNINativeMethod, {b}), "{b}");' for a, b in members
+    ]
+    lines += [
+        '_Static_assert(PB_JNI_VERSION == JNI_VERSION_1_6 && PB_JNI_OK == JNI_OK && PB_JNI_ERROR == JNI_ERR, "");'
+    ]
+    (tmp_path / "compare.c").write_text("\n".join(lines))
+    folders = ["-I", include, "-I", include / "linux", "-I", RUNTIME]
+    run(sys.executable, "-m", "ziglang", "cc", "-std=c11", *folders, "-c", tmp_path / "compare.c", "-o", tmp_path / "o")
