@@ -24,7 +24,7 @@ from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
 from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_vector, pack_weight
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
-from compile.kernels.tiles import linear_tile
+from compile.kernels.tiles import TileTable
 from compile.patterns import (
     RESHAPES,
     Part,
@@ -54,20 +54,21 @@ from compile.targets import Isa
 from compile.tokens import Tokens
 
 
-def lower(graph: Graph, tokens: int, isa: Isa) -> Program:
-    """Raises CompileError where a tensor cannot be computed by any kernel."""
+def lower(graph: Graph, tokens: int, isa: Isa, tiles: TileTable | None = None) -> Program:
+    """tiles says which tile a kernel gets. Raises CompileError where a tensor cannot be computed by any kernel."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 20 * len(graph.nodes) + 1000))
     try:
-        return _Lowering(graph, tokens, isa).run()
+        return _Lowering(graph, tokens, isa, tiles or TileTable()).run()
     finally:
         sys.setrecursionlimit(limit)
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, tokens: int, isa: Isa) -> None:
+    def __init__(self, graph: Graph, tokens: int, isa: Isa, tiles: TileTable) -> None:
         self.graph = graph
         self.isa = isa
+        self.tiles = tiles
         self.program = Program(tokens)
         self.views: dict[int, View] = {}
         self.weights: dict[str, Value] = {}
@@ -203,7 +204,7 @@ class _Lowering:
             return None
         width = match.heads * match.head_size
         q, k, v = (self.seen_as(part, tokens, width) for part in (match.query, match.key, match.value))
-        tile = linear_tile(self.isa, "f32", match.head_size, tokens)
+        tile = self.tiles.choose("attention", self.isa, "f32", match.head_size, tokens)
         kernel = Attention(match.heads, match.head_size, match.scale, match.mask is not None, tile, self.isa)
         mask: list[Argument] = [Whole(k), Number(0)]  # never read
         if match.mask is not None and match.mask.shape[2] == 1:
@@ -267,7 +268,7 @@ class _Lowering:
             bias = chain.operands[0]
             chain = Chain(chain.source, chain.steps[1:], chain.operands[1:])
         operands = self.operands(chain, rows, n, node)
-        tile = linear_tile(self.isa, "f32", k, n)
+        tile = self.tiles.choose("linear", self.isa, "f32", k, n)
         kernel = Linear(k, n, bias is not None, tuple(chain.steps), tile, self.isa)
         packed = self.whole(self.weight(pack_weight(weight, tile), chain.source.inputs[1].name))
         to = self.result(node, rows, n)

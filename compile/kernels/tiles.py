@@ -7,7 +7,9 @@ that one vector load brings and multiply-adds use by lane.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from compile.targets import Isa
 
@@ -31,9 +33,48 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("neon", "f32"): TileConfig(5, 16, k_unroll=4),
 }
 
-# (isa, precision, k, n) -> tile, where measurement found better than the default.
-SHAPE_TILES: dict[tuple[str, str, int, int], TileConfig] = {}
+
+class TileKey(NamedTuple):
+    """What a tile is chosen by. k, n: a linear's K and N; an attention's head size and number of tokens."""
+
+    family: str
+    isa: str
+    precision: str
+    k: int
+    n: int
+
+
+@dataclass
+class TileTable:
+    """`tuned` tiles where there are any, else the default; `asked` is whether each key was found there."""
+
+    tuned: Mapping[TileKey, TileConfig] = field(default_factory=dict)
+    asked: dict[TileKey, bool] = field(default_factory=dict)
+
+    def choose(self, family: str, isa: Isa, precision: str, k: int, n: int) -> TileConfig:
+        key = TileKey(family, isa.name, precision, k, n)
+        self.asked[key] = key in self.tuned
+        return self.tuned.get(key) or DEFAULT_TILES[isa.name, precision]
 
 
 def linear_tile(isa: Isa, precision: str, k: int, n: int) -> TileConfig:
-    return SHAPE_TILES.get((isa.name, precision, k, n), DEFAULT_TILES[isa.name, precision])
+    """The default."""
+    return TileTable().choose("linear", isa, precision, k, n)
+
+
+def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
+    """Tiles that fit the registers and have enough accumulators to hide a multiply-add's latency, default first.
+
+    Registers hold the accumulators, one row of weights, and one activation; or, where multiply-adds take one lane, a
+    vector of activations a row.
+    """
+    default = DEFAULT_TILES[isa.name, precision]
+    found = []
+    for mr in range(1, 17):
+        for vectors in range(1, 9):
+            activations = mr if isa.by_element else 1
+            fits = mr * vectors + vectors + activations <= isa.registers
+            if fits and mr * vectors >= isa.registers // 2:
+                unrolls = (isa.lanes, 2 * isa.lanes) if isa.by_element else (1, 2, 4)
+                found += [TileConfig(mr, vectors * isa.lanes, unroll) for unroll in unrolls]
+    return [default, *(tile for tile in found if tile != default)]

@@ -1,0 +1,99 @@
+"""Tuning databases: which tile was found to be the fastest for a kernel on a CPU. README.md says how each was obtained.
+
+A database is a text file with one JSON object a line, only ever appended to. Lines whose status is "chosen" are what a
+build reads, of those with the same key the last; the others are the history of a tuning session (`python -m tune`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compile.errors import CompileError
+from compile.kernels.tiles import TileConfig, TileKey
+from compile.targets import Cpu
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line. how: "measured" or "estimated"; ms and gflops are of one call, and of the default tile where it won."""
+
+    cpu: str
+    key: TileKey
+    tile: TileConfig
+    status: str
+    how: str
+    ms: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        tile = [self.tile.mr, self.tile.nr, self.tile.k_unroll]
+        head = {"cpu": self.cpu, **self.key._asdict(), "tile": tile, "status": self.status, "how": self.how}
+        return json.dumps(head | {"ms": self.ms} | self.detail) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """Raises ValueError if `line` is not what `to_line` wrote."""
+        data = json.loads(line)
+        try:
+            key = TileKey(**{name: data.pop(name) for name in TileKey._fields})
+            tile = TileConfig(*data.pop("tile"))
+            known = {name: data.pop(name) for name in ("cpu", "status", "how", "ms")}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"no tuning record: {error!r}") from error
+        numbers = (key.k, key.n, tile.mr, tile.nr, tile.k_unroll)
+        if not all(isinstance(n, int) and n > 0 for n in numbers):
+            raise ValueError(f"a size in {numbers} is no positive integer")
+        return cls(key=key, tile=tile, detail=data, **known)
+
+
+@dataclass
+class Database:
+    """All records of a file, in order; `damaged` names the lines that were skipped, with the reason."""
+
+    path: Path
+    records: list[Record] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> dict[TileKey, Record]:
+        return {record.key: record for record in self.records if record.status == "chosen"}
+
+
+def read(path: Path, cpu: Cpu) -> Database:
+    """Raises CompileError if the file cannot be read, or holds a record for another CPU."""
+    found = Database(path)
+    for number, line in _lines(path):
+        try:
+            record = Record.from_line(line)
+        except ValueError as error:
+            found.damaged.append(f"{path}:{number}: skipped: {error}")
+            continue
+        if record.cpu != cpu.name or record.key.isa != cpu.isa.name:
+            raise CompileError(
+                f"{path}:{number}: this record is for {record.cpu} ({record.key.isa}), not for {cpu.name} "
+                f"({cpu.isa.name}): give that CPU's database with --db, or its name with --cpu"
+            )
+        found.records.append(record)
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise CompileError(f"--db {path} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, line
+
+
+def shipped(cpu: Cpu) -> Path | None:
+    """The database that comes with the compiler for `cpu`."""
+    path = FOLDER / f"{cpu.name}.jsonl"
+    return path if path.exists() else None
