@@ -4,7 +4,7 @@
 
 enum {
     MAX_THREADS = 64,
-    OPTIONS_SIZE_1 = 16, /* of the first version: `size` and `threads` */
+    OPTIONS_SIZE_1 = 16, /* of the first version, which ends before `cores` */
     LARGEST_SIZE = 256,  /* of a later version's structs: what is more than this is no size */
 };
 

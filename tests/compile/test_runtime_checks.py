@@ -3,6 +3,7 @@
 import ctypes
 import json
 import mmap
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,70 @@ def test_options_of_another_size(size: int, model: Model) -> None:
     assert b"size" in model.error(None)
 
 
+def options(size: int, *words: int) -> Any:
+    """The first `size` bytes of 64-bit words that begin with the size."""
+    memory = (ctypes.c_uint64 * (size // 8))(size, *words)
+    return ctypes.byref(memory)
+
+
+@pytest.mark.parametrize("size", [16, 24, 32, 256])
+def test_options_of_an_older_or_newer_header(size: int, model: Model) -> None:
+    """What is missing counts as 0, and what this library does not know must be 0."""
+    before = len(list(Path("/proc/self/task").iterdir()))
+    handle = ctypes.c_void_p()
+    assert model.open(options(size, 3), ctypes.byref(handle)) == OK, model.error(None)
+    assert len(list(Path("/proc/self/task").iterdir())) == before + 2
+    model.close_model(handle)
+
+
+@pytest.mark.parametrize(("size", "place"), [(32, 3), (256, 3), (256, 31)])
+def test_options_that_this_library_lacks(size: int, place: int, model: Model) -> None:
+    words = [3] + [0] * (size // 8 - 2)
+    words[place - 1] = 1
+    handle = ctypes.c_void_p(1)
+    assert model.open(options(size, *words), ctypes.byref(handle)) == ARGUMENT
+    assert not handle
+    assert b"option" in model.error(None)
+
+
+def test_threads_run_on_the_cores_that_are_named(model: Model) -> None:
+    def cores() -> dict[str, str]:
+        return {t.name: (t / "status").read_text().split("Cpus_allowed_list:")[1].split()[0]
+                for t in Path("/proc/self/task").iterdir()}  # fmt: skip
+
+    core = max(os.sched_getaffinity(0))
+    if core > 63:
+        pytest.skip("needs one of the first 64 cores")
+    before, handle = cores(), ctypes.c_void_p()
+    given = Options(size=ctypes.sizeof(Options), threads=3, cores=1 << core)
+    assert model.open(ctypes.byref(given), ctypes.byref(handle)) == OK
+    after = cores()
+    assert [after[t] for t in after.keys() - before.keys()] == [str(core)] * 2
+    assert before == {t: after[t] for t in before}
+    model.close_model(handle)
+
+
+def test_as_many_threads_as_cores_are_named(model: Model) -> None:
+    before, handle = len(list(Path("/proc/self/task").iterdir())), ctypes.c_void_p()
+    given = Options(size=ctypes.sizeof(Options), cores=7)
+    if not {0, 1, 2} & os.sched_getaffinity(0):
+        pytest.skip("needs one of the first three cores")
+    assert model.open(ctypes.byref(given), ctypes.byref(handle)) == OK
+    assert len(list(Path("/proc/self/task").iterdir())) == before + 2
+    model.close_model(handle)
+
+
+def test_cores_that_are_not_there(model: Model) -> None:
+    if (os.cpu_count() or 64) > 63:
+        pytest.skip("needs fewer than 64 cores")
+    before, handle = len(list(Path("/proc/self/task").iterdir())), ctypes.c_void_p(1)
+    given = Options(size=ctypes.sizeof(Options), threads=2, cores=1 << 63)
+    assert model.open(ctypes.byref(given), ctypes.byref(handle)) == ARGUMENT
+    assert not handle
+    assert b"cores" in model.error(None)
+    assert len(list(Path("/proc/self/task").iterdir())) == before
+
+
 @pytest.mark.parametrize("threads", [-1, 65, 2**31 - 1])
 def test_options_with_too_many_threads_or_fewer_than_none(threads: int, model: Model) -> None:
     handle = ctypes.c_void_p(1)
@@ -187,6 +252,42 @@ def test_open_without_options_or_without_a_place_for_the_model(model: Model) -> 
     assert model.open(None, None) == ARGUMENT
     assert model.open(None, ctypes.byref(handle)) == OK
     model.close_model(handle)
+
+
+def test_closed_model_is_refused_whatever_was_opened_since(model: Model) -> None:
+    closed = ctypes.c_void_p()
+    assert model.open(None, ctypes.byref(closed)) == OK
+    model.close_model(closed)
+    for _ in range(300):
+        another = ctypes.c_void_p()
+        assert model.open(None, ctypes.byref(another)) == OK
+        assert model.run_model(closed, model.inputs, 3, model.outputs, 2) == ARGUMENT
+        assert b"closed" in model.error(closed)
+        model.close_model(closed)
+        assert model.run_model(another, model.inputs, 3, model.outputs, 2) in (OK, BUSY)
+        model.close_model(another)
+
+
+@pytest.mark.parametrize("value", [1, 4096, 2**48, 2**63, 2**64 - 1, "any"])
+def test_handle_that_nobody_gave_out(value: Any, model: Model) -> None:
+    for number in np.random.default_rng(0).integers(0, 2**63, 1000) if value == "any" else [value]:
+        handle = ctypes.c_void_p(int(number))
+        assert model.run_model(handle, model.inputs, 3, model.outputs, 2) == ARGUMENT
+        assert b"open it first" in model.error(handle)
+        model.close_model(handle)
+    assert model.run() == OK
+
+
+def test_too_many_open_models(model: Model) -> None:
+    handles = [ctypes.c_void_p() for _ in range(256)]
+    given = Options(size=ctypes.sizeof(Options), threads=1)
+    statuses = [model.open(ctypes.byref(given), ctypes.byref(handle)) for handle in handles]
+    assert set(statuses) == {OK, MEMORY}
+    assert b"close one" in model.error(None)
+    for handle in handles:
+        model.close_model(handle)
+    assert model.open(None, ctypes.byref(handles[0])) == OK
+    model.close_model(handles[0])
 
 
 def test_second_thread_on_one_model_is_told_that_it_is_busy(mobilebert_library: Path) -> None:
@@ -292,6 +393,9 @@ def test_description_is_the_manifests(mobilebert_library: Path) -> None:
     found = Description(ctypes.sizeof(Description))
     library.mobilebert_describe(ctypes.byref(found))
     library.mobilebert_describe(None)
+    older = Description(16, 0, 0, None, 99)
+    library.mobilebert_describe(ctypes.byref(older))
+    assert (older.tokens, older.output_count) == (found.tokens, 99)
     assert (found.tokens, found.cpu.decode()) == (manifest["tokens"], manifest["cpu"])
     assert found.weight_bytes == manifest["sizes"]["weights_bytes"]
     assert found.arena_bytes == manifest["sizes"]["arena_bytes"]

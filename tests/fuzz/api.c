@@ -1,0 +1,310 @@
+/* libFuzzer harness: the input's bytes say which functions of a model are called, in which order and with what.
+ *
+ * Nothing may come back but codes and messages, whatever the bytes; and what is right must be accepted. Buffers are
+ * exactly as large as they are said to be, so that AddressSanitizer sees every access beyond them.
+ *
+ * Compile with -DMODEL=<name> for the model to call. CONTRIBUTING.md has the commands.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pocketbert.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+const pocketbert_functions *JOIN(MODEL, _functions)(void);
+
+enum { MAX_TENSORS = 8, MODELS = 4, STEPS = 8 };
+
+#define CHECK(condition)                                                                                              \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
+            abort();                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+static const pocketbert_functions *api;
+static pocketbert_description model;
+static const uint8_t *bytes, *end;
+
+/* The next bytes of the input; zeros after its end. */
+static void take(void *to, size_t count)
+{
+    const size_t left = (size_t)(end - bytes);
+    memset(to, 0, count);
+    memcpy(to, bytes, count < left ? count : left);
+    bytes += count < left ? count : left;
+}
+
+static uint64_t number(size_t size)
+{
+    uint64_t value = 0;
+    take(&value, size);
+    return value;
+}
+
+static int one_in(uint64_t n)
+{
+    return number(1) % n == n - 1;
+}
+
+static void check_status(int32_t status, const pocketbert_model *handle)
+{
+    CHECK(status >= POCKETBERT_OK && status <= POCKETBERT_ERROR_VOCABULARY);
+    CHECK(strlen(api->last_error(handle)) > 0);
+}
+
+/* Options of any size, of which so many bytes exist. */
+static void open_model(pocketbert_model **handle)
+{
+    if (one_in(4)) {
+        CHECK(api->open(NULL, NULL) == POCKETBERT_ERROR_ARGUMENT);
+        return;
+    }
+    const size_t size = number(1);
+    pocketbert_options *options = malloc(size < sizeof options->size ? sizeof options->size : size);
+    CHECK(options);
+    take(options, size);
+    options->size = size;
+    if (size >= 12 && one_in(2))
+        options->threads = 1 + options->threads % 2;
+    check_status(api->open(options, handle), NULL);
+    free(options);
+    if (!*handle)
+        CHECK(api->open(NULL, handle) == POCKETBERT_OK && *handle);
+}
+
+/* An open model mostly; else one that was never opened, or has been closed since. */
+static pocketbert_model *any_handle(pocketbert_model **open, pocketbert_model *const *closed, int *valid)
+{
+    *valid = 0;
+    if (one_in(4))
+        return closed[number(1) % MODELS];
+    if (one_in(8))
+        return (pocketbert_model *)(uintptr_t)number(8);
+    pocketbert_model **handle = &open[number(1) % MODELS];
+    if (!*handle)
+        CHECK(api->open(NULL, handle) == POCKETBERT_OK);
+    *valid = 1;
+    return *handle;
+}
+
+static size_t element_size(int32_t type)
+{
+    return type == POCKETBERT_INT64 ? 8 : type == POCKETBERT_BOOL ? 1 : 4;
+}
+
+/* A tensor as the description has it, for `tokens` tokens; its memory is exactly as large. */
+static pocketbert_tensor right_tensor(const pocketbert_info *info, int32_t tokens)
+{
+    pocketbert_tensor tensor = {.type = info->type, .rank = info->rank};
+    size_t count = 1;
+    for (int32_t i = 0; i < info->rank; i++) {
+        tensor.shape[i] = i == info->token_axis ? tokens : info->shape[i];
+        count *= (size_t)tensor.shape[i];
+    }
+    CHECK(count * element_size(info->type) <= info->bytes);
+    tensor.data = malloc(count * element_size(info->type));
+    CHECK(tensor.data);
+    memset(tensor.data, 0, count * element_size(info->type));
+    return tensor;
+}
+
+/* Something that no description says. */
+static void spoil(pocketbert_tensor *tensor)
+{
+    const uint64_t what = number(1) % 5;
+    const int32_t value = 1 + (int32_t)number(3);
+    if (what == 0)
+        tensor->data = NULL;
+    else if (what == 1)
+        tensor->data = (char *)tensor->data + 1 + value % 3;
+    else if (what == 2)
+        tensor->type += value;
+    else if (what == 3)
+        tensor->rank += value;
+    else
+        tensor->shape[0] ^= (int64_t)(number(8) | 2);
+}
+
+/* Fills inputs with ids inside their tables or, sometimes, with any bytes. Returns whether all ids are inside. */
+static int fill(pocketbert_tensor *inputs, int32_t tokens)
+{
+    int inside = 1;
+    for (int32_t i = 0; i < model.input_count; i++) {
+        const pocketbert_info *info = &model.inputs[i];
+        const size_t longest = info->bytes / element_size(info->type);
+        const size_t count = info->token_axis < 0 ? longest : longest / (size_t)model.tokens * (size_t)tokens;
+        const int any = one_in(4);
+        for (size_t j = 0; j < count; j++) {
+            const int64_t range = info->high - info->low;
+            int64_t id = (int64_t)number(any ? 8 : 1);
+            if (!any && range)
+                id = info->low + id % range;
+            if (info->type == POCKETBERT_INT64)
+                ((int64_t *)inputs[i].data)[j] = id;
+            else
+                ((int32_t *)inputs[i].data)[j] = (int32_t)(id = (int32_t)id);
+            inside &= !range || (id >= info->low && id < info->high);
+        }
+    }
+    return inside;
+}
+
+static void run(pocketbert_model *handle, int valid)
+{
+    pocketbert_tensor inputs[MAX_TENSORS], outputs[MAX_TENSORS], given[2][MAX_TENSORS];
+    const int32_t tokens = 1 + (int32_t)number(1) % model.tokens;
+    for (int32_t i = 0; i < model.input_count; i++)
+        inputs[i] = right_tensor(&model.inputs[i], tokens);
+    for (int32_t i = 0; i < model.output_count; i++)
+        outputs[i] = right_tensor(&model.outputs[i], tokens);
+    const int inside = fill(inputs, tokens);
+    memcpy(given[0], inputs, sizeof inputs);
+    memcpy(given[1], outputs, sizeof outputs);
+    int32_t input_count = model.input_count, output_count = model.output_count;
+    int right = valid && inside;
+    if (one_in(4)) {
+        const uint64_t index = number(1) % (uint64_t)(input_count + output_count);
+        spoil(index < (uint64_t)input_count ? &given[0][index] : &given[1][index - (uint64_t)input_count]);
+        right = 0;
+    }
+    if (one_in(8)) {
+        input_count = (int32_t)number(4);
+        output_count = (int32_t)number(4);
+        right = right && input_count == model.input_count && output_count == model.output_count;
+    }
+    const int32_t status = api->run(handle, given[0], input_count, given[1], output_count);
+    check_status(status, handle);
+    CHECK((status == POCKETBERT_OK) == right);
+    CHECK(api->run(handle, NULL, input_count, given[1], output_count) == POCKETBERT_ERROR_ARGUMENT);
+    for (int32_t i = 0; i < model.input_count; i++)
+        free(inputs[i].data);
+    for (int32_t i = 0; i < model.output_count; i++)
+        free(outputs[i].data);
+}
+
+/* Text is the rest of the input, cut in two where there is a pair; it ends where its memory does. */
+static char *take_text(size_t *count)
+{
+    *count = (size_t)(end - bytes);
+    if (one_in(2))
+        *count = *count ? number(2) % *count : 0;
+    if (*count > (size_t)(end - bytes))
+        *count = (size_t)(end - bytes);
+    char *text = malloc(*count ? *count : 1);
+    CHECK(text);
+    take(text, *count);
+    return text;
+}
+
+static void tokenize(void)
+{
+    const int32_t room = (int32_t)(one_in(8) ? number(4) % 100000 : number(1) % 40) - 2;
+    int64_t *ids = malloc(room > 0 ? (size_t)room * sizeof *ids : 1);
+    int64_t *segments = malloc(room > 0 ? (size_t)room * sizeof *segments : 1);
+    size_t text_bytes, pair_bytes;
+    const int paired = one_in(3);
+    char *text = take_text(&text_bytes), *pair = take_text(&pair_bytes);
+    int32_t count = -1;
+    const int32_t status =
+        api->tokenize(text, text_bytes, paired ? pair : NULL, paired ? pair_bytes : 0, room, ids, segments, &count);
+    check_status(status, NULL);
+    CHECK((status == POCKETBERT_OK) == (room >= (paired ? 3 : 2)));
+    CHECK(status != POCKETBERT_OK || (count >= 2 && count <= room));
+    for (int32_t i = 0; status == POCKETBERT_OK && i < count; i++)
+        CHECK(api->token((int32_t)ids[i]) && segments[i] >= 0 && segments[i] <= paired);
+    CHECK(api->tokenize(NULL, 1, NULL, 0, room, ids, segments, &count) == POCKETBERT_ERROR_ARGUMENT);
+    free(ids), free(segments), free(text), free(pair);
+}
+
+static void run_text(pocketbert_model *handle, int valid)
+{
+    pocketbert_tensor outputs[MAX_TENSORS];
+    for (int32_t i = 0; i < model.output_count; i++) {
+        outputs[i] = right_tensor(&model.outputs[i], model.tokens);
+        outputs[i].type = outputs[i].rank = (int32_t)number(1);
+    }
+    size_t text_bytes, pair_bytes;
+    const int paired = one_in(3);
+    char *text = take_text(&text_bytes), *pair = take_text(&pair_bytes);
+    int32_t tokens = -1;
+    const int32_t status = api->run_text(handle, text, text_bytes, paired ? pair : NULL, paired ? pair_bytes : 0, outputs,
+                                         model.output_count, &tokens);
+    check_status(status, handle);
+    CHECK((status == POCKETBERT_OK) == valid);
+    CHECK(!valid || (tokens >= 2 && tokens <= model.tokens));
+    for (int32_t i = 0; i < model.output_count; i++)
+        free(outputs[i].data);
+    free(text), free(pair);
+}
+
+static void describe(void)
+{
+    const size_t size = number(1);
+    pocketbert_description *description = malloc(size < sizeof description->size ? sizeof description->size : size);
+    CHECK(description);
+    description->size = size;
+    api->describe(description);
+    api->describe(NULL);
+    free(description);
+}
+
+static void profile(pocketbert_model *handle)
+{
+    const pocketbert_record *records = NULL;
+    int32_t count = -1;
+    const int32_t status = api->profile(handle, &records, &count);
+    check_status(status, handle);
+    for (int32_t i = 0; status == POCKETBERT_OK && i < count; i++)
+        CHECK(records[i].call >= -1 && records[i].end_ns >= records[i].start_ns);
+    CHECK(api->profile(handle, NULL, NULL) == POCKETBERT_ERROR_ARGUMENT);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!api) {
+        api = JOIN(MODEL, _functions)();
+        model.size = sizeof model;
+        api->describe(&model);
+        CHECK(api->abi_version == POCKETBERT_ABI);
+        CHECK(model.input_count <= MAX_TENSORS && model.output_count <= MAX_TENSORS);
+    }
+    pocketbert_model *open[MODELS] = {NULL}, *closed[MODELS] = {NULL};
+    bytes = data;
+    end = data + size;
+    for (int step = 0; step < STEPS && bytes < end; step++) {
+        const uint64_t what = number(1) % 8, which = number(1) % MODELS;
+        int valid;
+        pocketbert_model *handle = any_handle(open, closed, &valid);
+        if (what == 0 && !open[which])
+            open_model(&open[which]);
+        else if (what == 1) {
+            closed[which] = open[which];
+            open[which] = NULL;
+            api->close(closed[which]);
+            api->close(closed[which]);
+            api->close(handle == open[0] || handle == open[1] || handle == open[2] || handle == open[3] ? NULL : handle);
+        } else if (what <= 3)
+            run(handle, valid);
+        else if (what == 4)
+            tokenize();
+        else if (what == 5)
+            run_text(handle, valid);
+        else if (what == 6)
+            describe();
+        else if (one_in(2))
+            profile(handle);
+        else {
+            const int32_t id = (int32_t)number(4);
+            const char *piece = api->token(id);
+            CHECK((piece != NULL) == (id >= 0 && id < model.pieces) && (!piece || strlen(piece) < 1000));
+        }
+    }
+    for (int i = 0; i < MODELS; i++)
+        api->close(open[i]);
+    return 0;
+}
