@@ -69,14 +69,14 @@ def build(
     from compile.pipeline import Options, build_library  # tvm
 
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
-        graph, name, origin = _obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
+        graph, name, origin = obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
         options = Options(seq_len, threads, verify, sanitize, vocabulary, package, keep, origin)
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
 
-def _obtain(
+def obtain(
     source: str, work: Path, seq_len: int, head: str | None, seed: int, progress: Progress
 ) -> tuple[Any, str, dict[str, Any]]:
     """The ONNX model, a name for it, and where it came from."""
