@@ -6,6 +6,12 @@
 #include "java.h"
 #include "runtime.h"
 
+/* Libraries of different builds may come together in one process, and then their methods must be the same: raise this,
+ * and ABI in Native.java, whenever these methods or what they read changes. */
+enum { JAVA_ABI = 1 };
+_Static_assert(sizeof(pocketbert_functions) == 88, "the table has grown: raise JAVA_ABI");
+_Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
+
 static const pocketbert_functions *table(int64_t address)
 {
     return (const pocketbert_functions *)(uintptr_t)address;
@@ -36,6 +42,19 @@ static int32_t java_tokens(pb_env *env, pb_object class, int64_t functions)
 {
     (void)env, (void)class;
     return describe(functions).tokens;
+}
+
+static int32_t java_pieces(pb_env *env, pb_object class, int64_t functions)
+{
+    (void)env, (void)class;
+    return describe(functions).pieces;
+}
+
+static pb_object java_token(pb_env *env, pb_object class, int64_t functions, int32_t id)
+{
+    (void)class;
+    const char *piece = table(functions)->token(id);
+    return piece ? bytes(env, piece) : NULL;
 }
 
 static pb_object java_tensor(pb_env *env, pb_object class, int64_t functions, uint8_t output, int32_t index,
@@ -85,13 +104,44 @@ static int32_t java_run(pb_env *env, pb_object class, int64_t functions, int64_t
                         pb_object buffers, pb_object memory)
 {
     (void)class;
-    _Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
     const pocketbert_description facts = describe(functions);
     pocketbert_tensor *tensors = (*env)->GetDirectBufferAddress(env, memory);
     fill(env, tensors, facts.inputs, facts.input_count, tokens, buffers, 0);
     fill(env, tensors, facts.outputs, facts.output_count, tokens, buffers, facts.input_count);
     return table(functions)->run(handle(model), tensors, facts.input_count, tensors + facts.input_count,
                                  facts.output_count);
+}
+
+/* Without a pair, `pair` is null. */
+static const char *address_of(pb_env *env, pb_object text)
+{
+    return text ? (*env)->GetDirectBufferAddress(env, text) : NULL;
+}
+
+static int32_t java_tokenize(pb_env *env, pb_object class, int64_t functions, pb_object text, int32_t text_bytes,
+                             pb_object pair, int32_t pair_bytes, int32_t max_tokens, pb_object ids, pb_object segments)
+{
+    (void)class;
+    int32_t count;
+    const int32_t status = table(functions)->tokenize(
+        address_of(env, text), (size_t)text_bytes, address_of(env, pair), (size_t)pair_bytes, max_tokens,
+        (*env)->GetDirectBufferAddress(env, ids), (*env)->GetDirectBufferAddress(env, segments), &count);
+    return status == POCKETBERT_OK ? count : -status;
+}
+
+static int32_t java_run_text(pb_env *env, pb_object class, int64_t functions, int64_t model, pb_object text,
+                             int32_t text_bytes, pb_object pair, int32_t pair_bytes, pb_object outputs,
+                             pb_object memory)
+{
+    (void)class;
+    const pocketbert_description facts = describe(functions);
+    pocketbert_tensor *tensors = (*env)->GetDirectBufferAddress(env, memory);
+    fill(env, tensors, facts.outputs, facts.output_count, facts.tokens, outputs, 0);
+    int32_t tokens;
+    const int32_t status =
+        table(functions)->run_text(handle(model), address_of(env, text), (size_t)text_bytes, address_of(env, pair),
+                                   (size_t)pair_bytes, tensors, facts.output_count, &tokens);
+    return status == POCKETBERT_OK ? tokens : -status;
 }
 
 static void java_close(pb_env *env, pb_object class, int64_t functions, int64_t model)
@@ -106,11 +156,17 @@ static pb_object java_error(pb_env *env, pb_object class, int64_t functions, int
     return bytes(env, table(functions)->last_error(handle(model)));
 }
 
+#define TEXTS "Ljava/nio/ByteBuffer;ILjava/nio/ByteBuffer;I"
+
 static const pb_jni_method methods[] = {
     {"tokens", "(J)I", (void *)java_tokens},
     {"tensor", "(JZI[J)Ljava/nio/ByteBuffer;", (void *)java_tensor},
     {"open", "(JIJ[J)I", (void *)java_open},
     {"run", "(JJI[Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_run},
+    {"pieces", "(J)I", (void *)java_pieces},
+    {"token", "(JI)Ljava/nio/ByteBuffer;", (void *)java_token},
+    {"tokenize", "(J" TEXTS "ILjava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_tokenize},
+    {"runText", "(JJ" TEXTS "[Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_run_text},
     {"close", "(JJ)V", (void *)java_close},
     {"error", "(JJ)Ljava/nio/ByteBuffer;", (void *)java_error},
 };
@@ -127,7 +183,7 @@ static void publish(pb_env *env)
     const pb_object prefix = method ? (*env)->NewStringUTF(env, TEXT_OF(PB())) : NULL;
     if (!prefix)
         return;
-    const pb_jvalue arguments[] = {{.l = prefix}, {.j = (int64_t)(uintptr_t)PB(functions)()}, {.i = POCKETBERT_ABI}};
+    const pb_jvalue arguments[] = {{.l = prefix}, {.j = (int64_t)(uintptr_t)PB(functions)()}, {.i = JAVA_ABI}};
     const uint8_t welcome = (*env)->CallStaticBooleanMethodA(env, class, method, arguments);
     if (!(*env)->ExceptionCheck(env) && welcome)
         (*env)->RegisterNatives(env, class, methods, sizeof methods / sizeof *methods);

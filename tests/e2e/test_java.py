@@ -18,6 +18,8 @@ from compile.load import read_manifest
 from compile.verify import random_samples
 
 JAVA = Path(__file__).parent / "java"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ARGUMENT, STATE, MODEL = "IllegalArgumentException", "IllegalStateException", "ModelException"
 
 pytestmark = pytest.mark.skipif(
     shutil.which("javac") is None, reason="needs a JDK: Debian package default-jdk-headless"
@@ -64,8 +66,20 @@ def java(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 
 @pytest.fixture(scope="module")
-def artifact(exported: Callable, compiled: Callable) -> Path:
-    return compiled(exported("mobilebert-tiny", seq_len=16), seq_len=16)
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every ASCII character, more that take two, three and four bytes, and a few longer pieces."""
+    characters = [*map(chr, range(33, 127)), *"ßжا中語😀𝄞"]
+    pieces = [*SPECIAL, *characters, *(f"##{c}" for c in characters), "capital", "paris", "##is"]
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(pieces), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def artifact(exported: Callable, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of MobileBERT-tiny with a tokenizer."""
+    path, out = exported("mobilebert-tiny", seq_len=16), tmp_path_factory.mktemp("java") / "artifact"
+    return compile.build(path, target="host", seq_len=16, vocab=vocabulary, out=out).folder
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +103,45 @@ def test_java_computes_what_python_computes_bit_for_bit(
     assert (tmp_path / "results").read_bytes() == wanted
 
 
+TEXTS = [
+    "The capital of [MASK] is Paris.",
+    "",
+    "a question?\tan answer, longer than all that the model takes",
+    "\tafter nothing",
+    "naïve Straße, ЖЖ, ا, 中語 and 😀𝄞😀",  # beyond 16 bits JNI's own strings are not UTF-8
+    "a NUL \0 between",
+]
+
+
+def test_text_gives_the_ids_and_results_that_it_gives_in_python(
+    java: Callable, artifact: Path, library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").write_text("\n".join(TEXTS), encoding="utf-8")
+    lines = java("text", library, tmp_path / "texts", tmp_path / "results").splitlines()
+    wanted = b""
+    with compile.load(artifact, threads=1) as model:
+        for line, text in zip(lines, TEXTS, strict=False):
+            ids, _ = model.tokenize(*text.split("\t"))
+            assert line == "".join(f"{number} {model.token(number)} " for number in ids.tolist())
+            wanted += b"".join(array.tobytes() for array in model.run_text(*text.split("\t")).values())
+    assert (tmp_path / "results").read_bytes() == wanted
+    outcomes = [line.split(" | ")[:2] for line in lines[len(TEXTS) :]]
+    assert outcomes == [
+        ["null", "NullPointerException"],
+        ["short output", ARGUMENT],
+        ["no piece", ARGUMENT],
+        ["negative piece", ARGUMENT],
+        ["half a character", "nothing"],
+        ["a million letters", "nothing"],
+    ]
+
+
+def test_text_needs_a_vocabulary(java: Callable, mobilebert_library: Path) -> None:
+    size, *outcomes = java("no vocabulary", mobilebert_library / "libmobilebert.so").splitlines()
+    assert size == "0"
+    assert [line.split(" | ")[:2] for line in outcomes] == [["run", MODEL], ["tokenize", MODEL], ["token", ARGUMENT]]
+
+
 def test_description_is_the_manifests(java: Callable, artifact: Path, library: Path) -> None:
     facts = read_manifest(artifact)
     tokens, *lines = java("describe", library).splitlines()
@@ -98,7 +151,6 @@ def test_description_is_the_manifests(java: Callable, artifact: Path, library: P
         assert line == f"{entry['name']}: {entry['dtype']}{entry['shape']}{limits}"
 
 
-ARGUMENT, STATE, MODEL = "IllegalArgumentException", "IllegalStateException", "ModelException"
 REFUSALS = {
     "fine": ("nothing", ""),
     "no tokens": (ARGUMENT, "0 tokens: the model takes 1 to 16"),

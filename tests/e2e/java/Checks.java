@@ -5,6 +5,7 @@ import java.io.File;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
@@ -30,6 +31,12 @@ public final class Checks {
                 break;
             case "run":
                 run(library, args[2], Paths.get(args[3]), Paths.get(args[4]));
+                break;
+            case "text":
+                text(library, Paths.get(args[2]), Paths.get(args[3]));
+                break;
+            case "no vocabulary":
+                noVocabulary(library);
                 break;
             case "refusals":
                 refusals(library);
@@ -106,6 +113,53 @@ public final class Checks {
             }
             results.flip();
             Files.write(to, Arrays.copyOf(results.array(), results.limit()));
+        }
+    }
+
+    /** Prints the ids of every line in the file `from`, and writes the outputs to `to`; a tab divides a text and its pair. */
+    private static void text(File library, Path from, Path to) throws IOException {
+        String[] lines = new String(Files.readAllBytes(from), StandardCharsets.UTF_8).split("\n", -1);
+        ByteBuffer results = ByteBuffer.allocate(1 << 24);
+        try (Model model = open(library)) {
+            ByteBuffer[] outputs = model.allocateOutputs();
+            for (String line : lines) {
+                String[] parts = line.split("\t", -1);
+                String pair = parts.length > 1 ? parts[1] : null;
+                long[] ids = model.tokenize(parts[0], pair);
+                StringBuilder pieces = new StringBuilder();
+                for (long id : ids) {
+                    pieces.append(id).append(' ').append(model.token((int) id)).append(' ');
+                }
+                System.out.write(pieces.append('\n').toString().getBytes(StandardCharsets.UTF_8));
+                int tokens = model.runText(parts[0], pair, outputs);
+                if (tokens != ids.length) {
+                    throw new IllegalStateException(tokens + " tokens, but " + ids.length + " ids");
+                }
+                for (int i = 0; i < outputs.length; i++) {
+                    ByteBuffer output = outputs[i].duplicate();
+                    output.limit(model.outputs().get(i).bytes(tokens));
+                    results.put(output);
+                }
+            }
+            report("null", () -> model.runText(null, null, outputs));
+            report("short output", () -> model.runText("a", null, new ByteBuffer[] {outputs[1], outputs[1]}));
+            report("no piece", () -> model.token(model.vocabularySize()));
+            report("negative piece", () -> model.token(-1));
+            report("half a character", () -> model.runText("\ud83d", "\ude00", outputs));
+            char[] million = new char[1 << 20];
+            Arrays.fill(million, 'a');
+            report("a million letters", () -> model.runText(new String(million), null, outputs));
+        }
+        results.flip();
+        Files.write(to, Arrays.copyOf(results.array(), results.limit()));
+    }
+
+    private static void noVocabulary(File library) {
+        try (Model model = open(library)) {
+            System.out.println(model.vocabularySize());
+            report("run", () -> model.runText("a", null, model.allocateOutputs()));
+            report("tokenize", () -> model.tokenize("a", null));
+            report("token", () -> model.token(0));
         }
     }
 

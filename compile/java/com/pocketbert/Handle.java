@@ -39,10 +39,11 @@ final class Handle extends PhantomReference<Model> {
         Native.check(Native.run(functions, model, tokens, buffers, tensors), functions, model);
     }
 
-    synchronized void requireOpen() {
-        if (model == 0) {
-            throw new IllegalStateException("the model is closed");
-        }
+    synchronized int runText(ByteBuffer text, ByteBuffer pair, ByteBuffer[] outputs, ByteBuffer tensors) {
+        requireOpen();
+        int tokens = Native.runText(
+                functions, model, text, Native.length(text), pair, Native.length(pair), outputs, tensors);
+        return Native.checkCount(tokens, functions, model);
     }
 
     synchronized void close() {
@@ -50,6 +51,12 @@ final class Handle extends PhantomReference<Model> {
             Native.close(functions, model);
             model = 0;
             OPEN.remove(this);
+        }
+    }
+
+    private void requireOpen() {
+        if (model == 0) {
+            throw new IllegalStateException("the model is closed");
         }
     }
 }

@@ -36,13 +36,14 @@ public final class Model implements AutoCloseable {
             return this;
         }
 
-        /** Bit i: the model's own threads may use core i; 0 lets the system decide. The caller's thread is not moved. */
+        /** Bit i: the model's threads may use core i; 0 lets the system decide. The caller's thread is not moved. */
         public Options cores(long mask) {
             cores = mask;
             return this;
         }
     }
 
+    private final long functions;
     private final Handle handle;
     private final int maxTokens;
     private final List<TensorInfo> inputs;
@@ -50,6 +51,7 @@ public final class Model implements AutoCloseable {
     private final ByteBuffer tensors; // the C interface's view of the buffers; used under the handle's lock
 
     private Model(long functions, Options options) {
+        this.functions = functions;
         maxTokens = Native.tokens(functions);
         inputs = describe(functions, false);
         outputs = describe(functions, true);
@@ -143,12 +145,58 @@ public final class Model implements AutoCloseable {
      * @throws IllegalStateException if the model is closed
      */
     public void run(int tokens, ByteBuffer[] inputs, ByteBuffer[] outputs) {
-        handle.requireOpen();
         requireTokens(tokens);
         ByteBuffer[] views = new ByteBuffer[this.inputs.size() + this.outputs.size()];
-        view(this.inputs, inputs, tokens, views, 0);
-        view(this.outputs, outputs, tokens, views, this.inputs.size());
+        view(this.inputs, inputs, false, tokens, views, 0);
+        view(this.outputs, outputs, true, tokens, views, this.inputs.size());
         handle.run(tokens, views, tensors);
+    }
+
+    /**
+     * Tokenizes one text, or two, and runs at just their length: {@code [CLS] text [SEP] pair [SEP]}, truncated to
+     * {@link #maxTokens} if need be, the longer text first. For a model that was built with {@code --vocab}.
+     *
+     * @param pair the second text, or null
+     * @param outputs as in {@link #run(int, ByteBuffer[], ByteBuffer[])}, with room for the longest sequence
+     * @return the number of tokens
+     * @throws ModelException if the model was built without a vocabulary
+     */
+    public int runText(String text, String pair, ByteBuffer[] outputs) {
+        Objects.requireNonNull(text, "text");
+        ByteBuffer[] views = new ByteBuffer[this.outputs.size()];
+        view(this.outputs, outputs, true, maxTokens, views, 0);
+        return handle.runText(Native.encode(text), Native.encode(pair), views, tensors);
+    }
+
+    /** The ids of a text, or of two, as {@link #runText} gives them to the model. */
+    public long[] tokenize(String text, String pair) {
+        ByteBuffer first = Native.encode(Objects.requireNonNull(text, "text"));
+        ByteBuffer second = Native.encode(pair);
+        ByteBuffer ids = ByteBuffer.allocateDirect(Long.BYTES * maxTokens).order(ByteOrder.nativeOrder());
+        ByteBuffer segments = ByteBuffer.allocateDirect(Long.BYTES * maxTokens);
+        int count = Native.tokenize(functions, first, Native.length(first), second, Native.length(second),
+                maxTokens, ids, segments);
+        long[] result = new long[Native.checkCount(count, functions, 0)];
+        ids.asLongBuffer().get(result);
+        return result;
+    }
+
+    /** The size of the vocabulary, or 0 if the model was built without one. */
+    public int vocabularySize() {
+        return Native.pieces(functions);
+    }
+
+    /**
+     * The piece of the vocabulary with this id, "##" and all.
+     *
+     * @throws IllegalArgumentException if there is none
+     */
+    public String token(int id) {
+        ByteBuffer piece = Native.token(functions, id);
+        if (piece == null) {
+            throw new IllegalArgumentException("there is no piece " + id + ": the vocabulary has " + vocabularySize());
+        }
+        return Native.decode(piece);
     }
 
     private void requireTokens(int tokens) {
@@ -164,8 +212,7 @@ public final class Model implements AutoCloseable {
 
     /** Checks {@code buffers} and puts a view of each into {@code views}, which no other thread can move or shorten. */
     private static void view(
-            List<TensorInfo> infos, ByteBuffer[] buffers, int tokens, ByteBuffer[] views, int offset) {
-        boolean output = offset > 0;
+            List<TensorInfo> infos, ByteBuffer[] buffers, boolean output, int tokens, ByteBuffer[] views, int offset) {
         String what = output ? "outputs" : "inputs";
         Objects.requireNonNull(buffers, what);
         if (buffers.length != infos.size()) {
@@ -178,7 +225,7 @@ public final class Model implements AutoCloseable {
                 throw new IllegalArgumentException(info.name() + ": not a direct buffer (see TensorInfo.allocate)");
             }
             if (buffer.order() != ByteOrder.nativeOrder()) {
-                throw new IllegalArgumentException(info.name() + ": the buffer's order must be ByteOrder.nativeOrder()");
+                throw new IllegalArgumentException(info.name() + ": the buffer's order is not ByteOrder.nativeOrder()");
             }
             if (output && buffer.isReadOnly()) {
                 throw new IllegalArgumentException(info.name() + ": an output's buffer must not be read-only");

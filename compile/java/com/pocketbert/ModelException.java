@@ -1,6 +1,6 @@
 package com.pocketbert;
 
-/** A model cannot be loaded or opened: no such library, too little memory, a CPU without the instructions it needs. */
+/** No fault of an argument: no such library, too little memory, a CPU too old, text without a vocabulary. */
 public final class ModelException extends RuntimeException {
     private static final long serialVersionUID = 1;
 

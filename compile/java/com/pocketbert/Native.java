@@ -2,8 +2,8 @@ package com.pocketbert;
 
 import java.io.File;
 import java.nio.ByteBuffer;
-import java.nio.CharBuffer;
 import java.nio.charset.StandardCharsets;
+import java.util.HashMap;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 
@@ -12,7 +12,7 @@ import java.util.concurrent.ConcurrentHashMap;
  * of any library's table of functions, so that any number of models can be loaded at once.
  */
 final class Native {
-    /** Of the C interface and of the methods below. */
+    /** JAVA_ABI in jni.c: of the methods below and of what they take. */
     private static final int ABI = 1;
 
     /** sizeof(pocketbert_tensor). */
@@ -24,9 +24,10 @@ final class Native {
     /** Tables of functions by the prefix of their names in C, 0 for a library of another ABI. */
     private static final Map<String, Long> PUBLISHED = new ConcurrentHashMap<>();
 
-    private static final Map<String, Long> LOADED = new ConcurrentHashMap<>();
+    /** The same by where they were loaded from. */
+    private static final Map<String, Long> LOADED = new HashMap<>();
 
-    /** What the library that this thread is loading has published: its name alone does not tell it from another build. */
+    /** What this thread's library has published while it was loaded: another build of it may have the same name. */
     private static final ThreadLocal<Long> ARRIVED = new ThreadLocal<>();
 
     private Native() {}
@@ -44,7 +45,7 @@ final class Native {
     }
 
     /** The functions of the library at {@code path}, or where the system looks for {@code name}. Loads it only once. */
-    private static long load(String name, String path) {
+    private static synchronized long load(String name, String path) {
         String place = path == null ? name : path;
         Long functions = LOADED.get(place);
         if (functions != null) {
@@ -61,14 +62,14 @@ final class Native {
             throw new ModelException(place + " cannot be loaded: " + error.getMessage(), error);
         }
         functions = ARRIVED.get();
-        if (functions == null) { // the application, or another thread, has loaded it before
+        if (functions == null) { // the application itself has loaded it before
             functions = PUBLISHED.get(name + "_");
         }
         if (functions == null) {
             throw new ModelException(place + " was loaded, but is not a model of this name: do not rename libraries");
         }
         if (functions == 0) {
-            throw new ModelException(place + " and com.pocketbert come from different versions: take both from one build");
+            throw new ModelException(place + " and com.pocketbert are of different versions: take both from one build");
         }
         LOADED.put(place, functions);
         return functions;
@@ -84,16 +85,35 @@ final class Native {
 
     /** Turns a status other than 0 into an exception with C's message. {@code model} may be 0. */
     static void check(int status, long functions, long model) {
-        if (status == 0) {
-            return;
+        if (status != 0) {
+            String message = decode(error(functions, model));
+            throw status <= LAST_ARGUMENT_ERROR ? new IllegalArgumentException(message) : new ModelException(message);
         }
-        String message = decode(error(functions, model));
-        throw status <= LAST_ARGUMENT_ERROR ? new IllegalArgumentException(message) : new ModelException(message);
+    }
+
+    /** Returns a count as it is, and takes a negative one for a status. */
+    static int checkCount(int count, long functions, long model) {
+        check(Math.max(-count, 0), functions, model);
+        return count;
     }
 
     static String decode(ByteBuffer text) {
-        CharBuffer characters = StandardCharsets.UTF_8.decode(text);
-        return characters.toString();
+        return StandardCharsets.UTF_8.decode(text).toString();
+    }
+
+    /** UTF-8 in a direct buffer; null for null. */
+    static ByteBuffer encode(String text) {
+        if (text == null) {
+            return null;
+        }
+        byte[] bytes = text.getBytes(StandardCharsets.UTF_8);
+        ByteBuffer result = ByteBuffer.allocateDirect(bytes.length + 1); // the address of an empty one may be null
+        result.put(bytes).flip();
+        return result;
+    }
+
+    static int length(ByteBuffer text) {
+        return text == null ? 0 : text.limit();
     }
 
     /** The longest sequence. */
@@ -110,6 +130,20 @@ final class Native {
 
     /** A status. {@code buffers}: inputs, then outputs; {@code tensors}: TENSOR_BYTES for each of them. */
     static native int run(long functions, long model, int tokens, ByteBuffer[] buffers, ByteBuffer tensors);
+
+    /** The size of the vocabulary, 0 where there is none. */
+    static native int pieces(long functions);
+
+    /** The piece with this id, or null. */
+    static native ByteBuffer token(long functions, int id);
+
+    /** How many tokens there are, or a status as a negative number. {@code pair} may be null. */
+    static native int tokenize(long functions, ByteBuffer text, int textBytes, ByteBuffer pair, int pairBytes,
+            int maxTokens, ByteBuffer ids, ByteBuffer segments);
+
+    /** As tokenize; {@code tensors} has TENSOR_BYTES for each of the outputs. */
+    static native int runText(long functions, long model, ByteBuffer text, int textBytes, ByteBuffer pair,
+            int pairBytes, ByteBuffer[] outputs, ByteBuffer tensors);
 
     static native void close(long functions, long model);
 

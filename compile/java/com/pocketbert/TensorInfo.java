@@ -2,6 +2,8 @@ package com.pocketbert;
 
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.util.Arrays;
+import java.util.Locale;
 
 /** What a model says of one of its inputs or outputs. */
 public final class TensorInfo {
@@ -98,11 +100,7 @@ public final class TensorInfo {
 
     @Override
     public String toString() {
-        StringBuilder text = new StringBuilder(name).append(": ").append(type.name().toLowerCase(java.util.Locale.ROOT));
-        text.append(java.util.Arrays.toString(shape));
-        if (low != high) {
-            text.append(", ").append(low).append(" <= id < ").append(high);
-        }
-        return text.toString();
+        String text = name + ": " + type.name().toLowerCase(Locale.ROOT) + Arrays.toString(shape);
+        return low == high ? text : text + ", " + low + " <= id < " + high;
     }
 }
