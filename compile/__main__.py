@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--package", choices=tuple(PACKAGES), help="also an Android archive in a Maven folder, or a jar (takes a JDK)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
     add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
+    add("--db", metavar="FILE", help="tuning database (default: the one shipped for the CPU; none: no database)")
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
     add("--json", action="store_true", help="print the manifest instead of the table")
     add("--list-targets", action="store_true", help="list targets and their CPUs, and exit")
@@ -114,9 +115,12 @@ def run(args: argparse.Namespace) -> None:
         package=args.package,
         verify=args.verify,
         sanitize=args.sanitize,
+        db=args.db,
         dump=args.dump,
         progress=None if args.json else report_phase,
     )
+    for line in result.manifest["tuning"]["damaged"]:
+        print(f"warning: {line}", file=sys.stderr)
     if args.json:
         print(json.dumps(result.manifest, indent=2))
     else:
@@ -149,6 +153,7 @@ def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> Non
             f"{sizes['arena_bytes'] / mib:.2f} MiB arena and {sizes['scratch_bytes_per_row'] / 1024:.1f} KiB a row, "
             f"in place of {sizes['tensors_bytes_without_sharing'] / mib:.1f} MiB of tensors",
         ),
+        ("tuned tiles", _tuning(manifest["tuning"])),
         ("graph passes", f"{sum(p['applied'] for p in report['passes'])} rewrites, {_refusals(report)} refused"),
     ]
     for check in manifest.get("verification", []):
@@ -160,6 +165,14 @@ def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> Non
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
+
+
+def _tuning(tuning: dict[str, Any]) -> str:
+    if tuning["database"] is None:
+        return f"no database: 0 of {tuning['tasks']} tasks"
+    source = f"{tuning['measured']} measured, {tuning['estimated']} estimated; {tuning['database']}"
+    damaged = f"; {len(tuning['damaged'])} damaged lines skipped" if tuning["damaged"] else ""
+    return f"{tuning['hits']} of {tuning['tasks']} tasks ({source}){damaged}"
 
 
 def _refusals(report: dict[str, Any]) -> int:

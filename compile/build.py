@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compile.aar import check_package
+from compile.databases import read, shipped
 from compile.errors import CompileError
 from compile.link import find_toolchain
 from compile.package import library_name
@@ -34,6 +35,7 @@ def build(
     package: str | None = None,
     verify: bool = False,
     sanitize: str = "",
+    db: str | Path | None = None,
     dump: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -45,6 +47,7 @@ def build(
     Gradle, or "jar", for Java on Linux, beside the library (takes a JDK); verify: run the library here
     and compare it with ONNX Runtime; sanitize: for this machine, clang's sanitizers to compile runtime and plan with
     (kernels are machine code that TVM made and stay as they are), for programs that are built with the same ones;
+    db: a tuning database, by default the one shipped for the CPU, "none" for none;
     dump: a folder for the intermediate representations; progress: called with each
     phase's name and seconds. out is build/<name>-<target> by default.
 
@@ -63,6 +66,9 @@ def build(
     vocabulary = read_vocabulary(Path(vocab), cased) if vocab else None
     if package:
         check_package(package, spec)
+    database = None if str(db) == "none" else Path(db) if db else shipped(spec.cpu)
+    if database:
+        read(database, spec.cpu)
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
@@ -72,7 +78,7 @@ def build(
         graph, name, origin = obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
-        options = Options(seq_len, threads, verify, sanitize, vocabulary, package, keep, origin)
+        options = Options(seq_len, threads, verify, sanitize, vocabulary, package, database, keep, origin)
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
 

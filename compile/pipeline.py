@@ -19,6 +19,7 @@ from compile.check import check_library
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
 from compile.codegen.weights import assembler_source, write_weights
+from compile.databases import summary, tile_table
 from compile.errors import CompileError
 from compile.frontend import check_operators, import_shaped, input_shapes
 from compile.interface import write_interface
@@ -45,6 +46,7 @@ class Options:
     sanitize: str = ""
     vocabulary: Vocabulary | None = None
     package: str | None = None
+    database: Path | None = None
     dump: Path | None = None
     origin: dict[str, Any] = field(default_factory=dict)
 
@@ -78,9 +80,10 @@ def build_library(
         if dump:
             (dump / "relax.py").write_text(graph.module.script())
     with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):
-        program = lower(graph, options.seq_len, target.isa)
+        tiles, database = tile_table(options.database, target.cpu)
+        program = lower(graph, options.seq_len, target.isa, tiles)
     compiling = _naming_the_node(optimised, options.seq_len, target)
-    extra = {"passes": report.to_dict()}
+    extra = {"passes": report.to_dict(), "tuning": summary(tiles, database)}
     return build_program(program, name, target, out, options, clock, extra, compiling, verify_with=model)
 
 

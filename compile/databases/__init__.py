@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.errors import CompileError
-from compile.kernels.tiles import TileConfig, TileKey
+from compile.kernels.tiles import TileConfig, TileKey, TileTable
 from compile.targets import Cpu
 
 FOLDER = Path(__file__).parent
@@ -91,6 +91,27 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield number, line
+
+
+def tile_table(path: Path | None, cpu: Cpu) -> tuple[TileTable, Database]:
+    """The tiles that a build takes from `path`; None is no database."""
+    database = read(path, cpu) if path else Database(Path())
+    return TileTable({key: record.tile for key, record in database.chosen.items()}), database
+
+
+def summary(table: TileTable, database: Database) -> dict[str, Any]:
+    """For the manifest: what a build asked for, and what the database had."""
+    missed = [f"{key.family} {key.k}x{key.n}" for key, hit in table.asked.items() if not hit]
+    used = [record.how for key, record in database.chosen.items() if table.asked.get(key)]
+    return {
+        "database": database.path.name or None,
+        "tasks": len(table.asked),
+        "hits": len(used),
+        "measured": used.count("measured"),
+        "estimated": used.count("estimated"),
+        "missed": missed,
+        "damaged": database.damaged,
+    }
 
 
 def shipped(cpu: Cpu) -> Path | None:

@@ -51,9 +51,13 @@ class Execution:
 
 
 class Runner(ABC):
-    """Runs artifact folders somewhere. `estimate`: whether what it returns are no times. Use as a context manager."""
+    """Runs artifact folders somewhere. Use as a context manager.
+
+    estimate: whether what it returns are no times; slots: how many libraries it can run at once.
+    """
 
     estimate = False
+    slots = 1
 
     def measure(self, artifact: Path, *, threads: int = 1, runs: int = 30, timeout: float = 120.0) -> Measurement:
         """Latency of the artifact on random inputs of full length. Raises RunnerError, RunFailed or CompileError."""
@@ -63,10 +67,15 @@ class Runner(ABC):
         self, artifact: Path, sample: Sample, *, threads: int = 1, runs: int = 30, timeout: float = 120.0
     ) -> tuple[Measurement, dict[str, NDArray[Any]]]:
         """Run `sample` once for its outputs and then `runs` times for the time. timeout: seconds for all of it."""
+        manifest = read_manifest(artifact)
+        return self.run_library(artifact / manifest["library"], manifest, sample, threads, runs, timeout)
+
+    def run_library(
+        self, library: Path, manifest: dict[str, Any], sample: Sample, threads: int, runs: int, timeout: float
+    ) -> tuple[Measurement, dict[str, NDArray[Any]]]:
+        """`run` for a library that is described by `manifest` and need not be in an artifact folder."""
         if runs < 1 or threads < 1:
             raise TuneError(f"{runs} runs on {threads} threads: at least one of each is needed")
-        manifest = read_manifest(artifact)
-        library = artifact / manifest["library"]
         result = self.execute(library, manifest, input_bytes(manifest, [sample]), threads, runs, timeout)
         expected = sum(output_size(e) for e in manifest["outputs"])
         if len(result.samples_ms) != runs or len(result.outputs) != expected:

@@ -1,0 +1,116 @@
+"""One kernel as a library with the interface of a compiled model, so that any runner can run it.
+
+A run calls the kernel `task.repeats` times, each time with another copy of the weights: what an inference streams from
+memory must not lie in a cache here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.codegen.objects import compile_kernels
+from compile.kernels.tiles import TileConfig
+from compile.link import RUNTIME, WARNINGS, find_toolchain, run_compiler
+from compile.package import toolchain_versions
+from compile.program import KernelSpec
+from compile.targets import Target
+from compile.verify import relative_error
+from tune.kernels.tasks import Buffer, Task, inputs_and_answer
+
+HARNESS = Path(__file__).with_name("harness.c")
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class _Renamed:
+    """A kernel under the one name that the harness calls."""
+
+    kernel: KernelSpec
+    name: str = "kernel"
+
+    def build(self) -> Any:
+        return self.kernel.build().with_attr("global_symbol", self.name)
+
+
+def compile_harness(task: Task, target: Target, folder: Path, repeats: int | None = None) -> Path:
+    """The object file that is linked with every candidate of `task`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "task.h").write_text(task_header(task, repeats or task.repeats))
+    shutil.copy(RUNTIME / "pocketbert.h", folder)
+    toolchain = find_toolchain(target)
+    options = ["-O2", "-fPIC", "-fno-builtin", "-fno-sanitize=undefined", *WARNINGS, "-I", str(folder)]
+    run_compiler(toolchain, [*options, "-c", str(HARNESS), "-o", str(folder / "harness.o")], folder)
+    return folder / "harness.o"
+
+
+def build_candidate(task: Task, tile: TileConfig, target: Target, harness: Path, folder: Path) -> Path:
+    """Compile the kernel with `tile` and link it with the harness. Raises CompileError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    compile_kernels([_Renamed(task.with_tile(tile))], target, folder / "kernel.o")
+    library = folder / "libkernel.so"
+    arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", "-Wl,-z,max-page-size=16384", "-Wl,--hash-style=gnu"]
+    run_compiler(find_toolchain(target), [*arguments, str(harness), "kernel.o", "-o", str(library)], folder)
+    (folder / "kernel.o").unlink()
+    return library
+
+
+def describe(task: Task, target: Target) -> dict[str, Any]:
+    """What runners want to know of a library: the part of an artifact's manifest that they read."""
+    entries: dict[str, list[dict[str, Any]]] = {"input": [], "output": [], "scratch": []}
+    for buffer in task.buffers:
+        entries[buffer.role].append({"name": buffer.name, "shape": list(buffer.shape), "dtype": "float32"})
+    return {
+        "name": "kernel",
+        "target": target.name,
+        "cpu": target.cpu.name,
+        "inputs": entries["input"],
+        "outputs": entries["output"],
+        "versions": toolchain_versions(),
+        "linker": find_toolchain(target).description,
+    }
+
+
+def error_of(task: Task, tile: TileConfig, outputs: dict[str, NDArray[Any]]) -> float:
+    """Largest difference from float64 as a share of the answer's range; infinite where anything is not finite."""
+    _, answer = inputs_and_answer(task, tile)
+    return relative_error(outputs, {"y": np.asarray(answer)})
+
+
+def task_header(task: Task, repeats: int) -> str:
+    """`task.h`: buffers, their descriptions, and the call, for harness.c."""
+    lines, calls, prototype = [f"enum {{ REPEATS = {repeats} }};"], [], []
+    for argument in task.arguments:
+        if isinstance(argument, int):
+            calls.append(str(argument))
+            prototype.append("int32_t")
+            continue
+        copies = repeats if argument.name == "w" and not task.hot else 1
+        lines.append(f"enum {{ {argument.name}_BYTES = {_padded(argument)} }};")
+        lines.append(f"static _Alignas(64) char {argument.name}[{copies}][{argument.name}_BYTES];")
+        calls.append(f"{argument.name}[{'turn' if copies > 1 else '0'}]")
+        prototype.append("void *")
+    for role in ("input", "output"):
+        chosen = [b for b in task.buffers if b.role == role]
+        lines.append(f"static const pocketbert_info {role}s[] = {{")
+        for b in chosen:
+            dims = ", ".join(map(str, b.shape))
+            info = f'{{"{b.name}", POCKETBERT_FLOAT32, {len(b.shape)}, {{{dims}}}, -1, 0, 0, {4 * b.size}}}'
+            lines.append(f"    {info},")
+        lines.append("};")
+        lines.append(f"static const memory {role}_memory[] = {{")
+        lines += [f"    {{{b.name}[0], sizeof {b.name} / {b.name}_BYTES, {b.name}_BYTES}}," for b in chosen]
+        lines.append("};")
+    lines.append(f"void kernel({', '.join(prototype)});")
+    lines.append(f"static void call(int32_t turn)\n{{\n    (void)turn;\n    kernel({', '.join(calls)});\n}}")
+    return "\n".join(lines) + "\n"
+
+
+def _padded(buffer: Buffer) -> int:
+    """Bytes of a buffer: whole cache lines, and one to spare for a vector read past the end."""
+    return -(-4 * buffer.size // 64) * 64 + 64
