@@ -8,13 +8,11 @@ installed is named: `pip install -e '.[bench]'` brings those that have wheels.
 """
 
 import argparse
-import ctypes
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,29 +29,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import compile
 import model as core
 import passes
-from compile.targets import host_cpu_flags
+from compile.profile.machine import cpu_name, measure_peak
 from compile.verify import random_samples
 
 SEQUENCE = 128
 ABSENT = {"LiteRT": "ai_edge_litert", "ExecuTorch": "executorch", "MNN": "MNN"}
-PEAK_SOURCE = """
-#include <stdint.h>
-typedef float vector __attribute__((vector_size(%d)));
-/* Twelve independent chains of multiply-adds: enough to hide the latency. */
-float peak(int64_t steps)
-{
-    vector a[12], x, y;
-    for (unsigned i = 0; i < sizeof x / 4; i++) { x[i] = 0.999f; y[i] = 1e-4f; }
-    for (int i = 0; i < 12; i++) a[i] = x;
-    for (int64_t k = 0; k < steps; k++) {
-        #pragma clang loop unroll(full)
-        for (int i = 0; i < 12; i++) a[i] = a[i] * x + y;
-    }
-    vector sum = a[0];
-    for (int i = 1; i < 12; i++) sum += a[i];
-    return sum[0];
-}
-"""
 
 
 def prepare(preset: str, folder: Path) -> tuple[Path, Path, Path]:
@@ -82,24 +62,6 @@ def openvino_peer(path: Path, threads: int, sample: dict) -> Callable[[], object
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
     return lambda: request.infer(sample)
-
-
-def measure_peak(folder: Path) -> Callable[[], float]:
-    """A function that gives one core's multiply-add rate now, in GFLOP/s."""
-    width = 64 if "avx512f" in host_cpu_flags() else 32 if platform.machine() == "x86_64" else 16
-    (folder / "peak.c").write_text(PEAK_SOURCE % width)
-    command = [sys.executable, "-m", "ziglang", "cc", "-O3", "-mcpu=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", str(folder / "peak.so"), str(folder / "peak.c")], check=True)
-    peak = ctypes.CDLL(str(folder / "peak.so")).peak
-    peak.argtypes, peak.restype = [ctypes.c_int64], ctypes.c_float
-    steps = 2_000_000
-
-    def rate() -> float:
-        start = time.perf_counter()
-        peak(steps)
-        return steps * 12 * 2 * (width // 4) / (time.perf_counter() - start) / 1e9
-
-    return rate
 
 
 def contenders(preset: str, threads: list[int], folder: Path) -> tuple[dict[str, Callable[[], object]], int, list[str]]:
@@ -159,14 +121,6 @@ def run(preset: str, threads: list[int], runs: int) -> dict:
         "absent": absent,
         "results": rows,
     }
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def show(result: dict) -> None:

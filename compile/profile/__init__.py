@@ -1,0 +1,1 @@
+"""Where the time of an inference goes: `python -m compile.profile ARTIFACT`."""
