@@ -45,7 +45,8 @@ class Rules:
         # Every mark goes before U+0345, whose class is the highest, and is sorted among its neighbours by its class.
         moved = _answers(self._nfd, "\u0345").items()
         self._marks = {chr(code) for code, text in moved if text[0] != "\u0345"} | {"\u0345"}
-        self._of_class = {number: mark for mark in self._marks if (number := unicodedata.combining(mark))}
+        stable = (mark for mark in self._marks if self._nfd.normalize_str(mark) == mark)
+        self._of_class = {number: mark for mark in stable if (number := unicodedata.combining(mark))}
 
     def tables(self) -> tuple[NDArray[np.int64], list[int]]:
         """The entry of every code point, and the elements that entries point to."""
@@ -82,8 +83,9 @@ class Rules:
         """The canonical combining class: that of the marks which `character` goes neither before nor behind."""
         if character not in self._marks:
             return 0
-        swapped = (n for n, m in self._of_class.items() if self._nfd.normalize_str(m + character) == character + m)
-        return max(n for n in self._of_class if n < min(swapped, default=255))
+        goes_first = (n for n, m in self._of_class.items() if self._nfd.normalize_str(m + character) != m + character)
+        lowest = min(goes_first, default=255)
+        return max(number for number in self._of_class if number < lowest)
 
 
 def _answers(normalizer: Any, before: str = "") -> dict[int, str]:
