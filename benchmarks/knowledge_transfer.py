@@ -43,7 +43,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(2, 32, 16, 2, 48, 16, 1000, 32, 8, 12, 4, 4, 2),
-    "cpu": Size(3, 96, 48, 2, 128, 32, 4000, 48, 32, 1400, 140, 160, 40),
+    "cpu": Size(3, 96, 48, 2, 128, 32, 4000, 48, 32, 1400, 110, 130, 40),
     "gpu": Size(12, 512, 128, 4, 1024, 128, 30522, 128, 256, 20000, 4800, 7200, 100),
 }
 HELP = {"smoke": "seconds, to try the program", "cpu": "at most 20 minutes on 2 cores", "gpu": "hours on one GPU"}

@@ -22,11 +22,12 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        _forget(self.path, done)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget(self.path, done)
             self.file = self.path.open("a")
         except OSError as error:
-            raise ModelError(f"cannot write {self.path}: {error.strerror}") from error
+            raise ModelError(f"cannot write {self.path}: {error.strerror}; choose another output folder") from error
         self.console, self.steps, self.board = Console(stderr=True), steps, None
         columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Bar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
@@ -41,11 +42,16 @@ class Progress:
         """Losses in nats, tokens_per_second, eta_seconds, and what else there is to tell of `step`."""
         if self.quiet:
             return
-        self.file.write(json.dumps({"step": step, "stage": stage} | values) + "\n")
-        self.file.flush()
-        if self.board:
-            for name, value in values.items():
+        try:
+            self.file.write(json.dumps({"step": step, "stage": stage} | values) + "\n")
+            self.file.flush()
+            for name, value in values.items() if self.board else ():
                 self.board.add_scalar(name, value, step)
+        except OSError as error:
+            raise ModelError(
+                f"cannot write the log {self.path}: {error.strerror or error}; "
+                "checkpoints are kept: make room and start again to go on from the last one"
+            ) from error
         terms = " ".join(f"{k} {v:.4g}" for k, v in values.items() if k not in UNITS)
         rate, left = values.get("tokens_per_second", 0), values.get("eta_seconds", 0)
         if self.console.is_terminal:
@@ -63,9 +69,9 @@ class Progress:
     def close(self) -> None:
         if not self.quiet:
             self.bar.stop()
-            self.file.close()
-            if self.board:
-                self.board.close()
+            for log in filter(None, (self.file, self.board)):
+                with suppress(OSError):  # what could not be written was told when it was to be
+                    log.close()
 
 
 UNITS = {"tokens_per_second", "eta_seconds", "data_wait", "learning_rate", "peak_memory_bytes", "gradient_norm"}

@@ -64,7 +64,7 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
     """Refuse to go on with settings that would give other weights."""
     for name in now:
         if before.get(name) != now[name]:
-            change = "" if name == "stages" else f" ({before.get(name)} then, {now[name]} now)"
+            change = "" if isinstance(now[name], dict | list) else f" ({before.get(name)} then, {now[name]} now)"
             raise ModelError(
                 f"{folder} holds a run with another {name}{change}: set it back, or choose another output folder"
             )

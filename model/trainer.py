@@ -56,7 +56,8 @@ class Trainer:
         self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
         schedule = [asdict(stage) for stage in stages]
         free = {name: value for name, value in asdict(settings).items() if name not in FREE}
-        self.same = {**free, "stages": schedule, "processes": processes.world}
+        self.same = {**free, "processes": processes.world, "stages": schedule, "model": asdict(model.config)}
+        self.same |= {"data": dict(batches.identity)}
 
     def fit(self) -> Path:
         """Train from the newest checkpoint in the folder, or from the start; returns the folder of the model.
@@ -67,8 +68,6 @@ class Trainer:
         if state is not None:
             check_same(self.folder, state["same"], self.same)
             position = Position(**state["position"])
-        if self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(self.folder, self.total, position.total, quiet=not self.processes.first)
         if state is not None:
             self.progress.say(f"going on from step {position.total} of {self.total}")

@@ -1,4 +1,4 @@
-"""The corpus that a configuration names, prepared if need be."""
+"""The corpus that a configuration names, prepared if need be, and the vocabulary that belongs to a model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data import PreTrainingBatches, prepare, train_vocabulary
 from ..errors import ModelError
+from ..files import written_whole
 from ..processes import Processes
 from .config import TextData
 
@@ -22,3 +23,17 @@ def pretraining_batches(data: TextData, vocab_size: int, seed: int, processes: P
         prepare(texts, vocabulary, folder)
     processes.wait()
     return PreTrainingBatches(folder, data.sequence_length, vocab_size, seed)
+
+
+def check_vocabulary(model: str, vocabulary: Path) -> None:
+    """Raises `ModelError` where the checkpoint folder `model` (if any) was trained with another vocabulary."""
+    own = Path(model) / "vocab.txt"
+    if model and own.exists() and vocabulary.exists() and own.read_bytes() != vocabulary.read_bytes():
+        raise ModelError(f"{model} was trained with another vocabulary than {vocabulary}: use {own}")
+
+
+def keep_vocabulary(model: Path, vocabulary: Path) -> None:
+    """Beside the model's weights, where `check_vocabulary` and tokenizers find it."""
+    if vocabulary.exists():
+        with written_whole(model / "vocab.txt") as file:
+            file.write(vocabulary.read_bytes())

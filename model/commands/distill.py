@@ -65,7 +65,7 @@ def distill(config: DistillConfig) -> Path:
     from ..distill import Distillation, copy_ends
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .data import pretraining_batches
+    from .data import check_vocabulary, keep_vocabulary, pretraining_batches
 
     train, transfer = config.train, config.transfer
     processes = join(train.device)
@@ -73,6 +73,9 @@ def distill(config: DistillConfig) -> Path:
         teacher = load_checkpoint(Path(config.teacher), "mlm").to(processes.device)
         student = config.model.load("mlm", train.seed).to(processes.device)
         batches = pretraining_batches(config.data, student.config.vocab_size, train.seed, processes)
+        vocabulary = Path(config.data.folder) / "vocab.txt"
+        for folder in (config.teacher, config.model.folder):
+            check_vocabulary(folder, vocabulary)
         stages = transfer.stages(student.config.num_hidden_layers, train.steps)
 
         def begin(model: Model, stage: Stage) -> None:
@@ -82,6 +85,9 @@ def distill(config: DistillConfig) -> Path:
 
         task = lambda model, stage: Distillation(model, teacher, stage, transfer.weights())  # noqa: E731
         task(student, stages[0])  # refuse a pair that does not match before anything is written
-        return Trainer(student, task, stages, batches, Path(config.output), train, processes, begin).fit()
+        trained = Trainer(student, task, stages, batches, Path(config.output), train, processes, begin).fit()
+        if processes.first:
+            keep_vocabulary(trained, vocabulary)
+        return trained
     finally:
         leave()

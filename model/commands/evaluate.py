@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError
 from .config import ModelSource, TextData
-from .finetune import SQUAD, TaskData, load_model, task_tokenizer
+from .finetune import SQUAD, TaskData, load_model, task_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
     from ..data import PreTrainingBatches
+    from ..finetune.glue import Example
     from ..heads import Model
 
 
@@ -43,14 +44,16 @@ def evaluate(config: EvaluateConfig) -> str:
         if config.task == "mlm":
             if config.text is None:
                 raise ModelError("task mlm needs the section text")
-            from .data import pretraining_batches
+            from .data import check_vocabulary, pretraining_batches
 
             batches = pretraining_batches(config.text, model.config.vocab_size, 0, processes)
+            check_vocabulary(config.model.folder, Path(config.text.folder) / "vocab.txt")
             return json.dumps(evaluate_words(model, batches, config.batches, config.batch_size))
         if config.data is None:
             raise ModelError(f"task {config.task} needs the section data")
         output = Path(config.output) if config.output else None
-        return json.dumps(evaluate_task(model, config.task, config.data, output, config.batch_size))
+        data = with_vocabulary(config.data, config.model)
+        return json.dumps(evaluate_task(model, config.task, data, output, config.batch_size))
 
 
 def evaluate_words(model: Model, batches: PreTrainingBatches, count: int, size: int) -> dict[str, float]:
@@ -87,34 +90,54 @@ def evaluate_task(model: Model, task: str, data: TaskData, output: Path | None, 
     """Metrics of each development file; predictions and metrics.json go to `output` where it is given."""
     from ..files import written_whole
 
-    if not data.dev:
-        raise ModelError("data.dev is missing: name the task's development file")
-    files = {"dev": data.dev} | ({"dev_mismatched": data.dev_mismatched} if data.dev_mismatched else {})
+    if not (data.dev or data.test):
+        raise ModelError("data.dev is missing: name the task's development file, or data.test")
+    if (data.test or data.test_mismatched) and (task in SQUAD or not output):
+        raise ModelError("data.test is for the tasks of GLUE, and needs an output folder for the predictions")
+    files = {name: file for name in ("dev", "dev_mismatched") if (file := getattr(data, name))}
     run = evaluate_squad if task in SQUAD else evaluate_glue
     metrics = {name: run(model, task, data, Path(file), output, name, batch_size) for name, file in files.items()}
     if output:
-        with written_whole(output / "metrics.json") as file:
-            file.write((json.dumps(metrics, indent=2) + "\n").encode())
+        for name in ("test", "test_mismatched"):
+            if getattr(data, name):
+                predict_test(model, task, data, Path(getattr(data, name)), output, name, batch_size)
+        with written_whole(output / "metrics.json") as opened:
+            opened.write((json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
 
 
 def evaluate_glue(
     model: Model, task: str, data: TaskData, file: Path, output: Path | None, name: str, batch_size: int
 ) -> dict[str, float]:
-    from ..finetune.features import RowBatches, encode_examples
     from ..finetune.glue import TASKS, read_examples, write_predictions
     from ..finetune.metrics import compute
-    from ..finetune.tasks import labels_of, predict
 
-    tokenizer = task_tokenizer(data, model)
     examples = read_examples(TASKS[task], file)
-    rows = encode_examples(tokenizer, examples, data.sequence_length)
-    batches = RowBatches(rows, tokenizer, data.sequence_length).in_order(batch_size)
-    predicted = labels_of(predict(model, batches))
+    predicted = predict_glue(model, examples, data, batch_size)
     if output:
         write_predictions(TASKS[task], examples, predicted, output / f"{name}-predictions.tsv")
     labels = [example.label for example in examples if example.label is not None]
     return compute(TASKS[task].metrics, labels, predicted)
+
+
+def predict_test(model: Model, task: str, data: TaskData, file: Path, output: Path, name: str, batch_size: int) -> None:
+    """CoLA.tsv, SST-2.tsv, MNLI-m.tsv, …: what the GLUE server takes."""
+    from ..finetune.glue import TASKS, read_examples, write_predictions
+
+    examples = read_examples(TASKS[task], file, labelled=False)
+    suffix = {"test": "-m", "test_mismatched": "-mm"}[name] if task == "mnli" else ""
+    path = output / f"{'CoLA' if task == 'cola' else task.upper()}{suffix}.tsv"
+    write_predictions(TASKS[task], examples, predict_glue(model, examples, data, batch_size), path)
+
+
+def predict_glue(model: Model, examples: list[Example], data: TaskData, batch_size: int) -> list[float]:
+    """The label's number or the score of each example."""
+    from ..finetune.features import RowBatches, encode_examples
+    from ..finetune.tasks import labels_of, predict
+
+    tokenizer = task_tokenizer(data, model)
+    rows = encode_examples(tokenizer, examples, data.sequence_length)
+    return labels_of(predict(model, RowBatches(rows, tokenizer, data.sequence_length).in_order(batch_size)))
 
 
 def evaluate_squad(

@@ -21,12 +21,14 @@ SQUAD = {"squad-v1.1": "1.1", "squad-v2.0": "2.0"}
 
 @dataclass(frozen=True)
 class TaskData:
-    """`train` and `dev` are the task's own files; dev may be several, by name (MNLI: matched and mismatched)."""
+    """`train`, `dev` and `test` are the task's own files. The mismatched ones are MNLI's second."""
 
-    vocabulary: str
+    vocabulary: str = ""  # the vocab.txt beside the model's weights, if there is one
     train: str = ""
     dev: str = ""
-    dev_mismatched: str = ""  # MNLI's second
+    dev_mismatched: str = ""
+    test: str = ""  # GLUE's, without labels: predicted as its server wants them
+    test_mismatched: str = ""
     sequence_length: int = 128
     stride: int = 128  # SQuAD: from one window to the next, in tokens
     null_threshold: float = 0.0  # SQuAD v2.0
@@ -38,7 +40,7 @@ class Sweep:
 
     batch_size: tuple[int, ...] = ()
     learning_rate: tuple[float, ...] = ()
-    epochs: tuple[int, ...] = ()
+    epochs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class FinetuneConfig:
     task: str
     model: ModelSource
     data: TaskData
-    epochs: int = 3
+    epochs: float = 3
     train: TrainSettings = field(default_factory=lambda: TrainSettings(optimizer="adamw", learning_rate=5e-5))
     sweep: Sweep = field(default_factory=Sweep)
 
@@ -77,7 +79,7 @@ def runs(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
         return
     axes = sweep.batch_size or (train.batch_size,), sweep.learning_rate or (train.learning_rate,)
     for size, rate, epochs in product(*axes, sweep.epochs or (config.epochs,)):
-        output = f"{config.output}/batch-{size}-rate-{rate:g}-epochs-{epochs}"
+        output = f"{config.output}/batch-{size}-rate-{rate:g}-epochs-{epochs:g}"
         changed = replace(train, batch_size=size, learning_rate=rate)
         yield replace(config, output=output, train=changed, epochs=epochs, sweep=Sweep())
 
@@ -95,9 +97,11 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     from ..finetune.tasks import Classification, Spans
     from ..processes import join
     from ..trainer import Trainer
+    from .data import keep_vocabulary
     from .evaluate import evaluate_task
 
-    output, data, train = Path(config.output), config.data, config.train
+    output, data, train = Path(config.output), with_vocabulary(config.data, config.model), config.train
+    config = replace(config, data=data)
     if (output / "metrics.json").exists():  # a sweep that was interrupted
         return json.loads((output / "metrics.json").read_text())
     processes = join(train.device)
@@ -113,8 +117,22 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     folder = Trainer(model, task, stages, batches, output, train, processes).fit()
     if not processes.first:
         return {}
+    keep_vocabulary(folder, Path(data.vocabulary))
     whole = load_checkpoint(folder).to(processes.device)
     return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
+
+
+def with_vocabulary(data: TaskData, source: ModelSource) -> TaskData:
+    """Data with a vocabulary, the model's own where none is given; raises `ModelError` for another than the model's."""
+    from .data import check_vocabulary
+
+    if data.vocabulary:
+        check_vocabulary(source.folder, Path(data.vocabulary))
+        return data
+    own = Path(source.folder) / "vocab.txt"
+    if not (source.folder and own.exists()):
+        raise ModelError("data.vocabulary is missing, and there is no vocab.txt beside the model: name its vocabulary")
+    return replace(data, vocabulary=str(own))
 
 
 def load_model(source: ModelSource, task: str, seed: int) -> Model:

@@ -25,15 +25,20 @@ def pretrain(config: PretrainConfig) -> Path:
     from ..distill.strategies import pretraining
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .data import pretraining_batches
+    from .data import check_vocabulary, keep_vocabulary, pretraining_batches
 
     train = config.train
     processes = join(train.device)
     try:
         model = config.model.load("mlm", train.seed)
         batches = pretraining_batches(config.data, model.config.vocab_size, train.seed, processes)
+        vocabulary = Path(config.data.folder) / "vocab.txt"
+        check_vocabulary(config.model.folder, vocabulary)
         stages = pretraining(model.config.num_hidden_layers, train.steps)
         task = lambda model, stage: PreTraining(model)  # noqa: E731
-        return Trainer(model, task, stages, batches, Path(config.output), train, processes).fit()
+        trained = Trainer(model, task, stages, batches, Path(config.output), train, processes).fit()
+        if processes.first:
+            keep_vocabulary(trained, vocabulary)
+        return trained
     finally:
         leave()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from .shards import Shards
 
 class Batches(Protocol):
     """What the trainer reads: the whole run's batches, by number."""
+
+    identity: dict[str, Any]
+    """Tells these from other batches; plain values."""
 
     def batch(self, number: int, rank: int, world: int, size: int) -> dict[str, Tensor]:
         """The share of process `rank` of `world` of batch `number`, `size` rows each; every batch of a run differs."""
@@ -40,6 +43,7 @@ class PreTrainingBatches:
                 f"the model has {vocab_size}: set model.vocab_size or prepare with the model's own vocabulary"
             )
         self.instances = Instances(self.shards, length, seed, masking)
+        self.identity = {"length": length, "vocabulary": self.shards.vocabulary_sha256, "shards": self.shards.counts}
 
     def batch(self, number: int, rank: int, world: int, size: int) -> dict[str, Tensor]:
         """input_ids, attention_mask, token_type_ids, labels (size, length) and next_sentence (size,), all int64."""

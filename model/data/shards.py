@@ -1,8 +1,8 @@
 """Token shards: WordPiece ids of a corpus on disk, opened by memory map and never read whole.
 
-A folder holds `shards.json` and, for each shard, `NNNNN.tokens` (ids, uint16 or uint32, one document after another),
-`NNNNN.sentences.npy` (int64, where each sentence starts, and the end) and `NNNNN.documents.npy` (int64, the first
-sentence of each document, and the end).
+A folder holds `shards.json`, `vocab.txt` and, for each shard, `NNNNN.tokens` (ids, uint16 or uint32, one document
+after another), `NNNNN.sentences.npy` (int64, where each sentence starts, and the end) and `NNNNN.documents.npy` (int64,
+the first sentence of each document, and the end).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ModelError
+from ..files import written_whole
 from .corpus import documents
 from .vocabulary import SPECIAL, read_vocabulary
 
@@ -68,6 +69,7 @@ def _write(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_sha
         "special": {piece: tokenizer.token_to_id(piece) for piece in SPECIAL},
         "shards": shards,
     }
+    shutil.copyfile(vocabulary, folder / "vocab.txt")
     (folder / "shards.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
@@ -176,9 +178,8 @@ def _kept(path: Path, shard: Shard, length: int) -> np.ndarray:
     if not path.exists():
         chunks = shard.chunks(length)
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".chunks-", delete=False) as file:
+            with written_whole(path) as file:
                 np.save(file, chunks)
-            os.replace(file.name, path)
-        except OSError:
+        except ModelError:
             return chunks  # a folder that cannot be written
     return np.load(path, mmap_mode="r")

@@ -50,6 +50,7 @@ class RowBatches:
         if not rows:
             raise ModelError("there is nothing to train on")
         self.rows, self.length, self.seed = rows, length, seed
+        self.identity = {"length": length, "rows": len(rows), "tokens": sum(len(row.first) for row in rows)}
         self.cls, self.sep, self.pad = (int(tokenizer.token_to_id(p) or 0) for p in ("[CLS]", "[SEP]", "[PAD]"))
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 

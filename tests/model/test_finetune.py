@@ -85,6 +85,14 @@ data = {{ vocabulary = "{vocabulary}", dev = "{tmp_path}/dev.tsv", sequence_leng
     assert json.loads(capsys.readouterr().out)["dev"] == metrics
     assert main(["evaluate", str(evaluate), "--set", "quantize=int8"]) == 0
     assert json.loads(capsys.readouterr().out)["dev"]["accuracy"] > 0.85
+    rows = [line.split("\t")[0] for line in (tmp_path / "dev.tsv").read_text().splitlines()[1:]]
+    (tmp_path / "test.tsv").write_text("index\tsentence\n" + "".join(f"{i}\t{row}\n" for i, row in enumerate(rows)))
+    sets = [f"data.test={tmp_path}/test.tsv", "data.dev=''", "data.vocabulary=''", f"output={tmp_path}"]
+    assert main(["evaluate", str(evaluate), *(word for text in sets for word in ("--set", text))]) == 0
+    assert (tmp_path / "SST-2.tsv").read_text() == (tmp_path / "run/dev-predictions.tsv").read_text()
+    vocabulary.with_name("other.txt").write_text(vocabulary.read_text() + "other\n")
+    assert main(["evaluate", str(evaluate), "--set", f"data.vocabulary={vocabulary.with_name('other.txt')}"]) == 2
+    assert "was trained with another vocabulary" in capsys.readouterr().err
 
 
 def test_a_sweep_tries_every_combination_and_scores_are_regression(
@@ -257,9 +265,8 @@ def test_the_configurations_that_come_with_it_are_valid() -> None:
 
     from model.commands.table import CONFIGURED
 
-    files = sorted(Path("configs").glob("*.toml"))
-    assert files
-    for file in files:
-        command = max((c for c in CONFIGURED if file.name.startswith(c)), key=len)
+    files = {file: c for file in Path("configs").glob("*.toml") for c in CONFIGURED if file.name.startswith(c)}
+    assert set(files.values()) == set(CONFIGURED)
+    for file, command in files.items():
         module = import_module(f"model.commands.{command.replace('-', '_')}")
         read(file, getattr(module, CONFIGURED[command][1]))

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -93,10 +94,12 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(config: Path, tmp_
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
 
 
-def make(prepared: Path, folder: Path, seed: int = 0, task: Callable | None = None, **changes: object) -> Trainer:
+def make(
+    prepared: Path, folder: Path, task: Callable | None = None, length: int = 32, heads: int = 2, **changes: object
+) -> Trainer:
     settings = TrainSettings(steps=4, batch_size=2, checkpoint_every=2, device="cpu")
-    model = create(replace(TINY, hidden_dropout=0.0, attention_dropout=0.0), "mlm", seed)
-    batches = PreTrainingBatches(prepared, 32, 200)
+    model = create(replace(TINY, hidden_dropout=0.0, attention_dropout=0.0, num_attention_heads=heads), "mlm")
+    batches = PreTrainingBatches(prepared, length, 200)
     settings = replace(settings, **changes)
     stages = pretraining(2, settings.steps)
     return Trainer(
@@ -125,27 +128,48 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(prepared:
     make(prepared, tmp_path / "run").fit()  # goes on from there
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, calls = torch.save, []
+FULL = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from model.__main__ import main
+from model import trainer
+step = trainer.Trainer._step
+def fill(self, *arguments):
+    if arguments[3].total == 5:  # no file may grow beyond so many bytes from here on
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    return step(self, *arguments)
+trainer.Trainer._step = fill
+sys.exit(main(["distill", sys.argv[1]]))
+"""
 
-    def save(*arguments: object) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-        original(*arguments)
 
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(ModelError, match=r"cannot write .*step-00000004.pt: No space left on device"):
-        make(prepared, tmp_path / "run").fit()
-    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002.pt"]
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [("20000", r"cannot write .*step-00000006.pt: .*; what was there is kept"), ("100", r"cannot write the log .*")],
+    ids=["checkpoint", "log"],
+)
+def test_a_full_disk_is_one_line_and_loses_no_checkpoint(room: str, message: str, config: Path, tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", FULL, str(config), room], capture_output=True, text=True)
+    errors = [line for line in run.stderr.splitlines() if " left" not in line]
+    assert run.returncode == 2, run.stderr
+    assert len(errors) == 1
+    assert re.match(f"error: {message}", errors[0])
+    assert [p.name for p in sorted((tmp_path / "run/checkpoints").iterdir())] == [
+        "step-00000002.pt", "step-00000004.pt"
+    ]  # fmt: skip
+    for output in ("run", "whole"):
+        assert main(["distill", str(config), "--set", f"output={tmp_path}/{output}"]) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_other_settings_do_not_go_on_with_a_run(prepared: Path, tmp_path: Path) -> None:
     make(prepared, tmp_path / "run").fit()
     with pytest.raises(ModelError, match=r"another learning_rate \(0.001 then, 0.01 now\)"):
         make(prepared, tmp_path / "run", learning_rate=0.01).fit()
+    for change, message in (({"length": 24}, "another data"), ({"heads": 1}, "another model")):
+        with pytest.raises(ModelError, match=message):
+            make(prepared, tmp_path / "run", **change).fit()
     make(prepared, tmp_path / "run", log_every=3).fit()  # nothing to do
     (tmp_path / "run/checkpoints/step-00000004.pt").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match=r"step-00000004.pt cannot be read"):
@@ -177,6 +201,40 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path, tmp_path: Path)
         gradients.append(kept)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_bfloat16_learns_nearly_as_float32_does_and_keeps_float32_weights(prepared: Path, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = make(prepared, tmp_path / precision, steps=6, precision=precision, log_every=1)
+        trainer.fit()
+        losses[precision] = [json.loads(line)["loss"] for line in (tmp_path / precision / "log.jsonl").open()]
+        assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=5e-3)
+
+
+def test_tensorboard_and_log_tell_the_same(prepared: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    make(prepared, tmp_path / "run", log_every=1).fit()
+    events = accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    for name in ("loss", "mlm", "nsp", "tokens_per_second", "data_wait"):
+        assert [e.value for e in events.Scalars(name)] == pytest.approx([row[name] for row in rows])
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_another_vocabulary_than_the_teachers_is_refused(
+    config: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "teacher/vocab.txt").write_text(vocabulary.read_text() + "other\n")
+    assert main(["distill", str(config)]) == 2
+    assert f"{tmp_path}/teacher was trained with another vocabulary than" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "teacher/vocab.txt").write_text(vocabulary.read_text())
+    assert main(["distill", str(config)]) == 0
+    assert (tmp_path / "run/model/vocab.txt").read_text() == vocabulary.read_text()
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
