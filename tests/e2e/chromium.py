@@ -15,8 +15,11 @@ class Browser:
         theirs_in, self.to = os.pipe()
         self.of, theirs_out = os.pipe()
         # The shell gives the pipes the numbers that Chromium expects.
-        options = f"--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-dev-shm-usage --user-data-dir={self.folder.name}"
-        script = f"exec {program} {options} --remote-debugging-pipe 3<&{theirs_in} 4>&{theirs_out}"
+        options = (
+            "--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-dev-shm-usage --remote-debugging-pipe"
+        )
+        pipes = f"3<&{theirs_in} 4>&{theirs_out}"
+        script = f"exec {program} {options} --user-data-dir={self.folder.name} {pipes}"
         self.process = subprocess.Popen(
             ["bash", "-c", script],
             pass_fds=(theirs_in, theirs_out),
