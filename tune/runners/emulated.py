@@ -1,0 +1,75 @@
+"""Runs arm64 libraries under qemu and counts instructions: an estimate, and no time.
+
+Under emulation there are no times; the number of executed instructions is exact and the same everywhere. A Measurement
+from here takes each for a nanosecond and has `estimate` set: it compares libraries with each other, not with a phone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from compile.link import find_toolchain, run_compiler
+from compile.targets import CPUS, TARGETS, host_target
+from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
+from tune.runners.program import build_device_program
+
+PLUGIN = Path(__file__).with_name("count.c")
+# What qemu emulates for a CPU of ours; for any other, the least that its features ask for.
+MODELS = {"armv8.0": "cortex-a53", "cortex-a53": "cortex-a53", "cortex-a76": "cortex-a76"}
+
+
+class EmulatedRunner(Runner):
+    """Needs qemu-aarch64 with plugins, as Debian's package qemu-user has it."""
+
+    estimate = True
+
+    def __init__(self) -> None:
+        qemu = shutil.which("qemu-aarch64")
+        if qemu is None:
+            raise RunnerError("qemu-aarch64 was not found: install qemu (Debian package qemu-user)")
+        self._qemu = qemu
+        self._work = tempfile.TemporaryDirectory(prefix="pocketbert-")
+        folder = Path(self._work.name)
+        self._program = build_device_program(folder)
+        self._plugin = folder / "count.so"
+        options = ["-O2", "-fPIC", "-shared", "-Wl,-z,undefs", "-o", str(self._plugin)]
+        run_compiler(find_toolchain(host_target()), [*options, str(PLUGIN)], folder)
+
+    def execute(
+        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+    ) -> Execution:
+        """One inference is counted, whatever `runs` says: every one executes the same instructions."""
+        if TARGETS[manifest["target"]].arch != "aarch64":
+            raise RunnerError(f"{library.name} is for {manifest['target']}: only arm64 is emulated here")
+        model = MODELS.get(CPUS[manifest["cpu"]].name, "max")
+        with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+            given, taken = Path(name, "inputs"), Path(name, "outputs")
+            given.write_bytes(inputs)
+            arguments = [str(library.resolve()), manifest["name"], str(given), str(taken), str(threads)]
+            before, after = (self._count(model, [*arguments, str(times)], timeout) for times in (0, 1))
+            return Execution(((after - before) / 1e6,), taken.read_bytes(), Device(describe(model), (0,)))
+
+    def _count(self, model: str, arguments: list[str], timeout: float) -> int:
+        command = [self._qemu, "-cpu", model, "-plugin", str(self._plugin), str(self._program), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10 * timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise RunFailed(f"hung: no result after {10 * timeout:g} s of emulation") from None
+        found = re.search(r"executed=(\d+)", done.stderr)
+        if done.returncode < 0 or done.returncode > 128:
+            raise RunFailed(f"crashed with signal {abs(done.returncode) % 128}")
+        if done.returncode or not found:
+            raise RunFailed(f"failed: {(done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]}")
+        return int(found[1])
+
+    def close(self) -> None:
+        self._work.cleanup()
+
+
+def describe(model: str) -> str:
+    return f"qemu-aarch64 -cpu {model}, instructions counted, 1 ns each"
