@@ -76,7 +76,8 @@ def _stages(plan: Plan, prefix: str) -> str:
 
 def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled: bool) -> str:
     number = {id(call): index for index, call in enumerate(plan.program.calls)}
-    head = f"static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log)"
+    cold = "__attribute__((cold)) " if profiled else ""  # small, and apart from what every run goes through
+    head = f"{cold}static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log)"
     lines = [head, "{", "    (void)context, (void)scratch, (void)row, (void)rows, (void)log;"]
     for call in calls:
         arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
