@@ -45,8 +45,9 @@ class Progress:
         try:
             self.file.write(json.dumps({"step": step, "stage": stage} | values) + "\n")
             self.file.flush()
-            for name, value in values.items() if self.board else ():
-                self.board.add_scalar(name, value, step)
+            if self.board:
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, step)
         except OSError as error:
             raise ModelError(
                 f"cannot write the log {self.path}: {error.strerror or error}; "
@@ -69,9 +70,11 @@ class Progress:
     def close(self) -> None:
         if not self.quiet:
             self.bar.stop()
-            for log in filter(None, (self.file, self.board)):
-                with suppress(OSError):  # what could not be written was told when it was to be
-                    log.close()
+            with suppress(OSError):  # what could not be written was told when it was to be
+                self.file.close()
+            if self.board:
+                with suppress(OSError):
+                    self.board.close()
 
 
 UNITS = {"tokens_per_second", "eta_seconds", "data_wait", "learning_rate", "peak_memory_bytes", "gradient_norm"}
