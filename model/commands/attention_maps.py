@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ModelError
 from ..files import written_whole
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..heads import Model
+
+
+LABELLED = 24  # more tokens than this cannot be read beside so small an image
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class AttentionMapsConfig:
 
 
 def attention_maps(config: AttentionMapsConfig) -> Path:
-    """Draw a row of heads for each layer and model, and return the file."""
+    """Draw a row of heads for each model, and return the file."""
     from ..data import read_vocabulary
 
     if not config.models:
@@ -40,17 +43,14 @@ def attention_maps(config: AttentionMapsConfig) -> Path:
     tokens = ["[CLS]", *first, "[SEP]", *second, *(["[SEP]"] if second else [])]
     ids = [int(tokenizer.token_to_id(token) or 0) for token in tokens]
     types = [0] * (len(first) + 2) + [1] * (len(tokens) - len(first) - 2)
-    rows = []
+    rows = {}
     for title, folder in config.models.items():
         model = ModelSource(folder=folder).load("none")
         depth = model.config.num_hidden_layers
         layers = config.layers or (1, max(1, depth // 2))
         if outside := [layer for layer in layers if not 1 <= layer <= depth]:
             raise ModelError(f"{title} has no layer {outside[0]}: it has {depth}, counted from 1")
-        rows += [
-            (f"{title}, layer {layer}", maps)
-            for layer, maps in zip(layers, _maps(model, ids, types, layers), strict=True)
-        ]
+        rows[title] = dict(zip(layers, _maps(model, ids, types, layers), strict=True))
     draw(rows, tokens, Path(config.output))
     return Path(config.output)
 
@@ -70,32 +70,38 @@ def _maps(model: Model, ids: list[int], types: list[int], layers: tuple[int, ...
     return [scores[layer - 1][0].softmax(-1).numpy() for layer in layers]
 
 
-def draw(rows: list[tuple[str, np.ndarray]], tokens: list[str], path: Path) -> None:
-    """One row of images for each title and its heads (heads, T, T); queries go down, keys to the right."""
+def draw(rows: dict[str, dict[int, np.ndarray]], tokens: list[str], path: Path) -> None:
+    """A row of images for each title: its layers' heads, (heads, T, T) each; queries go down, keys to the right.
+
+    One scale of colour for all, so that what is dark in one is so in the others; labels where there is room for them.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    heads = max(len(maps) for _, maps in rows)
-    figure, grid = pyplot.subplots(len(rows), heads, figsize=(2.2 * heads + 1, 2.4 * len(rows)), squeeze=False)
-    for (title, maps), axes in zip(rows, grid, strict=True):
-        for head, axis in enumerate(axes):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if head >= len(maps):
-                axis.axis("off")
-                continue
-            axis.imshow(maps[head], vmin=0, vmax=1, cmap="Blues")
-            axis.set_title(f"head {head + 1}", fontsize=7)
-        _label(axes[0], title, tokens)
-    figure.tight_layout()
+    cells = {
+        title: [(f"L{layer} H{head}", image) for layer, maps in layers.items() for head, image in enumerate(maps, 1)]
+        for title, layers in rows.items()
+    }
+    most = max(image.max() for images in cells.values() for _, image in images)
+    columns = max(map(len, cells.values()))
+    figure, grid = pyplot.subplots(
+        len(rows), columns, figsize=(1.9 * columns + 1.6, 2.1 * len(rows) + 0.8), squeeze=False, layout="compressed"
+    )
+    for row, ((title, images), axes) in enumerate(zip(cells.items(), grid, strict=True), 1):
+        for axis in axes[len(images) :]:
+            axis.axis("off")
+        for axis, (name, image) in zip(axes, images, strict=False):
+            shown = axis.imshow(image, vmin=0, vmax=most, cmap="Blues")
+            axis.set_title(name, fontsize=9)
+            axis.set(xticks=[], yticks=[])
+            if len(tokens) <= LABELLED and row == len(rows):
+                axis.set_xticks(range(len(tokens)), tokens, fontsize=6, rotation=90)
+        axes[0].set_ylabel(title, fontsize=10)
+        if len(tokens) <= LABELLED:
+            axes[0].set_yticks(range(len(tokens)), tokens, fontsize=6)
+    figure.colorbar(shown, ax=grid, shrink=0.6, label="attention of a query (row) to a key (column)")
     with written_whole(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
     pyplot.close(figure)
-
-
-def _label(axis: Any, title: str, tokens: list[str]) -> None:
-    axis.set_ylabel(title, fontsize=7)
-    if len(tokens) <= 40:
-        axis.set_yticks(range(len(tokens)), tokens, fontsize=4)
