@@ -15,15 +15,15 @@ from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, Run
 
 
 class LocalRunner(Runner):
-    """cores: those that the process may use; by default all that this one may."""
+    """cores: those that the process may use; by default all that this one may. program: one that was built."""
 
-    def __init__(self, cores: Sequence[int] | None = None) -> None:
+    def __init__(self, cores: Sequence[int] | None = None, program: Path | None = None) -> None:
         allowed = os.sched_getaffinity(0)
         self.cores = tuple(sorted(cores or allowed))
         if not set(self.cores) <= allowed:
             raise RunnerError(f"--cores {','.join(map(str, self.cores))}: this process may use {sorted(allowed)}")
         self._folder = tempfile.TemporaryDirectory(prefix="pocketbert-")
-        self._program: Path | None = None
+        self._program = program
 
     def execute(
         self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
