@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python -m compile.profile build/mobilebert-host --threads 2 --png bars.png --trace trace.json
   python -m compile.profile build/mobilebert-host --tokens 32 --runs 100 --json figures.json
 
---trace is a file for https://ui.perfetto.dev or chrome://tracing: a line for each thread, one median run.
+--trace is a file for https://ui.perfetto.dev or chrome://tracing: a line for each thread, one run.
 """
 
 

@@ -37,10 +37,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Profile:
-    """Means over the middle half of the runs, so that all parts add up to threads × seconds.
+    """Means over the fastest quarter of the runs, which other programs disturbed least; all parts add up.
 
-    seconds: one run, by the clock; waiting: of all threads at barriers; between: their rest, waking up and from call to
-    call; peak: a core's multiply-add rate in GFLOP/s, measured between the runs; trace: the records of a median run.
+    seconds: such a run, by the clock; median: of all runs; waiting: of all threads at barriers; between: what is left
+    of threads × seconds, waking up and from call to call; peak: a core's multiply-add rate in GFLOP/s, the fastest
+    quarter of as many measurements between the runs; trace: the records of one of those runs.
     """
 
     manifest: dict[str, Any]
@@ -48,6 +49,7 @@ class Profile:
     tokens: int
     runs: int
     seconds: float
+    median: float
     kernels: list[Share]
     layers: list[Share]
     waiting: float
@@ -84,9 +86,13 @@ def profile(
                 records.append(library.profile())
                 peaks.append(rate())
             progress(turn)
-    records.sort(key=lambda run: run[0].end_ns - run[0].start_ns)
-    middle = records[len(records) // 4 : -(len(records) // 4) or None]
-    return summarise(manifest, threads, length, runs, middle, median(peaks))
+    best = sorted(peaks)[-fastest(runs) :]
+    return summarise(manifest, threads, length, records, sum(best) / len(best))
+
+
+def fastest(runs: int) -> int:
+    """How many runs count: a quarter, rounded up."""
+    return -(-runs // 4)
 
 
 def check(folder: Path, manifest: dict[str, Any], tokens: int | None) -> None:
@@ -116,11 +122,14 @@ def full_sample(manifest: dict[str, Any], tokens: int) -> Sample:
     return sample
 
 
-def summarise(
-    manifest: dict[str, Any], threads: int, tokens: int, runs: int, records: list[list[Record]], peak: float
-) -> Profile:
-    """Means over `records`, which are the runs to count, fastest first."""
-    seconds = sum(run[0].end_ns - run[0].start_ns for run in records) / len(records) / 1e9
+def summarise(manifest: dict[str, Any], threads: int, tokens: int, runs: list[list[Record]], peak: float) -> Profile:
+    """Sum up the records of `runs`."""
+
+    def length(run: list[Record]) -> int:
+        return run[0].end_ns - run[0].start_ns
+
+    records = sorted(runs, key=length)[: fastest(len(runs))]
+    seconds = sum(map(length, records)) / len(records) / 1e9
     waiting = sum(barrier_wait(manifest, run, threads) for run in records) / len(records) / 1e9
     taken: dict[int, float] = defaultdict(float)
     for run in records:
@@ -128,8 +137,8 @@ def summarise(
             taken[record.call] += (record.end_ns - record.start_ns) / len(records) / 1e9
     kernels, layers = (_shares(manifest, taken, tokens, key) for key in ("kernel", "layer"))
     between = threads * seconds - sum(taken.values()) - waiting
-    median_run = records[len(records) // 2]
-    return Profile(manifest, threads, tokens, runs, seconds, kernels, layers, waiting, between, peak, median_run)
+    usual, trace = median(map(length, runs)) / 1e9, records[len(records) // 2]
+    return Profile(manifest, threads, tokens, len(runs), seconds, usual, kernels, layers, waiting, between, peak, trace)
 
 
 def barrier_wait(manifest: dict[str, Any], run: list[Record], threads: int) -> int:

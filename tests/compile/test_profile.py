@@ -103,7 +103,7 @@ RUN = [Record(-1, 0, 0, 110), Record(0, 0, 10, 40), Record(1, 0, 40, 50), Record
 
 def test_parts_add_up_and_waits_are_the_gaps_before_a_barrier() -> None:
     assert measure.waits(FACTS, RUN, 2) == [(0, 50, 80), (1, 80, 100)]
-    found = measure.summarise(FACTS, 2, 4, 1, [RUN], peak=10.0)
+    found = measure.summarise(FACTS, 2, 4, [RUN], peak=10.0)
     assert found.seconds == pytest.approx(110e-9)
     assert [(s.name, s.calls, s.seconds * 1e9, s.flops) for s in found.kernels] == [
         ("a", 2, pytest.approx(30 + 50 + 15), 500),
@@ -119,10 +119,13 @@ def test_parts_add_up_and_waits_are_the_gaps_before_a_barrier() -> None:
     assert dict(show.where_it_goes(found))["multiply-adds at the peak rate"] == pytest.approx(500 / 10e9)
 
 
-def test_runs_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = [r._replace(end_ns=r.start_ns + 3 * (r.end_ns - r.start_ns)) for r in RUN]
-    found = measure.summarise(FACTS, 2, 4, 2, [RUN, slow], peak=10.0)
-    assert found.kernels[1].seconds == pytest.approx(40e-9)
+def test_fastest_quarter_is_averaged_and_the_median_is_of_all() -> None:
+    runs = [[r._replace(end_ns=r.start_ns + n * (r.end_ns - r.start_ns)) for r in RUN] for n in (3, 5, 1, 9, 7)]
+    found = measure.summarise(FACTS, 2, 4, runs, peak=10.0)
+    assert found.runs == 5
+    assert found.median == pytest.approx(5 * 110e-9)
+    assert found.seconds == pytest.approx((1 + 3) / 2 * 110e-9)
+    assert found.kernels[1].seconds == pytest.approx((1 + 3) / 2 * 20e-9)
 
 
 def test_flops_of_a_shorter_sequence_are_those_of_a_shorter_model(graph: type, lowered: Callable) -> None:
