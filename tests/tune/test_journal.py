@@ -1,0 +1,96 @@
+"""The tuning database as a session writes it and a build reads it, also when it is damaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compile.databases import Record, read, summary, tile_table
+from compile.errors import CompileError
+from compile.kernels.tiles import TileConfig, TileKey
+from compile.targets import AVX2, CPUS
+from tune.kernels.journal import Journal
+
+CPU = CPUS["x86-64-v3"]
+KEY = TileKey("linear", "avx2", "f32", 64, 48)
+DEFAULT = TileConfig(6, 16)
+
+
+def record(tile: TileConfig, status: str = "ok", key: TileKey = KEY, cpu: str = CPU.name) -> Record:
+    return Record(cpu, key, tile, status, "measured", 0.5, {"rows": 128})
+
+
+def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.jsonl"
+    written = [record(DEFAULT), record(TileConfig(4, 24, 2), "crash"), record(TileConfig(4, 24), "chosen")]
+    journal = Journal(path, CPU)
+    for entry in written:
+        journal.append(entry)
+        assert len(path.read_text().splitlines()) == written.index(entry) + 1  # on the disk before anything else
+    assert read(path, CPU).records == written
+    again = Journal(path, CPU)
+    assert set(again.trials) == {(KEY, DEFAULT), (KEY, TileConfig(4, 24, 2))}
+    assert again.chosen == {KEY: written[2]}
+
+
+DAMAGED = [
+    "not json",
+    "[1, 2]",
+    json.dumps({"cpu": CPU.name}),
+    record(DEFAULT).to_line().replace('"k": 64', '"k": -64').strip(),
+    record(DEFAULT).to_line().replace("[6, 16, 1]", '"6x16"').strip(),
+    record(DEFAULT).to_line()[:60],
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_is_named_skipped_and_kept(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(record(DEFAULT).to_line() + line + "\n" + record(TileConfig(4, 24), "chosen").to_line())
+    journal = Journal(path, CPU)
+    assert len(journal.damaged) == 1
+    assert journal.damaged[0].startswith(f"{path}:2: skipped:")
+    journal.append(record(TileConfig(5, 16)))
+    assert path.read_text().splitlines()[1] == line
+    assert len(journal.trials) == 2
+    assert list(journal.chosen) == [KEY]
+
+
+def test_a_writer_killed_within_a_line_costs_that_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(record(DEFAULT).to_line() + record(TileConfig(4, 24)).to_line()[:40])
+    Journal(path, CPU).append(record(TileConfig(5, 16)))
+    found = read(path, CPU)
+    assert [r.tile for r in found.records] == [DEFAULT, TileConfig(5, 16)]
+    assert len(found.damaged) == 1
+
+
+def test_a_record_for_another_cpu_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(record(DEFAULT).to_line() + record(DEFAULT, cpu="cortex-a76").to_line())
+    with pytest.raises(CompileError, match=r"a\.jsonl:2: this record is for cortex-a76 .* not for x86-64-v3"):
+        read(path, CPU)
+
+
+def test_a_build_asks_the_table_and_reports_what_it_got(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    other = KEY._replace(n=96)
+    path.write_text(
+        record(TileConfig(4, 24), "chosen").to_line()
+        + record(TileConfig(2, 32), "chosen").to_line()  # the later one counts
+        + record(TileConfig(3, 24), "ok", other).to_line()  # a trial is no choice
+        + "damaged\n"
+    )
+    table, database = tile_table(path, CPU)
+    assert table.choose("linear", AVX2, "f32", 64, 48) == TileConfig(2, 32)
+    assert table.choose("linear", AVX2, "f32", 64, 96) == DEFAULT
+    assert table.choose("attention", AVX2, "f32", 64, 48) == DEFAULT
+    found = summary(table, database)
+    assert (found["tasks"], found["hits"], found["measured"], found["estimated"]) == (3, 1, 1, 0)
+    assert found["missed"] == ["linear 64x96", "attention 64x48"]
+    assert found["damaged"] == [f"{path}:4: skipped: Expecting value: line 1 column 1 (char 0)"]
+
+
+def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"--db .*none\.jsonl cannot be read: No such file"):
+        read(tmp_path / "none.jsonl", CPU)
