@@ -1,5 +1,4 @@
 import com.pocketbert.Model;
-import com.pocketbert.TensorInfo;
 import java.io.File;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
@@ -24,10 +23,9 @@ public final class FillMask {
         if (gap < 0) {
             throw new IllegalArgumentException("there is no [MASK] in: " + text);
         }
-        ByteBuffer[] outputs = model.allocateOutputs(); // of a model built with --head mlm: logits [1, tokens, words]
+        ByteBuffer[] outputs = model.allocateOutputs(); // of a model built with --head mlm: scores [1, tokens, words]
         model.runText(text, null, outputs);
-        TensorInfo logits = model.outputs().get(0);
-        int words = logits.shape()[2];
+        int words = model.outputs().get(0).shape()[2];
         FloatBuffer scores = outputs[0].asFloatBuffer();
         PriorityQueue<Integer> best = new PriorityQueue<>((a, b) -> Float.compare(
                 scores.get(gap * words + a), scores.get(gap * words + b)));

@@ -1,11 +1,13 @@
 """com.pocketbert.Model in a real Java virtual machine: an Android archive's classes, and libraries for this machine."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,13 @@ import onnx
 import pytest
 
 import compile
+from compile import __main__ as command_line
+from compile.aar import package_version
 from compile.link import RUNTIME
 from compile.load import read_manifest
 from compile.verify import random_samples
 
+ROOT = Path(__file__).parents[2]
 JAVA = Path(__file__).parent / "java"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ARGUMENT, STATE, MODEL = "IllegalArgumentException", "IllegalStateException", "ModelException"
@@ -236,7 +241,7 @@ def test_other_libraries_are_refused(java: Callable, library: Path, tmp_path: Pa
     lines = java("strangers", *(tmp_path / f"lib{name}.so" for name in ("renamed", "text", "foreign"))).splitlines()
     assert re.match(r"renamed \| nothing", lines[0])
     assert re.match(r"text \| ModelException \| .*libtext.so cannot be loaded", lines[1])
-    assert re.match(r"foreign \| ModelException \| .*is not a model", lines[2])
+    assert re.match(r"foreign \| ModelException \| .*is no model", lines[2])
 
 
 def test_hand_declared_interface_is_the_jdks(tmp_path: Path) -> None:
@@ -265,3 +270,74 @@ def test_hand_declared_interface_is_the_jdks(tmp_path: Path) -> None:
     (tmp_path / "compare.c").write_text("\n".join(lines))
     folders = ["-I", include, "-I", include / "linux", "-I", RUNTIME]
     run(sys.executable, "-m", "ziglang", "cc", "-std=c11", *folders, "-c", tmp_path / "compare.c", "-o", tmp_path / "o")
+
+
+# --- The page for app developers
+
+
+@pytest.fixture(scope="module")
+def workplace(randomized: Callable, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the page supposes it, but with a checkpoint `mobilebert` of one layer instead of the preset."""
+    import model
+
+    folder = tmp_path_factory.mktemp("workplace")
+    small = {"num_hidden_layers": 1, "vocab_size": len(vocabulary.read_text().splitlines())}
+    config = replace(model.PRESETS["mobilebert-tiny"], **small)
+    model.save_checkpoint(randomized(config, "mlm"), folder / "mobilebert")
+    shutil.copy(vocabulary, folder / "vocab.txt")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "android.md").read_text(), re.DOTALL)
+
+
+def test_commands_of_the_page(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(workplace)
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    outputs = [execute(line) or capsys.readouterr().out for line in lines]
+    assert (workplace / "build/mobilebert-mlm-arm64-android/mobilebert_mlm.aar").exists()
+    assert f"com.pocketbert:mobilebert_mlm:{package_version()}" in outputs[0]
+    words = [line.split() for line in outputs[-1].splitlines()]
+    assert len(words) == 5
+    assert [float(score) for score, _ in words] == sorted((float(score) for score, _ in words), reverse=True)
+    with compile.load("build/mlm", threads=1) as model:
+        ids, _ = model.tokenize("the capital of [MASK] is paris")
+        logits = next(iter(model.run_text("the capital of [MASK] is paris").values()))
+        scores = logits[0, ids.tolist().index(SPECIAL.index("[MASK]"))]
+        assert [word for _, word in words] == [model.token(int(i)) for i in np.argsort(-scores)[:5]]
+
+
+def execute(line: str) -> str:
+    """What a command prints; a build runs in this process, with the folder for the preset, and prints to the screen."""
+    words = shlex.split(line)
+    if words[:4] != ["python", "-m", "compile", "mobilebert"]:
+        return run(*words)
+    assert command_line.main(["./mobilebert", *words[4:]]) == 0
+    return ""
+
+
+def test_java_code_of_the_page(classes: Path, artifact: Path, library: Path, tmp_path: Path) -> None:
+    (code,) = blocks("java")
+    (tmp_path / "Embedding.java").write_text(code)
+    main = "class Main { public static void main(String[] a) { System.out.println(Embedding.first(a[0], IDS)); } }"
+    (tmp_path / "Main.java").write_text(main.replace("IDS", "new long[] {2, 7, 8, 9, 3}"))
+    run("javac", "-cp", classes, "-d", tmp_path, tmp_path / "Embedding.java", tmp_path / "Main.java")
+    path = f"-Djava.library.path={library.parent}"
+    printed = run("java", "-Xcheck:jni", path, "-cp", f"{classes}:{tmp_path}", "Main", "mobilebert_tiny")
+    ids = np.array([[2, 7, 8, 9, 3]])
+    with compile.load(artifact) as model:
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        wanted = next(iter(model.run(inputs).values())).flat[0]
+    assert np.float32(printed) == wanted
+
+
+def test_page_and_app_name_the_archive_that_their_command_makes() -> None:
+    app = ROOT / "examples" / "android"
+    coordinates = f"com.pocketbert:mobilebert_mlm:{package_version()}"
+    places = [ROOT / "docs" / "android.md", app / "app" / "build.gradle.kts"]
+    assert all(coordinates in path.read_text() for path in places)
+    assert "build/mobilebert-mlm-arm64-android/maven" in (app / "settings.gradle.kts").read_text()
+    command = next(line for line in (app / "README.md").read_text().splitlines() if line.startswith("python"))
+    assert command.split("#")[0].split() == blocks("sh")[0].split()

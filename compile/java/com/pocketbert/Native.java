@@ -66,7 +66,7 @@ final class Native {
             functions = PUBLISHED.get(name + "_");
         }
         if (functions == null) {
-            throw new ModelException(place + " was loaded, but is not a model of this name: do not rename libraries");
+            throw new ModelException(place + " was loaded, but is no model of PocketBERT (or was renamed)");
         }
         if (functions == 0) {
             throw new ModelException(place + " and com.pocketbert are of different versions: take both from one build");
