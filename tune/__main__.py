@@ -12,6 +12,9 @@ from compile.__main__ import Parser, describe_error
 # Sub-command -> its module: `add_arguments(parser)`, `run(args) -> exit status`, and a docstring for --help.
 COMMANDS = {
     "kernels": "tune.kernels.command",
+    "search": "tune.search.command",
+    "report": "tune.search.report_command",
+    "export": "tune.search.export_command",
 }
 
 
@@ -41,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; the same command goes on from there", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        if args.debug:
+            raise
+        print(f"error: {error.name} is not installed: pip install 'pocketbert[tune]'", file=sys.stderr)
+        return 2
     except Exception as error:
         if args.debug:
             raise

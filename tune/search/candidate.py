@@ -1,0 +1,177 @@
+"""One trial: from parameters to quality, latency and size, the cheap questions first.
+
+Bounds, then the predicted latency, then the library and its latency, then quality. A candidate that fails a cheap
+question is pruned with the reason. The papers' rows are never pruned: they are what others are compared with.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna import Study, Trial, TrialPruned
+from optuna.trial import TrialState
+
+from compile.load import read_manifest
+from compile.program import Call, Program
+from model import ModelConfig, ModelError
+from tune.errors import TuneError
+from tune.runners.base import Runner
+from tune.search import predictor
+from tune.search import study as shared
+from tune.search.artifact import Build, export, library, program
+from tune.search.latency import measure_beside
+from tune.search.probe import probe
+from tune.search.quality import Quality
+from tune.search.space import Limit, Space, limits
+
+PROBE_TURNS = 3
+
+
+@dataclass
+class Search:
+    """What a worker needs to judge candidates. Use as a context manager: `folder` is its scratch space."""
+
+    study: Study
+    space: Space
+    build: Build
+    runner: Runner
+    quality: Quality
+    threads: int
+    max_latency: float  # × the reference's
+    folder: Path = field(init=False)
+
+    def __enter__(self) -> Search:
+        self.folder = Path(tempfile.mkdtemp(prefix="pocketbert-"))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def prepare(self) -> None:
+        """Build the reference; measure it and put the papers' rows in the queue if the study is new.
+
+        Raises TuneError where the study was begun on another device or with another toolchain.
+        """
+        self.quality.prepare()
+        self.reference = library(
+            self.program(self.space.rows[self.space.reference]), self.build, "reference", self.folder / "reference"
+        )
+        begun = self.study.user_attrs.get("reference")
+        if begun is None:
+            taken = measure_beside(self.runner, self.reference, self.reference, self.threads)
+            begun = {"ms": min(taken.reference_ms), "device": taken.device, "toolchain": taken.toolchain}
+            self.study.set_user_attr("reference", {**begun, "row": self.space.reference})
+            for name, config in self.space.rows.items():
+                self.study.enqueue_trial(dict(self.space.parameters(config)), {"row": name}, skip_if_exists=True)
+        here = self.runner.measure(self.reference, threads=self.threads, runs=1)
+        for what, ours in (("device", here.device), ("toolchain", here.toolchain)):
+            if begun[what] != ours:
+                raise TuneError(
+                    f"--study {self.study.study_name} was measured with {what} {begun[what]!r}, here it is {ours!r}: "
+                    "latencies could not be compared; begin another study"
+                )
+
+    @property
+    def reference_ms(self) -> float:
+        return float(self.study.user_attrs["reference"]["ms"])
+
+    def evaluate(self, trial: Trial) -> tuple[float, float, float]:
+        """Quality, ms, MiB. Raises TrialPruned with the reason; TuneError, CompileError, … where something fails."""
+        config = self.config(trial)
+        made = self.program(config)
+        self.predict(trial, made)
+        ms, mib = self.latency(config, made)
+        return self.measured_quality(config), ms, mib
+
+    def config(self, trial: Trial) -> ModelConfig:
+        parameters, spared = self.space.suggest(trial), "row" in trial.user_attrs
+        try:
+            config = self.space.config(parameters)
+        except ModelError as error:
+            trial.set_constraint("shape", 1.0)
+            raise TrialPruned(str(error)) from error
+        trial.set_constraint("shape", 0.0)
+        self.hold(trial, dict(zip(("parameters", "mha_ffn"), limits(self.space, config), strict=True)), spared)
+        states = [TrialState.COMPLETE, TrialState.RUNNING]
+        for other in self.study.get_trials(deepcopy=False, states=states):
+            if other.number < trial.number and other.params == trial.params:
+                raise TrialPruned(f"the same architecture as trial {other.number}")
+        return config
+
+    def hold(self, trial: Trial, bounds: dict[str, Limit], spared: bool) -> None:
+        """Prune what exceeds a bound; a row of the papers is spared and keeps a note of it."""
+        for name, limit in bounds.items():
+            trial.set_constraint(name, 0.0 if spared else limit.excess)
+        exceeded = [limit.reason for limit in bounds.values() if limit.excess > 0]
+        if exceeded and not spared:
+            raise TrialPruned("; ".join(exceeded))
+        if exceeded:
+            trial.set_user_attr("outside", "; ".join(exceeded))
+
+    def program(self, config: ModelConfig) -> Program:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            return program(export(config, Path(folder) / "model.onnx", self.build.seq_len), self.build)
+
+    def predict(self, trial: Trial, made: Program) -> None:
+        self.probe(made)
+        costs = shared.kernel_costs(self.study.user_attrs)
+        total, known = predictor.kernel_sum(made, costs), shared.complete(self.study)
+        sums, measured = [t.user_attrs["kernel_sum_ms"] for t in known], [t.values[1] for t in known]
+        predicted = predictor.Calibration.fit(sums, measured)(total)
+        trial.set_user_attr("kernel_sum_ms", total)
+        trial.set_user_attr("predicted_ms", predicted)
+        most = self.max_latency * self.reference_ms
+        reason = f"predicted {predicted:.2f} ms, at most {most:.2f} ms allowed"
+        self.hold(trial, {"latency": Limit(predicted / most - 1, reason)}, "row" in trial.user_attrs)
+
+    def probe(self, made: Program) -> None:
+        """Measure the kernels that the study does not know."""
+        known = shared.kernel_costs(self.study.user_attrs)
+        for key, call in predictor.kernels(made).items():
+            if key not in known:
+                self.study.set_user_attr(f"kernel:{key}", self.kernel_ms(call, made))
+
+    def kernel_ms(self, call: Call, made: Program) -> float:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            repeated, count = probe(call, made)
+            artifact = library(repeated, self.build, "probe", Path(folder) / "probe")
+            taken = measure_beside(self.runner, artifact, self.reference, self.threads, PROBE_TURNS)
+        return taken.ratio * self.reference_ms / count
+
+    def latency(self, config: ModelConfig, made: Program) -> tuple[float, float]:
+        """ms and MiB, from the study if it knows them."""
+        key = f"latency:{self.build.key(config)}"
+        if (known := self.study.user_attrs.get(key)) is None:
+            known = self.measure(config, made)
+            self.study.set_user_attr(key, known)
+        return known["ms"], known["mib"]
+
+    def measure(self, config: ModelConfig, made: Program) -> dict[str, Any]:
+        name = shared.artifact_name(config)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            artifact = library(made, self.build, name, Path(folder) / "artifact")
+            manifest = read_manifest(artifact)
+            size = (artifact / manifest["library"]).stat().st_size / 2**20
+            taken = measure_beside(self.runner, artifact, self.reference, self.threads)
+        found = {"ms": taken.ratio * self.reference_ms, "mib": size, "sha256": manifest["sha256"]}
+        return found | {"taken": asdict(taken)}
+
+    def measured_quality(self, config: ModelConfig) -> float:
+        key = f"quality:{shared.config_key(config)}"
+        known = self.study.user_attrs.get(key)
+        if known is None:
+            known = self.quality.measure(config)
+            self.study.set_user_attr(key, known)
+        return float(known)
+
+    def measure_front_again(self) -> list[int]:
+        """A second measurement of each architecture on the front that had only one; their trials' numbers."""
+        again = [t for t in self.study.best_trials if f"again:{t.number}" not in self.study.user_attrs]
+        for trial in again:
+            config = self.space.config(trial.params)
+            self.study.set_user_attr(f"again:{trial.number}", self.measure(config, self.program(config)))
+        return [trial.number for trial in again]

@@ -1,0 +1,159 @@
+"""Search for architectures: quality, latency of the compiled library, and size.
+
+Workers share a study by its storage alone, so run this command on as many machines of a kind as there are; one that
+is killed loses its running trial, which another worker tries again. Each candidate is asked the cheap questions first:
+the space's bounds, the latency predicted from its kernels, then its compiled library's latency on the runner, and at
+last its quality. What is measured once is kept in the study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compile.errors import CompileError
+from model.errors import ModelError
+from passes.errors import PassError
+from tune.errors import TuneError
+from tune.runners.base import RunnerError
+from tune.runners.choose import add_runner_arguments, make_runner
+
+if TYPE_CHECKING:
+    from tune.search.candidate import Search
+    from tune.search.workers import Worker
+
+OUR_ERRORS = (TuneError, CompileError, ModelError, PassError)  # one candidate's: the search goes on
+EXAMPLES = """examples:
+  python -m tune search --study mine --storage sqlite:///mine.db --space mobilebert --quality mine.toml --trials 100
+  python -m tune search --study toy --storage journal:toy.log --space mobilebert-toy --workers 2
+  python -m tune search --study mine --storage postgresql://host/studies --quality-command './score.sh {config}'
+  python -m tune report --study mine --storage sqlite:///mine.db
+"""
+PATIENCE = 500  # candidates in a row that come to nothing, after which there is nothing left to find
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("--study", required=True, metavar="NAME")
+    add("--storage", required=True, metavar="ADDRESS", help="sqlite:///FILE, another database, or journal:FILE")
+    add("--space", default="mobilebert", metavar="NAME", help="mobilebert, mobilebert-toy or ib-bert")
+    add("--threads", type=int, default=1, metavar="N", help="of the measured library (default: 1)")
+    add("--target", default="host", help="what libraries are compiled for (default: host)")
+    add("--cpu", metavar="NAME", help="as in python -m compile")
+    add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
+    add("--quality", type=Path, default=Path("configs/search-quality.toml"), metavar="FILE.toml",
+        help="a short distillation on your text (default: configs/search-quality.toml)")  # fmt: skip
+    add("--quality-command", metavar="CMD", help="instead: prints a number, higher is better; {config} is a JSON file")
+    add("--quality-timeout", type=float, metavar="S", help="seconds that the command may take")
+    add("--trials", type=int, default=50, metavar="N", help="stop when so many are measured in all (default: 50)")
+    add("--time-limit", type=float, metavar="S", help="begin no trial after so many seconds")
+    add("--max-params", type=float, metavar="N", help="parameters of the encoder (default: the space's)")
+    add("--mha-ffn", type=float, nargs=2, metavar=("LOW", "HIGH"), help="attention's over FFNs' parameters")
+    add("--max-latency", type=float, default=1.5, metavar="X", help="× the reference row's (default: 1.5)")
+    add("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    add("--worker", metavar="NAME", help="this worker's name in the study (default: host and process)")
+    add("--seed", type=int, metavar="N", help="of the sampler")
+    add_runner_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("trials", "workers", "threads", "seq_len"):
+        if getattr(args, name) < 1:
+            raise TuneError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+    return spawn(args.workers) if args.workers > 1 else work(args)
+
+
+def spawn(count: int) -> int:
+    """The same command `count` times at once, each a worker with a name of its own; the worst exit status."""
+    given = sys.argv[1:]
+    base = given[given.index("--worker") + 1] if "--worker" in given else default_name()
+    commands = [
+        [sys.executable, "-m", "tune", *given, "--workers", "1", "--worker", f"{base}-{i + 1}"] for i in range(count)
+    ]
+    processes = [subprocess.Popen(command) for command in commands]
+    return max(abs(process.wait()) for process in processes)
+
+
+def default_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def work(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from compile.targets import find_target
+    from tune.search.artifact import Build
+    from tune.search.candidate import Search
+    from tune.search.quality import Command, Distillation, Quality
+    from tune.search.space import find_space
+    from tune.search.study import Settings, join_study
+    from tune.search.workers import Worker
+
+    space = find_space(args.space)
+    space = replace(space, max_params=args.max_params or space.max_params, mha_ffn=tuple(args.mha_ffn or space.mha_ffn))
+    target = find_target(args.target, args.cpu)
+    quality: Quality = (
+        Command(args.quality_command, args.quality_timeout) if args.quality_command else Distillation.read(args.quality)
+    )
+    settings = Settings(
+        space.name, target.name, target.cpu.name, args.seq_len, args.threads, args.runner, quality.name,
+        space.max_params, space.mha_ffn, args.max_latency,
+    )  # fmt: skip
+    study = join_study(args.study, args.storage, settings, args.seed)
+    with ExitStack() as stack:
+        worker = stack.enter_context(Worker(study, args.worker or default_name()))
+        runner = stack.enter_context(make_runner(args, target))
+        build = Build(args.target, args.cpu, args.seq_len)
+        search = stack.enter_context(Search(study, space, build, runner, quality, args.threads, args.max_latency))
+        search.prepare()
+        print(f"{worker.name}: {space.reference} takes {search.reference_ms:.2f} ms on {args.runner}", flush=True)
+        loop(search, worker, args.trials, args.time_limit)
+        for number in search.measure_front_again():
+            print(f"trial {number}: on the front, measured again", flush=True)
+    return 0
+
+
+def loop(search: Search, worker: Worker, trials: int, time_limit: float | None) -> None:
+    """Judge candidates until `trials` of the study are measured, and say of each what became of it."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    from tune.search.study import complete
+    from tune.search.workers import OWNER
+
+    study, started, wasted = search.study, time.monotonic(), 0
+    while (done := len(complete(study))) < trials and (not time_limit or time.monotonic() - started < time_limit):
+        if wasted == PATIENCE:
+            raise TuneError(f"no candidate in {PATIENCE} was measured: widen --max-params, --mha-ffn or --max-latency")
+        for number in worker.take_over():
+            print(f"trial {number}: its worker died, so it is tried again", flush=True)
+        trial, begun = study.ask(), time.monotonic()
+        trial.set_user_attr(OWNER, worker.name)
+        try:
+            quality, ms, mib = values = search.evaluate(trial)
+        except (
+            RunnerError
+        ):  # the device's fault and not the candidate's: another worker, or this one later, tries again
+            worker.give_up(trial)
+            raise
+        except (TrialPruned, *OUR_ERRORS) as reason:
+            pruned = isinstance(reason, TrialPruned)
+            what = "pruned" if pruned else "failed"
+            trial.set_user_attr(what, str(reason))
+            study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            said, wasted = f"{what}, {reason}", wasted + 1
+        else:
+            study.tell(trial, values)
+            predicted, wasted = trial.user_attrs["predicted_ms"], 0
+            said = (
+                f"quality {quality:.4g}, {ms:.2f} ms (predicted {predicted:.2f}), {mib:.1f} MiB; {done + 1} of {trials}"
+            )
+        print(f"trial {trial.number}: {said}, {time.monotonic() - begun:.0f} s", flush=True)

@@ -1,0 +1,167 @@
+"""The report's pictures, drawn once: as PNG files for documents, as SVG inside the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune.search.findings import Findings, Point
+from tune.search.hypervolume import history
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, ACCENT, PAPERS, GRID = "#1f2933", "#7b8794", "#0b7285", "#c2410c", "#e4e7eb"
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
+    "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED, "axes.grid": True, "grid.color": GRID,
+    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path",
+    "svg.hashsalt": "pocketbert", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+}  # fmt: skip
+
+
+def draw(findings: Findings, importances: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
+    """Every figure, by its file's name."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context(STYLE):
+        made = {"front": pyplot.subplots(figsize=(8.6, 5.2)), "hypervolume": pyplot.subplots(figsize=(4.6, 3.4))}
+        made |= {"importances": pyplot.subplots(figsize=(5.4, 3.4)), "predictor": pyplot.subplots(figsize=(4.6, 4.2))}
+        _front(made["front"][1], findings)
+        _hypervolume(made["hypervolume"][1], findings)
+        _importances(made["importances"][1], importances)
+        _predictor(made["predictor"][1], findings)
+        for figure, _ in made.values():
+            figure.tight_layout()
+    return {name: figure for name, (figure, _) in made.items()}
+
+
+def point_id(point: Point) -> str:
+    """Of the point's element in the SVG."""
+    return f"trial-{point.number}"
+
+
+def _front(axes: Axes, findings: Findings) -> None:
+    """Quality over latency; colour is size; ringed: on the front; diamonds: the papers'."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    sizes = [p.mib for p in findings.points]
+    norm, colours = Normalize(min(sizes), max(sizes)), colormaps["viridis_r"]
+    line = _staircase(findings)
+    axes.plot([p.ms for p in line], [p.quality for p in line], drawstyle="steps-post", color=ACCENT, lw=1, alpha=0.5)
+    for point in findings.points:
+        front = point in findings.front
+        (drawn,) = axes.plot(
+            point.ms, point.quality, "D" if point.row else "o", ms=9 if point.row else 7.5,
+            mfc=colours(norm(point.mib)), mec=PAPERS if point.row else ACCENT if front else "white",
+            mew=2 if point.row or front else 0.6,
+            alpha=1 if front or point.row else 0.55, zorder=4 if point.row else 3 if front else 2,
+        )  # fmt: skip
+        drawn.set_gid(point_id(point))
+    _label_rows(axes, findings)
+    bar = axes.figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=35)
+    bar.set_label("size of the library, MiB")
+    bar.outline.set_visible(False)
+    threads = f"{findings.settings.threads} thread" + "s" * (findings.settings.threads > 1)
+    axes.set_xlabel(f"latency, ms — {findings.device}, {threads}, {findings.settings.seq_len} tokens")
+    axes.set_ylabel("quality")
+    axes.set_title(f"{len(findings.points)} architectures; ringed: on the front; diamonds: the papers'")
+
+
+def _staircase(findings: Findings) -> list[Point]:
+    """The front in quality and latency alone, the fastest first."""
+    best: list[Point] = []
+    for point in sorted(findings.points, key=lambda p: (p.ms, -p.quality)):
+        if not best or point.quality > best[-1].quality:
+            best.append(point)
+    return best
+
+
+def _label_rows(axes: Axes, findings: Findings) -> None:
+    rows = sorted((p for p in findings.points if p.row), key=lambda p: p.quality)
+    span = max(p.quality for p in findings.points) - min(p.quality for p in findings.points) or 1.0
+    height = float("-inf")
+    for point in rows:  # from the bottom, so that labels do not lie on each other
+        height = max(point.quality, height + 0.04 * span)
+        axes.annotate(
+            str(point.row), (point.ms, point.quality), (point.ms, height), color=PAPERS, fontsize=8,
+            xycoords="data", textcoords="data", ha="left", va="center",
+            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7},
+        ).set_position((point.ms + 0.012 * (axes.get_xlim()[1] - axes.get_xlim()[0]), height))  # fmt: skip
+
+
+def _hypervolume(axes: Axes, findings: Findings) -> None:
+    values = history([p.costs for p in findings.points])
+    axes.step(range(1, len(values) + 1), values, where="post", color=ACCENT, lw=1.8)
+    axes.fill_between(range(1, len(values) + 1), values, step="post", color=ACCENT, alpha=0.12)
+    axes.set_xlabel("architectures measured")
+    axes.set_ylabel("share of the box from best to worst")
+    axes.set_ylim(0, 1)
+    axes.set_title("Hypervolume of the front")
+
+
+def _importances(axes: Axes, importances: Mapping[str, Mapping[str, float]]) -> None:
+    names = sorted({n for part in importances.values() for n in part}, key=lambda n: sum(_of(importances, n)))
+    colours = (PAPERS, ACCENT, "#868e96")
+    for i, (objective, part) in enumerate(importances.items()):
+        places = [y + 0.27 * (1 - i) for y in range(len(names))]
+        axes.barh(places, [part.get(n, 0.0) for n in names], 0.25, color=colours[i % 3], label=objective)
+    axes.set_yticks(range(len(names)), [n.replace("num_", "").replace("_", " ") for n in names])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_title("What each parameter matters for")
+    if names:
+        axes.legend(frameon=False, loc="lower right")
+
+
+def _of(importances: Mapping[str, Mapping[str, float]], name: str) -> list[float]:
+    return [part.get(name, 0.0) for part in importances.values()]
+
+
+def _predictor(axes: Axes, findings: Findings) -> None:
+    measured, predicted = [p.ms for p in findings.points], [p.predicted_ms for p in findings.points]
+    ends = (0.93 * min(measured + predicted), 1.05 * max(measured + predicted))
+    axes.fill_between(ends, [0.9 * e for e in ends], [1.1 * e for e in ends], color=ACCENT, alpha=0.1, label="±10 %")
+    axes.plot(ends, ends, color=MUTED, lw=0.8)
+    axes.plot(measured, predicted, "o", ms=5, mfc=ACCENT, mec="white", mew=0.5)
+    axes.set_xlim(ends)
+    axes.set_ylim(ends)
+    axes.set_xlabel("measured, ms")
+    axes.set_ylabel("predicted, ms")
+    a = findings.accuracy
+    axes.set_title(f"Predictor: MAPE {a.mape:.1f} %, τ {a.tau:.2f}" if a else "Predictor")
+    axes.legend(frameon=False, loc="upper left")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130, format="png")
+
+
+def svg(figure: Figure) -> str:
+    """The <svg> element alone."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def importances(study: Any) -> dict[str, dict[str, float]]:
+    """How much of each objective's variance each parameter explains; {} where there are too few trials to tell."""
+    from optuna.importance import get_param_importances
+
+    from tune.search.study import OBJECTIVES
+
+    try:
+        return {
+            name: dict(get_param_importances(study, target=lambda t, i=i: t.values[i]))  # type: ignore[misc]
+            for i, name in enumerate(OBJECTIVES)
+        }
+    except (ValueError, RuntimeError):
+        return {}

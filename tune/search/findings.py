@@ -1,0 +1,118 @@
+"""What a study found out: its points, its front, and how they compare with the papers' architectures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna import Study
+from optuna.trial import TrialState
+
+from tune.errors import TuneError
+from tune.search.hypervolume import dominates
+from tune.search.predictor import Accuracy, held_out
+from tune.search.space import Space, find_space
+from tune.search.study import Settings, artifact_name, complete, latency_ms, settings_of
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured architecture. row: the papers' name, if it is theirs; again: whether it was measured twice."""
+
+    number: int
+    parameters: Mapping[str, Any]
+    quality: float
+    ms: float
+    mib: float
+    predicted_ms: float  # by a calibration that has not seen it
+    row: str | None
+    again: bool
+    outside: str  # the bounds that a row of the papers breaks
+
+    @property
+    def costs(self) -> tuple[float, float, float]:
+        """All three, less is better."""
+        return -self.quality, self.ms, self.mib
+
+    def __str__(self) -> str:
+        p = self.parameters
+        norm = "NoNorm" if p["normalization"] == "no-norm" else "LayerNorm"
+        return (
+            f"{p['num_hidden_layers']} layers, {p['hidden_size']}/{p['bottleneck_size']}, "
+            f"{p['num_attention_heads']} heads, {p['num_feedforward_networks']} FFNs ×{p['ffn_expansion']}, "
+            f"{norm}, {p['activation']}, {p['attention_input']}"
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """points are in the order of their trials; reference is the papers' row that the space puts first."""
+
+    name: str
+    settings: Settings
+    space: Space
+    device: str
+    points: tuple[Point, ...]
+    front: tuple[Point, ...]
+    reference: Point | None
+    accuracy: Accuracy | None
+    pruned: Counter[str]
+    failed: int
+
+    @property
+    def better(self) -> list[Point]:
+        """Nowhere worse than the reference in quality and latency, and not itself; the fastest first."""
+        if self.reference is None:
+            return []
+        r = self.reference
+        found = [p for p in self.points if p is not r and p.quality >= r.quality and p.ms <= r.ms]
+        return sorted(found, key=lambda p: p.ms)
+
+    def commands(self, point: Point) -> str:
+        """Shell commands that build the point's library."""
+        file = artifact_name(self.space.config(point.parameters))
+        sets = " ".join(f"{name}={value}" for name, value in point.parameters.items())
+        s = self.settings
+        return (
+            f"python -m tune export --space {s.space} --seq-len {s.seq_len} -o {file}.onnx \\\n  --set {sets}\n"
+            f"python -m compile {file}.onnx --target {s.target} --cpu {s.cpu} --seq-len {s.seq_len} --out {file}"
+        )
+
+
+def find(study: Study) -> Findings:
+    """Raises TuneError where nothing is measured yet."""
+    settings, attributes = settings_of(study), study.user_attrs
+    space, trials = find_space(settings.space), complete(study)
+    if not trials:
+        raise TuneError(f"--study {study.study_name}: no architecture is measured yet")
+    sums = [t.user_attrs["kernel_sum_ms"] for t in trials]
+    measured = [latency_ms(study, t, attributes) for t in trials]
+    predicted = held_out(sums, measured)
+    points = tuple(
+        Point(
+            t.number, t.params, t.values[0], ms, t.values[2], guess, t.user_attrs.get("row"),
+            f"again:{t.number}" in attributes, t.user_attrs.get("outside", ""),
+        )
+        for t, ms, guess in zip(trials, measured, predicted, strict=True)
+    )  # fmt: skip
+    front = tuple(p for p in points if not any(dominates(q.costs, p.costs) for q in points))
+    cut = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+    pruned = Counter(_kind(t.user_attrs.get("pruned", "")) for t in cut)
+    failed = len(study.get_trials(deepcopy=False, states=[TrialState.FAIL]))
+    accuracy = Accuracy.of(predicted, measured) if len(points) > 2 else None
+    reference = next((p for p in points if p.row == space.reference), None)
+    device = attributes["reference"]["device"]
+    return Findings(study.study_name, settings, space, device, points, front, reference, accuracy, pruned, failed)
+
+
+def _kind(reason: str) -> str:
+    """Why candidates were pruned, without their numbers."""
+    kinds = {
+        "parameters, at most": "too many parameters",
+        "MHA:FFN": "attention and FFNs out of balance",
+        "predicted": "predicted to be too slow",
+        "the same architecture": "measured before",
+    }
+    return next((kind for part, kind in kinds.items() if part in reason), "sizes that do not fit together")

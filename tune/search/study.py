@@ -1,0 +1,100 @@
+"""The study that workers share: its settings, its objectives, and everything measured for it, each thing once.
+
+Beside trials the storage holds, as attributes of the study: `settings`; `reference`, the latency that ratios are
+multiplied with; `kernel:…`, ms a call; `latency:…` and `quality:…` of an architecture; `again:N`, trial N's latency
+measured once more because it is on the front.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from model import ModelConfig
+from tune.errors import TuneError
+from tune.search.storage import open_storage
+
+OBJECTIVES = ("quality", "latency, ms", "size, MiB")
+DIRECTIONS: list[Literal["maximize", "minimize"]] = ["maximize", "minimize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all workers of a study must agree on, or its numbers could not be compared."""
+
+    space: str
+    target: str
+    cpu: str
+    seq_len: int
+    threads: int
+    runner: str
+    quality: str
+    max_params: float
+    mha_ffn: tuple[float, float]
+    max_latency: float
+
+
+def join_study(name: str, address: str, settings: Settings, seed: int | None) -> Study:
+    """The study, begun with these settings if it is not there. Raises TuneError where it was begun with others."""
+    storage = open_storage(address)
+    sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+    study = optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, directions=DIRECTIONS, load_if_exists=True
+    )
+    wanted = json.loads(json.dumps(asdict(settings)))
+    begun = study.user_attrs.get("settings")
+    if begun is None and study.get_trials(deepcopy=False):
+        raise TuneError(f"--study {name}: it is there already, but not an architecture search; choose another name")
+    if begun is None:
+        study.set_user_attr("settings", wanted)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(OBJECTIVES))
+        begun = study.user_attrs["settings"]
+    for key, value in wanted.items():
+        if begun.get(key) != value:
+            raise TuneError(
+                f"--study {name} was begun with {key.replace('_', '-')} {begun.get(key)!r}, this worker has {value!r}: "
+                "give what it was begun with, or another --study"
+            )
+    return study
+
+
+def settings_of(study: Study) -> Settings:
+    """Raises TuneError if the study is no architecture search."""
+    begun = study.user_attrs.get("settings")
+    if begun is None:
+        raise TuneError(f"--study {study.study_name}: not an architecture search")
+    return Settings(**{**begun, "mha_ffn": tuple(begun["mha_ffn"])})
+
+
+def complete(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def config_key(config: ModelConfig) -> str:
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def artifact_name(config: ModelConfig) -> str:
+    """Of the architecture's ONNX file and library: its name is in the library's symbols, and so in its hash."""
+    return f"a{config_key(config)[:8]}"
+
+
+def kernel_costs(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """ms a call, by kernel."""
+    return {name.removeprefix("kernel:"): ms for name, ms in attributes.items() if name.startswith("kernel:")}
+
+
+def latency_ms(study: Study, trial: FrozenTrial, attributes: Mapping[str, Any] | None = None) -> float:
+    """Measured again if it was, else as its trial has it."""
+    again = (study.user_attrs if attributes is None else attributes).get(f"again:{trial.number}")
+    return float(again["ms"]) if again else float(trial.values[1])
