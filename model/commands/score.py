@@ -23,7 +23,7 @@ def score(args: argparse.Namespace) -> None:
             if not isinstance(odds, dict) or not all(isinstance(v, int | float) for v in odds.values()):
                 raise ModelError(f"{args.null_odds}: null odds are a JSON object of question id to number")
         questions, predictions = squad.read_questions(args.data), squad.read_predictions(args.predictions)
-        values = squad.score(questions, predictions, version, odds)
+        values = squad.score(questions, predictions, version, odds, args.null_threshold)
         missing = sum(question.id not in predictions for question in questions)
     else:
         values, missing = (

@@ -35,6 +35,10 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     score.add_argument("--data", type=Path, required=True, metavar="FILE", help="the task's own TSV or JSON")
     score.add_argument("--predictions", type=Path, required=True, metavar="FILE", help="in the official format")
     score.add_argument("--null-odds", type=Path, metavar="FILE", help="SQuAD v2.0: JSON of how sure of no answer")
+    score.add_argument(
+        "--null-threshold", type=float, default=1.0, metavar="X",
+        help="with --null-odds: odds above it count as no answer (default: 1.0, as in the official script)",
+    )  # fmt: skip
     score.add_argument("--json", action="store_true", help="print JSON")
     return [*added, score]
 

@@ -35,7 +35,7 @@ def read_questions(path: Path) -> list[Question]:
             for j, paragraph in enumerate(article["paragraphs"]):
                 for k, qa in enumerate(paragraph["qas"]):
                     place = f"data[{i}].paragraphs[{j}].qas[{k}]"
-                    answers = [] if qa.get("is_impossible") else qa["answers"]
+                    answers = qa["answers"]
                     texts, starts = tuple(a["text"] for a in answers), tuple(int(a["answer_start"]) for a in answers)
                     questions.append(Question(qa["id"], qa["question"], paragraph["context"], texts, starts))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -112,8 +112,12 @@ def score(
     predictions: dict[str, str],
     version: str,
     null_odds: dict[str, float] | None = None,
+    null_threshold: float = 1.0,
 ) -> dict[str, float]:
-    """The official script's figures under its names, in percent; `null_odds` (v2.0) adds the best thresholds.
+    """The official script's figures under its names, in percent.
+
+    With `null_odds` (v2.0) a question whose odds exceed `null_threshold` counts as answered by nothing, whatever its
+    prediction, and the thresholds that would have been best are found too. The default is the official script's.
 
     A question without a prediction counts as wrong in v1.1 and is refused in v2.0, as there.
     """
@@ -126,17 +130,25 @@ def score(
     if version == "1.1":
         total = _mean(scored)
         return {"exact_match": total["exact"], "f1": total["f1"]}
-    result = dict(_mean(scored))
-    for name, answerable in (("HasAns", True), ("NoAns", False)):
-        if part := [s for s in scored if bool(s.question.answers) == answerable]:
-            result |= {f"{name}_{key}": value for key, value in _mean(part).items()}
+    counted = scored
     if null_odds is not None:
         if absent := [s.question.id for s in scored if s.question.id not in null_odds]:
             raise ModelError(f"no odds for question {absent[0]}: the null odds must cover every question")
+        counted = [_or_nothing(s, null_odds[s.question.id] > null_threshold) for s in scored]
+    result = dict(_mean(counted))
+    for name, answerable in (("HasAns", True), ("NoAns", False)):
+        if part := [s for s in counted if bool(s.question.answers) == answerable]:
+            result |= {f"{name}_{key}": value for key, value in _mean(part).items()}
+    if null_odds is not None:
         for name in ("exact", "f1"):
             best, threshold = best_threshold(scored, predictions, null_odds, name)
             result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
     return result
+
+
+def _or_nothing(scored: Scored, nothing: bool) -> Scored:
+    right = float(not scored.question.answers)
+    return Scored(scored.question, right, right) if nothing else scored
 
 
 def _mean(scored: Sequence[Scored]) -> dict[str, float]:
@@ -150,7 +162,8 @@ def best_threshold(
     """The best metric (percent) of answering nothing where the odds of no answer exceed a threshold, and that one."""
     current = best = sum(not s.question.answers for s in scored)  # nothing is answered
     threshold = 0.0
-    for s in sorted(scored, key=lambda s: null_odds[s.question.id]):
+    by_id = {s.question.id: s for s in scored}
+    for s in (by_id[id] for id in sorted(null_odds, key=lambda id: null_odds[id]) if id in by_id):
         if s.question.answers:
             current += getattr(s, name)
         elif predictions[s.question.id]:

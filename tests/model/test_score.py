@@ -85,17 +85,24 @@ def test_squad_2_counts_unanswerable_questions_and_finds_thresholds(
     predictions = write(tmp_path / "p.json", {"a": "two", "b": "wrong", "c": "red cat", "d": ""})
     odds = write(tmp_path / "o.json", {"a": -2.0, "b": 3.0, "c": 1.0, "d": 4.0})
     command = ["score", "squad-v2.0", "--data", str(file), "--predictions", str(predictions), "--json"]
-    assert main([*command, "--null-odds", str(odds)]) == 0
     third = 100 * 2 / 3
-    assert json.loads(capsys.readouterr().out) == pytest.approx(
-        {
-            "exact": 50, "f1": (100 + 0 + third + 100) / 4, "total": 4,
-            "HasAns_exact": 50, "HasAns_f1": (100 + third) / 2, "HasAns_total": 2,
-            "NoAns_exact": 50, "NoAns_f1": 50, "NoAns_total": 2,
-            "best_exact": 75, "best_exact_thresh": -2.0,  # nothing is answered but a
-            "best_f1": (300 + third) / 4, "best_f1_thresh": 1.0,  # and c
-        }
-    )  # fmt: skip
+    best = {
+        "best_exact": 75, "best_exact_thresh": -2.0,  # nothing is answered but a
+        "best_f1": (300 + third) / 4, "best_f1_thresh": 1.0,  # and c
+    }  # fmt: skip
+    as_predicted = {
+        "exact": 50, "f1": (100 + 0 + third + 100) / 4, "total": 4,
+        "HasAns_exact": 50, "HasAns_f1": (100 + third) / 2, "HasAns_total": 2,
+        "NoAns_exact": 50, "NoAns_f1": 50, "NoAns_total": 2,
+    }  # fmt: skip
+    without_b = as_predicted | {"exact": 75, "f1": (300 + third) / 4, "NoAns_exact": 100, "NoAns_f1": 100}
+    for more, expected in (
+        ([], as_predicted),
+        (["--null-odds", str(odds)], without_b | best),  # above 1, as the official script has it
+        (["--null-odds", str(odds), "--null-threshold", "5"], as_predicted | best),
+    ):
+        assert main([*command, *more]) == 0
+        assert json.loads(capsys.readouterr().out) == pytest.approx(expected)
 
 
 def test_squad_1_counts_missing_answers_as_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
