@@ -47,6 +47,7 @@ class Rules:
         self._marks = {chr(code) for code, text in moved if text[0] != "\u0345"} | {"\u0345"}
         stable = (mark for mark in self._marks if self._nfd.normalize_str(mark) == mark)
         self._of_class = {number: mark for mark in stable if (number := unicodedata.combining(mark))}
+        self._alone = self._find_alone()
 
     def tables(self) -> tuple[NDArray[np.int64], list[int]]:
         """The entry of every code point, and the elements that entries point to."""
@@ -68,7 +69,7 @@ class Rules:
         if code in SYLLABLES and not self.cased:
             return HANGUL, ()
         kept = text.strip()
-        alone = [kept != text or self._is_alone(character) for character in kept]
+        alone = [kept != text or character in self._alone for character in kept]
         classes = [0 if self.cased else self._class(character) for character in kept]
         if kept == chr(code) and classes == [0]:
             return (ALONE if alone[0] else KEEP), ()
@@ -76,8 +77,14 @@ class Rules:
         found = zip(kept, alone, classes, strict=True)
         return REPLACE, tuple(ord(c) | (IS_ALONE if lone else 0) | number << 24 for c, lone, number in found)
 
-    def _is_alone(self, character: str) -> bool:
-        return len(self._pre.pre_tokenize_str(f"a{character}a")) == 3
+    def _find_alone(self) -> set[str]:
+        """Every character that is a word of its own. Most blocks of 256 code points have none: they stay one word."""
+        found = set()
+        for begin in range(0, CODE_POINTS, 256):
+            block = [chr(code) for code in range(begin, begin + 256) if code not in SURROGATES]
+            if len(self._pre.pre_tokenize_str("a".join(["", *block]))) > 1:
+                found |= {c for c in block if len(self._pre.pre_tokenize_str(f"a{c}a")) == 3}
+        return found
 
     def _class(self, character: str) -> int:
         """The canonical combining class: that of the marks which `character` goes neither before nor behind."""
@@ -95,8 +102,8 @@ def _answers(normalizer: Any, before: str = "") -> dict[int, str]:
     return dict(zip(codes, answers, strict=True))
 
 
-def header() -> str:
-    """The text of unicode_tables.h, as the installed `tokenizers` has it."""
+def header(uncased: Rules, cased: Rules) -> str:
+    """The text of unicode_tables.h."""
     parts = [
         f"/* By compile/codegen/unicode_tables.py, which says how to read it, from tokenizers {version('tokenizers')}.",
         " * ascii: letters and digits in lower case, the kind of other ASCII bytes, 0 for bytes that are not ASCII. */",
@@ -105,9 +112,9 @@ def header() -> str:
         f"DROP_STARTER = {DROP_STARTER}, REPLACE = {REPLACE} }};",
         f"enum {{ ELEMENT_LAST = 1 << {LAST.bit_length() - 1}, ELEMENT_ALONE = 1 << {IS_ALONE.bit_length() - 1} }};\n",
         "#if PB_CASED\n",
-        *_arrays(*Rules(cased=True).tables()),
+        *_arrays(*cased.tables()),
         "#else\n",
-        *_arrays(*Rules(cased=False).tables()),
+        *_arrays(*uncased.tables()),
         "#endif\n#endif",
     ]
     return "\n".join(parts) + "\n"
@@ -140,7 +147,7 @@ def _array(kind: str, name: str, values: NDArray[np.int64]) -> str:
 
 
 def main() -> int:
-    HEADER.write_text(header())
+    HEADER.write_text(header(Rules(cased=False), Rules(cased=True)))
     print(f"{HEADER}: {HEADER.stat().st_size} bytes")
     return 0
 

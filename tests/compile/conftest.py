@@ -164,7 +164,7 @@ class Builder:
         return onnx.shape_inference.infer_shapes(model)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def graph() -> type[Builder]:
     return Builder
 
