@@ -52,7 +52,8 @@ HELP = {"smoke": "seconds, to try the program", "cpu": "at most 20 minutes on 2 
 SHARED = Path("../shared/data")
 BERTS = SHARED / "vocab/bert-base-uncased-vocab.txt"
 POSITIONS = 384  # room to fine-tune on longer texts
-MEASURED = ("seconds", "tokens_per_second", "data_wait")
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "4090": 165e12}
+"""FLOP/s of dense bfloat16 matrix products, by a part of the GPU's name, as its maker states."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,14 @@ def train_teacher(size: Size, work: Path, text: Path, vocabulary: Path, threads:
     return kept_metrics(size, work, trained, started)
 
 
+def student_folder(work: Path, recipe: Recipe, seed: int, nonorm: bool) -> Path:
+    return work / f"{recipe.strategy}{''.join('-' + name for name in recipe.without)}-{seed}{'-nonorm' * nonorm}"
+
+
 def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, float]:
     """The held-out metrics of one student; kept in its folder, so that an interrupted benchmark goes on."""
     size, work, recipe, seed, nonorm, threads = job
-    folder = work / f"{recipe.strategy}{''.join('-' + name for name in recipe.without)}-{seed}{'-nonorm' * nonorm}"
+    folder = student_folder(work, recipe, seed, nonorm)
     result = folder / "held-out.json"
     if result.exists():
         return json.loads(result.read_text())
@@ -161,18 +166,46 @@ def kept_metrics(size: Size, work: Path, trained: Path, started: float) -> dict[
     from model.files import written_whole
 
     seconds = time.perf_counter() - started
-    metrics = held_out(size, work, trained) | {"seconds": seconds} | throughput(trained.parent)
+    metrics = held_out(size, work, trained) | {"seconds": seconds}
     with written_whole(trained.parent / "held-out.json") as file:
         file.write(json.dumps(metrics).encode())
     return metrics
 
 
-def throughput(folder: Path) -> dict[str, float]:
-    """Tokens a second, the share of time spent waiting for data and, on a GPU, peak memory; the log's last lines."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][1:]
-    mean = {name: statistics.mean(line[name] for line in lines) for name in MEASURED[1:]}
+def speed(size: Size, folder: Path, inner: int, ffns: int, taught: bool) -> dict[str, float]:
+    """Of the last stage, by its log: tokens a second, the share of time spent waiting for data, FLOP/s, peak memory.
+
+    FLOPs of a token are 2 × multiply-adds of the matrix products: forward, and twice as many backward; of the teacher
+    forward alone; the words' scores for the 15 % of tokens that are predicted.
+    """
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["stage"] == lines[-1]["stage"]][-3:]
+    measured = {name: statistics.mean(line[name] for line in lines) for name in ("tokens_per_second", "data_wait")}
+    flops = 3 * forward_flops(size, inner, ffns) + taught * forward_flops(size, size.teacher_inner, 1)
+    measured["flops_per_second"] = flops * measured["tokens_per_second"]
     peaks = [line["peak_memory_bytes"] for line in lines if "peak_memory_bytes" in line]
-    return mean | ({"peak_memory_bytes": max(peaks)} if peaks else {})
+    return measured | ({"peak_memory_bytes": max(peaks)} if peaks else {})
+
+
+def forward_flops(size: Size, inner: int, ffns: int) -> float:
+    """Of a token."""
+    from model import PRESETS
+    from model.counting import count
+
+    config = replace(PRESETS["mobilebert-paper"], **model_fields(size, inner, ffns))  # type: ignore[arg-type]
+    encoder = sum(row.flops for row in count(config, size.length)) / size.length
+    return encoder + 0.15 * 2 * size.hidden_size * (size.hidden_size + size.vocab_size)
+
+
+def loader_speed(size: Size, work: Path) -> float:
+    """Tokens a second that one process makes, with nothing else to do, over about two seconds."""
+    from model.data import PreTrainingBatches
+
+    batches, made, started = PreTrainingBatches(work / "train", size.length, size.vocab_size), 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < 2:
+        batches.batch(made, 0, 1, size.batch_size)
+        made += 1
+    return made * size.batch_size * size.length / seconds
 
 
 def held_out(size: Size, work: Path, folder: Path) -> dict[str, float]:
@@ -187,17 +220,22 @@ def held_out(size: Size, work: Path, folder: Path) -> dict[str, float]:
     return evaluate_words(model, batches, size.held_out_batches, 32)
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Mean ± sample deviation over seeds; loss in nats a masked word."""
-    lines = [f"{'students':24}{'loss':>18}{'accuracy %':>18}{'seconds':>9}{'tokens/s':>10}{'waiting %':>11}"]
+def table(results: dict[str, list[dict[str, float]]], peak: float | None) -> str:
+    """Mean ± sample deviation over seeds; loss in nats a masked word; `peak`: FLOP/s of the GPU, if it is known."""
+    head = f"{'students':24}{'loss':>16}{'accuracy %':>16}{'seconds':>9}{'tokens/s':>11}{'waiting %':>11}"
+    lines = [f"{head}{'GFLOP/s':>10}" + (f"{'of peak %':>11}{'GiB':>6}" if peak else "")]
     for name, runs in results.items():
         cells = []
         for key, factor, digits in (("mlm", 1, 3), ("mlm_accuracy", 100, 2)):
             values = [factor * run[key] for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
-        mean = [statistics.mean(run[key] for run in runs) for key in MEASURED]
-        lines.append(f"{name:24}{cells[0]:>18}{cells[1]:>18}{mean[0]:9.0f}{mean[1]:10,.0f}{100 * mean[2]:11.1f}")
+        mean = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
+        cells = [f"{name:24}{cells[0]:>16}{cells[1]:>16}{mean['seconds']:9.0f}{mean['tokens_per_second']:11,.0f}"]
+        cells += [f"{100 * mean['data_wait']:11.1f}{mean['flops_per_second'] / 1e9:10,.1f}"]
+        if peak:
+            cells += [f"{100 * mean['flops_per_second'] / peak:11.1f}{mean['peak_memory_bytes'] / 2**30:6.1f}"]
+        lines.append("".join(cells))
     return "\n".join(lines)
 
 
@@ -213,11 +251,16 @@ def verdicts(results: dict[str, list[dict[str, float]]]) -> list[str]:
     return lines
 
 
+def gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
 def machine() -> str:
     import torch
 
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {gpu() or 'no GPU'}, torch {torch.__version__}"
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -259,13 +302,18 @@ def main(given: Sequence[str] | None = None) -> int:
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    results = {r.name: [m for j, m in zip(jobs, metrics, strict=True) if j[2] == r] for r in RECIPES}
-    reference = {"teacher": [teacher]}
+    results = {"teacher": [teacher | speed(size, work / "teacher", size.teacher_inner, 1, False)]}
+    for job, trained in zip(jobs, metrics, strict=True):
+        folder = student_folder(work, job[2], job[3], args.nonorm)
+        measured = speed(size, folder, size.student_inner, 2, job[2].strategy != "bare")
+        results.setdefault(job[2].name, []).append(trained | measured)
+    peak = next((flops for name, flops in PEAKS.items() if name in gpu()), None)
     print(f"{machine()}, {args.size} size, {args.seeds} seeds, {time.perf_counter() - started:.0f} s in all\n")
-    print(table(reference | results) + "\n")
+    print(table(results, peak) + "\n")
     print("\n".join(verdicts(results)))
+    print(f"the loader alone makes {loader_speed(size, work):,.0f} tokens/s a process")
     if args.json:
-        args.json.write_text(json.dumps({"size": asdict(size), "results": reference | results}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"size": asdict(size), "results": results}, indent=1) + "\n")
     return 0
 
 
