@@ -1,7 +1,8 @@
 """Compile a MobileBERT-family encoder into one library that an app can load.
 
 MODEL is the name of a preset (random weights from --seed), a Hugging Face checkpoint folder, or an .onnx file. The
-result is a folder: lib<name>.so, which needs libc and libm alone; <name>.h, its C interface; manifest.json; report.html.
+result is a folder: lib<name>.so, which needs libc and libm alone; <name>.h, its C interface; manifest.json and
+report.html, which say what was built.
 """
 
 from __future__ import annotations

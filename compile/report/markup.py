@@ -36,11 +36,15 @@ def _number(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def size(count: float) -> str:
+def size(number: float) -> str:
     """A number of bytes in words."""
-    if count >= MIB:
-        return f"{count / MIB:.2f} MiB" if count < 10 * MIB else f"{count / MIB:.1f} MiB"
-    return f"{count / 1024:.1f} KiB" if count >= 1024 else f"{count:.0f} bytes"
+    if number >= MIB:
+        return f"{number / MIB:.2f} MiB" if number < 10 * MIB else f"{number / MIB:.1f} MiB"
+    return f"{number / 1024:.1f} KiB" if number >= 1024 else f"{number:.0f} bytes"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def work(flops: float) -> str:

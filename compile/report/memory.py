@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compile.report.markup import Markup, join, size, tag
+from compile.report.picture import rows_columns
 
 COLOURS = 6
 
@@ -54,12 +55,8 @@ def _areas(manifest: dict[str, Any], region: str, times: dict[int, int]) -> list
     for tensor, moments in alive.items():
         entry = manifest["tensors"][tensor]
         if entry["region"] == region:
-            size = 1
-            for dimension in entry["shape"]:
-                size *= dimension
-            columns = max(size // manifest["tokens"], 1)
-            span = (min(moments), max(moments))
-            areas.append(Area(entry["name"], columns, *span, entry["offset"], entry["bytes"]))
+            _, columns = rows_columns(manifest, tensor)
+            areas.append(Area(entry["name"], columns, min(moments), max(moments), entry["offset"], entry["bytes"]))
     return areas
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.report import memory, picture
-from compile.report.markup import Markup, datum, join, size, tag, work
+from compile.report.markup import Markup, count, datum, join, size, tag, work
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -89,9 +89,13 @@ def _kind(manifest: dict[str, Any], kind: picture.Kind) -> Markup:
     stages = sorted({c["stage"] for c in calls})
     each = " each" if len(kind.blocks) > 1 else ""
     share = sum(c["flops"] for c in calls) * len(kind.blocks) / (manifest["flops"] or 1)
-    facts = [f"{len(calls)} calls{each}", f"{work(sum(c['flops'] for c in calls))}{each}", f"{share:.1%} of all work"]
+    facts = [
+        f"{count(len(calls), 'call')}{each}",
+        f"{work(sum(c['flops'] for c in calls))}{each}",
+        f"{share:.1%} of all work",
+    ]
     if not each:
-        facts.append(f"stage {stages[0]}" + (f" to {stages[-1]}" if len(stages) > 1 else ""))
+        facts.append(f"stage {stages[0]}" if len(stages) == 1 else f"stages {stages[0]} to {stages[-1]}")
     return tag(
         "figure",
         tag("figcaption", tag("h3", kind.title), tag("p", " · ".join(facts))),
@@ -134,10 +138,25 @@ def kernels(manifest: dict[str, Any]) -> Markup:
         if generic
         else tag("p", "No operator fell back to a generic kernel.", class_="good")
     )
-    lead = f"{len(entries)} kinds of kernel. A tile of 6x16 keeps 6 rows of activations by 16 columns in registers."
-    if not any(e["tile"] == "6x16" for e in entries):
-        lead = f"{len(entries)} kinds of kernel. A tile is rows of activations by columns of weights in registers."
-    return section("kernels", "Kernels and tiles", lead, note, table)
+    lead = f"{len(entries)} kinds of kernel. A tile is rows of activations by columns of weights, kept in registers."
+    return section("kernels", "Kernels and tiles", lead, note, _tuning(manifest), table)
+
+
+def _tuning(manifest: dict[str, Any]) -> Markup:
+    """Where the tiles come from."""
+    tuning = manifest.get("tuning")
+    if not tuning:
+        return tag("p", "Where the tiles come from was not recorded.", class_="counts")
+    source = f"the tuning database {tuning['database']}" if tuning["database"] else "the built-in table: no database"
+    words = join(
+        f"Tiles come from {source}; ", datum(tuning["hits"], "tuning.hits"), " of ",
+        datum(tuning["tasks"], "tuning.tasks"), " shapes were tuned.",
+    )  # fmt: skip
+    missed = [tag("li", what) for what in tuning["missed"]]
+    if not missed:
+        return tag("p", words, class_="counts")
+    details = tag("details", tag("summary", f"{len(missed)} not tuned"), tag("ul", *missed, class_="notes"))
+    return tag("div", tag("p", words), details, class_="counts")
 
 
 def passes(manifest: dict[str, Any]) -> Markup:
@@ -232,10 +251,10 @@ def _sizes(manifest: dict[str, Any]) -> Markup:
     sizes = manifest["sizes"]
     whole, weights = sizes["library_bytes"], sizes["weights_bytes"]
     parts = [("weights", weights, "linear"), ("kernels, plan, runtime", whole - weights, "attention")]
-    bars = [tag("span", style=f"width:{count / whole:.2%}", class_=f"fill {kind}") for _, count, kind in parts]
+    bars = [tag("span", style=f"width:{taken / whole:.2%}", class_=f"fill {kind}") for _, taken, kind in parts]
     items = [
-        tag("li", tag("span", class_=f"key fill {kind}"), f"{name}: {size(count)} ({count / whole:.2%})")
-        for name, count, kind in parts
+        tag("li", tag("span", class_=f"key fill {kind}"), f"{name}: {size(taken)} ({taken / whole:.2%})")
+        for name, taken, kind in parts
     ]
     head = tag("figcaption", tag("h3", "The file"), tag("p", f"{manifest['library']}, {size(whole)}"))
     return tag("figure", head, tag("div", *bars, class_="stack"), tag("ul", *items, class_="legend"), class_="file")
@@ -267,6 +286,8 @@ def verification(manifest: dict[str, Any]) -> Markup:
 def toolchain(manifest: dict[str, Any]) -> Markup:
     origin = ", ".join(f"{key} {value}" for key, value in manifest.get("model", {}).items() if value is not None)
     facts = [("model", origin or "not recorded"), ("linker", manifest["linker"]), ("triple", manifest["triple"])]
+    if manifest.get("sanitize"):
+        facts.append(("sanitizers", manifest["sanitize"]))
     facts += [("needs of the CPU", ", ".join(manifest["cpu_features_required"]) or "nothing beyond its architecture")]
     facts += list(manifest["versions"].items())
     for kind in ("inputs", "outputs"):

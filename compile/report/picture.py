@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from compile.report.markup import Markup, join, tag, work
+from compile.report.markup import Markup, count, join, tag, work
 
 WIDTH = 340
 # Strips of the overview.
@@ -98,7 +99,7 @@ def overview(manifest: dict[str, Any], blocks: list[Block], kinds: list[Kind]) -
         calls = [manifest["calls"][i] for i in block.calls]
         layer = block.name.startswith("layer ")
         flops = sum(c["flops"] for c in calls)
-        words = f"{block.name.capitalize()}: {len(calls)} calls, {work(flops)}"
+        words = f"{block.name.capitalize()}: {count(len(calls), 'call')}, {work(flops)}"
         start = left if layer else 0
         y += 10 if number and not layer else 0
         content = [tag("title", words)]
@@ -162,12 +163,21 @@ def block_graph(manifest: dict[str, Any], kind: Kind) -> Markup:
     for n, index in enumerate(block.calls):
         call = calls[index]
         drawn.append(_node(call, words[call["kernel"]], numbers[call["kernel"]], family, tops[len(outside) + n]))
-    last = {t for i in block.calls for t, _, _ in calls[i]["writes"]}
     used = {t for i in block.calls for t, _, _ in calls[i]["reads"]}
-    leaving = [t for t in last if t not in used]
+    leaving = [t for t in maker if t not in used]
     drawn.append(_leaving(manifest, leaving, tops[-1] + NODE, height))
-    title = f"{kind.title}: {len(block.calls)} kernel calls"
+    title = f"{kind.title}: {count(len(block.calls), 'kernel call')}"
     return tag("svg", *drawn, viewBox=f"0 0 {WIDTH} {height}", class_="graph", role="group", aria_label=title)
+
+
+def rows_columns(manifest: dict[str, Any], tensor: int) -> tuple[int, int]:
+    """A tensor as rows × columns: one row a token where it has that many."""
+    shape, tokens = manifest["tensors"][tensor]["shape"], manifest["tokens"]
+    size = math.prod(shape)
+    leading = next((d for d in shape if d > 1), 1)
+    if tokens in (leading, *shape[:-1]):
+        return tokens, size // tokens
+    return (size // shape[-1], shape[-1]) if shape else (1, 1)
 
 
 def _heights(chips: int, nodes: int) -> tuple[list[int], int]:
@@ -178,18 +188,22 @@ def _heights(chips: int, nodes: int) -> tuple[list[int], int]:
 
 
 def _edges(manifest: dict[str, Any], block: Block, position: dict[int, int], chips: int) -> list[_Edge]:
-    edges = []
+    edges, written = [], dict[int, int]()
     for n, index in enumerate(block.calls):
         call = manifest["calls"][index]
         reads: dict[int, int] = {}
         for tensor, _, columns in call["reads"]:
             reads[tensor] = reads.get(tensor, 0) + columns
-        for tensor, columns in reads.items():
-            source, target = position[tensor], chips + n
-            rows, width = _shape(manifest, tensor)
+        target = chips + n
+        # Two calls may fill one tensor: the second goes on where the first began.
+        again = {tensor: columns for tensor, _, columns in call["writes"] if tensor in written}
+        for tensor, columns in (*reads.items(), *again.items()):
+            source = written.get(tensor, position[tensor])
+            rows, width = rows_columns(manifest, tensor)
             neighbours = columns > width  # a convolution over tokens reads three rows as one
             part = width if neighbours else columns
             edges.append(_Edge(source, target, rows, part, width, target == source + 1))
+        written.update((tensor, target) for tensor, _, _ in call["writes"])
     taken: list[list[_Edge]] = []
     for edge in sorted((e for e in edges if not e.adjacent), key=lambda e: (e.target - e.source, e.source)):
         free = [n for n, lane in enumerate(taken) if all(not _overlap(edge, other) for other in lane)]
@@ -202,16 +216,6 @@ def _edges(manifest: dict[str, Any], block: Block, position: dict[int, int], chi
 
 def _overlap(one: _Edge, two: _Edge) -> bool:
     return one.source < two.target and two.source < one.target
-
-
-def _shape(manifest: dict[str, Any], tensor: int) -> tuple[int, int]:
-    """A tensor as rows × columns: one row a token where it has that many."""
-    shape, tokens = manifest["tensors"][tensor]["shape"], manifest["tokens"]
-    count = 1
-    for dimension in shape:
-        count *= dimension
-    rows = tokens if count % tokens == 0 and tokens in shape else shape[-2] if len(shape) > 1 else 1
-    return rows, count // rows
 
 
 def _draw_edge(edge: _Edge, tops: list[int], chips: int) -> Markup:
@@ -233,28 +237,28 @@ def _chip(text: str, top: int) -> Markup:
 
 
 def _origin(manifest: dict[str, Any], block: Block, tensor: int) -> str:
-    entry = manifest["tensors"][tensor]
-    shape = " × ".join(map(str, _shape(manifest, tensor)))
+    """Where a tensor that the block reads comes from. Of equal layers only the first is drawn, so none is named."""
+    entry, (rows, columns) = manifest["tensors"][tensor], rows_columns(manifest, tensor)
     if entry["region"] == "input":
-        return f"{entry['name'][:24]} · {shape}"
-    writers = [c["layer"] for c in manifest["calls"] if any(t == tensor for t, _, _ in c["writes"])]
-    layers = block.name.startswith("layer ") and (writers[-1].startswith("layer ") or writers[-1] == "embeddings")
-    rows, columns = _shape(manifest, tensor)
-    source = "the block before" if layers and columns > 1 else writers[-1]
-    return f"from {source} · {rows} × {columns}"
+        return f"{entry['name'][:24]} · {rows} × {columns}"
+    writer = [c["layer"] for c in manifest["calls"] if any(t == tensor for t, _, _ in c["writes"])][-1]
+    stream = block.name.startswith("layer ") and columns > 1 and writer != "head"
+    return f"from {'the block before' if stream else writer} · {rows} × {columns}"
 
 
 def _node(call: dict[str, Any], kernel: dict[str, Any], number: int, family: dict[str, str], top: int) -> Markup:
     what, _, rest = kernel["description"].partition(", ")
     facts = [work(call["flops"]) if call["flops"] else "", rest]
-    words = f"{kernel['name']}: {call['rows']} rows, stage {call['stage']}"
+    words = f"{kernel['name']}: {count(call['rows'], 'row')}, stage {call['stage']}"
     return tag(
         "a",
         tag("title", words),
         tag("rect", x=0, y=top, width=BOX, height=NODE, rx=8, class_="node"),
         tag("rect", x=0, y=top + 8, width=4, height=NODE - 16, rx=2, class_=f"fill {family[kernel['name']]}"),
         tag("text", what[0].upper() + what[1:], x=14, y=top + 18, class_="node-title"),
-        tag("text", " · ".join(filter(None, facts)) or f"{call['rows']} rows", x=14, y=top + 33, class_="node-text"),
+        tag(
+            "text", " · ".join(filter(None, facts)) or count(call["rows"], "row"), x=14, y=top + 33, class_="node-text"
+        ),
         href=f"#kernel-{number}",
         class_="call",
     )
@@ -263,7 +267,7 @@ def _node(call: dict[str, Any], kernel: dict[str, Any], number: int, family: dic
 def _leaving(manifest: dict[str, Any], tensors: list[int], top: int, height: int) -> Markup:
     names = []
     for tensor in tensors:
-        entry, shape = manifest["tensors"][tensor], " × ".join(map(str, _shape(manifest, tensor)))
+        entry, shape = manifest["tensors"][tensor], " × ".join(map(str, rows_columns(manifest, tensor)))
         names.append(f"{entry['name'][:24]} · {shape}" if entry["region"] == "output" else shape)
     line = tag("path", d=f"M24 {top}V{height - 12}", class_="edge", marker_end="url(#arrow)")
     return join(line, tag("text", ", ".join(names[:2]), x=33, y=height - 14, class_="edge-label"))
