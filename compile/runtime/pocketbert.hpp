@@ -14,14 +14,18 @@
 #ifndef POCKETBERT_HPP
 #define POCKETBERT_HPP
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <iterator>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "pocketbert_loader.h"
 
@@ -42,7 +46,7 @@ template <class T>
 class Span {
  public:
   constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
-  constexpr Span(std::initializer_list<std::remove_const_t<T>> list) noexcept : data_(list.begin()), size_(list.size()) {}
+  constexpr Span(std::initializer_list<std::remove_const_t<T>> list) noexcept : Span(list.begin(), list.size()) {}
   template <class Container, class = std::enable_if_t<
                                  std::is_convertible_v<decltype(std::data(std::declval<Container &>())), T *>>>
   constexpr Span(Container &&container) noexcept : data_(std::data(container)), size_(std::size(container)) {}
@@ -83,6 +87,12 @@ pocketbert_tensor tensor(Container &elements, Dimensions... dimensions) {
           element_type<T>(),
           static_cast<std::int32_t>(sizeof...(dimensions)),
           {static_cast<std::int64_t>(dimensions)...}};
+}
+
+inline std::size_t bytes(const pocketbert_tensor &tensor) {
+  std::size_t count = tensor.type == POCKETBERT_INT64 ? 8 : tensor.type == POCKETBERT_BOOL ? 1 : 4;
+  for (std::int32_t i = 0; i < tensor.rank; i++) count *= static_cast<std::size_t>(tensor.shape[i]);
+  return count;
 }
 
 }  // namespace detail
@@ -130,10 +140,28 @@ class Library {
   pocketbert_library library_;
 };
 
+/* The same with the shape that the model describes: that of the longest sequence. */
+template <class Container>
+pocketbert_tensor output(Container &&elements, const pocketbert_info &info) {
+  pocketbert_tensor tensor = output(std::forward<Container>(elements), std::size(elements));
+  if (detail::bytes(tensor) != info.bytes)
+    throw Error(POCKETBERT_ERROR_SHAPE, std::string(info.name) + " has " + std::to_string(info.bytes) +
+                                            " bytes, its buffer " + std::to_string(detail::bytes(tensor)));
+  tensor.rank = info.rank;
+  std::copy(std::begin(info.shape), std::end(info.shape), std::begin(tensor.shape));
+  return tensor;
+}
+
 /* pocketbert_options says what they mean. */
 struct Options {
   std::int32_t threads = 0;
   std::uint64_t cores = 0;
+  bool profile = false;
+};
+
+/* A text as BERT's tokenizer cuts it, with [CLS] and [SEP]; segments are 0, and 1 in the second text of a pair. */
+struct Tokens {
+  std::vector<std::int64_t> ids, segments;
 };
 
 /* An open model. Its library must stay loaded until it is gone. */
@@ -146,6 +174,7 @@ class Model {
     given.size = sizeof given;
     given.threads = options.threads;
     given.cores = options.cores;
+    given.profile = options.profile;
     if (const std::int32_t status = functions->open(&given, &model_); status != POCKETBERT_OK)
       throw Error(status, functions->last_error(nullptr));
     description_.size = sizeof description_;
@@ -176,9 +205,60 @@ class Model {
                           static_cast<std::int32_t>(outputs.size())));
   }
 
+  /* Cut after max_tokens, by default as many as the model takes. Needs a library that was built with --vocab. */
+  Tokens tokenize(std::string_view text, std::optional<std::string_view> pair = {}, std::int32_t max_tokens = 0) const {
+    if (max_tokens == 0) max_tokens = description_.tokens;
+    const std::size_t room = max_tokens > 0 ? static_cast<std::size_t>(max_tokens) : 0;
+    Tokens tokens{std::vector<std::int64_t>(room), std::vector<std::int64_t>(room)};
+    std::int32_t count = 0;
+    const auto [second, second_size] = pointer(pair);
+    const std::int32_t status =
+        functions_->tokenize(pointer(text).first, text.size(), second, second_size, max_tokens, tokens.ids.data(),
+                             tokens.segments.data(), &count);
+    if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(nullptr));
+    tokens.ids.resize(static_cast<std::size_t>(count));
+    tokens.segments.resize(static_cast<std::size_t>(count));
+    return tokens;
+  }
+
+  /* The piece with this id; empty where there is none. */
+  std::string_view token(std::int64_t id) const noexcept {
+    const bool known = id >= 0 && id < description_.pieces;
+    return known ? functions_->token(static_cast<std::int32_t>(id)) : std::string_view();
+  }
+
+  /* Tokenize and run; returns the number of tokens. Outputs have room for the longest sequence, and their shapes are set
+   * to that of this one. */
+  std::int32_t run_text(std::string_view text, Span<pocketbert_tensor> outputs,
+                        std::optional<std::string_view> pair = {}) {
+    for (std::size_t i = 0; i < outputs.size() && i < this->outputs().size(); i++)
+      if (detail::bytes(outputs[i]) < this->outputs()[i].bytes)
+        throw Error(POCKETBERT_ERROR_SHAPE, std::string("run_text: no room for the longest sequence in output ") +
+                                                this->outputs()[i].name);
+    std::int32_t count = 0;
+    const auto [second, second_size] = pointer(pair);
+    check(functions_->run_text(model_, pointer(text).first, text.size(), second, second_size, outputs.data(),
+                               static_cast<std::int32_t>(outputs.size()), &count));
+    return count;
+  }
+
+  /* When each kernel of the last run ran, where Options::profile was set. */
+  Span<const pocketbert_record> profile() const {
+    const pocketbert_record *records = nullptr;
+    std::int32_t count = 0;
+    check(functions_->profile(model_, &records, &count));
+    return {records, static_cast<std::size_t>(count)};
+  }
+
  private:
   void check(std::int32_t status) const {
     if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(model_));
+  }
+
+  /* C tells no text from an empty one by NULL; an empty string_view may be either. */
+  static std::pair<const char *, std::size_t> pointer(std::optional<std::string_view> text) noexcept {
+    if (!text) return {nullptr, 0};
+    return {text->empty() ? "" : text->data(), text->size()};
   }
 
   const pocketbert_functions *functions_;
