@@ -24,6 +24,7 @@ from compile.targets import TARGETS, find_target
 
 ANDROID = TARGETS["arm64-android"]
 PUBLIC = {"abi_version", "open", "run", "close", "last_error", "describe", "profile", "functions"}
+PUBLIC |= {"tokenize", "run_text", "token"}
 
 
 @pytest.fixture(params=["android", "linux", "host"])
