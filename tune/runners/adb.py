@@ -15,10 +15,10 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
@@ -80,11 +80,11 @@ class Phone:
         return max(of_cpu or [value for _, value in degrees], default=None)
 
     def wait_until_cool(self, limit: float) -> float | None:
-        deadline = time.monotonic() + GIVE_UP
+        deadline = monotonic() + GIVE_UP
         while (now := self.temperature()) is not None and now >= limit:
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise RunnerError(f"device {self.serial} is still at {now:.0f} °C: let it cool, or raise --cool")
-            time.sleep(LOOK_AGAIN)
+            sleep(LOOK_AGAIN)
         return now
 
 

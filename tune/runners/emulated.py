@@ -37,8 +37,9 @@ class EmulatedRunner(Runner):
         folder = Path(self._work.name)
         self._program = build_device_program(folder)
         self._plugin = folder / "count.so"
-        options = ["-O2", "-fPIC", "-shared", "-Wl,-z,undefs", "-o", str(self._plugin)]
-        run_compiler(find_toolchain(host_target()), [*options, str(PLUGIN)], folder)
+        zig = find_toolchain(host_target())
+        run_compiler(zig, ["-O2", "-fPIC", "-c", str(PLUGIN), "-o", "count.o"], folder)
+        run_compiler(zig, ["-shared", "-nostdlib", "-Wl,-z,undefs", "count.o", "-o", str(self._plugin)], folder)
 
     def execute(
         self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float

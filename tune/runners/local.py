@@ -23,7 +23,7 @@ class LocalRunner(Runner):
         if not set(self.cores) <= allowed:
             raise RunnerError(f"--cores {','.join(map(str, self.cores))}: this process may use {sorted(allowed)}")
         self._folder = tempfile.TemporaryDirectory(prefix="pocketbert-")
-        self._program = program
+        self.program = program
 
     def execute(
         self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
@@ -31,13 +31,13 @@ class LocalRunner(Runner):
         target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
         if not runs_here(target):
             raise RunnerError(f"{library.name} is for {target.name} ({target.cpu.name}): this machine cannot run it")
-        if self._program is None:
-            self._program = build_runner(target, Path(self._folder.name))
+        if self.program is None:
+            self.program = build_runner(target, Path(self._folder.name))
         with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
             given, taken = Path(name, "inputs"), Path(name, "outputs")
             given.write_bytes(inputs)
             device = this_machine(self.cores)
-            command = [str(self._program), str(library.resolve()), manifest["name"], str(given), str(taken)]
+            command = [str(self.program), str(library.resolve()), manifest["name"], str(given), str(taken)]
             printed = run_program([*command, str(threads), str(runs + WARM_UP)], timeout, pinned_to(self.cores))
             return Execution(parse_times(printed), taken.read_bytes(), device)
 

@@ -1,0 +1,115 @@
+"""The adb runner against a stand-in that speaks adb's command line and runs what is pushed: real arm64 code."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from compile.load import read_manifest
+from tune.runners import adb
+from tune.runners.adb import AdbRunner
+from tune.runners.base import RunFailed, RunnerError, full_sample
+
+
+def attach(devices: Path, serial: str, degrees: float = 30.0, abi: str = "arm64-v8a") -> Path:
+    device = devices / serial
+    (device / "tmp").mkdir(parents=True)
+    (device / "properties").write_text(f"ro.product.cpu.abi={abi}\nro.product.model=Phone {serial}\n")
+    for index, (kind, value) in enumerate((("battery", 99.0), ("cpu-0-0", degrees))):
+        zone = device / "thermal" / f"thermal_zone{index}"
+        zone.mkdir(parents=True)
+        (zone / "type").write_text(kind)
+        (zone / "temp").write_text(str(int(degrees * 1000 if kind != "battery" else value * 1000)))
+    return device
+
+
+def test_a_library_runs_on_the_device_and_its_outputs_come_back(
+    fake_adb: Path, linear_library: Callable, agrees: Callable
+) -> None:
+    device = attach(fake_adb, "A1")
+    folder = linear_library("arm64-android")
+    sample = full_sample(read_manifest(folder))
+    with AdbRunner(cores=[4, 6]) as runner:
+        for _ in range(2):
+            measurement, outputs = runner.run(folder, sample, threads=2, runs=3)
+            assert agrees(sample, outputs)
+    assert len(measurement.samples_ms) == 3
+    assert min(measurement.samples_ms) > 0
+    assert (measurement.device, measurement.cores, measurement.threads) == ("Phone A1 (A1)", (4, 6), 2)
+    assert measurement.temperature == 30.0  # the processor's, not the battery's
+    assert not measurement.estimate
+    assert (device / "masks").read_text().split() == ["50", "50"]
+    pushed = [line for line in (device / "log").read_text().splitlines() if line.startswith("push")]
+    assert sum(".so" in line for line in pushed) == 1  # the library went there once
+    assert not any((device / "tmp").iterdir())  # and nothing stays
+
+
+def test_devices_share_the_work_and_one_that_is_unplugged_is_left_out(fake_adb: Path, linear_library: Callable) -> None:
+    folder = linear_library("arm64-android")
+    for serial in ("A1", "B2"):
+        attach(fake_adb, serial)
+    with AdbRunner() as runner:
+        assert runner.slots == 2
+        (fake_adb / "A1" / "unplug").write_text("3")
+        with ThreadPoolExecutor(2) as pool:
+            results = list(pool.map(lambda _: runner.measure(folder, runs=2), range(4)))
+        assert [m.device for m in results].count("Phone B2 (B2)") >= 3
+        (fake_adb / "B2" / "unplug").write_text("2")
+        with pytest.raises(RunnerError, match=r"device B2 is gone \(adb: device 'B2' not found\): plug it in"):
+            runner.measure(folder, runs=2)
+
+
+def test_a_hot_device_is_waited_for(fake_adb: Path, linear_library: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = attach(fake_adb, "A1", degrees=60)
+    waits: list[float] = []
+
+    def cool_down(seconds: float) -> None:
+        waits.append(seconds)
+        (device / "thermal" / "thermal_zone1" / "temp").write_text(str(60000 - 10000 * len(waits)))
+
+    monkeypatch.setattr(adb, "sleep", cool_down)
+    with AdbRunner(cool=45.0) as runner:
+        assert runner.measure(linear_library("arm64-android"), runs=1).temperature == 40.0
+        assert len(waits) == 2
+        monkeypatch.setattr(adb, "GIVE_UP", -1.0)
+        (device / "thermal" / "thermal_zone1" / "temp").write_text("70000")
+        with pytest.raises(RunnerError, match="still at 70 °C: let it cool, or raise --cool"):
+            runner.measure(linear_library("arm64-android"), runs=1)
+
+
+def test_a_damaged_library_is_the_librarys_fault(fake_adb: Path, linear_library: Callable, tmp_path: Path) -> None:
+    attach(fake_adb, "A1")
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"\x7fELF" + bytes(100))
+    manifest = read_manifest(linear_library("arm64-android"))
+    with AdbRunner() as runner, pytest.raises(RunFailed, match="not a library for arm64"):
+        runner.run_library(broken, manifest, full_sample(manifest), 1, 1, 20.0)
+
+
+def test_adb_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RunnerError, match="adb was not found: install Android's platform tools"):
+        AdbRunner()
+
+
+@pytest.mark.parametrize(
+    ("states", "wanted", "message"),
+    [
+        ({}, None, "no Android device is attached: plug one in"),
+        ({"A1": "unauthorized"}, None, "no Android device is attached; A1 is unauthorized"),
+        ({"A1": "unauthorized"}, ["A1"], "--serial A1: the device is unauthorized: allow USB debugging"),
+        ({"A1": "device"}, ["C3"], "--serial C3: the device is absent"),
+    ],
+)
+def test_no_device_that_can_be_used(fake_adb: Path, states: dict, wanted: list[str] | None, message: str) -> None:
+    for serial, state in states.items():
+        (attach(fake_adb, serial) / "state").write_text(state)
+    with pytest.raises(RunnerError, match=message):
+        AdbRunner(wanted)
+
+
+def test_a_device_of_another_architecture_is_refused(fake_adb: Path) -> None:
+    attach(fake_adb, "A1", abi="armeabi-v7a")
+    with pytest.raises(RunnerError, match="device A1 is armeabi-v7a: only arm64-v8a"):
+        AdbRunner()
