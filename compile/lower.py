@@ -275,7 +275,10 @@ class _Lowering:
         arguments: list[Argument] = [x, Number(x.view.stride), Whole(packed), *_rows(to)]
         if bias is not None:
             arguments.append(self.vector(bias, node))
-        return self.emit(kernel, [*arguments, *operands, RowCount()], to, node, kernel.flops(rows))
+        arguments += [*operands, RowCount()]
+        if size := kernel.workspace_bytes(rows):
+            arguments.append(Workspace(size))
+        return self.emit(kernel, arguments, to, node, kernel.flops(rows))
 
     def linear_input(self, node: Node, rows: int, k: int, weight: NDArray[Any]) -> tuple[Rows, NDArray[Any]]:
         """A linear's operand and its weight. A 3-convolution reads three rows of its input as one.

@@ -6,7 +6,8 @@ normalised and multiplied by V while they sit in the first-level cache. No tenso
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -14,7 +15,8 @@ from tvm import tirx
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, loop
 from compile.kernels.math import exp
-from compile.kernels.microkernel import for_row_tiles, multiply_accumulate
+from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate
+from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.tiles import TileConfig
 from compile.targets import Isa
 
@@ -44,9 +46,10 @@ class Attention:
         return 4 * rows * tokens * self.heads * self.head_size
 
     def workspace_bytes(self, tokens: int) -> int:
-        """One head's Kᵀ and one tile of scores, both with the tokens padded to whole panels."""
-        padded = -(-tokens // self.tile.nr) * self.tile.nr
-        return 4 * padded * (self.head_size + self.tile.mr)
+        """One head's Kᵀ and one tile of scores, both with the tokens padded to whole panels; and one packed tile."""
+        whole_panels = -(-tokens // self.tile.nr) * self.tile.nr
+        packed = self.tile.mr * padded(max(tokens, self.head_size)) if self.isa.by_element else 0
+        return 4 * (whole_panels * (self.head_size + self.tile.mr) + packed)
 
     def build(self) -> Any:
         lanes, nr, mr, d = self.isa.lanes, self.tile.nr, self.tile.mr, self.head_size
@@ -62,62 +65,80 @@ class Attention:
             acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
             sums = kernel.registers(mr, 1)
             panels = bind(tirx.truncdiv(tokens + (nr - 1), nr))
-            padded = bind(panels * nr)
-            scores_at = bind(padded * d)
+            width = bind(panels * nr)
+            scores_at = bind(width * d)
+            packed_at = bind(scores_at + width * mr)
 
-            def scores_tile(head: Expr, first: Expr, height: int) -> None:
+            def scores(height: int, factors: Factors) -> None:
+                vectors = nr // lanes
                 with loop(panels) as panel:
+
+                    def weight(vec: int, c: Expr) -> Expr:
+                        return keys.load(c * width + panel * nr + vec * lanes, lanes)
+
                     _clear(acc, lanes)
-                    multiply_accumulate(
-                        acc,
-                        height,
-                        nr // lanes,
-                        self.isa,
-                        d,
-                        self.tile.k_unroll,
-                        lambda i, c, width: q.load((first + i) * ldq + head * d + c, width),
-                        lambda vec, c: keys.load(c * padded + panel * nr + vec * lanes, lanes),
-                    )
+                    multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, factors, weight)
                     for i in range(height):
-                        for vec in range(nr // lanes):
-                            at = scores_at + i * padded + panel * nr + vec * lanes
-                            keys.store(at, acc[i * (nr // lanes) + vec].load(0, lanes), lanes)
+                        for vec in range(vectors):
+                            at = scores_at + i * width + panel * nr + vec * lanes
+                            keys.store(at, acc[i * vectors + vec].load(0, lanes), lanes)
 
-            def weighted_sum(head: Expr, first: Expr, height: int) -> None:
-                for column in range(0, d, nr):
-                    weighted_columns(head, first, height, column, min(nr, d - column))
+            def softmax(first: Expr, i: int) -> None:
+                mask_at = (first + i) * ldmask if self.has_mask else None
+                at = bind(scores_at + i * width)
+                _softmax_row(keys, at, mask, mask_at, self.scale, tokens, lanes, spill, sums[i])
 
-            def weighted_columns(head: Expr, first: Expr, height: int, column: int, columns: int) -> None:
+            def weighted_sum(head: Expr, column: int, factors: Factors) -> Callable[[Expr, int], None]:
+                """Multiply a tile's scores by some columns of V; what is returned stores one row of the result."""
+                columns = min(nr, d - column)
                 vectors = -(-columns // lanes)
-                _clear(acc, lanes)
-                multiply_accumulate(
-                    acc,
-                    height,
-                    vectors,
-                    self.isa,
-                    tokens,
-                    self.tile.k_unroll,
-                    lambda i, t, width: keys.load(scores_at + i * padded + t, width),
-                    lambda vec, t: v.load(t * ldv + head * d + column + vec * lanes, lanes),
-                )
-                for i in range(height):
+
+                def weight(vec: int, t: Expr) -> Expr:
+                    return v.load(t * ldv + head * d + column + vec * lanes, lanes)
+
+                def store(row: Expr, i: int) -> None:
                     scale = bind(broadcast(const(1.0) / sums[i].load(0), lanes))
                     results = [acc[i * vectors + vec].load(0, lanes) * scale for vec in range(vectors)]
-                    at = (first + i) * ldy + head * d + column
-                    epilogue.store_columns(y, at, results, columns, lanes, spill)
+                    epilogue.store_columns(y, row * ldy + head * d + column, results, columns, lanes, spill)
 
-            def query_tile(head: Expr, first: Expr, height: int) -> None:
-                scores_tile(head, first, height)
+                _clear(acc, lanes)
+                multiply_accumulate(acc, vectors, self.isa, tokens, self.tile.k_unroll, factors, weight)
+                return store
+
+            def in_place(head: Expr, first: Expr, height: int) -> None:
+                scores(height, lambda c, u: [q.load((first + i) * ldq + head * d + c + u) for i in range(height)])
                 for i in range(height):
-                    at = bind(scores_at + i * padded)
-                    mask_at = (first + i) * ldmask if self.has_mask else None
-                    _softmax_row(keys, at, mask, mask_at, self.scale, tokens, lanes, spill, sums[i])
-                weighted_sum(head, first, height)
+                    softmax(first, i)
+
+                def weights(t: Expr, u: int) -> list[Expr]:
+                    return [keys.load(scores_at + i * width + t + u) for i in range(height)]
+
+                for column in range(0, d, nr):
+                    store = weighted_sum(head, column, weights)
+                    for i in range(height):
+                        store(first + i, i)
+
+            def packed(head: Expr, first: Expr, tile: PackedTile) -> None:
+                tile = replace(tile, at=packed_at)
+                tile.pack(q, first * ldq + head * d, ldq, d)
+                scores(tile.height, tile.factors)
+                for i in range(tile.height):
+                    with tile.if_valid(i):
+                        softmax(first, i)
+                tile.pack(keys, scores_at, width, tokens)
+                for column in range(0, d, nr):
+                    store = weighted_sum(head, column, tile.factors)
+                    for i in range(tile.height):
+                        with tile.if_valid(i):
+                            store(first + i, i)
 
             with loop(self.heads) as head:
                 with loop(d) as c, loop(tokens) as t:
-                    keys.store(c * padded + t, k.load(t * ldk + head * d + c))
-                for_row_tiles(rows, mr, lambda first, height: query_tile(head, first, height))
+                    keys.store(c * width + t, k.load(t * ldk + head * d + c))
+                if self.isa.by_element:
+                    for_packed_tiles(rows, mr, keys, 0, lambda first, tile: packed(head, first, tile))
+                else:
+                    for_row_tiles(rows, mr, lambda first, height: in_place(head, first, height))
         return kernel.func
 
 

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, const, loop
-from compile.kernels.microkernel import for_row_tiles, multiply_accumulate
+from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate
+from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.tiles import TileConfig
 from compile.targets import Isa
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Arguments in C: x, ldx, w, y, ldy, [bias], then for each epilogue step its operand(s), rows.
+    """Arguments in C: x, ldx, w, y, ldy, [bias], then for each epilogue step its operand(s), rows, [workspace].
 
-    bias: whether the accumulators start from a vector (it comes right after ldy) or from zero.
+    bias: whether the accumulators start from a vector (it comes right after ldy) or from zero. workspace: where
+    multiply-adds take a lane of a register, for the activations in the order that suits them.
     """
 
     k: int
@@ -42,6 +44,10 @@ class Linear:
         """2 × multiply-adds."""
         return 2 * rows * self.k * self.n
 
+    def workspace_bytes(self, rows: int) -> int:
+        """For packed activations; 0 where they are read as they are."""
+        return 4 * padded(rows) * padded(self.k) if self.isa.by_element else 0
+
     def build(self) -> Any:
         lanes, nr, mr = self.isa.lanes, self.tile.nr, self.tile.mr
         with Kernel(self.name) as kernel:
@@ -51,44 +57,68 @@ class Linear:
             bias = kernel.pointer("bias", align=64) if self.bias else None
             operands = epilogue.declare(kernel, self.steps)
             rows = kernel.int32("rows")
+            workspace = kernel.pointer("workspace", align=64) if self.isa.by_element else None
             kernel.begin()
             acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
 
-            def tile(panel: Expr, columns: int, first: Expr, height: int) -> None:
-                vectors = -(-columns // lanes)
+            def start(panel: Expr, vectors: int, height: int) -> None:
                 for i in range(height):
                     for v in range(vectors):
-                        start = bias.load(panel * nr + v * lanes, lanes) if bias else const(0.0, lanes)
-                        acc[i * vectors + v].store(0, start, lanes)
-                multiply_accumulate(
-                    acc,
-                    height,
-                    vectors,
-                    self.isa,
-                    self.k,
-                    self.tile.k_unroll,
-                    lambda i, k, width: x.load((first + i) * ldx + k, width),
-                    lambda v, k: w.load((panel * self.k + k) * nr + v * lanes, lanes),
-                )
-                for i in range(height):
-                    results = [
-                        epilogue.apply(
-                            self.steps,
-                            operands,
-                            acc[i * vectors + v].load(0, lanes),
-                            first + i,
-                            panel * nr + v * lanes,
-                            lanes,
-                        )
-                        for v in range(vectors)
-                    ]
-                    epilogue.store_columns(y, (first + i) * ldy + panel * nr, results, columns, lanes, spill)
+                        value = bias.load(panel * nr + v * lanes, lanes) if bias else const(0.0, lanes)
+                        acc[i * vectors + v].store(0, value, lanes)
 
+            def accumulate(panel: Expr, vectors: int, factors: Factors) -> None:
+                def weight(v: int, k: Expr) -> Expr:
+                    return w.load((panel * self.k + k) * nr + v * lanes, lanes)
+
+                multiply_accumulate(acc, vectors, self.isa, self.k, self.tile.k_unroll, factors, weight)
+
+            def finish(panel: Expr, columns: int, row: Expr, i: int) -> None:
+                vectors = -(-columns // lanes)
+                results = []
+                for v in range(vectors):
+                    value = acc[i * vectors + v].load(0, lanes)
+                    column = panel * nr + v * lanes
+                    results.append(epilogue.apply(self.steps, operands, value, row, column, lanes))
+                epilogue.store_columns(y, row * ldy + panel * nr, results, columns, lanes, spill)
+
+            def in_place(panel: Expr, columns: int) -> None:
+                vectors = -(-columns // lanes)
+
+                def tile(first: Expr, height: int) -> None:
+                    def factors(k: Expr, u: int) -> list[Expr]:
+                        return [x.load((first + i) * ldx + k + u) for i in range(height)]
+
+                    start(panel, vectors, height)
+                    accumulate(panel, vectors, factors)
+                    for i in range(height):
+                        finish(panel, columns, first + i, i)
+
+                for_row_tiles(rows, mr, tile)
+
+            def packed(panel: Expr, columns: int) -> None:
+                vectors = -(-columns // lanes)
+
+                def tile(first: Expr, packed: PackedTile) -> None:
+                    start(panel, vectors, packed.height)
+                    accumulate(panel, vectors, packed.factors)
+                    for i in range(packed.height):
+                        with packed.if_valid(i):
+                            finish(panel, columns, first + i, i)
+
+                for_packed_tiles(rows, mr, workspace, self.k, tile)
+
+            compute = in_place
+            if workspace:
+                compute = packed
+                for_packed_tiles(
+                    rows, mr, workspace, self.k, lambda first, tile: tile.pack(x, first * ldx, ldx, self.k)
+                )
             if self.n // nr:
                 with loop(self.n // nr) as panel:
-                    for_row_tiles(rows, mr, lambda first, height: tile(panel, nr, first, height))
+                    compute(panel, nr)
             if self.n % nr:
-                for_row_tiles(rows, mr, lambda first, height: tile(self.n // nr, self.n % nr, first, height))
+                compute(self.n // nr, self.n % nr)
         return kernel.func
 
 

@@ -1,7 +1,8 @@
 """The register-tiled inner product that every matrix kernel here is made of.
 
-A tile of `rows` × (`vectors` · lanes) accumulators is updated by rank-1 products: one element of each activation row
-times one row of weights. Everything is unrolled in Python, so LLVM sees straight-line fused multiply-adds.
+A tile of rows × (vectors · lanes) accumulators is updated by rank-1 products: one element of each activation row times
+one row of weights. Everything is unrolled in Python, so LLVM sees straight-line fused multiply-adds. Activations are
+read where they are, or, where a multiply-add can take one lane of a register, from copies packed for that (`packing`).
 """
 
 from __future__ import annotations
@@ -10,59 +11,44 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from compile.kernels.builder import Expr, Pointer, bind, broadcast, lane, loop, when
+from compile.kernels.builder import Expr, Pointer, bind, broadcast, loop, when
 from compile.targets import Isa
+
+Factors = Callable[[Expr, int], list[Expr]]
 
 
 def multiply_accumulate(
     acc: list[Pointer],
-    rows: int,
     vectors: int,
     isa: Isa,
     depth: Expr,
     unroll: int,
-    activation: Callable[[int, Expr, int], Expr],
+    factors: Factors,
     weight: Callable[[int, Expr], Expr],
 ) -> None:
-    """acc[i · vectors + v] += Σ_k activation(i, k) · weight(v, k) for k < depth.
+    """acc[i · vectors + v] += Σ_k factors(k)[i] · weight(v, k) for k < depth.
 
-    activation(i, k, width) loads `width` consecutive elements of row i from k; weight(v, k) one vector of row k.
-    depth may be an expression (the number of tokens); what `unroll` does not divide runs one step at a time.
+    factors(k, u) gives element k + u of every activation row, where k is a multiple of `unroll` and u < unroll is
+    known; weight(v, k) loads one vector of row k. depth may be an expression (the number of tokens); what `unroll`
+    does not divide runs one step at a time.
     """
 
-    def step(k: Expr, factors: Callable[[int], Expr]) -> None:
-        b = [bind(weight(v, k)) for v in range(vectors)]
-        for i in range(rows):
-            a = bind(broadcast(factors(i), isa.lanes))
+    def step(k: Expr, u: int) -> None:
+        b = [bind(weight(v, k + u)) for v in range(vectors)]
+        for i, factor in enumerate(factors(k, u)):
+            a = bind(broadcast(factor, isa.lanes))
             for v in range(vectors):
                 total = acc[i * vectors + v]
                 total.store(0, total.load(0, isa.lanes) + a * b[v], isa.lanes)
 
-    def unrolled(first: Expr) -> None:
-        if isa.by_element and unroll % isa.lanes == 0:
-            for chunk in range(0, unroll, isa.lanes):
-                a = [bind(activation(i, first + chunk, isa.lanes)) for i in range(rows)]
-                for u in range(isa.lanes):
-                    step(first + chunk + u, _lanes(a, u))
-        else:
-            for u in range(unroll):
-                step(first + u, _elements(activation, first + u))
-
-    whole = depth // unroll if isinstance(depth, int) else tirx.truncdiv(depth, unroll)
+    whole = depth // unroll if isinstance(depth, int) else bind(tirx.truncdiv(depth, unroll))
     with loop(whole) as outer:
-        unrolled(outer * unroll)
+        for u in range(unroll):
+            step(outer * unroll, u)
     rest = depth - whole * unroll
     if not isinstance(rest, int) or rest > 0:
         with loop(rest) as k:
-            step(whole * unroll + k, _elements(activation, whole * unroll + k))
-
-
-def _lanes(vectors: list[Expr], index: int) -> Callable[[int], Expr]:
-    return lambda i: lane(vectors[i], index)
-
-
-def _elements(activation: Callable[[int, Expr, int], Expr], k: Expr) -> Callable[[int], Expr]:
-    return lambda i: activation(i, k, 1)
+            step(whole * unroll + k, 0)
 
 
 def for_row_tiles(rows: Expr, mr: int, body: Callable[[Expr, int], None]) -> None:

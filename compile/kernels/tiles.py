@@ -1,8 +1,8 @@
 """Which register tile a linear kernel uses: a table keyed by ISA, precision and shape, with a default per ISA.
 
 MR rows of activations by NR columns of weights are accumulated in registers; NR is also the width of a packed weight
-panel. `k_unroll` is how many steps of the inner product one iteration takes: on Arm a multiple of the four activations
-that one vector load brings and multiply-adds use by lane.
+panel. `k_unroll` is how many steps of the inner product one iteration takes. Where multiply-adds take one lane of a
+register (Arm), activations are packed by fours: MR and `k_unroll` are then multiples of four.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TileConfig:
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16),
     ("avx512", "f32"): TileConfig(4, 64),
-    ("neon", "f32"): TileConfig(5, 16, k_unroll=4),
+    ("neon", "f32"): TileConfig(8, 12, k_unroll=4),
 }
 
 
@@ -65,14 +65,16 @@ def linear_tile(isa: Isa, precision: str, k: int, n: int) -> TileConfig:
 def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
     """Tiles that fit the registers and have enough accumulators to hide a multiply-add's latency, default first.
 
-    Registers hold the accumulators, one row of weights, and one activation; or, where multiply-adds take one lane, a
-    vector of activations a row.
+    Registers hold the accumulators, one row of weights, and one activation; or, where multiply-adds take one lane, the
+    packed activations of all rows.
     """
     default = DEFAULT_TILES[isa.name, precision]
     found = []
     for mr in range(1, 17):
         for vectors in range(1, 9):
-            activations = mr if isa.by_element else 1
+            if isa.by_element and mr % 4:
+                continue
+            activations = mr // 4 if isa.by_element else 1
             fits = mr * vectors + vectors + activations <= isa.registers
             if fits and mr * vectors >= isa.registers // 2:
                 unrolls = (isa.lanes, 2 * isa.lanes) if isa.by_element else (1, 2, 4)

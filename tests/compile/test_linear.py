@@ -1,5 +1,6 @@
 """Matrix products against float64: every row count, odd widths, every epilogue, nothing written past a row."""
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,14 @@ CASES = {
     "gelu by tanh": Case(31, 63, False, ("mulv", "gelu_tanh")),
     "depth 1": Case(1, 9, True),
 }
+
+
+def workspace_of(kernel: Linear, rows: int) -> tuple[np.ndarray, list[ctypes.c_void_p]]:
+    """NaN wherever the kernel does not write; and the argument, for a kernel that has one."""
+    size = kernel.workspace_bytes(rows) // 4
+    whole = np.full(size + 64, np.nan, np.float32)
+    memory = whole[-whole.ctypes.data % 64 // 4 :]
+    return memory, [ctypes.c_void_p(memory.ctypes.data)] if size else []
 
 
 def gelu_tanh(x: np.ndarray) -> np.ndarray:
@@ -97,12 +106,14 @@ def test_matrix_product_of_any_number_of_rows(
             else:
                 operands.append(None)
         start = [] if bias is None else [at_64_bytes(pack_vector(bias, 64))]
-        call(kernel, x.address, x.stride, packed, y.address, y.stride, *start, *arguments, rows)
+        memory, workspace = workspace_of(kernel, rows)
+        call(kernel, x.address, x.stride, packed, y.address, y.stride, *start, *arguments, rows, *workspace)
         want = referee(case, x.view, w, bias, operands, float64_gelu)
         # Rounding grows with the terms that are summed, not with their sum.
         size = 1 + np.abs(x.view).astype(np.float64) @ np.abs(w) + np.abs(want)
         assert np.all(np.abs(y.view - want) <= 2e-6 * size), f"{rows} rows"
         assert y.untouched(), f"{rows} rows: written outside the tensor"
+        assert np.isnan(memory[kernel.workspace_bytes(rows) // 4 :]).all(), f"{rows} rows: written past the workspace"
 
 
 def test_rows_do_not_depend_on_how_they_are_cut_into_blocks(
@@ -119,7 +130,9 @@ def test_rows_do_not_depend_on_how_they_are_cut_into_blocks(
         y = strided(30, case.n)
         for first in range(0, 30, size):
             at = [type(x.address)(t.address.value + 4 * first * t.stride) for t in (x, y, other)]
-            call(kernel, at[0], x.stride, packed, at[1], y.stride, bias, at[2], other.stride, min(size, 30 - first))
+            rows = min(size, 30 - first)
+            _, workspace = workspace_of(kernel, rows)
+            call(kernel, at[0], x.stride, packed, at[1], y.stride, bias, at[2], other.stride, rows, *workspace)
         return y.view
 
     whole = blocks(30)

@@ -1,0 +1,88 @@
+"""Activation rows copied so that one load brings one column of four rows, for multiply-adds that take a lane.
+
+A tile of `height` rows (a multiple of four) and K columns becomes [K/4][height/4][4 columns][4 rows]. Four rows of four
+columns are one interleaving store (Arm's st4), and a step of the inner product loads height/4 vectors from one address,
+where reading the rows themselves would take a load and a pointer for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from compile.kernels.builder import Expr, Pointer, bind, lane, loop, when
+
+GROUP = 4
+
+
+def padded(depth: Expr) -> Expr:
+    """`depth` rounded up to whole groups."""
+    return -(-depth // GROUP) * GROUP if isinstance(depth, int) else tirx.truncdiv(depth + GROUP - 1, GROUP) * GROUP
+
+
+@dataclass(frozen=True)
+class PackedTile:
+    """`height` packed rows from element `at` of `memory`; of those from `valid` on (all are, if None) none is kept."""
+
+    memory: Pointer
+    at: Expr
+    height: int
+    valid: Expr | None = None
+
+    def place(self, group: Expr, column: Expr, row: int) -> Expr:
+        return self.at + group * (GROUP * self.height) + row // GROUP * GROUP**2 + column * GROUP + row % GROUP
+
+    def pack(self, x: Pointer, start: Expr, stride: Expr, depth: Expr) -> None:
+        """Copy rows of `depth` elements that begin at element `start` of x and lie `stride` apart."""
+        whole = 0
+        if self.valid is None:
+            whole = depth // GROUP if isinstance(depth, int) else bind(tirx.truncdiv(depth, GROUP))
+            with loop(whole) as group:
+                for row in range(0, self.height, GROUP):
+                    rows = [bind(x.load(start + (row + i) * stride + group * GROUP, GROUP)) for i in range(GROUP)]
+                    turned = tirx.Shuffle(rows, [i * GROUP + k for k in range(GROUP) for i in range(GROUP)])
+                    self.memory.store(self.place(group, 0, row), turned, GROUP**2)
+        for row in range(self.height):
+            with self.if_valid(row), loop(depth - whole * GROUP) as k:
+                group, column = _split(whole * GROUP + k)
+                self.memory.store(self.place(group, column, row), x.load(start + row * stride + whole * GROUP + k))
+
+    def factors(self, k: Expr, u: int) -> list[Expr]:
+        """Element k + u of every row, as `multiply_accumulate` asks for it with an unroll of whole groups, or of 1."""
+        group, column = _split(k)
+        if u:
+            group, column = group + u // GROUP, u % GROUP
+        vectors = [
+            bind(self.memory.load(self.place(group, column, row), GROUP)) for row in range(0, self.height, GROUP)
+        ]
+        return [lane(vectors[row // GROUP], row % GROUP) for row in range(self.height)]
+
+    def if_valid(self, row: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.valid is None else when(self.valid > row)
+
+
+def _split(k: Expr) -> tuple[Expr, Expr]:
+    group = tirx.truncdiv(k, GROUP)
+    return group, k - group * GROUP
+
+
+def for_packed_tiles(
+    rows: Expr, height: int, memory: Pointer | None, depth: Expr, body: Callable[[Expr, PackedTile], None]
+) -> None:
+    """Cover `rows` rows of `depth` elements with tiles, one behind another in `memory`: body(first row, its tile).
+
+    What is left over gets the lowest tile that holds it, so rows past the last are computed there, and dropped.
+    """
+    assert memory is not None
+    size = padded(depth)
+    full = bind(tirx.truncdiv(rows, height))
+    with loop(full) as tile:
+        body(tile * height, PackedTile(memory, tile * height * size, height))
+    first = bind(full * height)
+    left = bind(rows - first)
+    for low in range(0, height, GROUP):
+        with when(tirx.all(left > low, left <= low + GROUP)):
+            body(first, PackedTile(memory, first * size, low + GROUP, left))
