@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,9 +134,8 @@ def _compare(where: str, got: list[Any], wanted: list[Any]) -> Verification:
 
 @contextmanager
 def emulator(target: Target) -> Iterator[Any]:
-    """Gives run(folder, cpu, samples, threads=1, options=()) -> outputs, for artifacts of `target`, under qemu-aarch64.
+    """Gives run(folder, cpu, samples, threads=1) -> outputs, for any artifact of `target`, under qemu-aarch64.
 
-    options: further ones of qemu's.
     run raises CompileError if the library cannot be loaded or a run fails.
     """
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
@@ -146,11 +145,9 @@ def emulator(target: Target) -> Iterator[Any]:
         for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
             os.symlink(ARM64_ROOT / "lib" / file, work / soname)
 
-        def run(
-            folder: Path, cpu: str, samples: list[Sample], threads: int = 1, options: Sequence[str] = ()
-        ) -> list[dict[str, NDArray[Any]]]:
+        def run(folder: Path, cpu: str, samples: list[Sample], threads: int = 1) -> list[dict[str, NDArray[Any]]]:
             manifest = read_manifest(folder)
-            command = ["qemu-aarch64", "-cpu", cpu, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={work}", *options]
+            command = ["qemu-aarch64", "-cpu", cpu, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={work}"]
             command += [str(runner), str((folder / manifest["library"]).resolve()), manifest["name"]]
             return _run_program(command, work, manifest, samples, threads)
 
