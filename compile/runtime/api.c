@@ -338,13 +338,13 @@ PB_PUBLIC int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *
         return status;
     if (!ids || !segments || !count)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "tokenize: `ids`, `segments` or `count` is NULL");
-    *count = pb_tokenize(text, text_bytes, pair, pair_bytes, max_tokens, ids, segments);
+    *count = pb_text_ids(text, text_bytes, pair, pair_bytes, max_tokens, ids, segments);
     return POCKETBERT_OK;
 }
 
 PB_PUBLIC const char *PB(token)(int32_t id)
 {
-    return pb_token(id);
+    return pb_piece(id);
 }
 
 /* int64 -> what the input's type is, in place. */
@@ -368,7 +368,7 @@ static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, co
     if (!outputs || output_count != plan->output_count)
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
     int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
-    const int32_t found = pb_tokenize(text, text_bytes, pair, pair_bytes, plan->tokens, values[PB_TEXT_IDS],
+    const int32_t found = pb_text_ids(text, text_bytes, pair, pair_bytes, plan->tokens, values[PB_TEXT_IDS],
                                       values[PB_TEXT_SEGMENTS]);
     const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : found;
     for (int32_t i = 0; i < length; i++) {

@@ -90,9 +90,9 @@ extern const uint32_t pb_piece_offsets[];
 extern const char pb_piece_text[];
 
 /* The number of ids. max_tokens is at least 2, or 3 with a pair; `ids` and `segments` have that much room. */
-int32_t pb_tokenize(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
+int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
                     int64_t *ids, int64_t *segments);
-const char *pb_token(int32_t id);
+const char *pb_piece(int32_t id);
 
 /* cpu.c */
 uint32_t pb_cpu_features(void);

@@ -259,7 +259,7 @@ static void share(size_t room, size_t *first, size_t *second)
     *longer = room - *shorter;
 }
 
-int32_t pb_tokenize(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
+int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
                     int64_t *ids, int64_t *segments)
 {
     const size_t room = (size_t)max_tokens - (pair ? 3 : 2);
@@ -282,21 +282,21 @@ int32_t pb_tokenize(const char *text, size_t text_bytes, const char *pair, size_
     return (int32_t)count;
 }
 
-const char *pb_token(int32_t id)
+const char *pb_piece(int32_t id)
 {
     return id >= 0 && id < PB_PIECES ? pb_piece_text + pb_piece_offsets[id] : NULL;
 }
 
 #else
 
-int32_t pb_tokenize(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
+int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
                     int64_t *ids, int64_t *segments)
 {
     (void)text, (void)text_bytes, (void)pair, (void)pair_bytes, (void)max_tokens, (void)ids, (void)segments;
     return 0;
 }
 
-const char *pb_token(int32_t id)
+const char *pb_piece(int32_t id)
 {
     (void)id;
     return NULL;

@@ -192,21 +192,27 @@ def test_header_describes_the_model(mobilebert_library: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang: Debian package clang")
+@pytest.mark.parametrize("vocabulary", [None, False, True], ids=["ids", "uncased", "cased"])
 @pytest.mark.parametrize("target", ["aarch64-linux-gnu", "x86_64-linux-gnu"])
-def test_c_has_no_warnings_under_another_compiler(target: str, exported: Callable, tmp_path: Path) -> None:
+def test_c_has_no_warnings_under_another_compiler(
+    target: str, vocabulary: bool | None, exported: Callable, tmp_path: Path
+) -> None:
     """The runtime and the generated plan; every build with zig has the same warnings on."""
     from compile.codegen.plan_source import plan_source
     from compile.frontend import import_model
     from compile.lower import lower
     from compile.package import runtime_sources
     from compile.plan import make_plan
+    from compile.vocabulary import Vocabulary, write_vocabulary
 
     spec = find_target("arm64-android" if "aarch64" in target else "x86_64-linux")
     program = lower(import_model(onnx.load(exported("mobilebert-tiny", seq_len=16)), 16), 16, spec.isa)
     (tmp_path / "plan.c").write_text(plan_source(make_plan(program), spec, 0))
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
     (tmp_path / "api.h").write_text(public + header("pb", " * any"))
-    for source in [*runtime_sources(tmp_path), tmp_path / "plan.c"]:
+    pieces = None if vocabulary is None else Vocabulary(("[UNK]", "[CLS]", "[SEP]"), vocabulary, "")
+    generated = write_vocabulary(pieces, ["PB_TEXT_IDS"], tmp_path)
+    for source in [*runtime_sources(tmp_path), *generated, tmp_path / "plan.c"]:
         command = ["clang", f"--target={target}", "-ffreestanding", "-fsyntax-only", "-O2", *WARNINGS, "-DPB(x)=pb_##x"]
         done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
