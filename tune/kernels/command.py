@@ -83,8 +83,11 @@ def table(session: Session, peak: float) -> RenderableType:
 
     left = session.time_left
     estimate = session.bench.runner.estimate
-    title = f"{session.bench.target.cpu.name}" + (f", {left:.0f} s left" if left < float("inf") else "")
+    title = session.bench.target.cpu.name + (f", {max(left, 0):.0f} s left" if left < float("inf") else "")
     result = Table(title=title, title_justify="left")
+    peak = (
+        max(peak, *(p.gflops for p in session.progress)) if peak else 0.0
+    )  # a kernel's best run may beat the yardstick
     unit = "M instructions (ESTIMATE)" if estimate else "GFLOP/s"
     for name in ("task", "calls", "trials", "failed", "best tile", unit, "of peak", "state"):
         result.add_column(name, justify="left" if name in ("task", "state") else "right")

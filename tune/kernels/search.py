@@ -34,10 +34,10 @@ def contexts(tasks: Sequence[Task], target: Target, seed: int) -> list[Any]:
     import tvm
 
     llvm = tvm.target.Target(target.llvm())
-    with _without_tensor_intrinsics():
+    with without_tensor_intrinsics():
         return [
             ms.TuneContext(
-                mod=_workload(index, task),
+                mod=workload(index, task),
                 target=llvm,
                 space_generator=ms.space_generator.ScheduleFn(
                     _space(task), sch_rules=[], postprocs=[], mutator_probs={MutateTile(): 1.0}
@@ -55,7 +55,7 @@ def contexts(tasks: Sequence[Task], target: Target, seed: int) -> list[Any]:
 
 
 @contextmanager
-def _without_tensor_intrinsics() -> Iterator[None]:
+def without_tensor_intrinsics() -> Iterator[None]:
     """A tuning context imports the tensor intrinsics of every GPU, which takes over a minute; our space has none."""
     name = "tvm.s_tir.tensor_intrin"
     if name in sys.modules:
@@ -68,7 +68,7 @@ def _without_tensor_intrinsics() -> Iterator[None]:
         del sys.modules[name]
 
 
-def _workload(index: int, task: Task) -> Any:
+def workload(index: int, task: Task) -> Any:
     """The product that the task stands for: an attention's is that of its scores."""
     rows, k, n = task.rows, task.key.k, task.key.n
     x, w = te.placeholder((rows, k), name="x"), te.placeholder((k, n), name="w")

@@ -26,7 +26,7 @@ from tune.kernels.trials import Workbench
 from tune.runners.base import RunFailed
 
 FINALISTS = 3
-ROUNDS = 7
+ROUNDS = 5
 # A tile replaces the default if it is this much faster in the median round. Less may be noise.
 MARGIN = 0.01
 
@@ -79,7 +79,7 @@ class Session:
         if self.bench.runner.estimate:
             return 0.0
         task = peak_task(self.tasks[0].kernel.isa)
-        tile = self._default(task)
+        tile = task.kernel.tile
         (library,) = self.bench.build_all([(task, tile)])
         if isinstance(library, str):
             return 0.0
