@@ -90,7 +90,7 @@ def test_what_is_read_was_written(mobilebert_library: Path) -> None:
 
 def test_generic_kernels_are_described_by_their_operator(graph: type, lowered: Callable) -> None:
     b = graph()
-    plan = make_plan(lowered(b.model(b("CumSum", b.input("x", [1, 8, 16]), b.const(1)))))
-    assert [k["description"] for k in kernel_entries(plan)] == ["generic cumsum"]
+    plan = make_plan(lowered(b.model(b("Softmax", b.input("x", [1, 8, 16])))))
+    assert [k["description"] for k in kernel_entries(plan)] == ["generic nn.softmax"]
     assert json.dumps(call_entries(plan))
-    assert [t["region"] for t in tensor_places(plan)] == ["input", "output"]
+    assert [t["region"] for t in tensor_places(plan)][:2] == ["input", "output"]
