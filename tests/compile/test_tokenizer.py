@@ -470,7 +470,7 @@ def test_arm64(uncased: Tokenizer, characters: list[str], pieces: list[str], bui
     run_compiler(find_toolchain(target), ["-I", str(folder / "include"), "main.c", "-o", "main"], tmp_path)
     texts = [[random_text(rng, characters, rng.randrange(1, 90)).encode() for _ in range(2)] for _ in range(200)]
     data = b"".join(np.array([len(a), len(b)], np.uint64).tobytes() + a + b for a, b in texts)
-    command = ["qemu-aarch64", "-cpu", "cortex-a53", "-L", str(ARM64_ROOT), "main", str(folder / "libwords.so")]
+    command = ["qemu-aarch64", "-cpu", "cortex-a53", "-L", str(ARM64_ROOT), "./main", str(folder / "libwords.so")]
     done = subprocess.run(command, input=data, capture_output=True, cwd=tmp_path, check=True)
     for (text, pair), line in zip(texts, done.stdout.splitlines(), strict=True):
         ids, segments = uncased.library.tokenize(text, pair, 64)
