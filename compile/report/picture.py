@@ -41,7 +41,7 @@ class Kind:
 
     @property
     def anchor(self) -> str:
-        return self.blocks[0].name.replace(" ", "-")
+        return "block-" + self.blocks[0].name.replace(" ", "-")
 
 
 def find_blocks(manifest: dict[str, Any]) -> list[Block]:

@@ -145,4 +145,5 @@ def test_model_without_layers(graph: type, tmp_path: Path, host: Any) -> None:
     b = graph()
     result = build_library(b.model(b.linear(b.input("x", [1, 8, 16]), 16, 4)), "tiny", host, tmp_path / "a", Options(8))
     assert "Model: 1 call," in render(result.manifest)
-    Page(render(result.manifest))
+    ids = Page(render(result.manifest)).values("id")
+    assert len(ids) == len(set(ids))

@@ -104,10 +104,10 @@ def test_numbers_are_the_manifests(browser: Any, address: str, mobilebert_librar
 def test_choosing_a_block_shows_it_alone(browser: Any, address: str) -> None:
     browser.open(address)
     shown = "[...document.querySelectorAll('.kind')].filter(e => e.offsetParent).map(e => e.id)"
-    assert browser.evaluate(shown) == ["layer-1"]
+    assert browser.evaluate(shown) == ["block-layer-1"]
     browser.evaluate("document.querySelector('[data-block=embeddings]').dispatchEvent(new MouseEvent('click',"
                      "{bubbles: true, cancelable: true}))")  # fmt: skip
-    assert browser.evaluate(shown) == ["embeddings"]
+    assert browser.evaluate(shown) == ["block-embeddings"]
     assert browser.evaluate("document.querySelectorAll('.strip[aria-current]').length") == 1
 
 
