@@ -10,10 +10,10 @@ session takes. Stock's figure is its own: timed on weights that lie in the cache
 
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,7 @@ from compile.kernels.tiles import DEFAULT_TILES
 from compile.targets import host_target
 from tune.kernels.library import build_candidate, compile_harness, describe
 from tune.kernels.model import program_of
+from tune.kernels.search import without_tensor_intrinsics, workload
 from tune.kernels.tasks import Task, inputs_and_answer, tasks_of
 from tune.runners.local import LocalRunner, this_machine
 
@@ -81,40 +82,33 @@ def one_task(task: Task, tuned: Any, rounds: int, runner: LocalRunner, folder: P
 
 def stock(task: Task, seconds: float) -> float | None:
     """ms of one product by the best schedule that MetaSchedule finds alone; None if it finds none in that time."""
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
+        process = multiprocessing.get_context("spawn").Process(target=search_alone, args=(task, folder))
+        process.start()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        records = Path(folder, "records.json")
+        lines = records.read_text().splitlines() if records.exists() else []
+    return min((1e3 * min(json.loads(line)[1][1]) for line in lines if line.endswith("]")), default=None)
+
+
+def search_alone(task: Task, folder: str) -> None:
+    """Stock MetaSchedule on one task until the process is killed. Its records are lines: workload, (trace, seconds, …)."""
     import tvm
-    from tvm.ir.utils import derived_object
     from tvm.s_tir import meta_schedule as ms
 
-    from tune.kernels.search import without_tensor_intrinsics, workload
-
-    deadline = time.monotonic() + seconds
-
-    @derived_object
-    class Deadline(ms.measure_callback.PyMeasureCallback):
-        def apply(self, *_: Any) -> None:
-            if time.monotonic() > deadline:
-                raise TimeoutError
-
-    module = tvm.IRModule({"main": workload(0, task)})
-    database = ms.database.MemoryDatabase()
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work, without_tensor_intrinsics(), suppress(TimeoutError):
+    with without_tensor_intrinsics():
         ms.tir_integration.tune_tir(
-            module,
+            tvm.IRModule({"main": workload(0, task)}),
             tvm.target.Target(host_target().llvm(num_cores=1)),
-            work,
+            folder,
             max_trials_global=10_000,
             num_trials_per_iter=8,
-            database=database,
-            measure_callbacks=[
-                ms.measure_callback.AddToDatabase(),
-                ms.measure_callback.UpdateCostModel(),
-                Deadline(),
-            ],
+            database=ms.database.JSONDatabase(f"{folder}/workloads.json", f"{folder}/records.json"),
             num_tuning_cores=2,
             seed=1,
         )
-    times = [min(float(s) for s in r.run_secs) for r in database.get_all_tuning_records() if r.run_secs]
-    return min(times) * 1e3 if times else None
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

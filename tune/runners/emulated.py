@@ -6,6 +6,7 @@ from here takes each for a nanosecond and has `estimate` set: it compares librar
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ class EmulatedRunner(Runner):
     estimate = True
 
     def __init__(self) -> None:
+        self.slots = len(os.sched_getaffinity(0))  # counts do not mind company
         qemu = shutil.which("qemu-aarch64")
         if qemu is None:
             raise RunnerError("qemu-aarch64 was not found: install qemu (Debian package qemu-user)")

@@ -1,0 +1,104 @@
+"""The rpc runner on a tracker and two servers of this machine, one of which is killed in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compile.load import read_manifest
+from tune.runners.base import RunFailed, RunnerError, full_sample
+from tune.runners.rpc import RpcRunner
+
+KEY = "rack-of-the-test"
+
+
+def start(*arguments: str) -> tuple[subprocess.Popen, str]:
+    """A process of the rack in a group of its own, and where it listens."""
+    command = [sys.executable, "-m", "tune.runners.rack", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().split()[-1]
+
+
+@pytest.fixture(scope="module")
+def rack() -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """The tracker's address, and the servers."""
+    tracker, address = start("tracker", "--port", "19590")
+    servers: list[Any] = [None, None]
+
+    def serve(index: int) -> None:
+        servers[index] = start("server", "--tracker", address, "--key", KEY, "--port", str(19700 + 150 * index))[0]
+
+    threads = [threading.Thread(target=serve, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    yield address, servers
+    for process in (tracker, *servers):
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        process.wait()
+
+
+def connect(address: str, wait: float = 60.0) -> RpcRunner:
+    """Servers need a moment to make themselves known."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            runner = RpcRunner(address, KEY, wait=wait)
+            if runner.slots == 2 or time.monotonic() > deadline:
+                return runner
+        except RunnerError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def test_a_session_goes_on_when_a_server_is_killed(
+    rack: tuple[str, list[subprocess.Popen]], linear_library: Callable, agrees: Callable, tmp_path: Path
+) -> None:
+    address, servers = rack
+    assert address.startswith("127.0.0.1:")
+    folder = linear_library("host")
+    sample = full_sample(read_manifest(folder))
+    runner = connect(address, wait=20.0)
+    assert runner.slots == 2
+    measurement, outputs = runner.run(folder, sample, runs=3)
+    assert agrees(sample, outputs)
+    assert len(measurement.samples_ms) == 3
+    assert measurement.cores == tuple(sorted(os.sched_getaffinity(0)))
+
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    with pytest.raises(RunFailed, match="too short for a library"):
+        runner.run_library(broken, read_manifest(folder), sample, 1, 1, 20.0)
+
+    killer = threading.Timer(0.5, os.killpg, (servers[0].pid, signal.SIGKILL))
+    killer.start()
+    for _ in range(3):  # whichever server they begin on
+        assert agrees(sample, runner.run(folder, sample, runs=2000)[1])
+    killer.join()
+    servers[0].wait()
+    assert agrees(sample, runner.run(folder, sample, runs=3)[1])
+
+    os.killpg(servers[1].pid, signal.SIGKILL)
+    servers[1].wait()
+    with pytest.raises(RunnerError, match=f"has no server '{KEY}'|was free for 20 s"):
+        runner.run(folder, sample, runs=3)
+
+
+def test_beyond_this_machine_a_key_is_required() -> None:
+    command = [sys.executable, "-m", "tune.runners.rack", "server", "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--host 0.0.0.0 lets others run code here: give a --key that is not the default" in done.stderr
