@@ -16,6 +16,7 @@ import pytest
 
 import compile
 from compile import __main__ as command_line
+from compile.jar import write_jar
 from compile.load import read_manifest
 from compile.verify import ARM64_ROOT, random_samples
 
@@ -36,6 +37,7 @@ needs_cmake = pytest.mark.skipif(
     shutil.which("cmake", path=PATH) is None,
     reason="needs cmake and ninja: pip install -e '.[test]'",
 )
+needs_jdk = pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK: Debian package default-jdk-headless")
 
 
 def run(*command: Any, cwd: Path | None = None) -> str:
@@ -177,11 +179,17 @@ def programs(artifact: Path, checks: Path, tmp_path_factory: pytest.TempPathFact
     c = tmp_path_factory.mktemp("c") / "samples"
     zig = [sys.executable, "-m", "ziglang", "cc", "-std=c11", "-D_GNU_SOURCE", *WARNINGS]
     run(*zig, "-I", artifact / "include", HERE / "cpp" / "samples.c", "-o", c)
-    return {"c": [c], "cpp": [checks, "samples"]}
+    found = {"c": [c], "cpp": [checks, "samples"]}
+    if shutil.which("javac"):
+        java = tmp_path_factory.mktemp("java")
+        write_jar(java / "pocketbert.jar")
+        run("javac", "-cp", java / "pocketbert.jar", "-d", java, HERE / "java" / "Checks.java")
+        found["java"] = ["java", "-Xcheck:jni", "-cp", f"{java}/pocketbert.jar:{java}", "Checks", "run"]
+    return found
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("language", ["c", "cpp"])
+@pytest.mark.parametrize("language", ["c", "cpp", pytest.param("java", marks=needs_jdk)])
 def test_every_language_computes_what_python_computes_bit_for_bit(
     language: str, threads: int, programs: dict[str, list[Any]], artifact: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ from compile import __main__ as command_line
 from compile.aar import package_version
 from compile.link import RUNTIME
 from compile.load import read_manifest
-from compile.verify import random_samples
 
 ROOT = Path(__file__).parents[2]
 JAVA = Path(__file__).parent / "java"
@@ -90,22 +89,6 @@ def artifact(exported: Callable, vocabulary: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def library(artifact: Path) -> Path:
     return artifact / "libmobilebert_tiny.so"
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_java_computes_what_python_computes_bit_for_bit(
-    threads: int, java: Callable, artifact: Path, library: Path, tmp_path: Path
-) -> None:
-    lengths = [16, 1, 7, 16, 15]
-    samples, wanted = b"", b""
-    with compile.load(artifact, threads=threads) as model:
-        for tokens, sample in zip(lengths, random_samples(read_manifest(artifact), len(lengths), 3), strict=True):
-            short = {name: np.ascontiguousarray(array[:, :tokens]) for name, array in sample.items()}
-            samples += np.int64(tokens).tobytes() + b"".join(array.tobytes() for array in short.values())
-            wanted += b"".join(array.tobytes() for array in model.run(short).values())
-    (tmp_path / "samples").write_bytes(samples)
-    java("run", library, threads, tmp_path / "samples", tmp_path / "results")
-    assert (tmp_path / "results").read_bytes() == wanted
 
 
 TEXTS = [

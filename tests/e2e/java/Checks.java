@@ -19,7 +19,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 
-/** What test_java.py has a Java virtual machine do: java Checks COMMAND LIBRARY [ARGUMENT...]. */
+/** What test_java.py has a Java virtual machine do: java Checks COMMAND LIBRARY [ARGUMENT...]; `run` has test_cpp.py. */
 public final class Checks {
     private static final int THREADS = 8;
 
@@ -30,7 +30,7 @@ public final class Checks {
                 describe(library);
                 break;
             case "run":
-                run(library, args[2], Paths.get(args[3]), Paths.get(args[4]));
+                run(library, args[3], Paths.get(args[4]), Paths.get(args[5]));
                 break;
             case "text":
                 text(library, Paths.get(args[2]), Paths.get(args[3]));
