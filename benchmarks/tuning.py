@@ -94,7 +94,7 @@ def stock(task: Task, seconds: float) -> float | None:
 
 
 def search_alone(task: Task, folder: str) -> None:
-    """Stock MetaSchedule on one task until the process is killed. Its records are lines: workload, (trace, seconds, …)."""
+    """Stock MetaSchedule on one task until it is killed. Its records are lines: workload, (trace, seconds, …)."""
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
