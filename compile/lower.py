@@ -269,9 +269,10 @@ class _Lowering:
             chain = Chain(chain.source, chain.steps[1:], chain.operands[1:])
         operands = self.operands(chain, rows, n, node)
         tile = self.tiles.choose("linear", self.isa, "f32", k, n)
-        kernel = Linear(k, n, bias is not None, tuple(chain.steps), tile, self.isa)
         packed = self.whole(self.weight(pack_weight(weight, tile), chain.source.inputs[1].name))
         to = self.result(node, rows, n)
+        strides = [x.view.stride, to.stride, *(a.value for a in operands if isinstance(a, Number))]
+        kernel = Linear(k, n, bias is not None, tuple(chain.steps), tile, self.isa, tuple(strides))
         arguments: list[Argument] = [x, Number(x.view.stride), Whole(packed), *_rows(to)]
         if bias is not None:
             arguments.append(self.vector(bias, node))

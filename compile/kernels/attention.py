@@ -133,13 +133,25 @@ class Attention:
                             store(first + i, i)
 
             with loop(self.heads) as head:
-                with loop(d) as c, loop(tokens) as t:
-                    keys.store(c * width + t, k.load(t * ldk + head * d + c))
+                _transpose(k, head * d, ldk, keys, width, tokens, d)
                 if self.isa.by_element:
                     for_packed_tiles(rows, mr, keys, 0, lambda first, tile: packed(head, first, tile))
                 else:
                     for_row_tiles(rows, mr, lambda first, height: in_place(head, first, height))
         return kernel.func
+
+
+def _transpose(x: Pointer, start: Expr, stride: Expr, to: Pointer, width: Expr, rows: Expr, columns: int) -> None:
+    """to[c · width + r] = x[start + r · stride + c]: blocks of 4 × 4 in registers, the rest element by element."""
+    tall, wide = bind(tirx.truncdiv(rows, 4) * 4), columns // 4 * 4
+    with loop(tirx.truncdiv(tall, 4)) as r, loop(wide // 4) as c:
+        block = [bind(x.load(start + (r * 4 + i) * stride + c * 4, 4)) for i in range(4)]
+        for j in range(4):
+            to.store((c * 4 + j) * width + r * 4, tirx.Shuffle(block, [i * 4 + j for i in range(4)]), 4)
+    with loop(rows) as r, loop(columns - wide) as c:
+        to.store((wide + c) * width + r, x.load(start + r * stride + wide + c))
+    with loop(rows - tall) as r, loop(wide) as c:
+        to.store(c * width + tall + r, x.load(start + (tall + r) * stride + c))
 
 
 def _clear(acc: list[Pointer], lanes: int) -> None:

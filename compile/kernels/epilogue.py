@@ -7,7 +7,7 @@ column and are padded to whole panels at compile time; tensors ("add", "mul") ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compile.kernels.builder import Expr, Kernel, Pointer
 from compile.kernels.math import UNARY
@@ -36,6 +36,12 @@ def declare(kernel: Kernel, steps: tuple[str, ...]) -> list[Operand | None]:
         else:
             operands.append(None)
     return operands
+
+
+def with_strides(operands: list[Operand | None], strides: Sequence[int]) -> list[Operand | None]:
+    """The operands with their tensors' strides, in order, as constants."""
+    known = iter(strides)
+    return [replace(o, stride=next(known)) if o and o.stride is not None else o for o in operands]
 
 
 def apply(

@@ -25,7 +25,9 @@ class Linear:
     """Arguments in C: x, ldx, w, y, ldy, [bias], then for each epilogue step its operand(s), rows, [workspace].
 
     bias: whether the accumulators start from a vector (it comes right after ldy) or from zero. workspace: where
-    multiply-adds take a lane of a register, for the activations in the order that suits them.
+    multiply-adds take a lane of a register, for the activations in the order that suits them. strides: where ldx, ldy
+    and the operands' strides are known, those, in this order: rows are then reached by constant offsets from one
+    address, and the arguments are not read.
     """
 
     k: int
@@ -34,10 +36,12 @@ class Linear:
     steps: tuple[str, ...]
     tile: TileConfig
     isa: Isa
+    strides: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        parts = [f"linear_f32_{self.tile}_k{self.k}_n{self.n}", "bias" * self.bias, *self.steps, self.isa.name]
+        parts = [f"linear_f32_{self.tile}_k{self.k}_n{self.n}", "bias" * self.bias, *self.steps]
+        parts += ["ld" + "x".join(map(str, self.strides)) if self.strides else "", self.isa.name]
         return "_".join(p for p in parts if p)
 
     def flops(self, rows: int) -> int:
@@ -59,6 +63,9 @@ class Linear:
             rows = kernel.int32("rows")
             workspace = kernel.pointer("workspace", align=64) if self.isa.by_element else None
             kernel.begin()
+            if self.strides:
+                ldx, ldy, *known = self.strides
+                operands = epilogue.with_strides(operands, known)
             acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
 
             def start(panel: Expr, vectors: int, height: int) -> None:

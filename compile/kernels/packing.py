@@ -1,13 +1,12 @@
 """Activation rows copied so that one load brings one column of four rows, for multiply-adds that take a lane.
 
-A tile of `height` rows (a multiple of four) and K columns becomes [K/4][height/4][4 columns][4 rows]. Four rows of four
-columns are one interleaving store (Arm's st4), and a step of the inner product loads height/4 vectors from one address,
-where reading the rows themselves would take a load and a pointer for each.
+A tile of `height` rows (a multiple of four) and K columns becomes [K][height]: a step of the inner product loads
+height/4 vectors from one address, where reading the rows themselves would take a load and a pointer for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -32,41 +31,46 @@ class PackedTile:
     height: int
     valid: Expr | None = None
 
-    def place(self, group: Expr, column: Expr, row: int) -> Expr:
-        return self.at + group * (GROUP * self.height) + row // GROUP * GROUP**2 + column * GROUP + row % GROUP
-
     def pack(self, x: Pointer, start: Expr, stride: Expr, depth: Expr) -> None:
         """Copy rows of `depth` elements that begin at element `start` of x and lie `stride` apart."""
         whole = 0
         if self.valid is None:
             whole = depth // GROUP if isinstance(depth, int) else bind(tirx.truncdiv(depth, GROUP))
             with loop(whole) as group:
-                for row in range(0, self.height, GROUP):
-                    rows = [bind(x.load(start + (row + i) * stride + group * GROUP, GROUP)) for i in range(GROUP)]
-                    turned = tirx.Shuffle(rows, [i * GROUP + k for k in range(GROUP) for i in range(GROUP)])
-                    self.memory.store(self.place(group, 0, row), turned, GROUP**2)
+                rows = [bind(x.load(start + i * stride + group * GROUP, GROUP)) for i in range(self.height)]
+                for at, vector in _columns(rows):
+                    self.memory.store(self.at + group * GROUP * self.height + at, vector, GROUP**2)
         for row in range(self.height):
             with self.if_valid(row), loop(depth - whole * GROUP) as k:
-                group, column = _split(whole * GROUP + k)
-                self.memory.store(self.place(group, column, row), x.load(start + row * stride + whole * GROUP + k))
+                at = self.at + (whole * GROUP + k) * self.height + row
+                self.memory.store(at, x.load(start + row * stride + whole * GROUP + k))
 
     def factors(self, k: Expr, u: int) -> list[Expr]:
-        """Element k + u of every row, as `multiply_accumulate` asks for it with an unroll of whole groups, or of 1."""
-        group, column = _split(k)
-        if u:
-            group, column = group + u // GROUP, u % GROUP
-        vectors = [
-            bind(self.memory.load(self.place(group, column, row), GROUP)) for row in range(0, self.height, GROUP)
-        ]
+        """Element k + u of every row."""
+        at = self.at + (k + u) * self.height
+        vectors = [bind(self.memory.load(at + row, GROUP)) for row in range(0, self.height, GROUP)]
         return [lane(vectors[row // GROUP], row % GROUP) for row in range(self.height)]
 
     def if_valid(self, row: int) -> AbstractContextManager[None]:
         return nullcontext() if self.valid is None else when(self.valid > row)
 
 
-def _split(k: Expr) -> tuple[Expr, Expr]:
-    group = tirx.truncdiv(k, GROUP)
-    return group, k - group * GROUP
+def _columns(rows: list[Expr]) -> Iterator[tuple[int, Expr]]:
+    """Four columns of the rows, one below another, in vectors of sixteen elements and where each belongs.
+
+    Sixteen elements are four vectors interleaved, which is one instruction (Arm's st4). With eight rows each of the
+    four holds two columns of two rows, which is one more (zip); taller tiles are put together from parts.
+    """
+    height = len(rows)
+    if height == GROUP:
+        yield 0, tirx.Shuffle(rows, [i * GROUP + k for k in range(GROUP) for i in range(GROUP)])
+    elif height == 2 * GROUP:
+        for half in (0, 2):
+            pairs = [
+                bind(tirx.Shuffle([rows[i], rows[i + GROUP]], [half, GROUP + half, half + 1, GROUP + half + 1]))
+                for i in range(GROUP)
+            ]
+            yield half * height, tirx.Shuffle(pairs, [i * GROUP + k for k in range(GROUP) for i in range(GROUP)])
 
 
 def for_packed_tiles(

@@ -2,7 +2,7 @@
 
 MR rows of activations by NR columns of weights are accumulated in registers; NR is also the width of a packed weight
 panel. `k_unroll` is how many steps of the inner product one iteration takes. Where multiply-adds take one lane of a
-register (Arm), activations are packed by fours: MR and `k_unroll` are then multiples of four.
+register (Arm), activations are packed by fours: MR is then 4 or 8.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TileConfig:
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16),
     ("avx512", "f32"): TileConfig(4, 64),
-    ("neon", "f32"): TileConfig(8, 12, k_unroll=4),
+    ("neon", "f32"): TileConfig(8, 12, k_unroll=16),
 }
 
 
@@ -72,11 +72,11 @@ def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
     found = []
     for mr in range(1, 17):
         for vectors in range(1, 9):
-            if isa.by_element and mr % 4:
+            if isa.by_element and mr not in (4, 8):
                 continue
             activations = mr // 4 if isa.by_element else 1
             fits = mr * vectors + vectors + activations <= isa.registers
             if fits and mr * vectors >= isa.registers // 2:
-                unrolls = (isa.lanes, 2 * isa.lanes) if isa.by_element else (1, 2, 4)
+                unrolls = (4, 8, 16) if isa.by_element else (1, 2, 4)
                 found += [TileConfig(mr, vectors * isa.lanes, unroll) for unroll in unrolls]
     return [default, *(tile for tile in found if tile != default)]

@@ -12,6 +12,8 @@ from compile.kernels.linear import Linear, pack_vector, pack_weight
 from compile.kernels.tiles import linear_tile
 from compile.targets import Isa
 
+# Elements between rows.
+X_GAP, Y_GAP, OPERAND_GAP = 5, 3, 7
 ROW_COUNTS = [*range(1, 31), 64, 128]
 
 
@@ -22,22 +24,26 @@ class Case:
     bias: bool = False
     steps: tuple[str, ...] = ()
 
+    known: bool = False
+
     def kernel(self, isa: Isa) -> Linear:
-        return Linear(self.k, self.n, self.bias, self.steps, linear_tile(isa, "f32", self.k, self.n), isa)
+        tensors = sum(step in ("add", "mul") for step in self.steps)
+        strides = (self.k + X_GAP, self.n + Y_GAP, *[self.n + OPERAND_GAP] * tensors) if self.known else ()
+        return Linear(self.k, self.n, self.bias, self.steps, linear_tile(isa, "f32", self.k, self.n), isa, strides)
 
 
 CASES = {
     "square": Case(128, 128),
-    "wide, bias, relu": Case(128, 512, True, ("relu",)),
+    "wide, bias, relu": Case(128, 512, True, ("relu",), known=True),
     "one column": Case(33, 1, True),
     "two columns, of a question answering head": Case(128, 2, True),
     "width 30": Case(30, 30, True, ("add",)),
     "width 26 of 4 heads, odd depth": Case(17, 104, True, ("gelu",)),
     "TinyBERT's 312": Case(312, 312, True, ("gelu", "add")),
-    "residual": Case(128, 128, True, ("add",)),
+    "residual": Case(128, 128, True, ("add",), known=True),
     "NoNorm after a residual": Case(64, 96, True, ("add", "mulv", "addv")),
-    "two residuals": Case(48, 40, False, ("add", "relu", "add")),
-    "product of tensors": Case(40, 24, True, ("mul",)),
+    "two residuals": Case(48, 40, False, ("add", "relu", "add"), known=True),
+    "product of tensors": Case(40, 24, True, ("mul",), known=True),
     "tanh, of a pooler": Case(96, 65, True, ("tanh",)),
     "gelu by tanh": Case(31, 63, False, ("mulv", "gelu_tanh")),
     "depth 1": Case(1, 9, True),
@@ -91,8 +97,8 @@ def test_matrix_product_of_any_number_of_rows(
     bias = rng.standard_normal(case.n).astype(np.float32) if case.bias else None
     packed = at_64_bytes(pack_weight(w, kernel.tile))
     for rows in ROW_COUNTS:
-        x = strided(rows, case.k, gap=5, values=rng.standard_normal((rows, case.k)))
-        y = strided(rows, case.n, gap=3)
+        x = strided(rows, case.k, gap=X_GAP, values=rng.standard_normal((rows, case.k)))
+        y = strided(rows, case.n, gap=Y_GAP)
         operands, arguments, keep = [], [], []
         for step in case.steps:
             if step in ("addv", "mulv"):
@@ -100,7 +106,7 @@ def test_matrix_product_of_any_number_of_rows(
                 keep.append(at_64_bytes(pack_vector(operands[-1], 64)))
                 arguments.append(keep[-1])
             elif step in ("add", "mul"):
-                keep.append(strided(rows, case.n, gap=7, values=rng.standard_normal((rows, case.n))))
+                keep.append(strided(rows, case.n, gap=OPERAND_GAP, values=rng.standard_normal((rows, case.n))))
                 operands.append(keep[-1].view)
                 arguments += [keep[-1].address, keep[-1].stride]
             else:

@@ -109,7 +109,7 @@ def holds(program: Any, runs: int = 6) -> Plan:
 def test_plan_of_a_real_model(preset: str, optimised: bool, exported: Callable, lowered: Callable) -> None:
     model = onnx.load(exported(preset))
     if optimised:
-        model, _ = passes.run(model, verify=False)
+        model, _ = passes.run(model, options=passes.Options(attention="matmuls"), verify=False)
     plan = holds(lowered(model, 128), runs=3)
     assert plan.arena_bytes < plan.tensor_bytes
     if optimised:

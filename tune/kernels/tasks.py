@@ -116,7 +116,9 @@ def tasks_of(program: Program) -> list[Task]:
     """Kernels with a tile, by how much of the model's work they do; of those that share a tile, the busiest stands."""
     counts: Counter[Task] = Counter()
     for call in program.calls:
-        if isinstance(call.kernel, Linear | Attention):
+        if isinstance(call.kernel, Linear):
+            counts[Task(replace(call.kernel, strides=()), call.rows, 0)] += 1
+        elif isinstance(call.kernel, Attention):
             counts[Task(call.kernel, call.rows, 0)] += 1
     busiest: dict[TileKey, Task] = {}
     calls: Counter[TileKey] = Counter()
