@@ -159,6 +159,7 @@ REFUSALS = {
     "read-only input": ("nothing", ""),
     "id outside its table": (ARGUMENT, "outside its table"),
     "fine again": ("nothing", ""),
+    "all cores": ("nothing", ""),
     "threads": (ARGUMENT, "threads must be 0"),
     "no such file": (MODEL, "/nowhere/libnothing.so cannot be loaded"),
     "no such name": (MODEL, "nothing cannot be loaded"),

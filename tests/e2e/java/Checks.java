@@ -221,6 +221,7 @@ public final class Checks {
         report("id outside its table", () -> model.run(inputs, outputs));
         inputs[0].putLong(0, 0);
         report("fine again", () -> model.run(inputs, outputs));
+        report("all cores", () -> Model.open(library, new Model.Options().threads(2).cores(-1)).close());
         report("threads", () -> Model.open(library, new Model.Options().threads(65)));
         report("no such file", () -> Model.open(new File("/nowhere/libnothing.so"), new Model.Options()));
         report("no such name", () -> Model.open("nothing"));
