@@ -86,8 +86,9 @@ static pocketbert_model *any_handle(pocketbert_model **open, pocketbert_model *c
     if (one_in(8))
         return (pocketbert_model *)(uintptr_t)number(8);
     pocketbert_model **handle = &open[number(1) % MODELS];
+    const pocketbert_options one_thread = {.size = sizeof one_thread, .threads = 1};
     if (!*handle)
-        CHECK(api->open(NULL, handle) == POCKETBERT_OK);
+        CHECK(api->open(&one_thread, handle) == POCKETBERT_OK);
     *valid = 1;
     return *handle;
 }
