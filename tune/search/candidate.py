@@ -28,7 +28,7 @@ from tune.search.probe import probe
 from tune.search.quality import Quality
 from tune.search.space import Limit, Space, limits
 
-PROBE_TURNS = 3
+PROBE_TURNS = 5
 
 
 @dataclass

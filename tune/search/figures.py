@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from tune.search.hypervolume import history
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from optuna import Study
+    from optuna.trial import FrozenTrial
 
 INK, MUTED, ACCENT, PAPERS, GRID = "#1f2933", "#7b8794", "#0b7285", "#c2410c", "#e4e7eb"
 STYLE: Any = {
@@ -31,8 +34,8 @@ def draw(findings: Findings, importances: Mapping[str, Mapping[str, float]]) -> 
     from matplotlib import pyplot
 
     with pyplot.rc_context(STYLE):
-        made = {"front": pyplot.subplots(figsize=(8.6, 5.2)), "hypervolume": pyplot.subplots(figsize=(4.6, 3.4))}
-        made |= {"importances": pyplot.subplots(figsize=(5.4, 3.4)), "predictor": pyplot.subplots(figsize=(4.6, 4.2))}
+        made = {"front": pyplot.subplots(figsize=(8.6, 5.2)), "hypervolume": pyplot.subplots(figsize=(4.6, 4.2))}
+        made |= {"importances": pyplot.subplots(figsize=(5.0, 4.2)), "predictor": pyplot.subplots(figsize=(4.6, 4.2))}
         _front(made["front"][1], findings)
         _hypervolume(made["hypervolume"][1], findings)
         _importances(made["importances"][1], importances)
@@ -86,16 +89,15 @@ def _staircase(findings: Findings) -> list[Point]:
 
 
 def _label_rows(axes: Axes, findings: Findings) -> None:
+    """The papers' names beside their diamonds, moved up where they would lie on each other."""
     rows = sorted((p for p in findings.points if p.row), key=lambda p: p.quality)
-    span = max(p.quality for p in findings.points) - min(p.quality for p in findings.points) or 1.0
-    height = float("-inf")
-    for point in rows:  # from the bottom, so that labels do not lie on each other
-        height = max(point.quality, height + 0.04 * span)
-        axes.annotate(
-            str(point.row), (point.ms, point.quality), (point.ms, height), color=PAPERS, fontsize=8,
-            xycoords="data", textcoords="data", ha="left", va="center",
-            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7},
-        ).set_position((point.ms + 0.012 * (axes.get_xlim()[1] - axes.get_xlim()[0]), height))  # fmt: skip
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    axes.set_xlim(left, right + 0.16 * (right - left))
+    height = bottom
+    for point in rows:
+        height = max(point.quality, height + 0.035 * (top - bottom))
+        place = (point.ms + 0.016 * (right - left), height)
+        axes.annotate(str(point.row), place, color=PAPERS, fontsize=8, va="center")
 
 
 def _hypervolume(axes: Axes, findings: Findings) -> None:
@@ -152,16 +154,23 @@ def svg(figure: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def importances(study: Any) -> dict[str, dict[str, float]]:
-    """How much of each objective's variance each parameter explains; {} where there are too few trials to tell."""
+def importances(study: Study) -> dict[str, dict[str, float]]:
+    """By objective, the share that each parameter has in reaching its good values; {} where it is too early to tell."""
     from optuna.importance import get_param_importances
 
-    from tune.search.study import OBJECTIVES
+    from tune.search.study import DIRECTIONS, OBJECTIVES
 
-    try:
-        return {
-            name: dict(get_param_importances(study, target=lambda t, i=i: t.values[i]))  # type: ignore[misc]
-            for i, name in enumerate(OBJECTIVES)
-        }
-    except (ValueError, RuntimeError):
-        return {}
+    found = {}
+    for i, (name, direction) in enumerate(zip(OBJECTIVES, DIRECTIONS, strict=True)):
+        sign = -1.0 if direction == "maximize" else 1.0
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that low values count as good: they do here
+                found[name] = get_param_importances(study, target=_cost(i, sign))
+        except (ValueError, RuntimeError):
+            return {}
+    return found
+
+
+def _cost(objective: int, sign: float) -> Callable[[FrozenTrial], float]:
+    return lambda trial: sign * trial.values[objective]

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from optuna import Study
 from optuna.trial import TrialState
 
+from model import ModelConfig
 from tune.errors import TuneError
 from tune.search.hypervolume import dominates
 from tune.search.predictor import Accuracy, held_out
-from tune.search.space import Space, find_space
+from tune.search.space import Parameters, Space, find_space
 from tune.search.study import Settings, artifact_name, complete, latency_ms, settings_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """A measured architecture. row: the papers' name, if it is theirs; again: whether it was measured twice."""
 
     number: int
-    parameters: Mapping[str, Any]
+    parameters: Parameters
+    config: ModelConfig
     quality: float
     ms: float
     mib: float
@@ -37,12 +37,11 @@ class Point:
         return -self.quality, self.ms, self.mib
 
     def __str__(self) -> str:
-        p = self.parameters
-        norm = "NoNorm" if p["normalization"] == "no-norm" else "LayerNorm"
+        c = self.config
+        norm = "NoNorm" if c.normalization == "no-norm" else "LayerNorm"
         return (
-            f"{p['num_hidden_layers']} layers, {p['hidden_size']}/{p['bottleneck_size']}, "
-            f"{p['num_attention_heads']} heads, {p['num_feedforward_networks']} FFNs ×{p['ffn_expansion']}, "
-            f"{norm}, {p['activation']}, {p['attention_input']}"
+            f"{c.num_hidden_layers} layers, {c.hidden_size}/{c.inner_size}, {c.num_attention_heads} heads, "
+            f"{c.num_feedforward_networks} FFNs of {c.intermediate_size}, {norm}, {c.activation}, {c.attention_input}"
         )
 
 
@@ -72,7 +71,7 @@ class Findings:
 
     def commands(self, point: Point) -> str:
         """Shell commands that build the point's library."""
-        file = artifact_name(self.space.config(point.parameters))
+        file = artifact_name(point.config)
         sets = " ".join(f"{name}={value}" for name, value in point.parameters.items())
         s = self.settings
         return (
@@ -92,7 +91,7 @@ def find(study: Study) -> Findings:
     predicted = held_out(sums, measured)
     points = tuple(
         Point(
-            t.number, t.params, t.values[0], ms, t.values[2], guess, t.user_attrs.get("row"),
+            t.number, t.params, space.config(t.params), t.values[0], ms, t.values[2], guess, t.user_attrs.get("row"),
             f"again:{t.number}" in attributes, t.user_attrs.get("outside", ""),
         )
         for t, ms, guess in zip(trials, measured, predicted, strict=True)

@@ -15,8 +15,8 @@ from typing import Any
 from tune.measurement import Measurement
 from tune.runners.base import Runner
 
-TURNS = 5
-RUNS = 10  # a turn
+TURNS = 11
+RUNS = 5  # a turn
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""Hypervolume, calibration and accuracy against outside referees."""
+
+import numpy as np
+import pytest
+
+from tune.search.hypervolume import dominates, history, hypervolume
+from tune.search.predictor import ENOUGH, Accuracy, Calibration, held_out
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_hypervolume_is_optunas(dimensions):
+    from optuna._hypervolume import compute_hypervolume
+
+    rng = np.random.default_rng(dimensions)
+    for count in (1, 2, 7, 20):
+        points = rng.integers(0, 12, (count, dimensions)) / 10  # ties, and points outside the box
+        inside = points[(points < 1).all(1)]
+        expected = compute_hypervolume(inside, np.ones(dimensions)) if len(inside) else 0.0
+        assert hypervolume(points.tolist(), [1.0] * dimensions) == pytest.approx(expected)
+
+
+def test_history_never_falls_and_ignores_the_scale_of_an_objective():
+    points = np.random.default_rng(0).random((15, 3))
+    values = history(points.tolist())
+    assert (np.diff(values) > -1e-12).all()
+    assert history((points * [1, 1000, 1e-3]).tolist()) == pytest.approx(values)
+
+
+def test_a_point_does_not_dominate_its_equal():
+    assert dominates((1, 2), (1, 3))
+    assert not dominates((1, 2), (1, 2))
+    assert not dominates((1, 2), (2, 1))
+
+
+def test_calibration_finds_overhead_and_scale():
+    sums = np.linspace(2, 9, 12)
+    fitted = Calibration.fit(sums, 0.3 + 1.07 * sums)
+    assert (fitted.overhead, fitted.scale) == pytest.approx((0.3, 1.07))
+
+
+def test_too_few_measurements_calibrate_nothing():
+    sums = [1.0] * (ENOUGH - 1)
+    assert Calibration.fit(sums, [3.0] * len(sums)) == Calibration(0.0, 1.0)
+
+
+def test_a_held_out_prediction_does_not_see_its_own_measurement():
+    sums = list(np.linspace(2, 9, 10))
+    measured = [1.1 * s for s in sums]
+    before = held_out(sums, measured)
+    wild = [*measured[:4], 99.0, *measured[5:]]
+    after = held_out(sums, wild)
+    assert after[4] == pytest.approx(before[4])
+    assert after[3] != pytest.approx(before[3])
+
+
+def test_accuracy_by_hand():
+    a = Accuracy.of([1.0, 2.2, 2.9, 5.0], [1.0, 2.0, 3.0, 4.0])
+    assert a.mape == pytest.approx(100 * (0 + 0.1 + 1 / 30 + 0.25) / 4)
+    assert a.within_10 == pytest.approx(0.5, abs=0.26)  # 2.2 / 2.0 − 1 may round to either side of 0.1
+    assert a.tau == pytest.approx(1.0)

@@ -1,0 +1,67 @@
+"""The search spaces hold the papers' tables, and their bounds are the papers'."""
+
+import pytest
+
+from model import PRESETS, ModelError
+from model.counting import count, part_params
+from model.presets import PAPER
+from tune.errors import TuneError
+from tune.search.space import SPACES, find_space, halved, limits, part_parameters
+
+STUDENTS, TEACHERS = ([n for n, f in PAPER.items() if f.table == table] for table in ("ACL 3", "ACL 2"))
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_every_row_is_a_point_of_its_space(space):
+    for config in space.rows.values():
+        assert space.config(space.parameters(config)) == config
+
+
+def test_the_spaces_reproduce_both_tables():
+    assert all(SPACES["mobilebert"].rows[name] == PRESETS[name] for name in STUDENTS)
+    assert all(SPACES["ib-bert"].rows[name] == PRESETS[name] for name in TEACHERS)
+    assert all(SPACES["mobilebert-toy"].rows[name] == halved(PRESETS[name]) for name in STUDENTS)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_attention_and_ffn_parameters_are_the_papers(name):
+    attention, ffn = part_parameters(PRESETS[name])
+    assert attention / 1e6 == pytest.approx(PAPER[name].mha_params, abs=0.5)
+    assert ffn / 1e6 == pytest.approx(PAPER[name].ffn_params, abs=0.75)
+
+
+def test_a_bottleneck_that_only_attention_reads_counts_as_attention():
+    config = PRESETS["mobilebert"]
+    biases = 24 * 4 * 128
+    shared = 24 * 512 * 128
+    assert part_parameters(config)[0] == part_params(count(config), "attention") - biases + shared
+
+
+def test_only_the_row_that_the_papers_chose_keeps_to_the_papers_ratio():
+    space = SPACES["mobilebert"]
+    kept = [n for n, c in space.rows.items() if all(limit.excess <= 0 for limit in limits(space, c))]
+    assert kept == ["student-128"]
+
+
+def test_a_bound_that_is_broken_says_by_how_much():
+    space = SPACES["mobilebert"]
+    parameters, ratio = limits(space, PRESETS["ib-bert-large"])
+    assert parameters.excess > 10
+    assert "293" in parameters.reason or "294" in parameters.reason
+    assert ratio.excess == pytest.approx(
+        0.4 - part_parameters(PRESETS["ib-bert-large"])[0] / part_parameters(PRESETS["ib-bert-large"])[1]
+    )
+
+
+def test_heads_that_do_not_divide_are_refused_by_the_model():
+    space = SPACES["mobilebert"]
+    parameters = dict(space.parameters(PRESETS["student-128"])) | {"num_attention_heads": 5}
+    with pytest.raises(ModelError, match="does not divide"):
+        space.config(parameters)
+
+
+def test_what_is_no_point_of_the_space_is_named():
+    with pytest.raises(TuneError, match="hidden_size is 768"):
+        SPACES["mobilebert"].parameters(PRESETS["bert-base"])
+    with pytest.raises(TuneError, match="choose from mobilebert"):
+        find_space("bert")
