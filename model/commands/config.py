@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import json
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -30,8 +33,6 @@ class ModelSource:
 
     def load(self, head: Head, seed: int = 0, **changes: Any) -> Model:
         """Raises `ModelError` where neither or both are given, or a field is unknown."""
-        from dataclasses import replace
-
         from ..build import create
         from ..checkpoint import load_checkpoint
 
@@ -90,17 +91,44 @@ def read(path: Path, kind: type[T], sets: Sequence[str] = ()) -> T:
     return build(kind, content, str(path))
 
 
-def build(kind: type[T], content: dict[str, Any], where: str, prefix: str = "") -> T:
+def build(kind: type[T], content: dict[str, Any], where: str, prefix: str = "", base: T | None = None) -> T:
+    """What `content` leaves out is as in `base`, or else as the class has it."""
     hints, values = get_type_hints(kind), {}
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for name, value in content.items():
         if name not in known:
             raise ModelError(f"{where}: {prefix}{name} is unknown{_near(name, list(known))}")
-        values[name] = _convert(hints[name], value, where, prefix + name)
+        section = _section(known[name])
+        if section is not None and isinstance(value, dict):
+            values[name] = build(type(section), value, where, f"{prefix}{name}.", section)
+        else:
+            values[name] = _convert(hints[name], value, where, prefix + name)
     for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+        if base is None and name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise ModelError(f"{where}: {prefix}{name} is missing")
-    return kind(**values)
+    return kind(**values) if base is None else replace(base, **values)  # type: ignore[type-var]
+
+
+def _section(f: Field[Any]) -> Any:
+    """The settings that a section has where it is left out; None for what is no section or must be given."""
+    made = None if f.default_factory is MISSING else f.default_factory()
+    return made if is_dataclass(made) else None
+
+
+def describe(kind: type, prefix: str = "", base: Any = None) -> list[str]:
+    """A line a setting: its key, its default, and what the comment beside it in the source says."""
+    lines, hints, source = [], get_type_hints(kind), inspect.getsource(kind)
+    for f in fields(kind):
+        section = next((t for t in (hints[f.name], *get_args(hints[f.name])) if is_dataclass(t)), None)
+        if section:
+            lines += describe(section, f"{prefix}{f.name}.", _section(f))  # type: ignore[arg-type]
+            continue
+        comment = re.search(rf"^    {f.name}:.*?  # (.*)$", source, re.MULTILINE)
+        made = f.default if f.default_factory is MISSING else f.default_factory()
+        made = getattr(base, f.name, made)
+        key = prefix + f.name + ("" if made is MISSING else f" = {json.dumps(made)}")
+        lines.append(f"  {key:42} {comment[1] if comment else ''}".rstrip())
+    return lines
 
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:

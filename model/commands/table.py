@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from .config import describe, read
 
 CONFIGURED = {
     "pretrain": ("train a teacher or a bare student by masked words and next sentences", "PretrainConfig"),
@@ -21,8 +23,12 @@ CONFIGURED = {
 def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     """Add every subcommand to an argparse subparsers object."""
     added = []
-    for name, (text, _) in CONFIGURED.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    for name, (text, kind) in CONFIGURED.items():
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="settings and their defaults:\n" + "\n".join(describe(_dataclass(name, kind))),
+        )  # fmt: skip
         command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see configs/")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
@@ -45,16 +51,16 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the parsed arguments ask for."""
-    from importlib import import_module
-
     name = args.command.replace("-", "_")
     try:
-        module = import_module(f".{name}", __package__)
+        function = getattr(import_module(f".{name}", __package__), name)
         if args.command not in CONFIGURED:
-            getattr(module, name)(args)
+            function(args)
             return
-        from .config import read
-
-        print(getattr(module, name)(read(args.config, getattr(module, CONFIGURED[args.command][1]), args.sets)))
+        print(function(read(args.config, _dataclass(args.command, CONFIGURED[args.command][1]), args.sets)))
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is not installed: pip install 'pocketbert[train]'") from error
+
+
+def _dataclass(command: str, kind: str) -> type:
+    return getattr(import_module(f".{command.replace('-', '_')}", __package__), kind)

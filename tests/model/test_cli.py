@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,14 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_help_and_import_do_not_load_torch() -> None:
     code = "import sys, model, model.__main__; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture) -> None:
+    for command, line in (
+        ("distill", r"transfer.mean = 5000.0 +β"),
+        ("finetune", r"train.learning_rate = 5e-05 +at its highest"),
+        ("evaluate", r"quantize = \"none\" +int8: every linear"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        assert re.search(line, capsys.readouterr().out)

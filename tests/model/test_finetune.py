@@ -252,6 +252,9 @@ def test_settings_are_checked(tmp_path: Path, vocabulary: Path, capsys: pytest.C
         assert message in captured.err
         assert captured.err.count("\n") == 1
     assert read(path, FinetuneConfig, ["train.learning_rate=1"]).train.learning_rate == 1.0
+    path.write_text(f"task = 'rte'\noutput = 'x'\nmodel.folder = '{tmp_path}/start'\ndata = {{}}\ntrain.seed = 7\n")
+    train = read(path, FinetuneConfig).train
+    assert (train.seed, train.optimizer, train.learning_rate) == (7, "adamw", 5e-5)  # fine-tuning's own defaults
     path.write_text("output = \n")
     with pytest.raises(ModelError, match=r"finetune.toml: .*line 1"):
         read(path, FinetuneConfig)
