@@ -27,7 +27,7 @@ from tune.runners.base import RunFailed
 
 FINALISTS = 3
 ROUNDS = 5
-# A tile replaces the default if it is this much faster in the median round. Less may be noise.
+# A tile replaces the default only if it is this much faster in the median round: less may be noise.
 MARGIN = 0.01
 
 
@@ -190,9 +190,12 @@ class Session:
 
     def _in_turns(self, task: Task, tiles: list[TileConfig]) -> dict[TileConfig, float]:
         """Median time of each tile in a round as a share of the first one's: the default's where that works."""
+        if self.bench.runner.estimate:  # counted once, counted for good
+            counts = [self.journal.trials[task.key, tile].ms or 0.0 for tile in tiles]
+            return {tile: count / counts[0] for tile, count in zip(tiles, counts, strict=True)}
         libraries = self.bench.build_all([(task, tile) for tile in tiles])
         taken: dict[TileConfig, list[float]] = {tile: [] for tile in tiles}
-        for turn in range(1 if self.bench.runner.estimate else ROUNDS):
+        for turn in range(ROUNDS):
             order = list(zip(tiles, libraries, strict=True))
             for tile, library in order if turn % 2 else reversed(order):
                 try:

@@ -20,7 +20,7 @@ from tune.runners.base import RunFailed, Runner
 
 # Timed runs of a trial, and the seconds after which building or running is given up.
 RUNS = 5
-BUILD_SECONDS = 60.0
+BUILD_SECONDS = 120.0
 
 Build = Callable[[Task, TileConfig, Target, Path, Path], Path]
 
