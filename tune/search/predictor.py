@@ -1,7 +1,8 @@
 """Latency of an architecture that was never built: the sum of its fused kernels, each measured once per shape.
 
-latency ≈ a + b · Σ calls · cost(kernel). a and b are fitted to the architectures measured so far (no fewer than
-`ENOUGH`; before that a = 0, b = 1): a is what a run costs besides kernels, b what sharing the caches costs them.
+latency ≈ a + b · Σ calls · cost(kernel). a and b are fitted to the architectures measured so far: a is what a run costs
+besides kernels, b what sharing the caches costs them. Before anything is measured a = 0 and b = 1, and later ones have
+to outweigh that as if it were a measurement too: a few architectures of about the same latency cannot tell a from b.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import numpy as np
 
 from compile.program import Call, Program
 from tune.search.probe import kernel_key
-
-ENOUGH = 5
 
 
 def kernels(program: Program) -> dict[str, Call]:
@@ -39,11 +38,14 @@ class Calibration:
         """Non-negative least squares of the relative errors."""
         from scipy.optimize import nnls
 
-        if len(sums) < ENOUGH:
+        if not measured:
             return cls()
-        latency = np.asarray(measured)
-        columns = np.stack([1 / latency, np.asarray(sums) / latency], axis=1)
-        (overhead, scale), _ = nnls(columns, np.ones(len(latency)))
+        latency, kernels = np.asarray(measured), np.asarray(sums)
+        known = np.stack(
+            [1 / latency, kernels / latency], axis=1
+        )  # of each architecture: a/latency + b·sum/latency = 1
+        before = [[1 / latency.mean(), 0.0], [0.0, 1.0]]  # a = 0 and b = 1
+        (overhead, scale), _ = nnls(np.vstack([known, before]), [*np.ones(len(latency)), 0.0, 1.0])
         return cls(float(overhead), float(scale))
 
     def __call__(self, kernel_sum: float) -> float:
