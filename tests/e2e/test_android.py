@@ -12,10 +12,13 @@ import compile
 from compile.load import read_manifest
 from compile.targets import TARGETS
 from compile.verify import ARM64_ROOT, can_run, emulator, relative_error
+from tune.runners.emulated import EmulatedRunner
 
 BOUND = 1e-4
 CPUS = ["cortex-a53", "cortex-a76", "max"]
 ANDROID = TARGETS["arm64-android"]
+# Of one inference with one thread (benchmarks/arm64_cost.py has the whole model's).
+INSTRUCTIONS = 74.2e6
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu-aarch64: Debian package qemu-user"),
@@ -43,6 +46,13 @@ def agrees(emulated: Any, samples_and_answers: Callable) -> Callable[..., None]:
 @pytest.mark.parametrize("cpu", CPUS)
 def test_two_layers_of_mobilebert(cpu: str, agrees: Callable, mobilebert: Path, mobilebert_android: Path) -> None:
     agrees(mobilebert, mobilebert_android, cpu)
+
+
+def test_instructions_of_two_layers(mobilebert_android: Path) -> None:
+    """Counted exactly, so that no change of kernels makes the library 2 % dearer (or cheaper) without being noticed."""
+    with EmulatedRunner() as runner:
+        counted = runner.measure(mobilebert_android).median_ms * 1e6
+    assert counted == pytest.approx(INSTRUCTIONS, rel=0.02)
 
 
 def test_layer_norm_and_gelu(agrees: Callable, exported: Callable, compiled: Callable) -> None:

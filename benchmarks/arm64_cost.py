@@ -1,0 +1,114 @@
+"""What one inference costs on arm64: executed instructions, exactly, and estimated cycles of the inner loops.
+
+    python benchmarks/arm64_cost.py [--model mobilebert] [--cpu armv8.0 cortex-a76] [--json FILE]
+
+Instructions are counted under qemu-aarch64 by a plugin: the same number on every machine and in every run, so a change
+of kernels shows to the last instruction. Cycles of inner loops are llvm-mca's ESTIMATE for the named cores, from
+schedule models and with every load a hit. Neither is a time. Needs Debian's qemu-user; llvm for the estimate.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# A script's own folder comes first on the path; the project's root must.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import compile
+import model as core
+from compile.targets import CPUS
+from tune.runners.emulated import EmulatedRunner
+
+# The multiply-adds alone, four a vector instruction: what no float32 kernel can go below.
+LANES = 4
+CORES = ("cortex-a76", "neoverse-n1")
+
+
+def inner_loops(assembly: str, most: int = 3) -> list[list[str]]:
+    """The loops with the most multiply-adds, one of each length: from a label to the branch back to it."""
+    blocks: dict[str, list[str]] = {}
+    label, found = "", []
+    for line in assembly.splitlines():
+        text = line.split("//")[0].strip()
+        if re.match(r"\.LBB\w+:", text):
+            label = text.split(":")[0]
+            blocks[label] = []
+        elif label and text and not text.startswith("."):
+            blocks[label].append(text)
+            if re.match(r"b\.\w+", text) and text.split()[-1] == label:
+                found.append(blocks[label])
+                label = ""
+    weight = {len(block): block for block in found if any(i.startswith("fmla") for i in block)}
+    return [weight[size] for size in sorted(weight, key=lambda s: -_multiply_adds(weight[s]))[:most]]
+
+
+def _multiply_adds(block: list[str]) -> int:
+    return sum(line.startswith("fmla") for line in block)
+
+
+def estimated_cycles(block: list[str], cpu: str) -> float | None:
+    """llvm-mca's cycles of one turn of the loop, or None where it is not installed."""
+    if not shutil.which("llvm-mca"):
+        return None
+    command = ["llvm-mca", "-mtriple=aarch64", f"-mcpu={cpu}", "-iterations=100"]
+    done = subprocess.run(command, input="\n".join(block[:-1]), capture_output=True, text=True, check=True)
+    total = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    return int(total[1]) / 100 if total else None
+
+
+def measure(preset: str, cpu: str, folder: Path) -> dict:
+    module = core.create(preset)
+    core.randomize_norms(module)
+    core.export(module, folder / "model.onnx", seq_len=128, batch=1)
+    built = compile.build(
+        folder / "model.onnx", target="arm64-android", cpu=cpu, out=folder / cpu, dump=folder / f"{cpu}-dump"
+    )
+    with EmulatedRunner() as runner:
+        counted = round(runner.measure(built.folder, timeout=600).median_ms * 1e6)
+    assembly = next((folder / f"{cpu}-dump").rglob("kernels.s")).read_text()
+    loops = []
+    for block in inner_loops(assembly):
+        fused = _multiply_adds(block)
+        cycles = {name: estimated_cycles(block, name) for name in CORES}
+        loops.append({"instructions": len(block), "multiply_adds": fused, "estimated_cycles": cycles})
+    least = built.manifest["flops"] / 2 / LANES
+    return {"model": preset, "cpu": cpu, "instructions": counted, "multiply_adds": least, "inner_loops": loops}
+
+
+def show(result: dict) -> None:
+    counted, least = result["instructions"], result["multiply_adds"]
+    print(
+        f"{result['model']} for {result['cpu']}: {counted / 1e6:.1f} M instructions an inference, "
+        f"{counted / least:.3f} × its {least / 1e6:.1f} M multiply-adds"
+    )
+    for loop in result["inner_loops"]:
+        line = f"  inner loop: {loop['instructions']} instructions, {loop['multiply_adds']} of them multiply-adds"
+        for name, cycles in loop["estimated_cycles"].items():
+            if cycles:
+                line += f"; ESTIMATED {cycles:.0f} cycles on {name} ({loop['multiply_adds'] / cycles:.2f} a cycle)"
+        print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mobilebert", help="a preset (python -m model inspect --list)")
+    arm = [name for name, cpu in CPUS.items() if cpu.arch == "aarch64"]
+    parser.add_argument("--cpu", nargs="+", choices=arm, default=["armv8.0", "cortex-a76"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    args = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+        for cpu in args.cpu:
+            results.append(measure(args.model, cpu, Path(name)))
+            show(results[-1])
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
