@@ -183,7 +183,7 @@ def test_the_operator_as_others_write_it_becomes_matmuls(build, check, ops, rank
     masks = [b.input("mask", [2, 1, LENGTH, 9], mask)] if mask else []
     attributes = {"q_num_heads": HEADS, "kv_num_heads": HEADS} if rank == 3 else {}
     attributes |= {"scale": scale} if scale else {}
-    result, report = check(b.model(b("Attention", q, k, v, *masks, **attributes)), options=MATMULS)
+    result, _ = check(b.model(b("Attention", q, k, v, *masks, **attributes)), options=MATMULS)
     assert ops(result, "Attention") == 0
     assert ops(result, "Softmax") == 1
 
