@@ -1,6 +1,7 @@
 """A tuning session on this machine: what it tries, survives and keeps."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,11 +100,13 @@ def test_killed_and_started_again_it_measures_nothing_twice(linear_model: Path, 
         [*command, "--trials", "40"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 300
-    while not (path.exists() and path.read_text().count("\n") >= 3) and started.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
+    try:
+        while not (path.exists() and path.read_text().count("\n") >= 3) and started.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
     before = path.read_bytes()
     assert main([*command[3:], "--trials", "8"]) == 0
     assert path.read_bytes().startswith(before)
