@@ -96,7 +96,10 @@ class Job:
         b, squad = self.budget, self.task.name in SQUAD
         epochs = b.epochs[[task.name for task in TASKS].index(self.task.name)]
         length = b.squad_length if squad else b.length
-        data = TaskData(str(self.vocabulary), str(self.train), str(self.dev), "", length, b.stride)
+        data = TaskData(
+            vocabulary=str(self.vocabulary), train=str(self.train), dev=str(self.dev), sequence_length=length,
+            stride=b.stride,
+        )  # fmt: skip
         train = TrainSettings(
             optimizer="adamw", learning_rate=b.learning_rate, batch_size=b.batch_size, seed=self.seed,
             checkpoint_every=10**6, keep=1, log_every=100,
@@ -180,6 +183,9 @@ def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     started, work = time.perf_counter(), args.work / args.size
     students = args.students or Path("runs/knowledge-transfer") / args.size
+    if not (students / "bare-1/model").exists():
+        print(f"error: no students in {students}: run knowledge_transfer.py, or give --students", file=sys.stderr)
+        return 2
     jobs: list[Job] = []
     for task in (task for task in TASKS if task.name in args.tasks):
         if missing := [file for file in (task.train, task.dev) if not (args.data / file).exists()]:
@@ -201,7 +207,7 @@ def main(given: Sequence[str] | None = None) -> int:
                     f"{number}/{len(jobs)} {job.task.name}, {job.start}, seed {job.seed}: {cell([metrics])}", flush=True
                 )
     except ModelError as error:
-        print(f"error: {error}; run benchmarks/knowledge_transfer.py first, or give --students", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{machine()}, {args.size} size, {args.seeds} seeds, {time.perf_counter() - started:.0f} s in all\n")
     print(table(results))
