@@ -189,7 +189,7 @@ def test_no_linker(refused: Callable, small_model: Path, monkeypatch: pytest.Mon
 
 def test_linker_that_fails(refused: Callable, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = link.Toolchain(("/bin/false",), "a broken compiler")
-    monkeypatch.setattr(pipeline, "find_toolchain", lambda target: broken)
+    monkeypatch.setattr(pipeline, "find_toolchain", lambda *_: broken)
     refused(small_model, "--seq-len", 8, "--target", "host", words=("a broken compiler failed",))
 
 
@@ -259,13 +259,17 @@ def test_artifact_of_before_survives_a_failure(
     out = tmp_path / "place" / "artifact"
     arguments = [small_model, "--seq-len", "8", "--target", "host", "--out", out]
     assert command_line.main([str(a) for a in arguments]) == 0
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-    assert set(before) == {"libsmall.so", "include", "cmake", "manifest.json"}
+
+    def contents() -> dict[Path, bytes]:
+        return {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    before = contents()
+    assert {p.name for p in out.iterdir()} == {"libsmall.so", "include", "cmake", "manifest.json", "report.html"}
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "check_library", lambda *args: (_ for _ in ()).throw(OSError(5, "broken", "disk")))
         refused(*arguments, words=("broken",), left=("artifact",))
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert contents() == before
     assert command_line.main([str(a) for a in [*arguments, "--threads", 2]]) == 0
     assert json.loads((out / "manifest.json").read_text())["default_threads"] == 2
     assert [p.name for p in out.parent.iterdir()] == ["artifact"]
