@@ -93,11 +93,11 @@ def _label_rows(axes: Axes, findings: Findings) -> None:
     rows = sorted((p for p in findings.points if p.row), key=lambda p: p.quality)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     axes.set_xlim(left, right + 0.16 * (right - left))
-    height = bottom
+    height, rightmost = bottom, max((p.ms for p in rows), default=left)
     for point in rows:
         height = max(point.quality, height + 0.035 * (top - bottom))
-        place = (point.ms + 0.016 * (right - left), height)
-        axes.annotate(str(point.row), place, color=PAPERS, fontsize=8, va="center")
+        near = rightmost if rightmost - point.ms < 0.1 * (right - left) else point.ms  # one column for a cluster
+        axes.annotate(str(point.row), (near + 0.016 * (right - left), height), color=PAPERS, fontsize=8, va="center")
 
 
 def _hypervolume(axes: Axes, findings: Findings) -> None:
