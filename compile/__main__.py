@@ -8,7 +8,6 @@ report.html, which say what was built.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     for line in result.manifest["tuning"]["damaged"]:
         print(f"warning: {line}", file=sys.stderr)
     if args.json:
-        print(json.dumps(result.manifest, indent=2))
+        print((result.folder / "manifest.json").read_text(), end="")
     else:
         print_summary(result.folder, result.manifest, time.perf_counter() - started)
 
