@@ -1,0 +1,205 @@
+"""A whole search, small: architectures of one narrow layer that differ in FFNs, really built and measured here."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+
+import optuna
+import pytest
+
+from compile.load import read_manifest
+from tune.__main__ import main
+from tune.search import space as spaces
+from tune.search.candidate import Search
+from tune.search.command import loop
+from tune.search.findings import find
+from tune.search.space import SPACES
+from tune.search.storage import load_study
+from tune.search.study import Settings, complete, join_study
+from tune.search.workers import Worker
+
+TOY = SPACES["mobilebert-toy"]
+TINY = {"num_hidden_layers": 1, "hidden_size": 64, "embedding_size": 32, "vocab_size": 200, "bottleneck_size": 32}
+REFERENCE = replace(TOY.base, **TINY, intermediate_size=64, num_attention_heads=2, num_feedforward_networks=2)
+SPACE = replace(
+    TOY,
+    name="tiny",
+    base=REFERENCE,
+    choices=MappingProxyType(
+        {
+            "num_attention_heads": (2, 3),
+            "num_feedforward_networks": (1, 2, 16),
+            "ffn_expansion": (2,),
+        }
+    ),
+    rows={"ours": REFERENCE},
+    max_params=90_000,
+    mha_ffn=(0.2, 3.0),
+)
+COMMON = ["--study", "s", "--space", "tiny", "--seq-len", "16"]
+
+
+class Quality:
+    """The fewer FFNs the better; counts how often it is asked."""
+
+    name = "few FFNs"
+
+    def __init__(self):
+        self.asked = 0
+
+    def prepare(self):
+        pass
+
+    def measure(self, config):
+        self.asked += 1
+        return -float(config.num_feedforward_networks)
+
+
+@contextmanager
+def search(address, quality):
+    from tune.runners.local import LocalRunner
+    from tune.search.artifact import Build
+
+    settings = Settings("tiny", "x", "y", 16, 1, "local", quality.name, SPACE.max_params, SPACE.mha_ffn, 5.0)
+    study = join_study("s", address, settings, seed=0)
+    with LocalRunner() as runner, Search(study, SPACE, Build(seq_len=16), runner, quality, 1, 5.0) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A finished study."""
+    patched = pytest.MonkeyPatch()
+    patched.setitem(spaces.SPACES, "tiny", SPACE)
+    made = f"sqlite:///{tmp_path_factory.mktemp('search')}/study.db"
+    with search(made, Quality()) as found, Worker(found.study, "w") as worker:
+        found.prepare()
+        loop(found, worker, 2, None)
+        found.measure_front_again()
+    yield made
+    patched.undo()
+
+
+def test_what_was_pruned_says_why_and_what_was_measured_was_predicted_before(address):
+    study = load_study("s", address)
+    trials = study.trials
+    assert trials[0].user_attrs["row"] == "ours"
+    assert trials[0].state == optuna.trial.TrialState.COMPLETE
+    assert all(t.user_attrs["predicted_ms"] > 0 for t in complete(study))
+    reasons = [t.user_attrs["pruned"] for t in trials if t.state == optuna.trial.TrialState.PRUNED]
+    assert reasons
+    assert all(re.search("divide|parameters|MHA:FFN|same architecture|predicted", reason) for reason in reasons)
+
+
+def test_nothing_that_is_known_is_measured_again(address):
+    study = load_study("s", address)
+    known, quality = dict(study.user_attrs), Quality()
+    with search(address, quality) as found:
+        found.prepare()
+        found.runner = None  # nothing may run
+        for trial in complete(study):
+            config = SPACE.config(trial.params)
+            made = found.program(config)
+            found.probe(made)
+            assert (found.measured_quality(config), *found.latency(config, made)) == tuple(trial.values)
+        assert found.measure_front_again() == []
+    assert quality.asked == 0
+    assert dict(study.user_attrs) == known
+
+
+def test_the_whole_front_was_measured_twice(address):
+    findings = find(load_study("s", address))
+    assert findings.front
+    assert all(point.again for point in findings.front)
+
+
+def test_the_commands_of_a_point_build_the_library_that_was_measured(address, tmp_path, monkeypatch):
+    study = load_study("s", address)
+    findings = find(study)
+    point = findings.points[-1]
+    monkeypatch.chdir(tmp_path)
+    commands = findings.commands(point).replace("\\\n", "").splitlines()
+    commands = [c.replace("--target x --cpu y", "--target host") for c in commands]
+    assert main(commands[0].split()[3:]) == 0
+    from compile.__main__ import main as compile_main
+
+    assert compile_main(commands[1].split()[3:]) == 0
+    built = read_manifest(next(path for path in tmp_path.iterdir() if path.is_dir()))
+    measured = [
+        v
+        for k, v in study.user_attrs.items()
+        if k.startswith("latency:") and v["ms"] == study.trials[point.number].values[1]
+    ]
+    assert built["sha256"] in [entry["sha256"] for entry in measured]
+
+
+def test_the_report_needs_nothing_else(address, tmp_path, capsys):
+    assert main(["report", "--study", "s", "--storage", address, "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
+    assert not re.search(r"<(script|link|img)\b[^>]*http|@import", page)
+    findings = find(load_study("s", address))
+    assert all(page.count(f'id="trial-{p.number}"') == 1 for p in findings.points)
+    points = json.loads(re.search(r"const points = (.*);\n", page).group(1))
+    assert set(points) == {str(p.number) for p in findings.points}
+    for name in ("front", "hypervolume", "importances", "predictor"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "on the front" in capsys.readouterr().out
+
+
+def test_optunas_dashboard_opens_the_storage(address):
+    dashboard = pytest.importorskip("optuna_dashboard", reason="needs pip install optuna-dashboard")
+    from optuna_dashboard._app import create_app  # noqa: F401
+
+    assert dashboard.wsgi(address) is not None
+
+
+def test_a_worker_with_other_settings_is_refused(address):
+    begun = load_study("s", address).user_attrs["settings"]
+    other = Settings(**{**begun, "seq_len": 32, "mha_ffn": tuple(begun["mha_ffn"])})
+    with pytest.raises(Exception, match="begun with seq-len 16, this worker has 32"):
+        join_study("s", address, other, None)
+
+
+def test_a_study_of_another_device_is_refused(address):
+    with search(address, Quality()) as found:
+        begun = found.study.user_attrs["reference"]
+        found.study.set_user_attr("reference", begun | {"device": "a phone"})
+        try:
+            with pytest.raises(Exception, match="measured with device 'a phone'"):
+                found.prepare()
+        finally:
+            found.study.set_user_attr("reference", begun)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["search", *COMMON, "--storage", "sqlite:////no/folder/s.db", "--quality-command", "true"],
+            "cannot be opened",
+        ),
+        (["search", "--study", "s", "--space", "bert", "--storage", "sqlite:///s.db"], "--space bert"),
+        (["search", *COMMON, "--storage", "sqlite:///s.db", "--trials", "0"], "--trials 0"),
+        (["search", *COMMON, "--storage", "sqlite:///s.db", "--quality", "none.toml"], "none.toml"),
+        (["report", "--study", "s", "--storage", "journal:/no/folder/s.log"], "no folder"),
+        (["export", "--space", "tiny", "--set", "heads=2", "-o", "m.onnx"], "--set heads=2"),
+        (["export", "--space", "tiny", "--set", "num_attention_heads=7", "-o", "m.onnx"], "choose from 2, 3"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, said, address, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.glob("*.onnx")) == []
+
+
+def test_the_command_line_knows_its_commands():
+    done = subprocess.run([sys.executable, "-m", "tune", "--help"], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in ("search", "report", "export"))
