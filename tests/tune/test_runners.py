@@ -77,7 +77,8 @@ def test_emulation_counts_the_same_each_time_and_says_that_it_estimates(
         first, outputs = runner.run(folder, sample)
         second, _ = runner.run(folder, sample)
         assert agrees(sample, outputs)
-        assert first == second
+        # But for the digits of a time that the program prints: some dozens of instructions.
+        assert first.median_ms == pytest.approx(second.median_ms, abs=1e-4)
         assert first.estimate
         # 24 × 64 × 48 multiply-adds, four at a time: no program needs fewer instructions, ours not five times as many.
         ideal = 24 * 64 * 48 / 4 / 1e6
