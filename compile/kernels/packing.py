@@ -1,6 +1,6 @@
 """Activation rows copied so that one load brings one column of four rows, for multiply-adds that take a lane.
 
-A tile of `height` rows (a multiple of four) and K columns becomes [K][height]: a step of the inner product loads
+A tile of `height` rows (four or eight) and K columns becomes [K][height]: a step of the inner product loads
 height/4 vectors from one address, where reading the rows themselves would take a load and a pointer for each.
 """
 
@@ -56,21 +56,20 @@ class PackedTile:
 
 
 def _columns(rows: list[Expr]) -> Iterator[tuple[int, Expr]]:
-    """Four columns of the rows, one below another, in vectors of sixteen elements and where each belongs.
+    """Four columns of four or eight rows, one below another, in vectors of sixteen elements and where each belongs.
 
     Sixteen elements are four vectors interleaved, which is one instruction (Arm's st4). With eight rows each of the
-    four holds two columns of two rows, which is one more (zip); taller tiles are put together from parts.
+    four holds two columns of two rows, which is one more (zip).
     """
-    height = len(rows)
-    if height == GROUP:
-        yield 0, tirx.Shuffle(rows, [i * GROUP + k for k in range(GROUP) for i in range(GROUP)])
-    elif height == 2 * GROUP:
-        for half in (0, 2):
-            pairs = [
-                bind(tirx.Shuffle([rows[i], rows[i + GROUP]], [half, GROUP + half, half + 1, GROUP + half + 1]))
-                for i in range(GROUP)
-            ]
-            yield half * height, tirx.Shuffle(pairs, [i * GROUP + k for k in range(GROUP) for i in range(GROUP)])
+    interleaved = [i * GROUP + k for k in range(GROUP) for i in range(GROUP)]
+    if len(rows) == GROUP:
+        yield 0, tirx.Shuffle(rows, interleaved)
+        return
+    assert len(rows) == 2 * GROUP, f"a tile of {len(rows)} rows: 4 or 8 can be packed"
+    for half in (0, 2):
+        columns = [half, GROUP + half, half + 1, GROUP + half + 1]
+        pairs = [bind(tirx.Shuffle([rows[i], rows[i + GROUP]], columns)) for i in range(GROUP)]
+        yield half * len(rows), tirx.Shuffle(pairs, interleaved)
 
 
 def for_packed_tiles(

@@ -103,7 +103,7 @@ class Task:
             elif step in TENSOR_STEPS:
                 found += [Buffer(f"{step}{index}", (rows, n)), n]
         found.append(rows)
-        if size := getattr(kernel, "workspace_bytes", lambda _: 0)(rows):
+        if size := kernel.workspace_bytes(rows):
             found.append(Buffer("workspace", (size // 4,), "scratch"))
         return found
 

@@ -46,14 +46,9 @@ def export(config: ModelConfig, path: Path, seq_len: int) -> Path:
 
 def program(onnx_file: Path, build: Build) -> Program:
     """The kernel calls that the library will make; nothing is compiled. Passes run without their referee."""
-    import passes
-    from compile.frontend import check_operators, import_shaped, input_shapes
-    from compile.lower import lower
+    from tune.kernels.model import program_of  # tvm
 
-    optimised, _ = passes.run(onnx_file, verify=False, options=passes.Options(attention="matmuls"))
-    check_operators(optimised)
-    graph = import_shaped(optimised, input_shapes(optimised, build.seq_len))
-    return lower(graph, build.seq_len, find_target(build.target, build.cpu).isa)
+    return program_of(onnx_file, find_target(build.target, build.cpu), build.seq_len)
 
 
 def library(made: Program, build: Build, name: str, out: Path) -> Path:
