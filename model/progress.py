@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Progress:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+            threading.excepthook = _except_tensorboard
 
     def report(self, step: int, stage: str, values: dict[str, float]) -> None:
         """Losses in nats, tokens_per_second, eta_seconds, and what else there is to tell of `step`."""
@@ -78,6 +80,12 @@ class Progress:
 
 
 UNITS = {"tokens_per_second", "eta_seconds", "data_wait", "learning_rate", "peak_memory_bytes", "gradient_norm"}
+
+
+def _except_tensorboard(failed: threading.ExceptHookArgs, report: Any = threading.excepthook) -> None:
+    """Its writing thread's full disk is no traceback of its own: the next `add_scalar` raises the same error."""
+    if not (issubclass(failed.exc_type, OSError) and type(failed.thread).__module__.startswith("tensorboard")):
+        report(failed)
 
 
 def _forget(path: Path, done: int) -> None:
