@@ -1,10 +1,10 @@
 """What one inference costs on arm64: executed instructions, exactly, and estimated cycles of the inner loops.
 
-    python benchmarks/arm64_cost.py [--model mobilebert] [--cpu armv8.0 cortex-a76] [--json FILE]
+    python benchmarks/arm64_cost.py [--model mobilebert] [--json FILE]
 
 Instructions are counted under qemu-aarch64 by a plugin: the same number on every machine and in every run, so a change
-of kernels shows to the last instruction. Cycles of inner loops are llvm-mca's ESTIMATE for the named cores, from
-schedule models and with every load a hit. Neither is a time. Needs Debian's qemu-user; llvm for the estimate.
+of kernels shows to the last instruction; they are counted on a core for each level of the library. Cycles of inner
+loops are llvm-mca's ESTIMATE for the named cores, from schedule models and with every load a hit. Neither is a time. Needs Debian's qemu-user; llvm for the estimate.
 """
 
 import argparse
@@ -61,29 +61,41 @@ def estimated_cycles(block: list[str], cpu: str) -> float | None:
     return int(total[1]) / 100 if total else None
 
 
-def measure(preset: str, cpu: str, folder: Path) -> dict:
+def measure(preset: str, folder: Path) -> list[dict]:
+    """One result a level."""
     module = core.create(preset)
     core.randomize_norms(module)
     core.export(module, folder / "model.onnx", seq_len=128, batch=1)
-    built = compile.build(
-        folder / "model.onnx", target="arm64-android", cpu=cpu, out=folder / cpu, dump=folder / f"{cpu}-dump"
-    )
-    with EmulatedRunner() as runner:
-        counted = round(runner.measure(built.folder, timeout=600).median_ms * 1e6)
-    assembly = next((folder / f"{cpu}-dump").rglob("kernels.s")).read_text()
+    built = compile.build(folder / "model.onnx", target="arm64-android", out=folder / "out", dump=folder / "dump")
+    levels = built.manifest["levels"]
+    loops = {name: loops_of(folder / "dump" / "kernels", name) for name in {level["kernels_for"] for level in levels}}
+    least = built.manifest["flops"] / 2 / LANES
+    results = []
+    for level in levels:
+        with EmulatedRunner(CPUS[level["cpu"]].emulated) as runner:
+            counted = round(runner.measure(built.folder, timeout=600).median_ms * 1e6)
+        found = {"model": preset, **level, "instructions": counted, "multiply_adds": least}
+        results.append({**found, "inner_loops": loops[level["kernels_for"]]})
+        show(results[-1])
+    return results
+
+
+def loops_of(folder: Path, cpu: str) -> list[dict]:
+    """The inner loops of the kernels for `cpu`, of the assembly in `folder`."""
+    assembly = "\n".join(path.read_text() for path in sorted(folder.glob(f"*__{re.sub(r'[^a-z0-9]', '_', cpu)}.s")))
     loops = []
     for block in inner_loops(assembly):
         fused = _multiply_adds(block)
         cycles = {name: estimated_cycles(block, name) for name in CORES}
         loops.append({"instructions": len(block), "multiply_adds": fused, "estimated_cycles": cycles})
-    least = built.manifest["flops"] / 2 / LANES
-    return {"model": preset, "cpu": cpu, "instructions": counted, "multiply_adds": least, "inner_loops": loops}
+    return loops
 
 
 def show(result: dict) -> None:
     counted, least = result["instructions"], result["multiply_adds"]
     print(
-        f"{result['model']} for {result['cpu']}: {counted / 1e6:.1f} M instructions an inference, "
+        f"{result['model']} on {result['cpu']} (kernels for {result['kernels_for']}): "
+        f"{counted / 1e6:.1f} M instructions an inference, "
         f"{counted / least:.3f} × its {least / 1e6:.1f} M multiply-adds"
     )
     for loop in result["inner_loops"]:
@@ -97,15 +109,10 @@ def show(result: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mobilebert", help="a preset (python -m model inspect --list)")
-    arm = [name for name, cpu in CPUS.items() if cpu.arch == "aarch64"]
-    parser.add_argument("--cpu", nargs="+", choices=arm, default=["armv8.0", "cortex-a76"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
-    results = []
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
-        for cpu in args.cpu:
-            results.append(measure(args.model, cpu, Path(name)))
-            show(results[-1])
+        results = measure(args.model, Path(name))
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -27,7 +27,7 @@ def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception)
         try:
             program = lower(import_shaped(alone, shapes), tokens, target.isa)
             with TemporaryDirectory(prefix="pocketbert-") as folder:
-                compile_kernels(program.kernels.values(), target, Path(folder) / "kernels.o")
+                compile_kernels(program.kernels, target, Path(folder))
         except Exception:
             name = node.name or node.output[0]
             return CompileError(

@@ -136,13 +136,19 @@ def undefined_symbols(path: Path) -> set[str]:
 
 
 def link_library(
-    toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], kernels: Path, name: str, output: Path
+    toolchain: Toolchain,
+    target: Target,
+    folder: Path,
+    sources: list[Path],
+    kernels: list[Path],
+    name: str,
+    output: Path,
 ) -> None:
-    """Link `sources` and the kernels' object into `output`; only `{name}_*` and JNI_OnLoad are visible.
+    """Link `sources` and the kernels' objects into `output`; only `{name}_*` and JNI_OnLoad are visible.
 
     Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
-    objects = [kernels]
+    objects = [*kernels]
     for source in sources:
         objects.append(folder / f"{source.stem}.o")
         common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]

@@ -75,6 +75,10 @@ def manifest(plan: Plan, name: str, target: Target, linker: str, extra: dict[str
         "cpu": target.cpu.name,
         "isa": target.isa.name,
         "cpu_features_required": list(target.cpu.required),
+        "levels": [
+            {"cpu": level.cpu.name, "features": list(level.cpu.required), "kernels_for": level.code.name}
+            for level in plan.levels
+        ],
         "precision": "float32",
         "tokens": program.tokens,
         "shorter_sequences": program.elastic,

@@ -104,22 +104,28 @@ def build_program(
     """
     toolchain, dump = find_toolchain(target, options.sanitize), options.dump
     with clock.phase("plan memory and stages"):
-        plan = make_plan(program)
+        plan = make_plan(program, target)
         takes = text_inputs(plan, options.vocabulary) if options.vocabulary else []
     with staging(out.absolute()) as folder:
         require_space(folder, (5 if options.package == "aar" else 3) * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()
         with clock.phase("compile kernels"), compiling or nullcontext():
-            compile_kernels(program.kernels.values(), target, work / "kernels.o", dump)
+            kernels = work / "kernels"
+            kernels.mkdir()
+            if dump:
+                (dump / "kernels").mkdir(exist_ok=True)
+            objects = []
+            for level in plan.codes:
+                objects += compile_kernels(level.symbols, target, kernels, level.code, dump and dump / "kernels")
         with clock.phase("pack weights"):
             write_weights(plan, work / "weights.bin")
         with clock.phase("link"):
             write_interface(plan, name, target, folder)
-            sources = _write_sources(plan, target, options, name, folder, work, dump)
+            sources = _write_sources(plan, options, name, folder, work, dump)
             sources += write_vocabulary(options.vocabulary, takes, work)
             library = folder / f"lib{name}.so"
-            link_library(toolchain, target, work, sources, work / "kernels.o", name, library)
+            link_library(toolchain, target, work, sources, objects, name, library)
         with clock.phase("check the library"):
             rules = check_library(library, target, name)
         shutil.rmtree(work)
@@ -141,10 +147,8 @@ def build_program(
     return BuildResult(out, data, clock.seconds)
 
 
-def _write_sources(
-    plan: Any, target: Target, options: Options, name: str, folder: Path, work: Path, dump: Path | None
-) -> list[Path]:
-    text = plan_source(plan, target, options.threads)
+def _write_sources(plan: Any, options: Options, name: str, folder: Path, work: Path, dump: Path | None) -> list[Path]:
+    text = plan_source(plan, options.threads)
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from compile.levels import Level, make_levels
 from compile.program import Call, Program, Rows, Value, Workspace
+from compile.targets import Target
 
 ALIGNMENT = 64
 # A vector kernel may read, never write, up to one vector past the last column of a tensor's last row.
@@ -39,6 +41,7 @@ class Plan:
     """arena_bytes is shared; each thread has scratch_row_bytes for each row of its block, and workspace_bytes."""
 
     program: Program
+    levels: list[Level]
     stages: list[Stage]
     places: dict[int, Place]
     arena_bytes: int
@@ -46,6 +49,11 @@ class Plan:
     workspace_bytes: int
     weight_bytes: int
     tensor_bytes: int  # what all tensors would take without sharing
+
+    @property
+    def codes(self) -> list[Level]:
+        """The levels that have code of their own."""
+        return [level for level in self.levels if level.code is level.cpu]
 
     def place(self, value: Value) -> Place:
         return self.places[id(value)]
@@ -62,7 +70,8 @@ def in_rows(call: Call, tokens: int) -> bool:
     return call.takes_blocks and call.rows == tokens and all(v.rows == tokens for v in views)
 
 
-def make_plan(program: Program) -> Plan:
+def make_plan(program: Program, target: Target) -> Plan:
+    levels = make_levels(program, target)
     stage_of = _assign_stages(program)
     stages = [Stage() for _ in range(max(stage_of, default=-1) + 1)]
     for call, index in zip(program.calls, stage_of, strict=True):
@@ -80,8 +89,10 @@ def make_plan(program: Program) -> Plan:
     arena = _place_arena(program, stage_of, places)
     temporaries = {id(v): v for c in program.calls for v in c.outputs if v.kind == "temporary"}
     workspace = max((a.nbytes for c in program.calls for a in c.arguments if isinstance(a, Workspace)), default=0)
+    workspace = max(workspace, *(level.workspace_bytes(program.tokens) for level in levels))
     return Plan(
         program,
+        levels,
         stages,
         places,
         arena + SLACK,

@@ -34,7 +34,10 @@ AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False)
 
 @dataclass(frozen=True)
 class Cpu:
-    """A CPU to tune for. `features` are LLVM's names; `required` is what the library checks when it is opened."""
+    """A CPU to tune for. `features` are LLVM's names; `required` is what the library checks when it is opened.
+
+    emulated: what qemu calls a core that has these features, and not those of the CPUs below.
+    """
 
     name: str
     arch: str
@@ -42,15 +45,34 @@ class Cpu:
     llvm_cpu: str
     features: tuple[str, ...]
     required: tuple[str, ...]
+    emulated: str = ""
 
 
 # A library never holds instructions beyond its CPU's `features`, so `generic` runs on every core of its architecture.
 CPUS = {
     cpu.name: cpu
     for cpu in (
-        Cpu("armv8.0", "aarch64", NEON, "generic", ("+neon",), ()),
-        Cpu("cortex-a53", "aarch64", NEON, "cortex-a53", ("+neon",), ()),
-        Cpu("cortex-a76", "aarch64", NEON, "cortex-a76", ("+neon", "+dotprod", "+fullfp16"), ("dotprod", "fp16")),
+        Cpu("armv8.0", "aarch64", NEON, "generic", ("+neon",), (), "cortex-a53"),
+        Cpu("cortex-a53", "aarch64", NEON, "cortex-a53", ("+neon",), (), "cortex-a53"),
+        Cpu(
+            "cortex-a76",
+            "aarch64",
+            NEON,
+            "cortex-a76",
+            ("+neon", "+dotprod", "+fullfp16"),
+            ("dotprod", "fp16"),
+            "cortex-a76",
+        ),
+        # SVE is left out: phones whose cores have it often switch it off. The rest is nothing to float32.
+        Cpu(
+            "cortex-x2",
+            "aarch64",
+            NEON,
+            "cortex-a76",
+            ("+neon", "+dotprod", "+fullfp16", "+i8mm", "+bf16"),
+            ("dotprod", "fp16", "i8mm", "bf16"),
+            "max",
+        ),
         Cpu("x86-64-v3", "x86_64", AVX2, "x86-64-v3", (), ("avx2", "fma")),
         Cpu("x86-64-v4", "x86_64", AVX512, "x86-64-v4", (), ("avx2", "fma", "avx512f")),
     )
@@ -61,7 +83,8 @@ CPUS = {
 class Target:
     """Where a library will run.
 
-    libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed.
+    libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed. newer: CPUs that get
+    kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first.
     """
 
     name: str
@@ -72,6 +95,11 @@ class Target:
     libm: str
     cpu: Cpu
     description: str
+    newer: tuple[Cpu, ...] = ()
+
+    @property
+    def levels(self) -> tuple[Cpu, ...]:
+        return (self.cpu, *self.newer)
 
     @property
     def isa(self) -> Isa:
@@ -81,18 +109,19 @@ class Target:
     def is_android(self) -> bool:
         return "android" in self.triple
 
-    def llvm(self, num_cores: int = 4) -> dict[str, object]:
-        """TVM's description of this target. The core count is stated because TVM would otherwise ask the host."""
+    def llvm(self, cpu: Cpu | None = None, num_cores: int = 4) -> dict[str, object]:
+        """TVM's description of this target, for `cpu` if given. It would ask the host for a core count left out."""
+        cpu = cpu or self.cpu
         spec: dict[str, object] = {
             "kind": "llvm",
             "mtriple": self.triple,
-            "mcpu": self.cpu.llvm_cpu,
+            "mcpu": cpu.llvm_cpu,
             "num-cores": num_cores,
             # Kernels are written in vectors already; this pass would only glue accumulators into wider ones and spill.
             "cl-opt": ["-vectorize-slp:bool=false"],
         }
-        if self.cpu.features:
-            spec["mattr"] = list(self.cpu.features)
+        if cpu.features:
+            spec["mattr"] = list(cpu.features)
         return spec
 
 
@@ -108,6 +137,7 @@ TARGETS = {
             "libm.so",
             CPUS["armv8.0"],
             "every 64-bit Android phone (API 23 and later)",
+            (CPUS["cortex-a76"], CPUS["cortex-x2"]),
         ),
         Target(
             "arm64-linux",
@@ -118,6 +148,7 @@ TARGETS = {
             "libm.so.6",
             CPUS["armv8.0"],
             "64-bit Arm Linux with glibc (boards, servers)",
+            (CPUS["cortex-a76"], CPUS["cortex-x2"]),
         ),
         Target(
             "x86_64-linux",
@@ -128,6 +159,7 @@ TARGETS = {
             "libm.so.6",
             CPUS["x86-64-v3"],
             "64-bit x86 Linux with glibc and AVX2",
+            (CPUS["x86-64-v4"],),
         ),
     )
 }
@@ -165,11 +197,11 @@ def names() -> str:
 
 
 def with_cpu(target: Target, cpu_name: str) -> Target:
-    """`target` for another CPU. Raises CompileError if the name is unknown or of another architecture."""
+    """`target` for one CPU and those that have all of it. Raises CompileError if it is unknown or of another kind."""
     fitting = [c.name for c in CPUS.values() if c.arch == target.arch]
     if cpu_name not in fitting:
         raise CompileError(f"unknown CPU {cpu_name!r} for target {target.name}: choose one of {', '.join(fitting)}")
-    return replace(target, cpu=CPUS[cpu_name])
+    return replace(target, cpu=CPUS[cpu_name], newer=())
 
 
 def find_target(name: str, cpu: str | None = None) -> Target:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from compile.errors import CompileError
 from compile.link import build_runner
 from compile.load import load, read_manifest
-from compile.targets import TARGETS, Target, runs_here, with_cpu
+from compile.targets import CPUS, TARGETS, Target, runs_here, with_cpu
 
 TOLERANCE = 1e-4
 # Where Debian's libc6-arm64-cross puts glibc for arm64.
@@ -97,10 +97,10 @@ def can_run(target: Target) -> str | None:
     return None
 
 
-def verify(
-    folder: Path, model: onnx.ModelProto, samples: int | None = None, cpus: tuple[str, ...] = ("cortex-a53",)
-) -> list[dict[str, Any]]:
+def verify(folder: Path, model: onnx.ModelProto, samples: int | None = None) -> list[dict[str, Any]]:
     """Compare the artifact with `model` on random inputs; one Verification, as a dict, for each CPU that ran it.
+
+    An emulated library is run on a core for each of its levels.
 
     samples: by default 3, or 1 where each takes half a minute of emulation.
     Raises CompileError if nothing here can run it, or if it differs by more than TOLERANCE.
@@ -116,6 +116,7 @@ def verify(
         with load(folder) as library:
             results = [_compare("this machine", [library.run(s) for s in given], wanted)]
     else:
+        cpus = [CPUS[level["cpu"]].emulated for level in manifest["levels"]]
         with emulator(target) as run:
             results = [_compare(f"qemu-aarch64 -cpu {cpu}", run(folder, cpu, given), wanted) for cpu in cpus]
     for result in results:

@@ -7,7 +7,9 @@ lowering passes run without MakePackedAPI, and every PrimFunc becomes `void name
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import tvm
 from tvm import ir, s_tir, tirx
 
 from compile.program import KernelSpec
-from compile.targets import Target
+from compile.targets import Cpu, Target
 
 
 def lower(module: Any, target: Any) -> Any:
@@ -63,21 +65,39 @@ def with_plain_pointers(func: Any) -> Any:
     return tirx.PrimFunc(params, tirx.SeqStmt([*declarations, func.body]), func.ret_type, func.attrs)
 
 
-def compile_kernels(kernels: Iterable[KernelSpec], target: Target, path: Path, dump: Path | None = None) -> None:
-    """Write the object file at `path`; with `dump`, also the lowered TensorIR and the assembly."""
-    spec = tvm.target.Target(target.llvm())
-    functions = {kernel.name: kernel.build() for kernel in kernels}
-    scheduled = {name: func for name, func in functions.items() if not _is_pointer(func.params[0])}
-    written = {name: func for name, func in functions.items() if name not in scheduled}
+def compile_kernels(
+    kernels: Mapping[str, KernelSpec], target: Target, folder: Path, cpu: Cpu | None = None, dump: Path | None = None
+) -> list[Path]:
+    """Object files in `folder`, one a kernel, for `cpu` if given; kernels: each under the name of its C function.
+
+    With `dump`, also the lowered TensorIR and the assembly of each.
+    """
+    spec = tvm.target.Target(target.llvm(cpu))
+
+    def compile_one(name: str) -> Path:
+        path = folder / f"{name}.o"
+        _compile(kernels[name].build().with_attr("global_symbol", name), spec, path, dump)
+        return path
+
+    # TVM lets go of the interpreter while it works.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, kernels))
+
+
+def _compile(func: Any, spec: Any, path: Path, dump: Path | None) -> None:
     with tvm.transform.PassContext(opt_level=3):
-        lowered = lower(tvm.IRModule(written), spec)
-        for variable, func in lower_scheduled(tvm.IRModule(scheduled), spec).functions.items():
-            lowered[variable] = with_plain_pointers(func)
-        module = tvm.get_global_func("target.build.llvm")(lowered, spec)
-    module.write_to_file(str(path), "o")
+        module = tvm.IRModule({path.stem: func})
+        if _is_pointer(func.params[0]):
+            lowered = lower(module, spec)
+        else:
+            (variable,) = module.get_global_vars()
+            lowered = lower_scheduled(module, spec)
+            lowered[variable] = with_plain_pointers(lowered[variable])
+        built = tvm.get_global_func("target.build.llvm")(lowered, spec)
+    built.write_to_file(str(path), "o")
     if dump:
-        (dump / "kernels.tir.py").write_text(lowered.script())
-        (dump / "kernels.s").write_text(module.inspect_source("asm"))
+        (dump / f"{path.stem}.tir.py").write_text(lowered.script())
+        (dump / f"{path.stem}.s").write_text(built.inspect_source("asm"))
 
 
 def _is_pointer(parameter: Any) -> bool:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 
+from compile.levels import Level
 from compile.plan import Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
-from compile.targets import Target
 
 TYPES = {name: f"POCKETBERT_{name.upper()}" for name in ("float32", "int64", "int32", "bool")}
 CPU_FEATURES = {
     "dotprod": "PB_CPU_DOTPROD",
     "fp16": "PB_CPU_FP16",
+    "i8mm": "PB_CPU_I8MM",
+    "bf16": "PB_CPU_BF16",
     "avx2": "PB_CPU_AVX2",
     "fma": "PB_CPU_FMA",
     "avx512f": "PB_CPU_AVX512F",
@@ -21,18 +24,18 @@ CPU_FEATURES = {
 MAX_RANK = 4
 
 
-def plan_source(plan: Plan, target: Target, threads: int) -> str:
+def plan_source(plan: Plan, threads: int) -> str:
     """The C source of the plan; `threads` is the default number of threads, 0 for as many as there are fast cores."""
     parts = ['#include "runtime.h"\n']
-    parts += [_prototype(call) for call in {c.kernel.name: c for c in plan.program.calls}.values()]
-    parts += [_stages(plan, ""), _stages(plan, "profiled_")]
+    parts += [_levels(plan), _stages(plan, ""), _stages(plan, "profiled_")]
     program = plan.program
     for name, values in (("inputs", program.inputs), ("outputs", program.outputs)):
         parts.append(f"static const pocketbert_info {name}[] = {{")
         parts += [f"    {_info(plan, value)}," for value in values]
         parts.append("};\n")
-    features = " | ".join(CPU_FEATURES[f] for f in target.cpu.required) or "0"
     parts.append(f"""const pb_plan pb_the_plan = {{
+    .levels = levels,
+    .level_count = {len(plan.levels)},
     .stages = stages,
     .profiled_stages = profiled_stages,
     .stage_count = {len(plan.stages)},
@@ -47,15 +50,32 @@ def plan_source(plan: Plan, target: Target, threads: int) -> str:
     .workspace_bytes = {plan.workspace_bytes},
     .weight_bytes = {plan.weight_bytes},
     .default_threads = {threads},
-    .cpu_features = {features},
-    .cpu_name = "{target.cpu.name}",
 }};""")
     return "\n".join(parts) + "\n"
 
 
-def _prototype(call: Call) -> str:
+def _levels(plan: Plan) -> str:
+    """The kernels as members of a struct, and for each level the functions that they are."""
+    calls = {call.kernel.name: call for call in plan.program.calls}
+    parts = [_prototype(call, level.symbol(n)) + ";" for level in plan.codes for n, call in calls.items()]
+    parts += ["struct pb_kernels {", *(f"    {_prototype(call, f'(*{n})')};" for n, call in calls.items()), "};"]
+    table = ["static const pb_level levels[] = {"]
+    codes = [level.code for level in plan.codes]
+    for index, level in enumerate(plan.codes):
+        parts += [f"static const struct pb_kernels kernels_{index} = {{", *_members(level, calls), "};"]
+    for level in plan.levels:
+        features = " | ".join(CPU_FEATURES[f] for f in level.cpu.required) or "0"
+        table.append(f'    {{{features}, "{level.cpu.name}", &kernels_{codes.index(level.code)}}},')
+    return "\n".join([*parts, *table, "};\n"])
+
+
+def _members(level: Level, names: Iterable[str]) -> list[str]:
+    return [f"    .{name} = {level.symbol(name)}," for name in names]
+
+
+def _prototype(call: Call, name: str) -> str:
     kinds = ["void *" if isinstance(a, Rows | Whole | Workspace) else "int32_t" for a in call.arguments]
-    return f"void {call.kernel.name}({', '.join(kinds)});"
+    return f"void {name}({', '.join(kinds)})"
 
 
 def _stages(plan: Plan, prefix: str) -> str:
@@ -78,10 +98,11 @@ def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled:
     number = {id(call): index for index, call in enumerate(plan.program.calls)}
     cold = "__attribute__((cold)) " if profiled else ""  # small, and apart from what every run goes through
     head = f"{cold}static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log)"
-    lines = [head, "{", "    (void)context, (void)scratch, (void)row, (void)rows, (void)log;"]
+    lines = [head, "{", "    (void)scratch, (void)row, (void)rows, (void)log;"]
+    lines.append("    const struct pb_kernels *const kernels = context->kernels;")
     for call in calls:
         arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
-        lines.append(f"    {call.kernel.name}({arguments}); // {_printable(call.source)}")
+        lines.append(f"    kernels->{call.kernel.name}({arguments}); // {_printable(call.source)}")
         if profiled:
             lines.append(f"    pb_log_call(log, {number[id(call)]});")
     return "\n".join([*lines, "}\n"])

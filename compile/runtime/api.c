@@ -4,6 +4,7 @@
 
 enum {
     MAX_THREADS = 64,
+    BLOCKS_OF_UNEQUAL_CORES = 3, /* a thread */
     OPTIONS_SIZE_1 = 16, /* of the first version, which ends before `cores` */
     LARGEST_SIZE = 256,  /* of a later version's structs: what is more than this is no size */
 };
@@ -17,6 +18,7 @@ struct pb_model {
     size_t thread_bytes;
     int64_t *text;
     int32_t threads;
+    int32_t blocks; /* of rows, in a run */
     pb_context context;
     pocketbert_record *records; /* NULL without options.profile: the run, then each call of each block */
     size_t records_bytes;
@@ -60,14 +62,30 @@ static bool read_options(const pocketbert_options *given, pocketbert_options *op
     return true;
 }
 
-static int32_t choose_threads(const pocketbert_options *options)
+/* The highest level that this CPU has all of, or NULL. */
+static const pb_level *choose_level(void)
+{
+    const uint32_t features = pb_cpu_features();
+    for (int32_t i = pb_the_plan.level_count - 1; i >= 0; i--)
+        if ((features & pb_the_plan.levels[i].features) == pb_the_plan.levels[i].features)
+            return &pb_the_plan.levels[i];
+    return NULL;
+}
+
+static int32_t choose_threads(const pocketbert_options *options, int32_t cores)
 {
     int32_t threads = options->threads ? options->threads : pb_the_plan.default_threads;
-    if (threads == 0) {
-        const int32_t cores = options->cores ? __builtin_popcountll(options->cores) : pb_usable_cores();
+    if (threads == 0)
         threads = cores < 4 ? cores : 4;
-    }
     return threads < pb_the_plan.tokens ? threads : pb_the_plan.tokens;
+}
+
+/* Rows are handed out in blocks, one a thread where all cores are equal: every block reads all weights. Where they are
+ * not, a fast core takes more of smaller ones, so that all finish together. Blocks are whole tiles of four rows. */
+static int32_t block_rows(const pb_model *model, int32_t tokens)
+{
+    const int32_t rows = (tokens + model->blocks - 1) / model->blocks;
+    return model->threads == 1 ? rows : (rows + 3) & ~3;
 }
 
 struct affinity {
@@ -103,8 +121,10 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
 {
     const pb_plan *plan = &pb_the_plan;
     model->error = "no error";
-    model->threads = choose_threads(options);
-    model->context.block_rows = (plan->tokens + model->threads - 1) / model->threads;
+    const pb_cores cores = pb_find_cores(options->cores);
+    model->threads = choose_threads(options, cores.count);
+    model->blocks = model->threads * (cores.unequal && model->threads > 1 ? BLOCKS_OF_UNEQUAL_CORES : 1);
+    model->context.block_rows = block_rows(model, plan->tokens);
     model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + 64);
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
     const size_t text_offset = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
@@ -115,7 +135,7 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     memset(model->memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
     model->text = (int64_t *)(void *)(model->memory + text_offset);
     if (options->profile) {
-        model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->threads) * sizeof *model->records;
+        model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->blocks) * sizeof *model->records;
         model->records = allocate(model->records_bytes);
         if (!model->records)
             return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the profile");
@@ -123,10 +143,10 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->pool = pb_pool_create(model->threads);
     if (!model->pool)
         return fail(NULL, POCKETBERT_ERROR_THREAD, "open: threads could not be created");
-    struct affinity affinity = {.cores = options->cores};
+    struct affinity affinity = {.cores = options->cores ? options->cores : cores.big};
     if (affinity.cores)
         pb_pool_run(model->pool, set_affinity, &affinity);
-    if (affinity.refused)
+    if (options->cores && affinity.refused)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->cores names no core that this process may use");
     return POCKETBERT_OK;
 }
@@ -144,7 +164,8 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
     if (chosen.profile < 0 || chosen.profile > 1)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
-    if ((pb_cpu_features() & pb_the_plan.cpu_features) != pb_the_plan.cpu_features)
+    const pb_level *level = choose_level();
+    if (!level)
         return fail(NULL, POCKETBERT_ERROR_CPU, "open: this CPU lacks instructions that the library was compiled for");
 
     const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
@@ -152,6 +173,7 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
     if (!model)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory");
     model->bytes = bytes;
+    model->context.kernels = level->kernels;
     int32_t status = prepare(model, &chosen);
     if (status == POCKETBERT_OK && !(*result = pb_handle_create(model)))
         status = fail(NULL, POCKETBERT_ERROR_MEMORY, "open: too many models are open: close one");
@@ -202,7 +224,7 @@ static void set_tokens(pb_model *model, const pocketbert_tensor *inputs)
         inputs[0].shape[axis] < tokens)
         tokens = inputs[0].shape[axis];
     model->context.tokens = (int32_t)tokens;
-    model->context.block_rows = (model->context.tokens + model->threads - 1) / model->threads;
+    model->context.block_rows = block_rows(model, model->context.tokens);
 }
 
 static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count, const pocketbert_tensor *outputs,
@@ -425,6 +447,7 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
 {
     if (!description)
         return;
+    const pb_level *level = choose_level();
     const pocketbert_description known = {
         .size = sizeof known,
         .tokens = pb_the_plan.tokens,
@@ -434,7 +457,7 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         .outputs = pb_the_plan.outputs,
         .arena_bytes = pb_the_plan.arena_bytes,
         .weight_bytes = pb_the_plan.weight_bytes,
-        .cpu = pb_the_plan.cpu_name,
+        .cpu = level ? level->cpu : pb_the_plan.levels[0].cpu,
         .pieces = PB_PIECES,
     };
     const size_t size = description->size < sizeof known ? description->size : sizeof known;

@@ -1,17 +1,25 @@
 /* What the CPU can do, asked once when a model is opened. */
 #include "runtime.h"
 
+#ifndef PB_CPU_FOLDER
+#define PB_CPU_FOLDER "/sys/devices/system/cpu"
+#endif
+
 #if defined(__aarch64__)
 
 uint32_t pb_cpu_features(void)
 {
-    enum { AT_HWCAP = 16 };
-    const unsigned long capabilities = getauxval(AT_HWCAP);
+    enum { AT_HWCAP = 16, AT_HWCAP2 = 26 };
+    const unsigned long capabilities = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
     uint32_t found = 0;
     if (capabilities & (1ul << 20))
         found |= PB_CPU_DOTPROD;
     if ((capabilities & (1ul << 9)) && (capabilities & (1ul << 10)))
         found |= PB_CPU_FP16;
+    if (more & (1ul << 13))
+        found |= PB_CPU_I8MM;
+    if (more & (1ul << 14))
+        found |= PB_CPU_BF16;
     return found;
 }
 
@@ -45,12 +53,66 @@ uint32_t pb_cpu_features(void)
 
 #endif
 
-int32_t pb_usable_cores(void)
+/* The number that a file begins with; 0 if there is none. */
+static int64_t read_number(const char *path)
 {
+    char text[24];
+    const long file = syscall(PB_SYS_OPENAT, PB_AT_FDCWD, path, PB_O_RDONLY_CLOEXEC);
+    if (file < 0)
+        return 0;
+    const long length = syscall(PB_SYS_READ, file, text, sizeof text);
+    syscall(PB_SYS_CLOSE, file);
+    int64_t number = 0;
+    for (long i = 0; i < length && text[i] >= '0' && text[i] <= '9'; i++)
+        number = 10 * number + (text[i] - '0');
+    return number;
+}
+
+/* How much work the core does in a second, next to the others of its CPU; 0 if the kernel does not say. */
+static int64_t capacity(int32_t core)
+{
+    static const char *const files[] = {"/cpu_capacity", "/cpufreq/cpuinfo_max_freq"};
+    static const char folder[] = PB_CPU_FOLDER "/cpu";
+    int64_t found = 0;
+    for (int32_t f = 0; f < 2 && !found; f++) {
+        char path[sizeof folder + 32], *end = path;
+        for (const char *c = folder; *c; c++)
+            *end++ = *c;
+        if (core >= 10)
+            *end++ = (char)('0' + core / 10);
+        *end++ = (char)('0' + core % 10);
+        for (const char *c = files[f]; *c; c++)
+            *end++ = *c;
+        *end = 0;
+        found = read_number(path);
+    }
+    return found;
+}
+
+pb_cores pb_find_cores(uint64_t allowed)
+{
+    enum { CORES = 64 };
     uint64_t mask[16] = {0};
     const long bytes = syscall(PB_SYS_SCHED_GETAFFINITY, 0, sizeof mask, mask);
-    int32_t cores = 0;
-    for (long i = 0; i < bytes / 8; i++)
-        cores += __builtin_popcountll(mask[i]);
-    return cores > 0 ? cores : 1;
+    pb_cores found = {0};
+    int64_t capacities[CORES], lowest = INT64_MAX, highest = 0;
+    if (allowed)
+        mask[0] = allowed;
+    for (long i = 0; i < bytes / 8 && (i == 0 || !allowed); i++)
+        found.count += __builtin_popcountll(mask[i]);
+    for (int32_t core = 0; core < CORES; core++)
+        if (mask[0] >> core & 1) {
+            const int64_t c = capacities[core] = capacity(core);
+            lowest = c < lowest ? c : lowest;
+            highest = c > highest ? c : highest;
+        }
+    found.unequal = 0 < lowest && lowest < highest;
+    if (found.unequal && highest > 2 * lowest) { /* little cores would only be waited for */
+        for (int32_t core = 0; core < CORES; core++)
+            if ((mask[0] >> core & 1) && 2 * capacities[core] > highest)
+                found.big |= (uint64_t)1 << core;
+        found.count = __builtin_popcountll(found.big);
+    }
+    found.count = found.count ? found.count : 1;
+    return found;
 }

@@ -64,7 +64,7 @@ typedef struct {
     const pocketbert_info *outputs;
     size_t arena_bytes;  /* memory that an open model needs besides its threads' scratch */
     size_t weight_bytes; /* read-only and shared by all models and processes */
-    const char *cpu;     /* what the library was compiled for */
+    const char *cpu;     /* whose kernels this machine gets, of those that the library has (or would need at least) */
     int32_t pieces;      /* in the vocabulary; 0: the library has none */
 } pocketbert_description;
 
@@ -82,7 +82,7 @@ typedef struct {
     size_t size;
     int32_t threads; /* 1 to 64 with the caller's own, or 0 for what the library was built with */
     int32_t profile; /* 1: keep when every kernel ran, for the function `profile` */
-    uint64_t cores; /* bit i: the model's threads may use core i; 0: the system decides. The caller's thread is not moved. */
+    uint64_t cores; /* bit i: the model's threads may use core i; 0: the big ones. The caller's thread is not moved. */
 } pocketbert_options;
 
 /* One kernel of one run: when it ran, and on which thread. */

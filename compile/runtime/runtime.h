@@ -10,6 +10,7 @@ typedef struct {
     char *arena;
     const pocketbert_tensor *inputs;
     const pocketbert_tensor *outputs;
+    const struct pb_kernels *kernels; /* of the level that this CPU runs */
     int32_t tokens;           /* of this run */
     int32_t block_rows;       /* rows in a thread's block */
     size_t workspace_offset;  /* of the workspace within a thread's scratch */
@@ -36,9 +37,20 @@ enum {
     PB_CPU_AVX2 = 4,
     PB_CPU_FMA = 8,
     PB_CPU_AVX512F = 16,
+    PB_CPU_I8MM = 32,
+    PB_CPU_BF16 = 64,
 };
 
+/* The functions that compute the plan's calls on CPUs that have all of `features`. */
 typedef struct {
+    uint32_t features;
+    const char *cpu;
+    const struct pb_kernels *kernels;
+} pb_level;
+
+typedef struct {
+    const pb_level *levels; /* lowest first */
+    int32_t level_count;
     const pb_stage *stages;
     const pb_stage *profiled_stages; /* the same calls, each followed by pb_log_call */
     int32_t stage_count;
@@ -53,8 +65,6 @@ typedef struct {
     size_t workspace_bytes;
     size_t weight_bytes;
     int32_t default_threads;
-    uint32_t cpu_features;
-    const char *cpu_name;
 } pb_plan;
 
 extern const pb_plan pb_the_plan;
@@ -96,7 +106,16 @@ const char *pb_piece(int32_t id);
 
 /* cpu.c */
 uint32_t pb_cpu_features(void);
-int32_t pb_usable_cores(void);
+
+/* The cores that threads should use, of the mask `allowed` or, if it is 0, of those that the caller may use. Of
+ * a CPU with big and little ones the big: those with more than half of the biggest's capacity. */
+typedef struct {
+    int32_t count;
+    uint64_t big; /* mask of the big ones; 0 if all are taken */
+    bool unequal; /* whether some of those that may be used are faster than others */
+} pb_cores;
+
+pb_cores pb_find_cores(uint64_t allowed);
 
 /* profile.c */
 int64_t pb_now(void);

@@ -41,8 +41,8 @@ def link_kernels(host: Target, tmp_path_factory: pytest.TempPathFactory) -> Call
 
     def link(kernels: Iterable[Any]) -> Callable[..., None]:
         folder = tmp_path_factory.mktemp("kernels")
-        compile_kernels(list(kernels), host, folder / "kernels.o")
-        arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", "kernels.o", "-o", "kernels.so"]
+        objects = compile_kernels({kernel.name: kernel for kernel in kernels}, host, folder)
+        arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", *map(str, objects), "-o", "kernels.so"]
         run_compiler(find_toolchain(host), arguments, folder)
         library = ctypes.CDLL(str(folder / "kernels.so"))
 

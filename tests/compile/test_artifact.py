@@ -207,7 +207,7 @@ def test_c_has_no_warnings_under_another_compiler(
 
     spec = find_target("arm64-android" if "aarch64" in target else "x86_64-linux")
     program = lower(import_model(onnx.load(exported("mobilebert-tiny", seq_len=16)), 16), 16, spec.isa)
-    (tmp_path / "plan.c").write_text(plan_source(make_plan(program), spec, 0))
+    (tmp_path / "plan.c").write_text(plan_source(make_plan(program, spec), 0))
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
     (tmp_path / "api.h").write_text(public + header("pb", " * any"))
     pieces = None if vocabulary is None else Vocabulary(("[UNK]", "[CLS]", "[SEP]"), vocabulary, "")

@@ -14,6 +14,7 @@ import passes
 from compile.load import read_manifest
 from compile.outline import call_entries, kernel_entries, layers, tensor_places
 from compile.plan import make_plan
+from compile.targets import host_target
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def plan_of(exported: Callable, lowered: Callable) -> Callable[..., Any]:
     def make(preset: str, head: str = "none") -> Any:
         options = passes.Options(attention="matmuls")
         optimised, _ = passes.run(onnx.load(exported(preset, head, seq_len=16)), verify=False, options=options)
-        return make_plan(lowered(optimised, 16))
+        return make_plan(lowered(optimised, 16), host_target())
 
     return make
 
@@ -90,7 +91,7 @@ def test_what_is_read_was_written(mobilebert_library: Path) -> None:
 
 def test_generic_kernels_are_described_by_their_operator(graph: type, lowered: Callable) -> None:
     b = graph()
-    plan = make_plan(lowered(b.model(b("Softmax", b.input("x", [1, 8, 16])))))
+    plan = make_plan(lowered(b.model(b("Softmax", b.input("x", [1, 8, 16])))), host_target())
     assert [k["description"] for k in kernel_entries(plan)] == ["generic nn.softmax"]
     assert json.dumps(call_entries(plan))
     assert [t["region"] for t in tensor_places(plan)][:2] == ["input", "output"]

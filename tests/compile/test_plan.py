@@ -15,6 +15,7 @@ import pytest
 import passes
 from compile.plan import Plan, make_plan
 from compile.program import Call, Rows, Whole
+from compile.targets import host_target
 
 NOTHING = -1
 
@@ -98,7 +99,7 @@ class Machine:
 
 
 def holds(program: Any, runs: int = 6) -> Plan:
-    plan = make_plan(program)
+    plan = make_plan(program, host_target())
     for seed in range(runs):
         Machine(plan, threads=1 + seed % 4, seed=seed).run()
     return plan

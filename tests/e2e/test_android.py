@@ -55,6 +55,23 @@ def test_instructions_of_two_layers(mobilebert_android: Path) -> None:
     assert counted == pytest.approx(INSTRUCTIONS, rel=0.02)
 
 
+def test_each_core_runs_the_kernels_of_its_level(exported: Callable, compiled: Callable) -> None:
+    """A count of instructions tells one level's kernels from another's: they are those of a library for that CPU."""
+    path = exported("mobilebert-tiny", seq_len=16)
+    every = compiled(path, "arm64-android", seq_len=16)
+    alone = {cpu: compiled(path, "arm64-android", cpu, seq_len=16) for cpu in ("armv8.0", "cortex-a76")}
+
+    def count(artifact: Path, core: str) -> float:
+        with EmulatedRunner(core) as runner:
+            return runner.measure(artifact).median_ms * 1e6
+
+    counts = {core: count(every, core) for core in CPUS}
+    assert counts["cortex-a53"] == pytest.approx(count(alone["armv8.0"], "cortex-a53"), rel=1e-5)
+    assert counts["cortex-a76"] == pytest.approx(count(alone["cortex-a76"], "cortex-a76"), rel=1e-5)
+    assert counts["max"] == pytest.approx(counts["cortex-a76"], rel=1e-5)
+    assert counts["cortex-a53"] != pytest.approx(counts["cortex-a76"], rel=1e-3)
+
+
 def test_layer_norm_and_gelu(agrees: Callable, exported: Callable, compiled: Callable) -> None:
     path = exported("distilbert-6l", seq_len=40)
     agrees(path, compiled(path, "arm64-android", seq_len=40), "cortex-a53")

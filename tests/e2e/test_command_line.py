@@ -44,7 +44,7 @@ def test_json_is_the_manifest(mobilebert: Path, tmp_path: Path, capfd: pytest.Ca
 def test_dump_keeps_every_phase(graph_file: Path, tmp_path: Path) -> None:
     compile.build(graph_file, target="host", seq_len=8, out=tmp_path / "a", dump=tmp_path / "dump")
     kept = {p.name for p in (tmp_path / "dump").iterdir()}
-    assert kept >= {"passes", "relax.py", "kernels.tir.py", "kernels.s", "plan.c"}
+    assert kept >= {"passes", "relax.py", "kernels", "plan.c"}
     assert all(p.is_dir() or p.stat().st_size > 0 for p in (tmp_path / "dump").iterdir())
 
 

@@ -7,7 +7,6 @@ memory must not lie in a cache here.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,12 @@ from compile.codegen.objects import compile_kernels
 from compile.kernels.tiles import TileConfig
 from compile.link import RUNTIME, WARNINGS, find_toolchain, run_compiler
 from compile.package import toolchain_versions
-from compile.program import KernelSpec
 from compile.targets import Target
 from compile.verify import relative_error
 from tune.kernels.tasks import Buffer, Task, inputs_and_answer
 
 HARNESS = Path(__file__).with_name("harness.c")
 TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class _Renamed:
-    """A kernel under the one name that the harness calls."""
-
-    kernel: KernelSpec
-    name: str = "kernel"
-
-    def build(self) -> Any:
-        return self.kernel.build().with_attr("global_symbol", self.name)
 
 
 def compile_harness(task: Task, target: Target, folder: Path, repeats: int | None = None) -> Path:
@@ -52,7 +39,7 @@ def compile_harness(task: Task, target: Target, folder: Path, repeats: int | Non
 def build_candidate(task: Task, tile: TileConfig, target: Target, harness: Path, folder: Path) -> Path:
     """Compile the kernel with `tile` and link it with the harness. Raises CompileError."""
     folder.mkdir(parents=True, exist_ok=True)
-    compile_kernels([_Renamed(task.with_tile(tile))], target, folder / "kernel.o")
+    compile_kernels({"kernel": task.with_tile(tile)}, target, folder)
     library = folder / "libkernel.so"
     arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", "-Wl,-z,max-page-size=16384", "-Wl,--hash-style=gnu"]
     run_compiler(find_toolchain(target), [*arguments, str(harness), "kernel.o", "-o", str(library)], folder)

@@ -20,16 +20,18 @@ from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
 from tune.runners.program import build_device_program
 
 PLUGIN = Path(__file__).with_name("count.c")
-# What qemu emulates for a CPU of ours; for any other, the least that its features ask for.
-MODELS = {"armv8.0": "cortex-a53", "cortex-a53": "cortex-a53", "cortex-a76": "cortex-a76"}
 
 
 class EmulatedRunner(Runner):
-    """Needs qemu-aarch64 with plugins, as Debian's package qemu-user has it."""
+    """Needs qemu-aarch64 with plugins, as Debian's package qemu-user has it.
+
+    core: what to emulate, as qemu calls it; by default the oldest that a library runs on.
+    """
 
     estimate = True
 
-    def __init__(self) -> None:
+    def __init__(self, core: str | None = None) -> None:
+        self.core = core
         self.slots = len(os.sched_getaffinity(0))  # counts do not mind company
         qemu = shutil.which("qemu-aarch64")
         if qemu is None:
@@ -49,7 +51,7 @@ class EmulatedRunner(Runner):
         """One inference is counted, whatever `runs` says: every one executes the same instructions."""
         if TARGETS[manifest["target"]].arch != "aarch64":
             raise RunnerError(f"{library.name} is for {manifest['target']}: only arm64 is emulated here")
-        model = MODELS.get(CPUS[manifest["cpu"]].name, "max")
+        model = self.core or CPUS[manifest["cpu"]].emulated
         with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
             given, taken = Path(name, "inputs"), Path(name, "outputs")
             given.write_bytes(inputs)
