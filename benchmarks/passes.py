@@ -1,6 +1,6 @@
 """What the graph passes are worth: size, error and ONNX Runtime's time, before and after.
 
-    python benchmarks/passes.py [--layers 24] [--runs 30] [--only ours] [--json FILE]
+    python benchmarks/passes.py [--layers 24] [--runs 80] [--only ours] [--json FILE]
 
 "Before" is the graph after onnxsim. MobileBERT as released, sequence length 128, batch 1, norms and biases random.
 """
@@ -16,7 +16,6 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import onnx
@@ -34,7 +33,7 @@ NAMES = ["input_ids", "attention_mask", "token_type_ids"]
 
 @dataclass(frozen=True)
 class Result:
-    """One graph. Times in ms, 1 thread, medians of interleaved runs; errors over the output's range."""
+    """One graph. Times in ms, 1 thread: medians of interleaved runs, and of their ratios; errors over the range."""
 
     graph: str
     nodes_exported: int
@@ -167,22 +166,25 @@ def errors(before: Path, after: Path) -> float:
     return compare(*runs)
 
 
-def time_ort(paths: list[Path], runs: int) -> list[float]:
-    """Median ms per inference of each model, 1 thread, all optimisations on, runs interleaved."""
+def time_ort(before: Path, after: Path, runs: int) -> tuple[float, float, float]:
+    """Median ms per inference of each model and median ratio of neighbouring runs, 1 thread, all optimisations on.
+
+    Runs are interleaved, each pair in the other order, so that a slow second of the machine weighs on both sides.
+    """
     from passes.inputs import random_inputs
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    sessions = [ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths]
-    feeds = random_inputs(onnx.load(paths[0]), 0)
-    times: list[list[float]] = [[] for _ in paths]
-    for index in range(runs + 3):
-        for session, series in zip(sessions, times, strict=True):
+    sessions = [ort.InferenceSession(str(p), options, providers=["CPUExecutionProvider"]) for p in (before, after)]
+    feeds = random_inputs(onnx.load(before), 0)
+    times = np.empty((runs + 3, 2))
+    for index, pair in enumerate(times):
+        for side in (0, 1) if index % 2 else (1, 0):
             started = time.perf_counter()
-            session.run(None, feeds)
-            if index >= 3:
-                series.append(1e3 * (time.perf_counter() - started))
-    return [median(series) for series in times]
+            sessions[side].run(None, feeds)
+            pair[side] = 1e3 * (time.perf_counter() - started)
+    slow, fast = times[3:].T  # the first three warm up
+    return float(np.median(slow)), float(np.median(fast)), float(np.median(slow / fast))
 
 
 def measure(graph: str, layers: int, runs: int, folder: Path) -> Result:
@@ -197,7 +199,7 @@ def measure(graph: str, layers: int, runs: int, folder: Path) -> Result:
     spread = pipeline_in_process(wide, folder / "wide_after.onnx")
     simplified, _ = onnxsim.simplify(onnx.load(source))
     onnx.save(simplified, folder / "onnxsim.onnx")
-    before_ms, after_ms = time_ort([folder / "onnxsim.onnx", folder / "first.onnx"], runs)
+    before_ms, after_ms, ratio = time_ort(folder / "onnxsim.onnx", folder / "first.onnx", runs)
     report, outputs = first["report"], (folder / "first.onnx").read_bytes()
     fold = {name: next(p["counts"] for p in entry["report"]["passes"] if p["name"] == "fold_nonorm")
             for name, entry in (("narrow", first), ("wide", spread))}  # fmt: skip
@@ -214,7 +216,7 @@ def measure(graph: str, layers: int, runs: int, folder: Path) -> Result:
         gflops_after=flops[1] and flops[1] / 1e9,
         ort_before_ms=before_ms,
         ort_after_ms=after_ms,
-        ort_ratio=before_ms / after_ms,
+        ort_ratio=ratio,
         error_narrow=errors(source, folder / "first.onnx"),
         error_wide=errors(wide, folder / "wide_after.onnx"),
         restarts_wide=fold["wide"]["restarts"],
@@ -258,7 +260,7 @@ def show(results: list[Result], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--runs", type=int, default=30, help="interleaved timed runs of each model")
+    parser.add_argument("--runs", type=int, default=80, help="interleaved timed runs of each model")
     parser.add_argument("--only", nargs="+", choices=GRAPHS, default=GRAPHS, help="graphs to measure")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
