@@ -1,175 +1,267 @@
-"""Latency of the compiled library beside its peers, interleaved in one run on this machine.
+"""Latency of the compiled library beside its peers, in turns, in one run on this machine.
 
-    python benchmarks/latency.py [--model mobilebert] [--threads 1 2] [--runs 30] [--json]
+    python benchmarks/latency.py [--model mobilebert] [--threads 1 2] [--runs 30] [--peer-python PATH] [--json]
 
-Seeded random weights with NoNorm weights and biases random too (at 1 and 0 an optimiser could drop them). Medians; the
-share of peak is against the multiply-add rate of one core, measured between the models' runs. A peer that is not
-installed is named: `pip install -e '.[bench]'` brings those that have wheels.
+Seeded random weights with NoNorm weights and biases random too (at 1 and 0 an optimiser could drop them). Medians, and
+medians of each turn's ratio to ours; the share of peak is against the multiply-add rate of the cores, measured in the
+same turns. A peer whose outputs are not ours is refused.
+
+`pip install -e '.[bench]'` brings OpenVINO and MNN beside ONNX Runtime. LiteRT and ExecuTorch bring converters with
+many pins: give them an environment of their own and name its interpreter (several are tried in order):
+
+    python -m venv peers
+    peers/bin/pip install torch==2.13.0 ai-edge-litert==2.3.0 litert-torch==0.10.0 executorch==1.5.1
+    python benchmarks/latency.py --peer-python peers/bin/python
+
+Every peer is converted and run in a process of its own and takes its turn over a pipe, which is not timed.
 """
 
 import argparse
-import importlib.metadata
-import importlib.util
+import contextlib
 import json
-import os
-import platform
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import onnx
+from rich.console import Console
+from rich.table import Column, Table
 
 # A script's own folder comes first on the path; the project's root must.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
 
 import compile
 import model as core
 import passes
+from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
 from compile.load import read_manifest
-from compile.profile.machine import cpu_name, measure_peak
+from compile.profile.machine import measure_peak
 from compile.verify import random_samples
 
 SEQUENCE = 128
-ABSENT = {"LiteRT": "ai_edge_litert", "ExecuTorch": "executorch", "MNN": "MNN"}
+SHORT = 32
+OURS = "PocketBERT"
+ABSENT = 3  # a worker's exit status
+TOLERANCE = 1e-3  # of the range of the hidden states
 
 
-def paths(folder: Path) -> tuple[Path, Path, Path]:
-    """The exported model, what onnxsim makes of it, and what all our passes make of it."""
-    exported, simplified, optimised = (folder / f"{name}.onnx" for name in ("exported", "onnxsim", "passes"))
-    return exported, simplified, optimised
+@dataclass(frozen=True)
+class Peer:
+    """name: in the table; module: in benchmarks/peers; source: what it is made from; pip: what brings it."""
+
+    name: str
+    module: str
+    source: str
+    pip: str
 
 
-def prepare(preset: str, folder: Path) -> None:
-    """Write those files, and the compiled library."""
-    exported, simplified, optimised = paths(folder)
-    module = core.create(preset)
+PEERS = [
+    Peer("ONNX Runtime on onnxsim's graph", "onnxruntime", "onnxsim.onnx", "onnxruntime"),
+    Peer("ONNX Runtime on our passes' graph", "onnxruntime", "passes.onnx", "onnxruntime"),
+    Peer("OpenVINO", "openvino", "exported.onnx", "openvino"),
+    Peer("LiteRT (XNNPACK)", "litert", "exported.pt2", "ai-edge-litert==2.3.0 litert-torch==0.10.0"),
+    Peer("ExecuTorch (XNNPACK)", "executorch", "exported.pt2", "executorch==1.5.1"),
+    Peer("MNN", "mnn", "exported.onnx", "MNN==3.6.1"),
+]
+
+
+def prepare(preset: str, layers: int | None, folder: Path) -> None:
+    """Write what the peers are made from, a sample, and the compiled library."""
+    import torch
+
+    config = core.PRESETS[preset]
+    module = core.create(replace(config, num_hidden_layers=layers or config.num_hidden_layers))
     core.randomize_norms(module)
+    exported = folder / "exported.onnx"
     core.export(module, exported, seq_len=SEQUENCE, batch=1)
-    onnx.save(passes.run(exported, only=["onnxsim"], verify=False)[0], simplified)
-    onnx.save(passes.run(exported, verify=False)[0], optimised)
+    onnx.save(passes.run(exported, only=["onnxsim"], verify=False)[0], folder / "onnxsim.onnx")
+    onnx.save(passes.run(exported, verify=False)[0], folder / "passes.onnx")
     compile.build(exported, target="host", out=folder / "artifact")
+    drawn = random_samples(read_manifest(folder / "artifact"), 1)[0]
+    sample = {name: drawn[name] for name in config.input_names}  # in the order of the program's arguments
+    sample["attention_mask"].fill(1)
+    np.savez(folder / "sample.npz", **sample)
+    arguments = tuple(map(torch.from_numpy, sample.values()))
+    torch.export.save(torch.export.export(module, arguments), folder / "exported.pt2")
 
 
-def onnxruntime_peer(path: Path, threads: int, sample: dict) -> Callable[[], object]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, sample)
-
-
-def openvino_peer(path: Path, threads: int, sample: dict) -> Callable[[], object]:
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda: request.infer(sample)
+def start(python: str, log: Path, *arguments: object) -> subprocess.Popen:
+    """benchmarks/peers/__main__.py under that interpreter."""
+    command = [python, "-m", "benchmarks.peers", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    with log.open("w") as errors:
+        return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=errors, text=True)
 
 
-def contenders(folder: Path, count: int) -> tuple[dict[str, Callable[[], object]], int, list[str]]:
-    """What to time with `count` threads, by name; the FLOPs of one inference; the peers that are absent."""
-    exported, simplified, optimised = paths(folder)
+def convert(peer: Peer, pythons: list[str], folder: Path) -> dict[str, Any]:
+    """The peer's file, versions and interpreter; or why it has none: {"absent": ...}."""
+    log = folder / f"{peer.module}.log"
+    for python in pythons:
+        process = start(python, log, "convert", peer.module, folder / peer.source)
+        answer, _ = process.communicate()
+        if process.returncode == 0:
+            return {**json.loads(answer), "python": python}
+        if process.returncode != ABSENT:
+            return {"absent": f"failed to convert: {last_line(log)}"}
+    return {"absent": f"not installed: pip install {peer.pip}"}
+
+
+def last_line(log: Path) -> str:
+    return (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+
+
+@contextlib.contextmanager
+def served(peer: Peer, found: dict[str, Any], folder: Path, threads: int) -> Iterator[tuple[Callable[[], float], Any]]:
+    """A function that gives the ms of one run, as the peer's own process measures them; and the outputs of one run."""
+    log = folder / f"{peer.module}.log"
+    arguments = ("serve", peer.module, found["file"], folder / "sample.npz", threads)
+    with start(found["python"], log, *arguments) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def read() -> str:
+            if line := process.stdout.readline():
+                return line.strip()
+            raise SystemExit(f"{peer.name} failed: {last_line(log)}")
+
+        def run() -> float:
+            process.stdin.write("run\n")
+            process.stdin.flush()
+            return float(read())
+
+        yield run, np.load(read())
+        process.stdin.close()
+
+
+def agrees(outputs: Any, expected: np.ndarray) -> bool:
+    """Whether one of a peer's outputs is ours."""
+    same = [outputs[key] for key in outputs if outputs[key].shape == expected.shape]
+    return any(np.abs(array - expected).max() <= TOLERANCE * np.ptp(expected) for array in same)
+
+
+def measure(folder: Path, count: int, runs: int) -> dict[str, Any]:
+    """One number of threads, in a process of its own."""
+    found = json.loads((folder / "found.json").read_text())
     manifest = read_manifest(folder / "artifact")
-    sample = random_samples(manifest, 1)[0]
-    sample["attention_mask"] = np.ones_like(sample["attention_mask"])
+    sample = dict(np.load(folder / "sample.npz"))
     library = compile.load(folder / "artifact", threads=count)
-    found: dict[str, Callable[[], object]] = {
-        f"PocketBERT, {count} thread": lambda: library.run(sample),
-        f"ONNX Runtime on onnxsim's graph, {count} thread": onnxruntime_peer(simplified, count, sample),
-        f"ONNX Runtime on our passes' graph, {count} thread": onnxruntime_peer(optimised, count, sample),
-    }
-    absent = [name for name, package in ABSENT.items() if not importlib.util.find_spec(package)]
-    if importlib.util.find_spec("openvino"):
-        found[f"OpenVINO, {count} thread"] = openvino_peer(exported, count, sample)
-    else:
-        absent.append("OpenVINO")
-    if SEQUENCE > 32 and manifest["shorter_sequences"]:
-        short = {name: array[:, :32] for name, array in sample.items()}
-        found[f"PocketBERT, {count} thread, 32 tokens"] = lambda: library.run(short)
-    return found, manifest["flops"], absent
-
-
-def measure(folder: Path, count: int, runs: int) -> dict:
-    """One number of threads, in a process of its own: other runs' threads that wait by spinning would be timed too."""
-    timed, flops, absent = contenders(folder, count)
-    rate = measure_peak(folder)
-    samples: dict[str, list[float]] = {key: [] for key in timed}
-    peaks = []
-    for turn in range(runs + 2):
-        peaks.append(rate())
-        for key, call in timed.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 2:  # the first two warm caches and clocks
-                samples[key].append((time.perf_counter() - start) * 1e3)
+    expected = library.run(sample)["last_hidden_state"]
+    calls: dict[str, Callable[[], Any]] = {OURS: ignoring(library, sample)}
+    if manifest["shorter_sequences"]:
+        short = {name: array[:, :SHORT] for name, array in sample.items()}
+        calls[f"{OURS}, {SHORT} tokens"] = ignoring(library, short)
+    refused = {}
+    with contextlib.ExitStack() as stack:
+        for peer in PEERS:
+            if peer.name in found:
+                calls[peer.name], outputs = stack.enter_context(served(peer, found[peer.name], folder, count))
+                if not agrees(outputs, expected):
+                    del calls[peer.name]
+                    refused[peer.name] = f"its outputs are not ours with {count} threads"
+        rate, peaks = measure_peak(folder, count), []
+        calls["peak"] = lambda: peaks.append(rate())
+        taken = in_turns(calls, runs, f"{count} threads")
+    del taken["peak"]
     peak = median(peaks)
     rows = []
-    for key, values in samples.items():
-        share = None if "32 tokens" in key else flops / (median(values) * 1e6) / (peak * count)
-        rows.append({"name": key, "median_ms": median(values), "min_ms": min(values), "share_of_peak": share})
-    return {"flops": flops, "peak": peak, "absent": absent, "rows": rows}
+    for name, values in taken.items():
+        flops = manifest["flops"] if "tokens" not in name else None
+        row = {"name": name, "threads": count, "median_ms": median(values), "min_ms": min(values)}
+        row["ratio"] = paired_ratio(values, taken[OURS])
+        row["share_of_peak"] = flops and flops / (median(values) * 1e6) / (peak * count)
+        rows.append(row)
+    return {"flops": manifest["flops"], "peak": peak, "rows": rows, "refused": refused}
 
 
-def run(preset: str, threads: list[int], runs: int) -> dict:
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+def ignoring(library: compile.Library, sample: dict[str, np.ndarray]) -> Callable[[], None]:
+    """A run whose outputs are dropped."""
+
+    def call() -> None:
+        library.run(sample)
+
+    return call
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    pythons = [sys.executable, *args.peer_python]
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as name, progress_console.status("model") as status:
         folder = Path(name)
-        prepare(preset, folder)
+        prepare(args.model, args.layers, folder)
+        found, absent = {}, {}
+        for peer in PEERS:
+            status.update(f"convert for {peer.name}")
+            answer = convert(peer, pythons, folder)
+            (absent if "absent" in answer else found)[peer.name] = answer.get("absent", answer)
+        (folder / "found.json").write_text(json.dumps(found))
+        status.stop()
         parts = []
-        for count in threads:
-            command = [sys.executable, __file__, "--prepared", name, "--threads", str(count), "--runs", str(runs)]
-            parts.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
-    flops, peak = parts[0]["flops"], median(part["peak"] for part in parts)
+        for count in args.threads:
+            command = [sys.executable, __file__, "--prepared", name, "--threads", str(count), "--runs", str(args.runs)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+            if done.returncode:
+                sys.exit(done.returncode)
+            parts.append(json.loads(done.stdout))
+    peak = median(part["peak"] for part in parts)
     return {
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "date": time.strftime("%Y-%m-%d"),
-        "model": preset,
+        "machine": machine(),
+        "model": args.model,
         "tokens": SEQUENCE,
-        "gflop": flops / 1e9,
+        "runs": args.runs,
+        "gflop": parts[0]["flops"] / 1e9,
         "peak_gflops_per_core": peak,
-        "floor_ms": flops / peak / 1e6,
-        "runs": runs,
-        "versions": {p: importlib.metadata.version(p) for p in ("onnxruntime", "apache-tvm", "torch")},
-        "absent": parts[0]["absent"],
+        "floor_ms": parts[0]["flops"] / peak / 1e6,
+        "versions": {package: v for peer in found.values() for package, v in peer["versions"].items()},
+        "absent": absent | {name: reason for part in parts for name, reason in part["refused"].items()},
         "results": [row for part in parts for row in part["rows"]],
     }
 
 
-def show(result: dict) -> None:
-    print(f"{result['model']}, {result['tokens']} tokens, float32 — {result['machine']}, {result['date']}")
-    print(
-        f"{result['gflop']:.2f} GFLOP; peak {result['peak_gflops_per_core']:.1f} GFLOP/s a core, so no less than "
-        f"{result['floor_ms']:.1f} ms on one; medians of {result['runs']} interleaved runs"
+def show(result: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"{result['model']}, {result['tokens']} tokens, float32: {heading(result['machine'])}", soft_wrap=True
     )
-    print(f"{'':<48} {'median ms':>10} {'min ms':>8} {'× ours':>7} {'of peak':>8}")
+    console.print(
+        f"{result['gflop']:.2f} GFLOP; peak {result['peak_gflops_per_core']:.1f} GFLOP/s a core, so no less than "
+        f"{result['floor_ms']:.1f} ms on one; medians of {result['runs']} interleaved runs",
+        soft_wrap=True,
+    )
+    table = Table("", *(Column(title, justify="right") for title in ("threads", "ms", "least", "× ours", "of peak")))
     for row in result["results"]:
-        if row["name"].startswith("PocketBERT") and row["share_of_peak"]:
-            base = row["median_ms"]  # the first of each number of threads
         share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else ""
-        ratio = row["median_ms"] / base
-        print(f"{row['name']:<48} {row['median_ms']:>10.1f} {row['min_ms']:>8.1f} {ratio:>7.2f} {share:>8}")
-    if result["absent"]:
-        print(f"not installed: {', '.join(result['absent'])}")
+        figures = (f"{row['median_ms']:.1f}", f"{row['min_ms']:.1f}", f"{row['ratio']:.2f}", share)
+        table.add_row(row["name"], str(row["threads"]), *figures)
+    console.print(table)
+    console.print(", ".join(f"{package} {version}" for package, version in result["versions"].items()), soft_wrap=True)
+    for name, reason in result["absent"].items():
+        console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mobilebert", help="a preset (default: mobilebert)")
+    parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
+    parser.add_argument("--layers", type=int, help="instead of the preset's, for a quick look")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--runs", type=int, default=30, help="timed turns for each number of threads (default: 30)")
+    parser.add_argument("--peer-python", nargs="+", default=[], metavar="PATH", help="interpreters that have peers")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     parser.add_argument("--prepared", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.prepared:
         print(json.dumps(measure(args.prepared, args.threads[0], args.runs)))
         return
-    result = run(args.model, args.threads, args.runs)
-    print(json.dumps(result, indent=2)) if args.json else show(result)
+    for python in args.peer_python:
+        if not shutil.which(python):
+            parser.error(f"--peer-python {python}: there is no such interpreter")
+    result = run(args)
+    print(json.dumps(result, indent=2)) if args.json else show(result, Console())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""The papers' latency columns on this machine: BERT_BASE, MobileBERT, MobileBERT_TINY, and norms and activations.
+
+    python benchmarks/papers.py [--threads 2] [--runs 20] [--json]
+
+Table 4 and Table 7 of the ACL paper give ms on a Pixel 4 with TensorFlow Lite and four threads. Here every architecture
+is compiled for this machine, with random weights, norms and biases, 128 tokens, float32, and all take turns in one
+process; so does ONNX Runtime with BERT_BASE as onnxsim leaves it. Milliseconds do not compare between machines, the
+ratios to BERT_BASE and to MobileBERT do: medians of each turn's ratio.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnx
+import onnxruntime
+from rich.console import Console
+from rich.table import Column, Table
+
+# A script's own folder comes first on the path; the project's root must.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import compile
+import model as core
+import passes
+from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
+from compile.verify import random_samples
+from model.presets import PAPER
+
+SEQUENCE = 128
+BERT, MOBILEBERT = "BERT_BASE", "MobileBERT"
+REFERENCE = f"{BERT} in ONNX Runtime"
+# Name, preset, the papers' ms.
+MODELS = [  # MobileBERT itself is NoNorm & relu
+    (BERT, "bert-base", 342),
+    (MOBILEBERT, "mobilebert", 62),
+    ("MobileBERT_TINY", "mobilebert-tiny", 40),
+    ("w/o OPT: LayerNorm & gelu", "mobilebert-without-opt", 192),
+    ("LayerNorm & relu", "mobilebert-layernorm-relu", 167),
+    ("NoNorm & gelu", "mobilebert-nonorm-gelu", 92),
+]
+PAPER_MS = {name: ms for name, _, ms in MODELS}
+COLUMNS = ("GFLOP", "ms", "GFLOP/s", "× BERT", "paper's", "× Mobile", "paper's")
+
+
+def prepare(preset: str, layers: int | None, threads: int, folder: Path) -> compile.Library:
+    """The compiled preset, open; the exported file stays beside it."""
+    config = core.PRESETS[preset]
+    module = core.create(replace(config, num_hidden_layers=layers or config.num_hidden_layers))
+    core.randomize_norms(module)
+    exported = core.export(module, folder / f"{preset}.onnx", seq_len=SEQUENCE, batch=1)
+    return compile.load(compile.build(exported, target="host", out=folder / preset).folder, threads=threads)
+
+
+def runner(library: compile.Library) -> Callable[[], None]:
+    sample = full_sample(library)
+
+    def call() -> None:
+        library.run(sample)
+
+    return call
+
+
+def full_sample(library: compile.Library) -> dict[str, Any]:
+    """Random ids, every token of them attended to."""
+    sample = random_samples(library.manifest, 1)[0]
+    sample["attention_mask"].fill(1)
+    return sample
+
+
+def reference(exported: Path, sample: dict[str, Any], threads: int) -> Callable[[], None]:
+    """ONNX Runtime on onnxsim's graph."""
+    simplified = exported.with_suffix(".onnxsim.onnx")
+    onnx.save(passes.run(exported, only=["onnxsim"], verify=False)[0], simplified)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(str(simplified), options, providers=["CPUExecutionProvider"])
+
+    def call() -> None:
+        session.run(None, sample)
+
+    return call
+
+
+def run(only: list[str], layers: int | None, threads: int, runs: int) -> dict[str, Any]:
+    models = [model for model in MODELS if model[0] in (BERT, MOBILEBERT) or model[1] in only]
+    libraries: dict[str, compile.Library] = {}
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
+        folder = Path(work)
+        with progress_console.status("") as status:
+            for name, preset, _ in models:
+                status.update(f"compile {name}")
+                libraries[name] = prepare(preset, layers, threads, folder)
+            status.update(f"simplify {BERT} for ONNX Runtime")
+            peer = reference(folder / "bert-base.onnx", full_sample(libraries[BERT]), threads)
+        calls = {name: runner(library) for name, library in libraries.items()} | {REFERENCE: peer}
+        taken = in_turns(calls, runs, f"{threads} threads")
+    rows = []
+    for name, preset, paper_ms in [*models, (REFERENCE, "bert-base", None)]:
+        row: dict[str, Any] = {"name": name, "preset": preset, "median_ms": median(taken[name])}
+        row |= {"min_ms": min(taken[name]), "paper_ms": paper_ms, "paper_gflop": PAPER[preset].flops}
+        row["gflop"] = libraries[BERT if name == REFERENCE else name].manifest["flops"] / 1e9
+        for key, base in (("of_bert_base", BERT), ("of_mobilebert", MOBILEBERT)):
+            row[key] = paired_ratio(taken[name], taken[base])
+            row[f"paper_{key}"] = paper_ms and paper_ms / PAPER_MS[base]
+        rows.append(row)
+    return {
+        "machine": machine(),
+        "tokens": SEQUENCE,
+        "threads": threads,
+        "runs": runs,
+        "onnxruntime": onnxruntime.__version__,
+        "results": rows,
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    how = f"{result['tokens']} tokens, float32, {result['threads']} threads, medians of {result['runs']} turns"
+    console.print(f"{how}: {heading(result['machine'])}; the paper's: Pixel 4, 4 threads", soft_wrap=True)
+    table = Table("", *(Column(column, justify="right") for column in COLUMNS))
+    for row in result["results"]:
+        figures = [f"{row['gflop']:.2f}", f"{row['median_ms']:.1f}", f"{row['gflop'] / row['median_ms'] * 1e3:.0f}"]
+        for key in ("of_bert_base", "of_mobilebert"):
+            figures += [f"{row[key]:.3f}", "" if row["paper_ms"] is None else f"{row[f'paper_{key}']:.3f}"]
+        table.add_row(row["name"], *figures)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    presets = [preset for _, preset, _ in MODELS]
+    help_only = "these beside BERT_BASE and MobileBERT (default: all)"
+    parser.add_argument("--only", nargs="*", choices=presets, default=presets, metavar="PRESET", help=help_only)
+    parser.add_argument("--layers", type=int, help="instead of each architecture's own, for a quick look")
+    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1), help="default: one a core up to 4")
+    parser.add_argument("--runs", type=int, default=20, help="timed turns (default: 20)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    args = parser.parse_args()
+    result = run(args.only, args.layers, args.threads, args.runs)
+    print(json.dumps(result, indent=2)) if args.json else show(result, Console(width=110))
+
+
+if __name__ == "__main__":
+    main()
