@@ -25,12 +25,21 @@ EXAMPLES = """examples:
   python -m compile ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
   python -m compile ./my-checkpoint --vocab ./my-checkpoint/vocab.txt       the library tokenizes, too
   python -m compile model.onnx --target arm64-linux --out build/mine
+  python -m compile --seq-len 32,64,128                        one library for all lengths, one copy of the weights
 """
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def lengths(text: str) -> list[int]:
+    """32,64,128 as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens, nor several with commas") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +53,13 @@ def parser() -> argparse.ArgumentParser:
     add("model", nargs="?", default="mobilebert", metavar="MODEL", help="preset, folder or .onnx (default: mobilebert)")
     add("--target", default="arm64-android", help=f"{', '.join(TARGETS)} or host (default: arm64-android)")
     add("--cpu", metavar="NAME", help="CPU to compile for; code for a newer one does not run on older ones")
-    add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
+    add(
+        "--seq-len",
+        type=lengths,
+        default=[128],
+        metavar="N[,N]",
+        help="tokens in a sequence; the library runs any number up to the longest at its own cost (default: 128)",
+    )
     add("--threads", type=int, default=0, metavar="N", help="the library's default (0: one a core, up to four)")
     add("--out", type=Path, metavar="DIR", help="artifact folder (default: build/<name>-<target>)")
     add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
@@ -146,7 +161,11 @@ def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> Non
         ("artifact", str(folder)),
         ("library", f"{sizes['library_bytes'] / mib:.1f} MiB, of which weights {sizes['weights_bytes'] / mib:.1f} MiB"),
         ("CPU", f"{manifest['cpu']} ({manifest['isa']}), float32"),
-        ("computation", f"{manifest['flops'] / 1e9:.2f} GFLOP for {manifest['tokens']} tokens"),
+        (
+            "computation",
+            f"{manifest['flops'] / 1e9:.2f} GFLOP for {manifest['tokens']} tokens"
+            + (", less for any fewer" if manifest["shorter_sequences"] else ""),
+        ),
         ("kernel calls", f"{own} of {len(kernels)} kinds in {manifest['stages']} stages; {generic} generic"),
         (
             "memory",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ def build(
     *,
     target: str = "arm64-android",
     cpu: str | None = None,
-    seq_len: int = 128,
+    seq_len: int | Sequence[int] = 128,
     threads: int = 0,
     out: str | Path | None = None,
     head: str | None = None,
@@ -41,7 +42,9 @@ def build(
 ) -> BuildResult:
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
 
-    seq_len: tokens in a sequence; threads: the library's default, 0 for one a core up to four; head: what the model
+    seq_len: tokens in the longest sequence; a library runs shorter ones at their own length, and where several lengths
+    are given it is an error if the model does not allow that;
+    threads: the library's default, 0 for one a core up to four; head: what the model
     ends in, by default a checkpoint's own or none; seed: of a preset's random weights; vocab: the model's vocab.txt,
     for a library that takes text as well as ids; cased: it tells upper from lower case; package: "aar", for
     Gradle, or "jar", for Java on Linux, beside the library (takes a JDK); verify: run the library here
@@ -53,8 +56,10 @@ def build(
 
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
     """
-    if seq_len < 1:
-        raise CompileError(f"--seq-len {seq_len}: a sequence has at least one token")
+    lengths = [seq_len] if isinstance(seq_len, int) else list(seq_len)
+    if not lengths or min(lengths) < 1:
+        raise CompileError(f"--seq-len {','.join(map(str, lengths))}: a sequence has at least one token")
+    longest = max(lengths)
     if not 0 <= threads <= 64:
         raise CompileError(f"--threads {threads}: choose 1 to 64, or 0 for one a core")
     if cased and not vocab:
@@ -75,10 +80,12 @@ def build(
     from compile.pipeline import Options, build_library  # tvm
 
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
-        graph, name, origin = obtain(str(model), Path(work), seq_len, head, seed, progress or (lambda *_: None))
+        graph, name, origin = obtain(str(model), Path(work), longest, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
-        options = Options(seq_len, threads, verify, sanitize, vocabulary, package, database, keep, origin)
+        options = Options(
+            longest, min(lengths) < longest, threads, verify, sanitize, vocabulary, package, database, keep, origin
+        )
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
 

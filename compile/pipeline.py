@@ -38,9 +38,10 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What `build` was asked for. origin goes into the manifest as it is."""
+    """What `build` was asked for. shorter: sequences below seq_len must run too; origin goes into the manifest."""
 
     seq_len: int = 128
+    shorter: bool = False
     threads: int = 0
     verify: bool = False
     sanitize: str = ""
@@ -82,6 +83,10 @@ def build_library(
     with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):
         tiles, database = tile_table(options.database, target.cpu)
         program = lower(graph, options.seq_len, target.isa, tiles)
+        if options.shorter and not program.elastic:
+            raise CompileError(
+                f"--seq-len: this model computes {options.seq_len} tokens and no fewer: give that length alone"
+            )
     compiling = _naming_the_node(optimised, options.seq_len, target)
     extra = {"passes": report.to_dict(), "tuning": summary(tiles, database)}
     return build_program(program, name, target, out, options, clock, extra, compiling, verify_with=model)

@@ -140,6 +140,8 @@ def test_checkpoint_with_a_tensor_of_the_wrong_shape(refused: Callable, randomiz
         (["--seq-len", "0"], ("--seq-len 0",)),
         (["--seq-len", "-4"], ("--seq-len -4",)),
         (["--seq-len", "many"], ("--seq-len", "many")),
+        (["--seq-len", "8,,16"], ("--seq-len", "8,,16")),
+        (["--seq-len", "8,0"], ("--seq-len 8,0",)),
         (["--threads", "65"], ("--threads 65", "64")),
         (["--threads", "-1"], ("--threads -1",)),
         (["--frobnicate"], ("--frobnicate", "--help")),
