@@ -4,7 +4,8 @@
 
 Instructions are counted under qemu-aarch64 by a plugin: the same number on every machine and in every run, so a change
 of kernels shows to the last instruction; they are counted on a core for each level of the library. Cycles of inner
-loops are llvm-mca's ESTIMATE for the named cores, from schedule models and with every load a hit. Neither is a time. Needs Debian's qemu-user; llvm for the estimate.
+loops are llvm-mca's ESTIMATE for the named cores, from schedule models and with every load a hit. Neither is a time.
+Needs Debian's qemu-user; llvm for the estimate.
 """
 
 import argparse

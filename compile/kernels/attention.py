@@ -7,18 +7,25 @@ normalised and multiplied by V while they sit in the first-level cache. No tenso
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from tvm import tirx
 
 from compile.kernels import epilogue
-from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, loop
+from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, lane, loop, when
 from compile.kernels.math import exp
-from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate
+from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate, unrolled
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.tiles import TileConfig
 from compile.targets import Isa
+
+# Where a maximum starts.
+LOWEST = -3.0e38
+# Keys an iteration of a sweep over the scores takes.
+SWEEP = 4
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,14 @@ class Attention:
         return 4 * rows * tokens * self.heads * self.head_size
 
     def workspace_bytes(self, tokens: int) -> int:
-        """One head's Kᵀ and one tile of scores, both with the tokens padded to whole panels; and one packed tile."""
+        """One head's Kᵀ and one tile of scores, with the tokens padded to whole panels.
+
+        Where tiles are packed, so are one tile of the mask, as large as the scores, and one of queries.
+        """
         whole_panels = -(-tokens // self.tile.nr) * self.tile.nr
-        packed = self.tile.mr * padded(max(tokens, self.head_size)) if self.isa.by_element else 0
-        return 4 * (whole_panels * (self.head_size + self.tile.mr) + packed)
+        rows_of_scores = self.tile.mr * (2 if self.isa.by_element and self.has_mask else 1)
+        packed = self.tile.mr * padded(self.head_size) if self.isa.by_element else 0
+        return 4 * (whole_panels * (self.head_size + rows_of_scores) + packed)
 
     def build(self) -> Any:
         lanes, nr, mr, d = self.isa.lanes, self.tile.nr, self.tile.mr, self.head_size
@@ -63,18 +74,19 @@ class Attention:
             tokens, rows = kernel.int32("tokens"), kernel.int32("rows")
             kernel.begin()
             acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
-            sums = kernel.registers(mr, 1)
+            sums, peak, total = kernel.registers(mr, 1), kernel.registers(mr, lanes), kernel.registers(mr, lanes)
             panels = bind(tirx.truncdiv(tokens + (nr - 1), nr))
             width = bind(panels * nr)
             scores_at = bind(width * d)
-            packed_at = bind(scores_at + width * mr)
+            mask_at = bind(scores_at + width * mr)
+            queries_at = bind(mask_at + width * mr * self.has_mask)
 
             def scores(height: int, factors: Factors) -> None:
                 vectors = nr // lanes
                 with loop(panels) as panel:
 
                     def weight(vec: int, c: Expr) -> Expr:
-                        return keys.load(c * width + panel * nr + vec * lanes, lanes)
+                        return keys.load((panel * d + c) * nr + vec * lanes, lanes)
 
                     _clear(acc, lanes)
                     multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, factors, weight)
@@ -88,7 +100,7 @@ class Attention:
                 at = bind(scores_at + i * width)
                 _softmax_row(keys, at, mask, mask_at, self.scale, tokens, lanes, spill, sums[i])
 
-            def weighted_sum(head: Expr, column: int, factors: Factors) -> Callable[[Expr, int], None]:
+            def weighted_sum(head: Expr, column: int, factors: Factors) -> Callable[[Expr, int, Expr], None]:
                 """Multiply a tile's scores by some columns of V; what is returned stores one row of the result."""
                 columns = min(nr, d - column)
                 vectors = -(-columns // lanes)
@@ -96,8 +108,8 @@ class Attention:
                 def weight(vec: int, t: Expr) -> Expr:
                     return v.load(t * ldv + head * d + column + vec * lanes, lanes)
 
-                def store(row: Expr, i: int) -> None:
-                    scale = bind(broadcast(const(1.0) / sums[i].load(0), lanes))
+                def store(row: Expr, i: int, scale: Expr) -> None:
+                    scale = bind(broadcast(scale, lanes))
                     results = [acc[i * vectors + vec].load(0, lanes) * scale for vec in range(vectors)]
                     epilogue.store_columns(y, row * ldy + head * d + column, results, columns, lanes, spill)
 
@@ -116,24 +128,42 @@ class Attention:
                 for column in range(0, d, nr):
                     store = weighted_sum(head, column, weights)
                     for i in range(height):
-                        store(first + i, i)
+                        store(first + i, i, const(1.0) / sums[i].load(0))
 
             def packed(head: Expr, first: Expr, tile: PackedTile) -> None:
-                tile = replace(tile, at=packed_at)
-                tile.pack(q, first * ldq + head * d, ldq, d)
-                scores(tile.height, tile.factors)
-                for i in range(tile.height):
-                    with tile.if_valid(i):
-                        softmax(first, i)
-                tile.pack(keys, scores_at, width, tokens)
+                """A lane is a query, also among the scores: softmax has no rest, and what it leaves is packed."""
+                queries, scores, mask_tile = (replace(tile, at=at) for at in (queries_at, scores_at, mask_at))
+                vectors = tile.height // lanes
+                queries.pack(q, first * ldq + head * d, ldq, d)
+                if self.scale != 1.0:
+                    with loop(d) as c:
+                        for v in range(vectors):
+                            queries.store(c, v * lanes, queries.vector(c, v * lanes) * const(self.scale, lanes))
+                if self.has_mask:
+                    # A mask that all queries share is packed once a head.
+                    with when(tirx.any(ldmask != 0, first == 0)) if tile.valid is None else nullcontext():
+                        mask_tile.pack(mask, first * ldmask, ldmask, tokens)
+                with loop(panels) as panel:
+                    for t, v in product(range(nr), range(vectors)):
+                        value = mask_tile.vector(panel * nr + t, v * lanes) if self.has_mask else const(0.0, lanes)
+                        acc[t * vectors + v].store(0, value, lanes)
+                    key = PackedTile(keys, panel * (d * nr), nr)
+
+                    def query(vec: int, c: Expr) -> Expr:
+                        return queries.vector(c, vec * lanes)
+
+                    multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, key.factors, query)
+                    for t, v in product(range(nr), range(vectors)):
+                        scores.store(panel * nr + t, v * lanes, acc[t * vectors + v].load(0, lanes))
+                _softmax_columns(scores, tokens, peak[:vectors], total[:vectors], lanes)
                 for column in range(0, d, nr):
-                    store = weighted_sum(head, column, tile.factors)
+                    store = weighted_sum(head, column, scores.factors)
                     for i in range(tile.height):
                         with tile.if_valid(i):
-                            store(first + i, i)
+                            store(first + i, i, lane(total[i // lanes].load(0, lanes), i % lanes))
 
             with loop(self.heads) as head:
-                _transpose(k, head * d, ldk, keys, width, tokens, d)
+                _transpose(k, head * d, ldk, keys, nr, tokens, d)
                 if self.isa.by_element:
                     for_packed_tiles(rows, mr, keys, 0, lambda first, tile: packed(head, first, tile))
                 else:
@@ -141,22 +171,55 @@ class Attention:
         return kernel.func
 
 
-def _transpose(x: Pointer, start: Expr, stride: Expr, to: Pointer, width: Expr, rows: Expr, columns: int) -> None:
-    """to[c · width + r] = x[start + r · stride + c]: blocks of 4 × 4 in registers, the rest element by element."""
+def _transpose(x: Pointer, start: Expr, stride: Expr, to: Pointer, nr: int, rows: Expr, columns: int) -> None:
+    """Panels [rows/nr][columns][nr] of x[start + row · stride + column]: blocks of 4 × 4, the rest one by one."""
     tall, wide = bind(tirx.truncdiv(rows, 4) * 4), columns // 4 * 4
-    with loop(tirx.truncdiv(tall, 4)) as r, loop(wide // 4) as c:
-        block = [bind(x.load(start + (r * 4 + i) * stride + c * 4, 4)) for i in range(4)]
-        for j in range(4):
-            to.store((c * 4 + j) * width + r * 4, tirx.Shuffle(block, [i * 4 + j for i in range(4)]), 4)
+
+    def at(row: Expr, column: Expr) -> Expr:
+        return (tirx.truncdiv(row, nr) * columns + column) * nr + tirx.truncmod(row, nr)
+
+    with loop(tirx.truncdiv(tall, 4)) as r:
+        row = bind(at(r * 4, 0))
+        with loop(wide // 4) as c:
+            block = [bind(x.load(start + (r * 4 + i) * stride + c * 4, 4)) for i in range(4)]
+            for j in range(4):
+                to.store(row + (c * 4 + j) * nr, tirx.Shuffle(block, [i * 4 + j for i in range(4)]), 4)
     with loop(rows) as r, loop(columns - wide) as c:
-        to.store((wide + c) * width + r, x.load(start + r * stride + wide + c))
+        to.store(at(r, wide + c), x.load(start + r * stride + wide + c))
     with loop(rows - tall) as r, loop(wide) as c:
-        to.store(c * width + tall + r, x.load(start + (tall + r) * stride + c))
+        to.store(at(tall + r, c), x.load(start + (tall + r) * stride + c))
 
 
 def _clear(acc: list[Pointer], lanes: int) -> None:
     for register in acc:
         register.store(0, const(0.0, lanes), lanes)
+
+
+def _softmax_columns(scores: PackedTile, tokens: Expr, peak: list[Pointer], total: list[Pointer], lanes: int) -> None:
+    """scores[t] becomes e^{s − max} over t < tokens, for as many queries as it is high; 1 / Σ is left in `total`."""
+
+    def sweep(body: Callable[[Expr, int], None]) -> None:
+        def step(t: Expr, u: int) -> None:
+            for v in range(len(peak)):
+                body(t + u, v)
+
+        unrolled(tokens, SWEEP, step)
+
+    def raise_peak(t: Expr, v: int) -> None:
+        peak[v].store(0, tirx.max(peak[v].load(0, lanes), scores.vector(t, v * lanes)), lanes)
+
+    def exponential(t: Expr, v: int) -> None:
+        value = bind(exp(scores.vector(t, v * lanes) - peak[v].load(0, lanes), lanes))
+        scores.store(t, v * lanes, value)
+        total[v].store(0, total[v].load(0, lanes) + value, lanes)
+
+    for register in peak:
+        register.store(0, const(LOWEST, lanes), lanes)
+    sweep(raise_peak)
+    _clear(total, lanes)
+    sweep(exponential)
+    for register in total:
+        register.store(0, const(1.0, lanes) / register.load(0, lanes), lanes)
 
 
 def _softmax_row(
@@ -194,9 +257,8 @@ def _softmax_row(
         scores.store(at + t, value, width)
         reduce_into(value, width, tirx.max)
 
-    lowest = -3.0e38
-    vector.store(0, const(lowest, lanes), lanes)
-    total.store(0, const(lowest))
+    vector.store(0, const(LOWEST, lanes), lanes)
+    total.store(0, const(LOWEST))
     sweep(scaled)
     peak = bind(tirx.max(fold_lanes(vector.load(0, lanes), lanes, tirx.max), total.load(0)))
 

@@ -7,6 +7,7 @@ with float64. Arguments and results are vectors of `lanes` float32.
 from __future__ import annotations
 
 import math
+import struct
 
 from tvm import tirx
 
@@ -16,24 +17,30 @@ LOG2_E = math.log2(math.e)
 # ln 2 in two parts, so that x − n ln 2 loses nothing (Cody and Waite).
 LN2_HIGH = 0.693359375
 LN2_LOW = math.log(2.0) - LN2_HIGH
-# e^r = 1 + Σ c_k r^k with the c_k that make the relative error smallest on |r| ≤ ln 2 / 2: 7e-8 (Remez).
-EXP_SERIES = (1.0000001322884862, 0.49999016447393685, 0.1666673480710458, 0.041910424055603954, 0.008337248437029907)
+# e^r = 1 + r + Σ c_k r^k with the c_k that make the relative error smallest on |r| ≤ ln 2 / 2: 1.05e-7 (Remez).
+EXP_SERIES = (0.4999923179159743, 0.16667114465391722, 0.04189011315043969, 0.008312524863321114)
+# Added to a number of moderate size this leaves it rounded to a whole number, plus 127, in the lowest bits.
+ROUND = 1.5 * 2.0**23 + 127
+ROUND_BITS = struct.unpack("<i", struct.pack("<f", ROUND))[0]
 
 
 def exp(x: Expr, lanes: int) -> Expr:
     """e^x for x ≤ 88, as 2^n · e^r with |r| ≤ ln 2 / 2 and e^r by a polynomial; 0 below −87.3."""
     # Below this 2^n would not be a normal number; the clamp makes e^x the smallest one, 1e-38.
     x = bind(tirx.max(x, const(-87.3, lanes)))
-    n = bind(tirx.nearbyint(x * const(LOG2_E, lanes)))
+    int_type, float_type = ("int32", "float32") if lanes == 1 else (f"int32x{lanes}", f"float32x{lanes}")
+    rounded = bind(x * const(LOG2_E, lanes) + const(ROUND, lanes))
+    # As its bits, because TVM takes (a + b) − b for a.
+    shift = tirx.reinterpret(float_type, broadcast(tirx.const(ROUND_BITS, "int32"), lanes))
+    n = bind(rounded - shift)
     r = bind(x - n * const(LN2_HIGH, lanes) - n * const(LN2_LOW, lanes))
-    series = const(EXP_SERIES[-1], lanes)
-    for coefficient in (*EXP_SERIES[-2::-1], 1.0):
-        series = bind(series * r + const(coefficient, lanes))
-    int_type = "int32" if lanes == 1 else f"int32x{lanes}"
-    bits = (tirx.Cast(int_type, n) + broadcast(tirx.const(127, "int32"), lanes)) << broadcast(
-        tirx.const(23, "int32"), lanes
-    )
-    return series * tirx.reinterpret("float32" if lanes == 1 else f"float32x{lanes}", bits)
+    # In pairs: a multiply-add that overwrites its summand needs no copy of a constant then.
+    c2, c3, c4, c5 = (const(c, lanes) for c in EXP_SERIES)
+    square = bind(r * r)
+    tail = bind((c2 + c3 * r) + square * (c4 + c5 * r))
+    exponent = tirx.reinterpret(int_type, rounded) << broadcast(tirx.const(23, "int32"), lanes)
+    power = bind(tirx.reinterpret(float_type, exponent))
+    return power + power * (r + square * tail)
 
 
 def tanh(x: Expr, lanes: int) -> Expr:

@@ -17,6 +17,18 @@ from compile.targets import Isa
 Factors = Callable[[Expr, int], list[Expr]]
 
 
+def unrolled(extent: Expr, unroll: int, body: Callable[[Expr, int], None]) -> None:
+    """body(k, u) for every k + u < extent, `unroll` an iteration: k is a multiple of it, u < unroll is known."""
+    whole = extent // unroll if isinstance(extent, int) else bind(tirx.truncdiv(extent, unroll))
+    with loop(whole) as outer:
+        for u in range(unroll):
+            body(outer * unroll, u)
+    rest = extent - whole * unroll
+    if not isinstance(rest, int) or rest > 0:
+        with loop(rest) as k:
+            body(whole * unroll + k, 0)
+
+
 def multiply_accumulate(
     acc: list[Pointer],
     vectors: int,
@@ -41,14 +53,7 @@ def multiply_accumulate(
                 total = acc[i * vectors + v]
                 total.store(0, total.load(0, isa.lanes) + a * b[v], isa.lanes)
 
-    whole = depth // unroll if isinstance(depth, int) else bind(tirx.truncdiv(depth, unroll))
-    with loop(whole) as outer:
-        for u in range(unroll):
-            step(outer * unroll, u)
-    rest = depth - whole * unroll
-    if not isinstance(rest, int) or rest > 0:
-        with loop(rest) as k:
-            step(whole * unroll + k, 0)
+    unrolled(depth, unroll, step)
 
 
 def for_row_tiles(rows: Expr, mr: int, body: Callable[[Expr, int], None]) -> None:

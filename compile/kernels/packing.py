@@ -47,9 +47,16 @@ class PackedTile:
 
     def factors(self, k: Expr, u: int) -> list[Expr]:
         """Element k + u of every row."""
-        at = self.at + (k + u) * self.height
-        vectors = [bind(self.memory.load(at + row, GROUP)) for row in range(0, self.height, GROUP)]
+        vectors = [bind(self.vector(k + u, row)) for row in range(0, self.height, GROUP)]
         return [lane(vectors[row // GROUP], row % GROUP) for row in range(self.height)]
+
+    def vector(self, k: Expr, row: int) -> Expr:
+        """Element k of the four rows from `row` on."""
+        return self.memory.load(self.at + k * self.height + row, GROUP)
+
+    def store(self, k: Expr, row: int, value: Expr) -> None:
+        """What `vector` loads."""
+        self.memory.store(self.at + k * self.height + row, value, GROUP)
 
     def if_valid(self, row: int) -> AbstractContextManager[None]:
         return nullcontext() if self.valid is None else when(self.valid > row)
