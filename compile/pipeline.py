@@ -81,7 +81,7 @@ def build_library(
         if dump:
             (dump / "relax.py").write_text(graph.module.script())
     with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):
-        tiles, database = tile_table(options.database, target.cpu)
+        tiles, database = tile_table(options.database, target)
         program = lower(graph, options.seq_len, target.isa, tiles)
         if options.shorter and not program.elastic:
             raise CompileError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from compile.errors import CompileError
 from compile.kernels.tiles import TileConfig, TileKey, TileTable
-from compile.targets import Cpu
+from compile.targets import Cpu, Target
 
 FOLDER = Path(__file__).parent
 
@@ -93,16 +93,21 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def tile_table(path: Path | None, cpu: Cpu) -> tuple[TileTable, Database]:
-    """The tiles that a build takes from `path`; None is no database."""
-    database = read(path, cpu) if path else Database(Path())
-    return TileTable({key: record.tile for key, record in database.chosen.items()}), database
+def tile_table(path: Path | None, target: Target) -> tuple[TileTable, Database]:
+    """The tiles that a build takes from `path`; None is no database.
+
+    A tile whose panels are no whole vectors at one of the target's levels is left out: all levels read the same weights.
+    """
+    database = read(path, target.cpu) if path else Database(Path())
+    lanes = max(cpu.isa.lanes for cpu in target.levels)
+    fitting = {key: record.tile for key, record in database.chosen.items() if record.tile.nr % lanes == 0}
+    return TileTable(fitting), database
 
 
 def summary(table: TileTable, database: Database) -> dict[str, Any]:
     """For the manifest: what a build asked for, and what the database had."""
     missed = [f"{key.family} {key.k}x{key.n}" for key, hit in table.asked.items() if not hit]
-    used = [record.how for key, record in database.chosen.items() if table.asked.get(key)]
+    used = [database.chosen[key].how for key, hit in table.asked.items() if hit]
     return {
         "database": database.path.name or None,
         "tasks": len(table.asked),
