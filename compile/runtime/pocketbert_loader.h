@@ -58,7 +58,8 @@ static inline void pocketbert_unload(pocketbert_library *library);
 static inline int32_t pocketbert_load_failed(pocketbert_library *library, const char *what, const char *why)
 {
     pocketbert_unload(library);
-    snprintf(library->error, sizeof library->error, "%s: %s", what, why);
+    if (snprintf(library->error, sizeof library->error, "%s: %s", what, why) < 0) /* it may be cut short */
+        library->error[0] = 0;
     return POCKETBERT_ERROR_LIBRARY;
 }
 

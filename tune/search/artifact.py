@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from compile.databases import shipped
 from compile.package import toolchain_versions
 from compile.program import Program
 from compile.targets import find_target
@@ -31,7 +32,9 @@ class Build:
     def key(self, config: ModelConfig) -> str:
         """Sixteen hex digits of the architecture and of everything that makes a library of it."""
         target = find_target(self.target, self.cpu)
-        made_of = [asdict(config), target.name, target.cpu.name, self.seq_len, self.toolchain]
+        database = shipped(target.cpu)
+        tiles = database.read_text() if database else ""
+        made_of = [asdict(config), target.name, target.cpu.name, self.seq_len, self.toolchain, tiles]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
