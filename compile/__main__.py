@@ -160,7 +160,7 @@ def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> Non
     rows = [
         ("artifact", str(folder)),
         ("library", f"{sizes['library_bytes'] / mib:.1f} MiB, of which weights {sizes['weights_bytes'] / mib:.1f} MiB"),
-        ("CPU", f"{manifest['cpu']} ({manifest['isa']}), float32"),
+        ("CPU", f"{', '.join(level['cpu'] for level in manifest['levels'])} ({manifest['isa']}), float32"),
         (
             "computation",
             f"{manifest['flops'] / 1e9:.2f} GFLOP for {manifest['tokens']} tokens"

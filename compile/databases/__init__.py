@@ -96,7 +96,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def tile_table(path: Path | None, target: Target) -> tuple[TileTable, Database]:
     """The tiles that a build takes from `path`; None is no database.
 
-    A tile whose panels are no whole vectors at one of the target's levels is left out: all levels read the same weights.
+    A tile whose panels are no whole vectors at one of the target's levels is left out: all read the same weights.
     """
     database = read(path, target.cpu) if path else Database(Path())
     lanes = max(cpu.isa.lanes for cpu in target.levels)

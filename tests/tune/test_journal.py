@@ -93,7 +93,8 @@ def test_a_build_asks_the_table_and_reports_what_it_got(tmp_path: Path) -> None:
 
 def test_levels_that_read_the_same_weights_get_tiles_that_suit_them_all(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(record(TileConfig(4, 24), "chosen").to_line() + record(TileConfig(4, 32), "chosen", OTHER).to_line())
+    lines = [record(TileConfig(4, 24), "chosen"), record(TileConfig(4, 32), "chosen", OTHER)]
+    path.write_text("".join(line.to_line() for line in lines))
     table, database = tile_table(path, TARGETS["x86_64-linux"])  # AVX-512 too: vectors of 16
     assert table.choose("linear", AVX2, "f32", 64, 48) == DEFAULT
     assert table.choose("linear", AVX2, "f32", 64, 96) == TileConfig(4, 32)
