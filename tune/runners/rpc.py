@@ -8,6 +8,7 @@ that dies in the middle loses its connection; the tracker forgets it, and the wo
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
@@ -28,7 +29,7 @@ class RpcRunner(Runner):
 
     def __init__(self, tracker: str, key: str, cores: Sequence[int] | None = None, wait: float = WAIT_SECONDS) -> None:
         host, _, port = tracker.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdigit() or int(port) > 65535:
             raise RunnerError(f"--tracker {tracker}: write HOST:PORT, such as 127.0.0.1:9190")
         self.address, self.key, self.cores, self.wait = (host, int(port)), key, list(cores or ()), wait
         self.slots = self._servers()
@@ -50,6 +51,7 @@ class RpcRunner(Runner):
         from tvm import rpc
 
         try:
+            socket.create_connection(self.address, CONNECTION_SECONDS).close()  # TVM would try for a minute, and log it
             return rpc.connect_tracker(*self.address)
         except (OSError, RuntimeError) as error:
             raise RunnerError(
