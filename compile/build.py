@@ -84,7 +84,16 @@ def build(
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
         options = Options(
-            longest, min(lengths) < longest, threads, verify, sanitize, vocabulary, package, database, keep, origin
+            seq_len=longest,
+            shorter=min(lengths) < longest,
+            threads=threads,
+            verify=verify,
+            sanitize=sanitize,
+            vocabulary=vocabulary,
+            package=package,
+            database=database,
+            dump=keep,
+            origin=origin,
         )
         return build_library(graph, library_name(name), spec, folder, options, progress)
 
