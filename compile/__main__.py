@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from compile.aar import PACKAGES
+from compile.command import Parser, exit_status
 from compile.targets import CPUS, TARGETS, find_target
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
@@ -27,11 +28,6 @@ EXAMPLES = """examples:
   python -m compile model.onnx --target arm64-linux --out build/mine
   python -m compile --seq-len 32,64,128                        one library for all lengths, one copy of the weights
 """
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def lengths(text: str) -> list[int]:
@@ -81,34 +77,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, print. Returns the exit status: 0, or 2 after one line on the error stream."""
     args = parser().parse_args(arguments)
-    try:
-        if args.list_targets:
-            list_targets()
-        elif args.list_models:
-            list_models()
-        else:
-            run(args)
-    except KeyboardInterrupt:
-        print("interrupted: nothing was left behind", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if args.debug:
-            raise
-        print(f"error: {describe_error(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def describe_error(error: Exception) -> str:
-    """One line. Errors of our rooms are written for users; anything else says where to look."""
-    if type(error).__module__.split(".")[0] in ("compile", "passes", "model", "tune"):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename or 'no file named'}"
-    if isinstance(error, MemoryError):
-        return "out of memory: the build of MobileBERT needs 4 GiB"
-    line = next((text for text in str(error).splitlines() if text.strip()), "")
-    return f"unexpected {type(error).__name__}: {line.strip()} (--debug shows where)"
+    action = list_targets if args.list_targets else list_models if args.list_models else run
+    return exit_status(action, args, "nothing was left behind")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -198,14 +168,14 @@ def _refusals(report: dict[str, Any]) -> int:
     return sum(len(p["refusals"]) for p in report["passes"])
 
 
-def list_targets() -> None:
+def list_targets(_: argparse.Namespace) -> None:
     for target in TARGETS.values():
         cpus = [c.name for c in CPUS.values() if c.arch == target.arch]
         print(f"{target.name:<14} {target.description}\n{'':<14} --cpu {', '.join(cpus)} (default {target.cpu.name})")
     print(f"{'host':<14} this machine, at its best instruction set")
 
 
-def list_models() -> None:
+def list_models(_: argparse.Namespace) -> None:
     import model as core
 
     print("\n".join(core.PRESETS))

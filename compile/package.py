@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compile.errors import CompileError
 from compile.link import RUNTIME
-from compile.plan import Plan
 from compile.program import Value
 from compile.targets import Target
+
+if TYPE_CHECKING:
+    from compile.plan import Plan
 
 FORMAT = 2
 MANIFEST_WIDTH = 240

@@ -67,12 +67,24 @@ def build_library(
     """Compile `model` into the artifact folder `out`. Raises CompileError (or PassError) and then leaves nothing."""
     clock = Clock(progress)
     find_toolchain(target)  # what can fail at once does
+    if options.dump:
+        options.dump.mkdir(parents=True, exist_ok=True)
+    program, optimised, extra = lower_model(model, target, options, clock)
+    compiling = _naming_the_node(optimised, options.seq_len, target)
+    return build_program(program, name, target, out, options, clock, extra, compiling, verify_with=model)
+
+
+def lower_model(
+    model: onnx.ModelProto, target: Target, options: Options, clock: Clock, verify_passes: bool = True
+) -> tuple[Program, onnx.ModelProto, dict[str, Any]]:
+    """The phases up to a list of kernel calls: the calls, the graph that they compute, what the manifest says of both.
+
+    Raises CompileError or PassError.
+    """
     dump = options.dump
-    if dump:
-        dump.mkdir(parents=True, exist_ok=True)
     with clock.phase("graph passes"):
-        matmuls = passes.Options(attention="matmuls")
-        optimised, report = passes.run(model, options=matmuls, dump=dump / "passes" if dump else None)
+        matmuls, kept = passes.Options(attention="matmuls"), dump / "passes" if dump else None
+        optimised, report = passes.run(model, options=matmuls, verify=verify_passes, dump=kept)
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)
@@ -87,9 +99,7 @@ def build_library(
             raise CompileError(
                 f"--seq-len: this model computes {options.seq_len} tokens and no fewer: give that length alone"
             )
-    compiling = _naming_the_node(optimised, options.seq_len, target)
-    extra = {"passes": report.to_dict(), "tuning": summary(tiles, database)}
-    return build_program(program, name, target, out, options, clock, extra, compiling, verify_with=model)
+    return program, optimised, {"passes": report.to_dict(), "tuning": summary(tiles, database)}
 
 
 def build_program(

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.codegen.weights import assembler_source
 from compile.errors import CompileError
-from compile.plan import Plan
+
+if TYPE_CHECKING:
+    from compile.plan import Plan
 
 UNKNOWN, CLS, SEP = "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = {"PB_UNKNOWN": UNKNOWN, "PB_CLS": CLS, "PB_SEP": SEP, "PB_PAD": "[PAD]", "PB_MASK": "[MASK]"}
@@ -100,6 +101,8 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
     if vocabulary is None:
         (folder / "vocabulary.h").write_text("#define PB_PIECES 0\n#define PB_PAD -1\n#define PB_TEXT_INPUTS 0\n")
         return []
+    from compile.codegen.weights import assembler_source  # beside the plan, which knows tvm
+
     ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
     lines = [f"#define PB_PIECES {len(ids)}", f"#define PB_CASED {int(vocabulary.cased)}"]
     lines += [f"#define {name} {ids.get(piece, -1)}" for name, piece in SPECIAL.items()]

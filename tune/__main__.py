@@ -7,7 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from compile.__main__ import Parser, describe_error
+from compile.command import Parser, exit_status
+from tune.errors import TuneError
 
 # Sub-command -> its module: `add_arguments(parser)`, `run(args) -> exit status`, and a docstring for --help.
 COMMANDS = {
@@ -38,22 +39,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run one sub-command. Returns the exit status: 2 after one line on the error stream."""
-    args = parser().parse_args(arguments)
+    kept = "what was measured is kept; the same command goes on from there"
+    return exit_status(run, parser().parse_args(arguments), kept)
+
+
+def run(args: argparse.Namespace) -> int | None:
     try:
-        return int(args.run(args) or 0)
-    except KeyboardInterrupt:
-        print("interrupted: what was measured is kept; the same command goes on from there", file=sys.stderr)
-        return 130
+        return args.run(args)
     except ModuleNotFoundError as error:
-        if args.debug:
-            raise
-        print(f"error: {error.name} is not installed: pip install 'pocketbert[tune]'", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if args.debug:
-            raise
-        print(f"error: {describe_error(error)}", file=sys.stderr)
-        return 2
+        raise TuneError(f"{error.name} is not installed: pip install 'pocketbert[tune]'") from error
 
 
 if __name__ == "__main__":

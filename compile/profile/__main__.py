@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from compile.__main__ import Parser, describe_error
+from compile.command import Parser, exit_status
 from compile.errors import CompileError
 
 EXAMPLES = """examples:
@@ -48,18 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, print. Returns the exit status: 0, or 2 after one line on the error stream."""
-    args = parser().parse_args(arguments)
-    try:
-        run(args)
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if args.debug:
-            raise
-        print(f"error: {describe_error(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(run, parser().parse_args(arguments), "nothing was written")
 
 
 def run(args: argparse.Namespace) -> None:

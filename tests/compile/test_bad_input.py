@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +55,11 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.M
         return err
 
     return check
+
+
+def test_mistakes_do_not_wait_for_tvm_to_be_imported() -> None:
+    code = "import sys, compile.__main__, compile.profile.__main__; sys.exit('tvm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_unknown_preset(refused: Callable) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import passes
 from compile.build import obtain
-from compile.databases import shipped, tile_table
-from compile.frontend import check_operators, import_shaped, input_shapes
-from compile.lower import lower
+from compile.databases import shipped
+from compile.pipeline import Clock, Options, lower_model
 from compile.program import Program
 from compile.targets import Target
 
@@ -19,9 +17,7 @@ def program_of(model: str | Path, target: Target, seq_len: int, head: str | None
 
     Raises CompileError, PassError or ModelError.
     """
+    options = Options(seq_len=seq_len, database=shipped(target.cpu))
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         graph, _, _ = obtain(str(model), Path(work), seq_len, head, 0, lambda *_: None)
-        optimised, _ = passes.run(graph, options=passes.Options(attention="matmuls"), verify=False)
-    check_operators(optimised)
-    tiles, _ = tile_table(shipped(target.cpu), target)
-    return lower(import_shaped(optimised, input_shapes(optimised, seq_len)), seq_len, target.isa, tiles)
+        return lower_model(graph, target, options, Clock(None), verify_passes=False)[0]

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compile.__main__ import Parser
+from compile.command import Parser
 from compile.errors import CompileError
 from compile.link import build_runner
 from compile.targets import host_target
