@@ -22,6 +22,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import compile
 import model as core
+from benchmarks.command import INTERRUPTED, new_file, new_parser
+from benchmarks.presets import export
+from compile.command import exit_status
 from compile.targets import CPUS
 from tune.runners.emulated import EmulatedRunner
 
@@ -64,10 +67,8 @@ def estimated_cycles(block: list[str], cpu: str) -> float | None:
 
 def measure(preset: str, folder: Path) -> list[dict]:
     """One result a level."""
-    module = core.create(preset)
-    core.randomize_norms(module)
-    core.export(module, folder / "model.onnx", seq_len=128, batch=1)
-    built = compile.build(folder / "model.onnx", target="arm64-android", out=folder / "out", dump=folder / "dump")
+    exported = export(preset, None, folder)
+    built = compile.build(exported, target="arm64-android", out=folder / "out", dump=folder / "dump")
     levels = built.manifest["levels"]
     loops = {name: loops_of(folder / "dump" / "kernels", name) for name in {level["kernels_for"] for level in levels}}
     least = built.manifest["flops"] / 2 / LANES
@@ -107,16 +108,19 @@ def show(result: dict) -> None:
         print(line)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mobilebert", help="a preset (python -m model inspect --list)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         results = measure(args.model, Path(name))
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there as well")
+    return exit_status(run, parser.parse_args(), INTERRUPTED)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

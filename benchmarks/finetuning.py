@@ -20,9 +20,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# A script's own folder comes first on the path; the project's root must.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.knowledge_transfer import BERTS, SHARED, machine
+from benchmarks.command import new_file, new_parser
+from benchmarks.knowledge_transfer import BERTS, PROCESSES, SEEDS, SHARED, TRAINED, machine
+from compile.command import exit_status
+from model import ModelError
 
 
 @dataclass(frozen=True)
@@ -161,31 +165,11 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     return "\n".join(lines)
 
 
-def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--students", type=Path, metavar="FOLDER", help="default: what knowledge_transfer.py made in the same size"
-    )
-    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="that of the students; default: BERT's")
-    parser.add_argument("--data", type=Path, default=SHARED, metavar="FOLDER", help="holds glue/ and squad/")
-    parser.add_argument("--size", choices=BUDGETS, default="cpu", help=", ".join(f"{k}: {v}" for k, v in HELP.items()))
-    parser.add_argument("--tasks", nargs="+", choices=[t.name for t in TASKS], default=[t.name for t in TASKS])
-    parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="runs at a time (default: 2)")
-    parser.add_argument("--work", type=Path, default=Path("runs/finetuning"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    return parser.parse_args(given)
-
-
-def main(given: Sequence[str] | None = None) -> int:
-    from model import ModelError
-
-    args = arguments(given)
+def run(args: argparse.Namespace) -> None:
     started, work = time.perf_counter(), args.work / args.size
     students = args.students or Path("runs/knowledge-transfer") / args.size
     if not (students / "bare-1/model").exists():
-        print(f"error: no students in {students}: run knowledge_transfer.py, or give --students", file=sys.stderr)
-        return 2
+        raise ModelError(f"no students in {students}: run knowledge_transfer.py, or give --students")
     jobs: list[Job] = []
     for task in (task for task in TASKS if task.name in args.tasks):
         if missing := [file for file in (task.train, task.dev) if not (args.data / file).exists()]:
@@ -198,23 +182,32 @@ def main(given: Sequence[str] | None = None) -> int:
             for seed in range(1, args.seeds + 1) for start in STARTS
         ]  # fmt: skip
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
-    try:
-        with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-            for number, (job, metrics) in enumerate(zip(jobs, pool.imap(Job.run, jobs), strict=True), 1):
-                results.setdefault(job.task.name, {"one answer": [one_answer(job.task, job.dev)]})
-                results[job.task.name].setdefault(job.start, []).append(metrics)
-                print(
-                    f"{number}/{len(jobs)} {job.task.name}, {job.start}, seed {job.seed}: {cell([metrics])}", flush=True
-                )
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        for number, (job, metrics) in enumerate(zip(jobs, pool.imap(Job.run, jobs), strict=True), 1):
+            results.setdefault(job.task.name, {"one answer": [one_answer(job.task, job.dev)]})
+            results[job.task.name].setdefault(job.start, []).append(metrics)
+            print(f"{number}/{len(jobs)} {job.task.name}, {job.start}, seed {job.seed}: {cell([metrics])}", flush=True)
     print(f"\n{machine()}, {args.size} size, {args.seeds} seeds, {time.perf_counter() - started:.0f} s in all\n")
     print(table(results))
     print("\nin percent; * on the GLUE server's test set")
     if args.json:
         args.json.write_text(json.dumps({"budget": asdict(BUDGETS[args.size]), "results": results}, indent=1) + "\n")
-    return 0
+
+
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--students", type=Path, metavar="FOLDER", help="default: what knowledge_transfer.py made in the same size"
+    )
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="that of the students; default: BERT's")
+    parser.add_argument("--data", type=Path, default=SHARED, metavar="FOLDER", help="holds glue/ and squad/")
+    parser.add_argument("--size", choices=BUDGETS, default="cpu", help=", ".join(f"{k}: {v}" for k, v in HELP.items()))
+    parser.add_argument("--tasks", nargs="+", choices=[t.name for t in TASKS], default=[t.name for t in TASKS])
+    parser.add_argument("--seeds", type=SEEDS, default=3, metavar="N", help="students of each kind (default: 3)")
+    parser.add_argument("--processes", type=PROCESSES, default=2, metavar="N", help="runs at a time (default: 2)")
+    parser.add_argument("--work", type=Path, default=Path("runs/finetuning"), metavar="FOLDER")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there too")
+    return exit_status(run, parser.parse_args(), TRAINED)
 
 
 if __name__ == "__main__":

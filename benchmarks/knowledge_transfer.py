@@ -17,9 +17,14 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+# A script's own folder comes first on the path; the project's root must.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.command import new_file, new_parser, number
+from compile.command import exit_status
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,9 @@ SIZES = {
     "gpu": Size(12, 512, 128, 4, 1024, 128, 30522, 128, 256, 20000, 4800, 7200, 100),
 }
 HELP = {"smoke": "seconds, to try the program", "cpu": "at most 20 minutes on 2 cores", "gpu": "hours on one GPU"}
-
-
 SHARED = Path("../shared/data")
+SEEDS, PROCESSES = number(int, 1, 1000), number(int, 1, 64)
+TRAINED = "what was trained is kept; the same command goes on from there"
 BERTS = SHARED / "vocab/bert-base-uncased-vocab.txt"
 POSITIONS = 384  # room to fine-tune on longer texts
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "4090": 165e12}
@@ -263,45 +268,25 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {gpu() or 'no GPU'}, torch {torch.__version__}"
 
 
-def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, default=SHARED / "text/wikipedia-en.train.txt", metavar="FILE")
-    parser.add_argument("--valid", type=Path, default=SHARED / "text/wikipedia-en.valid.txt", metavar="FILE")
-    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="default: BERT's if it is here, else trained")
-    parser.add_argument("--size", choices=SIZES, default="cpu", help=", ".join(f"{k}: {v}" for k, v in HELP.items()))
-    parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="students trained at a time (default: 2)")
-    parser.add_argument("--nonorm", action="store_true", help="students with NoNorm and relu, as MobileBERT has")
-    parser.add_argument("--work", type=Path, default=Path("runs/knowledge-transfer"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    return parser.parse_args(given)
-
-
-def main(given: Sequence[str] | None = None) -> int:
-    from model import ModelError
+def run(args: argparse.Namespace) -> None:
     from model.data import prepare, read_vocabulary, train_vocabulary
 
-    args = arguments(given)
     size, work = SIZES[args.size], args.work / args.size
     started = time.perf_counter()
-    try:
-        vocabulary = args.vocabulary or (BERTS if BERTS.exists() and args.size != "smoke" else work / "vocab.txt")
-        if not vocabulary.exists():
-            train_vocabulary([args.valid if args.size == "smoke" else args.text], vocabulary, size.vocab_size)
-        size = replace(size, vocab_size=read_vocabulary(vocabulary).get_vocab_size())
-        if not (work / "valid").exists():
-            prepare([args.valid], vocabulary, work / "valid")
-        text = args.valid if args.size == "smoke" else args.text
-        teacher = train_teacher(size, work, text, vocabulary, args.processes)
-        jobs = [(size, work, r, seed, args.nonorm, 1) for seed in range(1, args.seeds + 1) for r in RECIPES]
-        metrics = []
-        with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-            for job, trained in zip(jobs, pool.imap(train_student, jobs), strict=True):
-                metrics.append(trained)
-                print(f"{len(metrics)}/{len(jobs)} {job[2].name}, seed {job[3]}: {trained['mlm']:.3f} nats", flush=True)
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    vocabulary = args.vocabulary or (BERTS if BERTS.exists() and args.size != "smoke" else work / "vocab.txt")
+    if not vocabulary.exists():
+        train_vocabulary([args.valid if args.size == "smoke" else args.text], vocabulary, size.vocab_size)
+    size = replace(size, vocab_size=read_vocabulary(vocabulary).get_vocab_size())
+    if not (work / "valid").exists():
+        prepare([args.valid], vocabulary, work / "valid")
+    text = args.valid if args.size == "smoke" else args.text
+    teacher = train_teacher(size, work, text, vocabulary, args.processes)
+    jobs = [(size, work, r, seed, args.nonorm, 1) for seed in range(1, args.seeds + 1) for r in RECIPES]
+    metrics = []
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        for job, trained in zip(jobs, pool.imap(train_student, jobs), strict=True):
+            metrics.append(trained)
+            print(f"{len(metrics)}/{len(jobs)} {job[2].name}, seed {job[3]}: {trained['mlm']:.3f} nats", flush=True)
     results = {"teacher": [teacher | speed(size, work / "teacher", size.teacher_inner, 1, False)]}
     for job, trained in zip(jobs, metrics, strict=True):
         folder = student_folder(work, job[2], job[3], args.nonorm)
@@ -314,9 +299,22 @@ def main(given: Sequence[str] | None = None) -> int:
     print(f"the loader alone makes {loader_speed(size, work):,.0f} tokens/s a process")
     if args.json:
         args.json.write_text(json.dumps({"size": asdict(size), "results": results}, indent=1) + "\n")
-    return 0
+
+
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("--text", type=Path, default=SHARED / "text/wikipedia-en.train.txt", metavar="FILE")
+    parser.add_argument("--valid", type=Path, default=SHARED / "text/wikipedia-en.valid.txt", metavar="FILE")
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="default: BERT's if it is here, else trained")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help=", ".join(f"{k}: {v}" for k, v in HELP.items()))
+    parser.add_argument("--seeds", type=SEEDS, default=3, metavar="N", help="students of each kind (default: 3)")
+    at_once = "students trained at a time (default: 2)"
+    parser.add_argument("--processes", type=PROCESSES, default=2, metavar="N", help=at_once)
+    parser.add_argument("--nonorm", action="store_true", help="students with NoNorm and relu, as MobileBERT has")
+    parser.add_argument("--work", type=Path, default=Path("runs/knowledge-transfer"), metavar="FOLDER")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there too")
+    return exit_status(run, parser.parse_args(), TRAINED)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.exit(main())

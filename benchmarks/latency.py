@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,12 +41,13 @@ sys.path[0] = str(ROOT)
 import compile
 import model as core
 import passes
+from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
+from benchmarks.presets import SEQUENCE, create
 from compile.load import read_manifest
 from compile.profile.machine import measure_peak
 from compile.verify import random_samples
 
-SEQUENCE = 128
 SHORT = 32
 OURS = "PocketBERT"
 ABSENT = 3  # a worker's exit status
@@ -77,16 +78,14 @@ def prepare(preset: str, layers: int | None, folder: Path) -> None:
     """Write what the peers are made from, a sample, and the compiled library."""
     import torch
 
-    config = core.PRESETS[preset]
-    module = core.create(replace(config, num_hidden_layers=layers or config.num_hidden_layers))
-    core.randomize_norms(module)
+    module = create(preset, layers)
     exported = folder / "exported.onnx"
     core.export(module, exported, seq_len=SEQUENCE, batch=1)
     onnx.save(passes.run(exported, only=["onnxsim"], verify=False)[0], folder / "onnxsim.onnx")
     onnx.save(passes.run(exported, verify=False)[0], folder / "passes.onnx")
     compile.build(exported, target="host", out=folder / "artifact")
     drawn = random_samples(read_manifest(folder / "artifact"), 1)[0]
-    sample = {name: drawn[name] for name in config.input_names}  # in the order of the program's arguments
+    sample = {name: drawn[name] for name in core.PRESETS[preset].input_names}  # in the order of the program's arguments
     sample["attention_mask"].fill(1)
     np.savez(folder / "sample.npz", **sample)
     arguments = tuple(map(torch.from_numpy, sample.values()))
@@ -147,7 +146,7 @@ def agrees(outputs: Any, expected: np.ndarray) -> bool:
     return any(np.abs(array - expected).max() <= TOLERANCE * np.ptp(expected) for array in same)
 
 
-def measure(folder: Path, count: int, runs: int) -> dict[str, Any]:
+def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     """One number of threads, in a process of its own."""
     found = json.loads((folder / "found.json").read_text())
     manifest = read_manifest(folder / "artifact")
@@ -190,7 +189,9 @@ def ignoring(library: compile.Library, sample: dict[str, np.ndarray]) -> Callabl
     return call
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    if args.prepared:
+        return measure_prepared(args.prepared, args.threads[0], args.runs)
     pythons = [sys.executable, *args.peer_python]
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name, progress_console.status("model") as status:
         folder = Path(name)
@@ -205,7 +206,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         parts = []
         for count in args.threads:
             command = [sys.executable, __file__, "--prepared", name, "--threads", str(count), "--runs", str(args.runs)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+            done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=False)
             if done.returncode:
                 sys.exit(done.returncode)
             parts.append(json.loads(done.stdout))
@@ -224,7 +225,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
+    console = Console()
     console.print(
         f"{result['model']}, {result['tokens']} tokens, float32: {heading(result['machine'])}", soft_wrap=True
     )
@@ -244,25 +246,24 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def interpreter(text: str) -> str:
+    """An argument's type."""
+    if not shutil.which(text):
+        raise argparse.ArgumentTypeError(f"{text}: there is no such interpreter")
+    return text
+
+
+def main() -> int:
+    parser = new_parser(__doc__)
     parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
-    parser.add_argument("--layers", type=int, help="instead of the preset's, for a quick look")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--runs", type=int, default=30, help="timed turns for each number of threads (default: 30)")
-    parser.add_argument("--peer-python", nargs="+", default=[], metavar="PATH", help="interpreters that have peers")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
+    parser.add_argument("--threads", type=THREADS, nargs="+", default=[1, 2])
+    parser.add_argument("--runs", type=RUNS, default=30, help="timed turns for each number of threads (default: 30)")
+    help_peers = "interpreters that have peers"
+    parser.add_argument("--peer-python", type=interpreter, nargs="+", default=[], metavar="PATH", help=help_peers)
     parser.add_argument("--prepared", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.prepared:
-        print(json.dumps(measure(args.prepared, args.threads[0], args.runs)))
-        return
-    for python in args.peer_python:
-        if not shutil.which(python):
-            parser.error(f"--peer-python {python}: there is no such interpreter")
-    result = run(args)
-    print(json.dumps(result, indent=2)) if args.json else show(result, Console())
+    return measure_and_show(parser, measure, show)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

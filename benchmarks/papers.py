@@ -9,12 +9,10 @@ ratios to BERT_BASE and to MobileBERT do: medians of each turn's ratio.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,13 +26,13 @@ from rich.table import Column, Table
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import compile
-import model as core
 import passes
+from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
+from benchmarks.presets import SEQUENCE, build
 from compile.verify import random_samples
 from model.presets import PAPER
 
-SEQUENCE = 128
 BERT, MOBILEBERT = "BERT_BASE", "MobileBERT"
 REFERENCE = f"{BERT} in ONNX Runtime"
 # Name, preset, the papers' ms.
@@ -48,15 +46,6 @@ MODELS = [  # MobileBERT itself is NoNorm & relu
 ]
 PAPER_MS = {name: ms for name, _, ms in MODELS}
 COLUMNS = ("GFLOP", "ms", "GFLOP/s", "× BERT", "paper's", "× Mobile", "paper's")
-
-
-def prepare(preset: str, layers: int | None, threads: int, folder: Path) -> compile.Library:
-    """The compiled preset, open; the exported file stays beside it."""
-    config = core.PRESETS[preset]
-    module = core.create(replace(config, num_hidden_layers=layers or config.num_hidden_layers))
-    core.randomize_norms(module)
-    exported = core.export(module, folder / f"{preset}.onnx", seq_len=SEQUENCE, batch=1)
-    return compile.load(compile.build(exported, target="host", out=folder / preset).folder, threads=threads)
 
 
 def runner(library: compile.Library) -> Callable[[], None]:
@@ -89,19 +78,19 @@ def reference(exported: Path, sample: dict[str, Any], threads: int) -> Callable[
     return call
 
 
-def run(only: list[str], layers: int | None, threads: int, runs: int) -> dict[str, Any]:
-    models = [model for model in MODELS if model[0] in (BERT, MOBILEBERT) or model[1] in only]
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    models = [model for model in MODELS if model[0] in (BERT, MOBILEBERT) or model[1] in args.only]
     libraries: dict[str, compile.Library] = {}
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         folder = Path(work)
         with progress_console.status("") as status:
             for name, preset, _ in models:
                 status.update(f"compile {name}")
-                libraries[name] = prepare(preset, layers, threads, folder)
+                libraries[name] = compile.load(build(preset, args.layers, folder), threads=args.threads)
             status.update(f"simplify {BERT} for ONNX Runtime")
-            peer = reference(folder / "bert-base.onnx", full_sample(libraries[BERT]), threads)
+            peer = reference(folder / "bert-base.onnx", full_sample(libraries[BERT]), args.threads)
         calls = {name: runner(library) for name, library in libraries.items()} | {REFERENCE: peer}
-        taken = in_turns(calls, runs, f"{threads} threads")
+        taken = in_turns(calls, args.runs, f"{args.threads} threads")
     rows = []
     for name, preset, paper_ms in [*models, (REFERENCE, "bert-base", None)]:
         row: dict[str, Any] = {"name": name, "preset": preset, "median_ms": median(taken[name])}
@@ -114,14 +103,15 @@ def run(only: list[str], layers: int | None, threads: int, runs: int) -> dict[st
     return {
         "machine": machine(),
         "tokens": SEQUENCE,
-        "threads": threads,
-        "runs": runs,
+        "threads": args.threads,
+        "runs": args.runs,
         "onnxruntime": onnxruntime.__version__,
         "results": rows,
     }
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
+    console = Console(width=110)
     how = f"{result['tokens']} tokens, float32, {result['threads']} threads, medians of {result['runs']} turns"
     console.print(f"{how}: {heading(result['machine'])}; the paper's: Pixel 4, 4 threads", soft_wrap=True)
     table = Table("", *(Column(column, justify="right") for column in COLUMNS))
@@ -133,19 +123,18 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = new_parser(__doc__)
     presets = [preset for _, preset, _ in MODELS]
     help_only = "these beside BERT_BASE and MobileBERT (default: all)"
     parser.add_argument("--only", nargs="*", choices=presets, default=presets, metavar="PRESET", help=help_only)
-    parser.add_argument("--layers", type=int, help="instead of each architecture's own, for a quick look")
-    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1), help="default: one a core up to 4")
-    parser.add_argument("--runs", type=int, default=20, help="timed turns (default: 20)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
-    args = parser.parse_args()
-    result = run(args.only, args.layers, args.threads, args.runs)
-    print(json.dumps(result, indent=2)) if args.json else show(result, Console(width=110))
+    parser.add_argument("--layers", type=LAYERS, help="instead of each architecture's own, for a quick look")
+    parser.add_argument(
+        "--threads", type=THREADS, default=min(4, os.cpu_count() or 1), help="default: one a core up to 4"
+    )
+    parser.add_argument("--runs", type=RUNS, default=20, help="timed turns (default: 20)")
+    return measure_and_show(parser, measure, show)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,9 @@ from rich.table import Table
 
 # A script's own folder comes first on the path, and this file is named like the package that it measures.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.command import INTERRUPTED, LAYERS, RUNS, new_file, new_parser
+from compile.command import exit_status
 
 GRAPHS = ("ours", "transformers torchscript", "transformers dynamo")
 SEQUENCE = 128
@@ -62,17 +65,11 @@ def build(graph: str, layers: int, path: Path, wide: bool) -> None:
 
     torch.manual_seed(0)
     if graph == "ours":
-        import dataclasses
+        import model as core
 
-        from model.build import create
-        from model.export import export
-        from model.presets import find_preset
-
-        config = find_preset("mobilebert")
-        field = next(f.name for f in dataclasses.fields(config) if f.name in ("num_layers", "num_hidden_layers"))
-        ours = create(dataclasses.replace(config, **{field: layers}))
+        ours = core.create(replace(core.PRESETS["mobilebert"], num_hidden_layers=layers))
         randomize(ours, wide, ours)
-        export(ours, path, seq_len=SEQUENCE, batch=1)
+        core.export(ours, path, seq_len=SEQUENCE, batch=1)
         return
     from transformers import MobileBertConfig, MobileBertModel
 
@@ -257,13 +254,7 @@ def show(results: list[Result], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--runs", type=int, default=80, help="interleaved timed runs of each model")
-    parser.add_argument("--only", nargs="+", choices=GRAPHS, default=GRAPHS, help="graphs to measure")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
     results = []
     for graph in args.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -275,5 +266,14 @@ def main() -> None:
         )
 
 
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("--layers", type=LAYERS, default=24)
+    parser.add_argument("--runs", type=RUNS, default=80, help="interleaved timed runs of each model")
+    parser.add_argument("--only", nargs="+", choices=GRAPHS, default=GRAPHS, help="graphs to measure")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the figures here")
+    return exit_status(run, parser.parse_args(), INTERRUPTED)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,11 +9,10 @@ counted apart. The models at once have a thread each, and each of them runs as o
 """
 
 import argparse
-import json
+import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,14 +24,14 @@ from rich.table import Column, Table
 # A script's own folder comes first on the path; the project's root must.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import compile
 import model as core
+from benchmarks.command import LAYERS, RUNS, measure_and_show, new_parser, number
 from benchmarks.interleaved import heading, machine, progress_console
+from benchmarks.presets import build
 from compile.link import find_toolchain, run_compiler
 from compile.load import read_manifest
 from compile.targets import host_target
 
-SEQUENCE = 128
 MOST_MODELS = 64  # of startup.c
 PHASES = ("load", "open", "first_run")
 
@@ -61,22 +60,15 @@ def memory(figures: dict[str, int], when: str) -> int:
     return figures[f"{when}_dirty_bytes"] - figures["before_dirty_bytes"] - figures[f"{when}_buffer_bytes"]
 
 
-def compiled(preset: str, layers: int | None, folder: Path) -> Path:
-    """The preset's artifact for this machine, with random weights."""
-    config = core.PRESETS[preset]
-    module = core.create(replace(config, num_hidden_layers=layers or config.num_hidden_layers))
-    core.randomize_norms(module)
-    exported = core.export(module, folder / f"{preset}.onnx", seq_len=SEQUENCE, batch=1)
-    return compile.build(exported, target="host", out=folder / "artifact").folder
-
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         folder = Path(work)
         with progress_console.status("compile"):
-            artifact = args.artifact or compiled(args.model, args.layers, folder)
+            artifact = args.artifact or build(args.model, args.layers, folder)
             manifest = read_manifest(artifact)
             program = build_program(artifact, folder)
+            with (artifact / manifest["library"]).open("rb") as library:
+                os.fsync(library.fileno())  # pages of it that wait for the disk would count as dirty
         start(program, artifact, 1, 0)  # the page cache
         turns = track(range(args.processes), "starts", console=progress_console, transient=True)
         starts = [start(program, artifact, 1, 0) for _ in turns]
@@ -105,7 +97,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
+    console = Console()
     title = f"{result['model']}, {result['tokens']} tokens, float32, 1 thread a model: {heading(result['machine'])}"
     console.print(title, soft_wrap=True)
     table = Table("", Column("", justify="right"), show_header=False)
@@ -133,24 +126,18 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = new_parser(__doc__)
     parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
-    parser.add_argument("--layers", type=int, help="instead of the preset's, for a quick look")
+    parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
     parser.add_argument("--artifact", type=Path, metavar="FOLDER", help="built for this machine, instead of a preset")
-    parser.add_argument("--processes", type=int, default=15, help="starts (default: 15)")
-    parser.add_argument("--models", type=int, default=4, help="open and running at once (default: 4)")
-    parser.add_argument("--runs", type=int, default=20, help="of each of them (default: 20)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
-    args = parser.parse_args()
-    if args.processes < 1 or args.runs < 1 or not 1 <= args.models <= MOST_MODELS:
-        parser.error(f"--processes and --runs are at least 1, --models 1 to {MOST_MODELS}")
-    try:
-        result = run(args)
-    except compile.CompileError as error:
-        parser.exit(2, f"startup: {error}\n")
-    print(json.dumps(result, indent=2)) if args.json else show(result, Console())
+    parser.add_argument("--processes", type=RUNS, default=15, help="starts (default: 15)")
+    parser.add_argument(
+        "--models", type=number(int, 1, MOST_MODELS), default=4, help="open and running at once (default: 4)"
+    )
+    parser.add_argument("--runs", type=RUNS, default=20, help="of each of them (default: 20)")
+    return measure_and_show(parser, measure, show)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,6 @@ Medians of interleaved runs, and the fastest.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 
@@ -25,6 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import compile
+from benchmarks.command import RUNS, measure_and_show, new_parser, number
+from compile.errors import CompileError
 from compile.profile.machine import cpu_name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -46,7 +48,7 @@ def library(vocab: Path, folder: Path) -> compile.Library:
     return compile.load(compile.build(model, target="host", vocab=vocab, out=folder / "artifact").folder)
 
 
-def measure(text: str, vocab: Path, runs: int) -> dict[str, list[float]]:
+def in_turns(text: str, vocab: Path, runs: int) -> dict[str, list[float]]:
     """Seconds of every run."""
     from tokenizers import BertWordPieceTokenizer
 
@@ -62,7 +64,7 @@ def measure(text: str, vocab: Path, runs: int) -> dict[str, list[float]]:
         }
         wanted = [number for encoding in rust.encode_batch(lines) for number in encoding.ids[1:-1]]
         if ours.tokenize(text, max_tokens=len(text) + 2)[0][1:-1].tolist() != wanted:
-            sys.exit("the two do not agree on this text: nothing to compare")
+            raise CompileError("the two do not agree on this text: nothing to compare")
         seconds: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(runs):
             for name, program in programs.items():
@@ -72,28 +74,39 @@ def measure(text: str, vocab: Path, runs: int) -> dict[str, list[float]]:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, default=SHARED / "text/wikipedia-en.valid.txt", metavar="FILE")
-    parser.add_argument("--vocab", type=Path, default=SHARED / "vocab/bert-base-uncased-vocab.txt", metavar="FILE")
-    parser.add_argument("--megabytes", type=float, default=4, metavar="N", help="of the text (default: 4)")
-    parser.add_argument("--runs", type=int, default=7, metavar="N")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     if missing := [path for path in (args.text, args.vocab) if not path.is_file()]:
-        parser.exit(2, f"{missing[0]} is not here: give --text and --vocab\n")
+        raise CompileError(f"{missing[0]} is not here: give --text and --vocab")
     text = args.text.read_bytes()[: int(args.megabytes * 1e6)].decode(errors="ignore")
     size = len(text.encode()) / 1e6
-    seconds = measure(text, args.vocab, args.runs)
+    seconds = in_turns(text, args.vocab, args.runs)
     rates = {name: {"median": size / median(taken), "best": size / min(taken)} for name, taken in seconds.items()}
-    if args.json:
-        print(json.dumps({"cpu": cpu_name(), "megabytes": size, "mb_per_second": rates}, indent=2))
-        return
-    print(f"{size:.1f} MB of {args.text.name}, one core of {cpu_name()}, {args.runs} runs\n")
+    return {
+        "cpu": cpu_name(),
+        "text": args.text.name,
+        "megabytes": size,
+        "runs": args.runs,
+        "mb_per_second": rates,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    what = f"{result['megabytes']:.1f} MB of {result['text']}"
+    print(f"{what}, one core of {result['cpu']}, {result['runs']} runs\n")
     print(f"{'MB/s':26}{'median':>10}{'best':>10}")
-    for name, rate in rates.items():
+    for name, rate in result["mb_per_second"].items():
         print(f"{name:26}{rate['median']:10.1f}{rate['best']:10.1f}")
 
 
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("--text", type=Path, default=SHARED / "text/wikipedia-en.valid.txt", metavar="FILE")
+    parser.add_argument("--vocab", type=Path, default=SHARED / "vocab/bert-base-uncased-vocab.txt", metavar="FILE")
+    size = number(float, 0.001, 1000)
+    parser.add_argument("--megabytes", type=size, default=4, metavar="N", help="of the text (default: 4)")
+    parser.add_argument("--runs", type=RUNS, default=7, metavar="N", help="default: 7")
+    return measure_and_show(parser, measure, show)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,12 @@ session takes. Stock's figure is its own: timed on weights that lie in the cache
 """
 
 import argparse
+import contextlib
 import json
-import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,11 +24,15 @@ from statistics import median
 from typing import Any
 
 # A script's own folder comes first on the path; the project's root must.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
 
 import compile
 import model as core
+from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser, number
+from benchmarks.presets import SEQUENCE, export
 from compile.databases import read, shipped
+from compile.errors import CompileError
 from compile.kernels.tiles import DEFAULT_TILES
 from compile.targets import host_target
 from tune.kernels.library import build_candidate, compile_harness, describe
@@ -33,15 +41,7 @@ from tune.kernels.search import without_tensor_intrinsics, workload
 from tune.kernels.tasks import Task, inputs_and_answer, tasks_of
 from tune.runners.local import LocalRunner, this_machine
 
-SEQUENCE = 128
-
-
-def export(preset: str, folder: Path) -> Path:
-    path = folder / f"{preset}.onnx"
-    module = core.create(preset)
-    core.randomize_norms(module)
-    core.export(module, path, seq_len=SEQUENCE, batch=1)
-    return path
+SEARCH = "import sys; from benchmarks.tuning import search_alone; search_alone(sys.argv[1])"
 
 
 def in_turns(calls: dict[str, Any], rounds: int) -> dict[str, list[float]]:
@@ -82,22 +82,30 @@ def one_task(task: Task, tuned: Any, rounds: int, runner: LocalRunner, folder: P
 
 def stock(task: Task, seconds: float) -> float | None:
     """ms of one product by the best schedule that MetaSchedule finds alone; None if it finds none in that time."""
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-        process = multiprocessing.get_context("spawn").Process(target=search_alone, args=(task, folder))
-        process.start()
-        process.join(seconds)
-        process.kill()
-        process.join()
-        records = Path(folder, "records.json")
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+        folder = Path(name)
+        (folder / "task").write_bytes(pickle.dumps(task))
+        command = [sys.executable, "-c", SEARCH, name]
+        # MetaSchedule's workers outlive it: as one session they can be ended together.
+        search = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr, start_new_session=True)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                search.wait(seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(search.pid, signal.SIGKILL)
+            search.wait()
+        records = folder / "records.json"
         lines = records.read_text().splitlines() if records.exists() else []
     return min((1e3 * min(json.loads(line)[1][1]) for line in lines if line.endswith("]")), default=None)
 
 
-def search_alone(task: Task, folder: str) -> None:
-    """Stock MetaSchedule on one task until it is killed. Its records are lines: workload, (trace, seconds, …)."""
+def search_alone(folder: str) -> None:
+    """Stock MetaSchedule on the task in `folder` until it is killed. Its records: workload, (trace, seconds, …)."""
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
+    task = pickle.loads(Path(folder, "task").read_bytes())
     with without_tensor_intrinsics():
         ms.tir_integration.tune_tir(
             tvm.IRModule({"main": workload(0, task)}),
@@ -111,18 +119,18 @@ def search_alone(task: Task, folder: str) -> None:
         )
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     target = host_target()
     path = args.db or shipped(target.cpu)
     if path is None:
-        sys.exit(
+        raise CompileError(
             f"no database is shipped for {target.cpu.name}: make one with python -m tune kernels, and give it with --db"
         )
     chosen = read(path, target.cpu).chosen
     runner = LocalRunner()
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         folder = Path(name)
-        onnx_file = export(args.model, folder)
+        onnx_file = export(args.model, args.layers, folder)
         artifacts = {
             name: compile.build(onnx_file, target="host", out=folder / name, db=db).folder
             for name, db in (("default", "none"), ("tuned", path))
@@ -141,15 +149,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": device.name,
         "cores": len(device.cores),
+        "model": args.model,
+        "rounds": args.rounds,
         "whole": whole,
         "tasks": rows,
         "date": time.strftime("%F"),
     }
 
 
-def show(result: dict[str, Any], args: argparse.Namespace) -> None:
-    print(f"{args.model}, {SEQUENCE} tokens, float32 — {result['machine']}, {result['cores']} cores, {result['date']}")
-    print(f"medians of the ratio in {args.rounds} rounds in turns; ms are the least disturbed run's\n")
+def show(result: dict[str, Any]) -> None:
+    where = f"{result['machine']}, {result['cores']} cores, {result['date']}"
+    print(f"{result['model']}, {SEQUENCE} tokens, float32 — {where}")
+    print(f"medians of the ratio in {result['rounds']} rounds in turns; ms are the least disturbed run's\n")
     print(f"{'whole model':<20} {'default ms':>11} {'tuned ms':>9} {'tuned is':>22}")
     for threads, row in result["whole"].items():
         faster = f"{1 / row['tuned_of_default'] - 1:+.1%} faster"
@@ -164,19 +175,21 @@ def show(result: dict[str, Any], args: argparse.Namespace) -> None:
         print(f"{row['task']:<16} {row['tile']:>10} {default:>16.1f} {tuned:>7.1f} {faster:>15} {alone:>7}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mobilebert", help="a preset (default: mobilebert)")
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
+    parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
     parser.add_argument("--db", type=Path, help="tuning database (default: the one shipped for this CPU)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--tasks", type=int, default=3, help="linear tasks to compare, the heaviest first (default: 3)")
-    parser.add_argument("--stock-seconds", type=float, default=28.0, help="for stock on a task; 0: leave it out")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    result = run(args)
-    print(json.dumps(result, indent=2)) if args.json else show(result, args)
+    parser.add_argument("--threads", type=THREADS, nargs="+", default=[1, 2])
+    heaviest = "linear tasks to compare, the heaviest first (default: 3)"
+    parser.add_argument("--tasks", type=number(int, 0, 100), default=3, help=heaviest)
+    seconds = number(float, 0, 86400)
+    parser.add_argument("--stock-seconds", type=seconds, default=28.0, help="for stock on a task; 0: leave it out")
+    parser.add_argument("--rounds", type=RUNS, default=15, help="turns that each comparison takes (default: 15)")
+    # Asked to end, it ends its searches first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return measure_and_show(parser, measure, show)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,41 @@
 """The benchmarks run at a small size, and their figures hang together. What they measure is not judged here."""
 
+import contextlib
 import importlib.util
 import json
+import os
+import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 ROOT = Path(__file__).parents[1]
+COUNTS = {
+    "finetuning": ("--seeds", "--processes"),
+    "knowledge_transfer": ("--seeds", "--processes"),
+    "latency": ("--layers", "--threads", "--runs"),
+    "papers": ("--layers", "--threads", "--runs"),
+    "passes": ("--layers", "--runs"),
+    "startup": ("--layers", "--processes", "--models", "--runs"),
+    "tokenizer": ("--runs",),
+    "tuning": ("--layers", "--threads", "--rounds"),
+}
+WRONG = [
+    *((name, f"{option}={value}") for name in COUNTS for option in COUNTS[name]
+      for value in ("0", "-1", "1.5", "many", "9999999")),
+    *(("tokenizer", f"--megabytes={value}") for value in ("0", "-1", "nan", "inf", "many")),
+    *(("tuning", f"--stock-seconds={value}") for value in ("-1", "nan", "inf", "many")),
+    *(("tuning", f"--tasks={value}") for value in ("-1", "1.5", "many")),
+    *((name, "--model=mobile") for name in ("arm64_cost", "latency", "startup", "tuning")),
+    *((name, "--json=/nowhere/figures.json") for name in ("arm64_cost", "finetuning", "knowledge_transfer", "passes")),
+    ("latency", "--peer-python=/nowhere/python"),
+]  # fmt: skip
 
 
 def figures(name: str, *options: object) -> dict[str, Any]:
@@ -15,6 +43,76 @@ def figures(name: str, *options: object) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("name", "argument"), WRONG, ids=[" ".join(case) for case in WRONG])
+def test_what_cannot_be_measured_is_one_line_and_status_2(
+    name: str, argument: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    # What a program sets for its own process ends with the test.
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", argument])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"{name}.py: argument {argument.partition('=')[0]}: ")
+
+
+def test_a_model_that_cannot_be_built_is_one_line_and_status_2() -> None:
+    command = [sys.executable, "benchmarks/build.py", "mobile"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no preset or folder named 'mobile'")
+    assert done.stderr.count("\n") == 1
+
+
+SEARCH = """
+import sys
+from benchmarks.tuning import SEQUENCE, host_target, stock
+from compile.kernels.linear import Linear
+from compile.kernels.tiles import candidate_tiles
+from tune.kernels.tasks import Task
+target = host_target()
+linear = Linear(40, 72, False, (), candidate_tiles(target.isa)[0], target.isa)
+try:
+    stock(Task(linear, SEQUENCE, 1), 300.0)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_no_process_of_a_search_outlives_ctrl_c() -> None:
+    marker = f"POCKETBERT_SEARCH_OF_{os.getpid()}"
+    command, environment = [sys.executable, "-c", SEARCH], os.environ | {marker: "1"}
+    search = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    try:
+        while not any("tvm.exec.popen_worker" in process.cmdline() for process in marked(marker)):
+            assert search.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        search.send_signal(signal.SIGINT)
+        assert search.wait(60) == 130
+        # A worker that is merely orphaned would end, too, but no sooner than it has imported tvm.
+        assert psutil.wait_procs(marked(marker), timeout=1)[1] == []
+    finally:
+        for process in marked(marker):
+            process.kill()
+        search.wait()
+
+
+def marked(variable: str) -> list[psutil.Process]:
+    """The running processes with that variable in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if variable in process.environ():
+                found.append(process)
+    return found
 
 
 def test_startup(mobilebert_library: Path) -> None:
