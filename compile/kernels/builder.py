@@ -30,6 +30,12 @@ class Pointer:
     def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
         T.buffer_store(self.buffer, value, [_ramp(index, lanes)])
 
+    def prefetch(self, index: Expr) -> None:
+        """Ask for the cache line of element `index`, down to the second level; outside the array it does nothing."""
+        read, second_level, data = (tirx.const(n, "int32") for n in (0, 2, 1))
+        address = tirx.address_of(self.load(index))
+        T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data))
+
 
 def _ramp(index: Expr, lanes: int) -> Expr:
     return index if lanes == 1 else tirx.Ramp(index, 1, lanes)

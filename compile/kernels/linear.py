@@ -2,22 +2,29 @@
 
 Weights are packed [N/nr][K][nr] and padded with zeros to a whole panel. The panel loop is outermost: one panel stays in
 the first-level cache while all rows of the block pass over it, so each weight is read from memory once a block.
+Meanwhile each tile asks for its rows' share of the next panel (behind the last one lie the next linear's weights, for
+weights lie in the order of their use): the hardware's own prefetching stops at the end of each page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import tirx
 
 from compile.kernels import epilogue
-from compile.kernels.builder import Expr, Kernel, const, loop
+from compile.kernels.builder import Expr, Kernel, bind, const, loop
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.tiles import TileConfig
 from compile.targets import Isa
+
+CACHE_LINE = 16  # elements
+FEW_ROWS = 16  # a block of so many asks for the whole next panel; a lower one for as much as it has time to
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,24 @@ class Linear:
                         value = bias.load(panel * nr + v * lanes, lanes) if bias else const(0.0, lanes)
                         acc[i * vectors + v].store(0, value, lanes)
 
-            def accumulate(panel: Expr, vectors: int, factors: Factors) -> None:
+            def accumulate(
+                panel: Expr, vectors: int, factors: Factors, unroll: int, each: Callable[[Expr], None] | None = None
+            ) -> None:
                 def weight(v: int, k: Expr) -> Expr:
                     return w.load((panel * self.k + k) * nr + v * lanes, lanes)
 
-                multiply_accumulate(acc, vectors, self.isa, self.k, self.tile.k_unroll, factors, weight)
+                multiply_accumulate(acc, vectors, self.isa, self.k, unroll, factors, weight, each)
+
+            def ask_ahead(panel: Expr, tile: Expr, unroll: int) -> Callable[[Expr], None]:
+                share = bind(tirx.truncdiv(self.k * nr * mr // CACHE_LINE, rows))
+                start = bind((panel + 1) * self.k * nr + tile * share * CACHE_LINE)
+                lines = -(-mr * nr * unroll // (CACHE_LINE * FEW_ROWS))  # an iteration
+
+                def each(k: Expr) -> None:
+                    for line in range(lines):
+                        w.prefetch(start + k * (lines * CACHE_LINE // unroll) + line * CACHE_LINE)
+
+                return each
 
             def finish(panel: Expr, columns: int, row: Expr, i: int) -> None:
                 vectors = -(-columns // lanes)
@@ -97,7 +117,11 @@ class Linear:
                         return [x.load((first + i) * ldx + k + u) for i in range(height)]
 
                     start(panel, vectors, height)
-                    accumulate(panel, vectors, factors)
+                    if height == mr:
+                        unroll = self.tile.k_unroll
+                        accumulate(panel, vectors, factors, unroll, ask_ahead(panel, tirx.truncdiv(first, mr), unroll))
+                    else:
+                        accumulate(panel, vectors, factors, 1)
                     for i in range(height):
                         finish(panel, columns, first + i, i)
 
@@ -108,7 +132,7 @@ class Linear:
 
                 def tile(first: Expr, packed: PackedTile) -> None:
                     start(panel, vectors, packed.height)
-                    accumulate(panel, vectors, packed.factors)
+                    accumulate(panel, vectors, packed.factors, self.tile.k_unroll)
                     for i in range(packed.height):
                         with packed.if_valid(i):
                             finish(panel, columns, first + i, i)

@@ -37,15 +37,18 @@ def multiply_accumulate(
     unroll: int,
     factors: Factors,
     weight: Callable[[int, Expr], Expr],
+    each: Callable[[Expr], None] | None = None,
 ) -> None:
     """acc[i · vectors + v] += Σ_k factors(k)[i] · weight(v, k) for k < depth.
 
     factors(k, u) gives element k + u of every activation row, where k is a multiple of `unroll` and u < unroll is
     known; weight(v, k) loads one vector of row k. depth may be an expression (the number of tokens); what `unroll`
-    does not divide runs one step at a time.
+    does not divide runs one step at a time. each(k) comes before every step whose k is such a multiple.
     """
 
     def step(k: Expr, u: int) -> None:
+        if each and u == 0:
+            each(k)
         b = [bind(weight(v, k + u)) for v in range(vectors)]
         for i, factor in enumerate(factors(k, u)):
             a = bind(broadcast(factor, isa.lanes))

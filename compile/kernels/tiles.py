@@ -28,8 +28,8 @@ class TileConfig:
 
 # Accumulators, one row of weights and the activations must fit the registers: 16 with AVX2, 32 with AVX-512 and NEON.
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
-    ("avx2", "f32"): TileConfig(6, 16),
-    ("avx512", "f32"): TileConfig(4, 64),
+    ("avx2", "f32"): TileConfig(6, 16, k_unroll=8),
+    ("avx512", "f32"): TileConfig(4, 64, k_unroll=8),
     ("neon", "f32"): TileConfig(8, 12, k_unroll=16),
 }
 
@@ -77,6 +77,5 @@ def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
             activations = mr // 4 if isa.by_element else 1
             fits = mr * vectors + vectors + activations <= isa.registers
             if fits and mr * vectors >= isa.registers // 2:
-                unrolls = (4, 8, 16) if isa.by_element else (1, 2, 4)
-                found += [TileConfig(mr, vectors * isa.lanes, unroll) for unroll in unrolls]
+                found += [TileConfig(mr, vectors * isa.lanes, unroll) for unroll in (4, 8, 16)]
     return [default, *(tile for tile in found if tile != default)]

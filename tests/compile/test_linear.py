@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compile.kernels.builder import Pointer, const
 from compile.kernels.linear import Linear, pack_vector, pack_weight
 from compile.kernels.tiles import linear_tile
 from compile.targets import Isa
@@ -144,3 +145,28 @@ def test_rows_do_not_depend_on_how_they_are_cut_into_blocks(
     whole = blocks(30)
     for size in (1, 2, 3, 4, 7, 8, 15, 23):
         assert np.array_equal(blocks(size), whole), f"blocks of {size} rows"
+
+
+@pytest.mark.parametrize(("rows", "share"), [(16, 0.75), (32, 0.9), (64, 1), (128, 1)])
+def test_a_block_asks_for_the_lines_of_the_next_panel(
+    rows: int,
+    share: float,
+    isa: Isa,
+    link_kernels: Callable,
+    strided: type,
+    at_64_bytes: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Shown by a kernel that writes where it would ask."""
+    if isa.by_element:
+        pytest.skip("Arm's kernels leave it to the hardware")
+    monkeypatch.setattr(Pointer, "prefetch", lambda self, index: self.store(index, const(7.0)))
+    kernel = Case(128, 96).kernel(isa)
+    call = link_kernels([kernel])
+    panels = pack_weight(np.zeros((128, 96), np.float32), kernel.tile)
+    weights = at_64_bytes(np.zeros((4, *panels.shape), np.float32))  # behind the last one lie others
+    x, y = strided(rows, 128, values=np.zeros((rows, 128))), strided(rows, 96)
+    call(kernel, x.address, x.stride, weights, y.address, y.stride, rows)
+    asked = (weights.reshape(4 * len(panels), -1, 16) == 7).any(axis=2).mean(axis=1)
+    assert asked[0] == 0
+    assert min(asked[1 : 1 + len(panels)]) >= share
