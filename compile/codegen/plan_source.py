@@ -20,6 +20,10 @@ CPU_FEATURES = {
     "avx2": "PB_CPU_AVX2",
     "fma": "PB_CPU_FMA",
     "avx512f": "PB_CPU_AVX512F",
+    "avx512bw": "PB_CPU_AVX512BW",
+    "avx512cd": "PB_CPU_AVX512CD",
+    "avx512dq": "PB_CPU_AVX512DQ",
+    "avx512vl": "PB_CPU_AVX512VL",
 }
 MAX_RANK = 4
 

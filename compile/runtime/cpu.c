@@ -46,8 +46,13 @@ uint32_t pb_cpu_features(void)
     uint32_t found = fma ? PB_CPU_FMA : 0;
     if (r[1] & (1u << 5))
         found |= PB_CPU_AVX2;
-    if ((r[1] & (1u << 16)) && (low & 0xe6) == 0xe6)
-        found |= PB_CPU_AVX512F;
+    if ((low & 0xe6) != 0xe6) /* but zmm registers it does not */
+        return found;
+    found |= r[1] & (1u << 16) ? PB_CPU_AVX512F : 0;
+    found |= r[1] & (1u << 17) ? PB_CPU_AVX512DQ : 0;
+    found |= r[1] & (1u << 28) ? PB_CPU_AVX512CD : 0;
+    found |= r[1] & (1u << 30) ? PB_CPU_AVX512BW : 0;
+    found |= r[1] & (1u << 31) ? PB_CPU_AVX512VL : 0;
     return found;
 }
 

@@ -39,6 +39,10 @@ enum {
     PB_CPU_AVX512F = 16,
     PB_CPU_I8MM = 32,
     PB_CPU_BF16 = 64,
+    PB_CPU_AVX512BW = 128,
+    PB_CPU_AVX512CD = 256,
+    PB_CPU_AVX512DQ = 512,
+    PB_CPU_AVX512VL = 1024,
 };
 
 /* The functions that compute the plan's calls on CPUs that have all of `features`. */
