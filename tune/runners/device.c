@@ -1,41 +1,19 @@
-/* device LIBRARY NAME INPUTS OUTPUTS THREADS RUNS: what compile/runtime/runner.c does, for any arm64 Linux.
+/* device LIBRARY NAME INPUTS OUTPUTS THREADS RUNS [TOKENS]: what compile/runtime/runner.c does, for any 64-bit Linux.
  *
  * A static program without a libc: it runs on a phone that has bionic, a board that has glibc or musl, and an emulator
  * that has nothing, and needs no NDK to build. So it brings the few functions that a compiled model takes from libc,
  * and its own loader for just such libraries: no dependencies to load, no thread-local storage, two kinds of relocation.
+ * TOKENS: how many the sample has; as many as the model takes if that is left out.
  */
-#include <elf.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "linux.h"
 #include "pocketbert.h"
 
-enum { OPENAT = 56, READ = 63, WRITE = 64, EXIT_GROUP = 94, FUTEX = 98, CLOCK_GETTIME = 113, MUNMAP = 215, MMAP = 222 };
-enum { AT_CWD = -100, CREATE = 0x241, READ_WRITE = 3, PRIVATE = 2, FIXED = 0x10, ANONYMOUS = 0x20 };
 enum { STACK_BYTES = 1 << 20, PAGE = 1 << 16, NAME_BYTES = 256 };
-/* VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, PARENT_SETTID, CHILD_CLEARTID. */
-enum { THREAD_FLAGS = 0x350f00 };
-
-/* The stack as the kernel leaves it goes to `begin`; a new thread finds its function and argument on top of its stack. */
-__asm__(".globl _start\n_start:\n  mov x29, #0\n  mov x0, sp\n  bl begin\n"
-        "start_thread:\n  mov x8, #220\n  svc #0\n  cbnz x0, 1f\n"
-        "  ldp x1, x0, [sp]\n  blr x1\n  mov x0, #0\n  mov x8, #93\n  svc #0\n1:\n  ret\n");
-long start_thread(long flags, void *stack, int *parent, long tls, int *child);
 
 static const unsigned long *auxiliary;
-
-static long call(long number, long a, long b, long c, long d, long e, long f)
-{
-    register long x8 __asm__("x8") = number;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-    __asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory", "cc");
-    return x0;
-}
 
 /* --- what a library takes from libc */
 
@@ -221,12 +199,12 @@ static void relocate(const image *library, const Elf64_Rela *entries, size_t byt
         uintptr_t *place = (uintptr_t *)(library->base + entries[i].r_offset);
         const Elf64_Sym *symbol = &library->symbols[ELF64_R_SYM(entries[i].r_info)];
         switch (ELF64_R_TYPE(entries[i].r_info)) {
-        case R_AARCH64_RELATIVE:
+        case RELATIVE:
             *place = (uintptr_t)library->base + (uintptr_t)entries[i].r_addend;
             break;
-        case R_AARCH64_ABS64:
-        case R_AARCH64_GLOB_DAT:
-        case R_AARCH64_JUMP_SLOT:
+        case ABSOLUTE:
+        case GLOBAL:
+        case JUMP:
             *place = (uintptr_t)entries[i].r_addend +
                      (symbol->st_shndx ? (uintptr_t)library->base + symbol->st_value : find(library->names + symbol->st_name));
             break;
@@ -242,8 +220,8 @@ static image load(const char *path)
     const int file = open_file(path, 0);
     char *head = map(NULL, PAGE, 1, PRIVATE, file, 0);
     const Elf64_Ehdr *elf = (const Elf64_Ehdr *)head;
-    if (head == (void *)-1 || elf->e_ident[0] != 0x7f || elf->e_machine != EM_AARCH64 || elf->e_type != ET_DYN)
-        die(path, "not a library for arm64");
+    if (head == (void *)-1 || elf->e_ident[0] != 0x7f || elf->e_machine != MACHINE || elf->e_type != ET_DYN)
+        die(path, "not a library for " ARCHITECTURE);
     const Elf64_Phdr *segments = (const Elf64_Phdr *)(head + elf->e_phoff);
     size_t span = 0;
     for (int i = 0; i < elf->e_phnum; i++)
@@ -303,7 +281,8 @@ static void *symbol(const image *library, const char *name)
 
 /* --- the program */
 
-static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t count)
+/* tokens: 0 for as many as the model takes. */
+static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t count, int64_t tokens)
 {
     pocketbert_tensor *tensors = allocate((size_t)count * sizeof *tensors);
     for (int32_t i = 0; i < count; i++) {
@@ -311,16 +290,19 @@ static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t cou
         tensors[i].type = infos[i].type;
         tensors[i].rank = infos[i].rank;
         for (int32_t d = 0; d < 4; d++)
-            tensors[i].shape[d] = infos[i].shape[d];
+            tensors[i].shape[d] = tokens && d == infos[i].token_axis ? tokens : infos[i].shape[d];
     }
     return tensors;
 }
 
-/* Read or write all of it. */
-static int transfer(long number, int file, void *data, size_t bytes)
+/* Read or write all of a tensor. */
+static int transfer(long number, int file, const pocketbert_tensor *tensor)
 {
+    size_t bytes = tensor->type == POCKETBERT_INT64 ? 8 : tensor->type == POCKETBERT_BOOL ? 1 : 4;
+    for (int32_t d = 0; d < tensor->rank; d++)
+        bytes *= (size_t)tensor->shape[d];
     for (size_t done = 0; done < bytes;) {
-        const long got = call(number, file, (long)((char *)data + done), (long)(bytes - done), 0, 0, 0);
+        const long got = call(number, file, (long)((char *)tensor->data + done), (long)(bytes - done), 0, 0, 0);
         if (got <= 0)
             return 0;
         done += (size_t)got;
@@ -348,17 +330,18 @@ static void run_model(char **arguments)
         die("open", api->last_error(NULL));
     pocketbert_description about = {.size = sizeof about};
     api->describe(&about);
-    pocketbert_tensor *inputs = make_tensors(about.inputs, about.input_count);
-    pocketbert_tensor *outputs = make_tensors(about.outputs, about.output_count);
+    const int64_t tokens = arguments[7] ? parse(arguments[7]) : 0;
+    pocketbert_tensor *inputs = make_tensors(about.inputs, about.input_count, tokens);
+    pocketbert_tensor *outputs = make_tensors(about.outputs, about.output_count, tokens);
     const int from = open_file(arguments[3], 0);
     for (int32_t i = 0; i < about.input_count; i++)
-        if (!transfer(READ, from, inputs[i].data, about.inputs[i].bytes))
+        if (!transfer(READ, from, &inputs[i]))
             die(arguments[3], "ends too early");
     if (api->run(model, inputs, about.input_count, outputs, about.output_count) != POCKETBERT_OK)
         die("run", api->last_error(model));
     const int to = open_file(arguments[4], CREATE);
     for (int32_t i = 0; i < about.output_count; i++)
-        if (!transfer(WRITE, to, outputs[i].data, about.outputs[i].bytes))
+        if (!transfer(WRITE, to, &outputs[i]))
             die(arguments[4], "cannot be written");
     for (long left = parse(arguments[6]); left > 0; left--) {
         long start[2], end[2];
@@ -378,8 +361,8 @@ void begin(unsigned long *stack)
     while (*entry++)
         ; /* the environment */
     auxiliary = entry;
-    if (stack[0] != 7)
-        die("usage", "device LIBRARY NAME INPUTS OUTPUTS THREADS RUNS");
+    if (stack[0] != 7 && stack[0] != 8)
+        die("usage", "device LIBRARY NAME INPUTS OUTPUTS THREADS RUNS [TOKENS]");
     run_model((char **)(stack + 1));
     quit(0);
 }

@@ -1,23 +1,29 @@
-"""The static program that runs libraries on arm64 devices, built with zig: no NDK, no libc of the device's."""
+"""The static program that runs libraries on devices, built with zig: no NDK, no libc of the device's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from compile.link import RUNTIME, WARNINGS, find_toolchain, run_compiler
-from compile.targets import find_target
+from compile.targets import Target, find_target
 
 SOURCE = Path(__file__).with_name("device.c")
+OPTIONS = ["-O2", "-fno-builtin", "-fno-stack-protector", "-fno-sanitize=undefined"]
 
 
 def build_device_program(folder: Path) -> Path:
     """`folder`/device, for any arm64 Linux or Android. Raises CompileError."""
-    zig = find_toolchain(find_target("arm64-linux"))
-    options = ["-O2", *WARNINGS, "-fno-builtin", "-fno-stack-protector", "-fno-sanitize=undefined"]
-    options += ["-mno-outline-atomics", "-I", str(RUNTIME)]
-    run_compiler(zig, [*options, "-c", str(SOURCE), "-o", "device.o"], folder)
+    target = find_target("arm64-linux")
+    zig = find_toolchain(target).with_triple("aarch64-linux-none")
     program = folder / "device"
-    run_compiler(
-        zig.with_triple("aarch64-linux-none"), ["-nostdlib", "-static", "device.o", "-o", str(program)], folder
-    )
+    run_compiler(zig, ["-nostdlib", "-static", compile_device(target, folder), "-o", str(program)], folder)
     return program
+
+
+def compile_device(target: Target, folder: Path) -> str:
+    """The program's object file in `folder`, not linked: it lacks nothing but a Linux around it."""
+    options = [*OPTIONS, *WARNINGS, "-I", str(RUNTIME)]
+    if target.arch == "aarch64":
+        options.append("-mno-outline-atomics")
+    run_compiler(find_toolchain(target), [*options, "-c", str(SOURCE), "-o", "device.o"], folder)
+    return "device.o"
