@@ -1,11 +1,11 @@
 """What starting a model costs: time to the first result, memory beside the weights, several models at once.
 
-    python benchmarks/startup.py [--model mobilebert | --artifact FOLDER] [--processes 15] [--models 4] [--json]
+    python benchmarks/startup.py [--model mobilebert | --artifact FOLDER] [--threads 1] [--models 4] [--json]
 
 Measured by a small C program (startup.c) that loads the library as an app would, in a process of its own for each
 start, with the library in the page cache. Memory is from /proc/self/smaps: dirty private pages, less the caller's own
 tensors and what the program held before; the library's read-only pages, weights and code, are the page cache's and
-counted apart. The models at once have a thread each, and each of them runs as often as one had run alone.
+counted apart. Of the models at once each runs as often as one had run alone.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from compile.link import find_toolchain, run_compiler
 from compile.load import read_manifest
 from compile.targets import host_target
 
-MOST_MODELS = 64  # of startup.c
+MOST_MODELS, MOST_THREADS = 64, 64  # of startup.c, and of a library
 PHASES = ("load", "open", "first_run")
 
 
@@ -44,11 +44,11 @@ def build_program(artifact: Path, folder: Path) -> Path:
     return program
 
 
-def start(program: Path, artifact: Path, models: int, runs: int) -> dict[str, int]:
+def start(program: Path, artifact: Path, threads: int, models: int, runs: int) -> dict[str, int]:
     """One process: startup.c's figures by name."""
     manifest = read_manifest(artifact)
     library = (artifact / manifest["library"]).resolve()
-    command = [program, library, manifest["name"], "1", models, runs]
+    command = [program, library, manifest["name"], threads, models, runs]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr.strip() or f"startup ended with status {done.returncode}")
@@ -69,11 +69,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             program = build_program(artifact, folder)
             with (artifact / manifest["library"]).open("rb") as library:
                 os.fsync(library.fileno())  # pages of it that wait for the disk would count as dirty
-        start(program, artifact, 1, 0)  # the page cache
+        start(program, artifact, args.threads, 1, 0)  # the page cache
         turns = track(range(args.processes), "starts", console=progress_console, transient=True)
-        starts = [start(program, artifact, 1, 0) for _ in turns]
+        starts = [start(program, artifact, args.threads, 1, 0) for _ in turns]
         with progress_console.status(f"{args.models} models at once"):
-            crowd = start(program, artifact, args.models, args.runs)
+            crowd = start(program, artifact, args.threads, args.models, args.runs)
     result = {f"{phase}_ms": median(s[f"{phase}_ns"] for s in starts) / 1e6 for phase in PHASES}
     totals = [sum(s[f"{phase}_ns"] for phase in PHASES) / 1e6 for s in starts]
     alone, together = (crowd[f"{how}_ns"] / 1e6 / args.runs for how in ("alone", "together"))
@@ -81,6 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "model": manifest["name"],
         "tokens": manifest["tokens"],
+        "threads": args.threads,
         "processes": args.processes,
         **result,
         "first_result_ms": median(totals),
@@ -99,7 +100,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     console = Console()
-    title = f"{result['model']}, {result['tokens']} tokens, float32, 1 thread a model: {heading(result['machine'])}"
+    threads = f"threads a model: {result['threads'] or 'the default'}"
+    title = f"{result['model']}, {result['tokens']} tokens, float32, {threads}; {heading(result['machine'])}"
     console.print(title, soft_wrap=True)
     table = Table("", Column("", justify="right"), show_header=False)
     count = result["models"]
@@ -131,6 +133,12 @@ def main() -> int:
     parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
     parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
     parser.add_argument("--artifact", type=Path, metavar="FOLDER", help="built for this machine, instead of a preset")
+    parser.add_argument(
+        "--threads",
+        type=number(int, 0, MOST_THREADS),
+        default=1,
+        help="of a model; 0: the library's default (default: 1)",
+    )
     parser.add_argument("--processes", type=RUNS, default=15, help="starts (default: 15)")
     parser.add_argument(
         "--models", type=number(int, 1, MOST_MODELS), default=4, help="open and running at once (default: 4)"

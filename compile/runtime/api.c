@@ -111,9 +111,10 @@ static void destroy(pb_model *model)
     munmap(model, model->bytes);
 }
 
+/* Zeros, with their pages there, so that no run faults one in. */
 static void *allocate(size_t bytes)
 {
-    void *memory = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    void *memory = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS | PB_MAP_POPULATE, -1, 0);
     return memory == (void *)-1 ? NULL : memory;
 }
 
@@ -132,7 +133,6 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->memory = model->context.arena = allocate(model->memory_bytes);
     if (!model->memory)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
-    memset(model->memory, 0, model->memory_bytes); /* touched now, so that no run faults a page in */
     model->text = (int64_t *)(void *)(model->memory + text_offset);
     if (options->profile) {
         model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->blocks) * sizeof *model->records;

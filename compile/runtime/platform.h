@@ -23,7 +23,7 @@ int pthread_join(unsigned long thread, void **result);
 unsigned long getauxval(unsigned long type);
 
 /* Linux's own constants, the same for all 64-bit architectures that we compile for. */
-enum { PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22 };
+enum { PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
 enum { PB_AT_FDCWD = -100, PB_O_RDONLY_CLOEXEC = 02000000 };
 enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
 #if defined(__aarch64__)
