@@ -112,7 +112,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     console = Console(width=110)
-    how = f"{result['tokens']} tokens, float32, {result['threads']} threads, medians of {result['runs']} turns"
+    threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+    how = f"{result['tokens']} tokens, float32, {threads}, medians of {result['runs']} turns"
     console.print(f"{how}: {heading(result['machine'])}; the paper's: Pixel 4, 4 threads", soft_wrap=True)
     table = Table("", *(Column(column, justify="right") for column in COLUMNS))
     for row in result["results"]:
