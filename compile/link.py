@@ -100,11 +100,13 @@ def _clang(target: Target, sanitize: str) -> Toolchain:
 
 
 def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> None:
-    """Run the compiler in `folder`, with zig's caches inside it. Raises CompileError with the compiler's first line."""
-    environment = os.environ | {
-        "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig-cache"),
-        "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"),
-    }
+    """Run the compiler in `folder`. Raises CompileError with the compiler's first line.
+
+    zig's caches are inside the folder, but for the global one where ZIG_GLOBAL_CACHE_DIR names another: it keeps the
+    target's libc, which a program takes seconds to link without.
+    """
+    cache = str(folder / "zig-cache")
+    environment = {"ZIG_GLOBAL_CACHE_DIR": cache} | os.environ | {"ZIG_LOCAL_CACHE_DIR": cache}
     try:
         done = subprocess.run(
             [*toolchain.command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False

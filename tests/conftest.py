@@ -119,5 +119,11 @@ def _no_ndk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _zig_keeps_what_it_built(pytestconfig: pytest.Config) -> None:
+    """Its libc and C++ library for each target, seconds to a minute of work, are built once and kept between runs."""
+    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(pytestconfig.cache.mkdir("zig")))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "2")

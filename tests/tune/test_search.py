@@ -13,6 +13,7 @@ import pytest
 
 from compile.load import read_manifest
 from tune.__main__ import main
+from tune.search import candidate
 from tune.search import space as spaces
 from tune.search.candidate import Search
 from tune.search.command import loop
@@ -75,6 +76,7 @@ def address(tmp_path_factory):
     """A finished study."""
     patched = pytest.MonkeyPatch()
     patched.setitem(spaces.SPACES, "tiny", SPACE)
+    patched.setattr(candidate, "PROBE_TURNS", 1)
     made = f"sqlite:///{tmp_path_factory.mktemp('search')}/study.db"
     with search(made, Quality()) as found, Worker(found.study, "w") as worker:
         found.prepare()
