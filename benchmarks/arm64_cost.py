@@ -12,7 +12,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.command import INTERRUPTED, new_file, new_parser
 from benchmarks.presets import export
 from compile.command import exit_status
 from compile.targets import CPUS
+from tune.runners.cycles import estimated_cycles
 from tune.runners.emulated import EmulatedRunner
 
 # The multiply-adds alone, four a vector instruction: what no float32 kernel can go below.
@@ -55,16 +55,6 @@ def _multiply_adds(block: list[str]) -> int:
     return sum(line.startswith("fmla") for line in block)
 
 
-def estimated_cycles(block: list[str], cpu: str) -> float | None:
-    """llvm-mca's cycles of one turn of the loop, or None where it is not installed."""
-    if not shutil.which("llvm-mca"):
-        return None
-    command = ["llvm-mca", "-mtriple=aarch64", f"-mcpu={cpu}", "-iterations=100"]
-    done = subprocess.run(command, input="\n".join(block[:-1]), capture_output=True, text=True, check=True)
-    total = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
-    return int(total[1]) / 100 if total else None
-
-
 def measure(preset: str, folder: Path) -> list[dict]:
     """One result a level."""
     exported = export(preset, None, folder)
@@ -88,7 +78,8 @@ def loops_of(folder: Path, cpu: str) -> list[dict]:
     loops = []
     for block in inner_loops(assembly):
         fused = _multiply_adds(block)
-        cycles = {name: estimated_cycles(block, name) for name in CORES}
+        installed = shutil.which("llvm-mca") is not None
+        cycles = {core: estimated_cycles([block], "aarch64", core)[0] for core in CORES if installed}
         loops.append({"instructions": len(block), "multiply_adds": fused, "estimated_cycles": cycles})
     return loops
 
@@ -103,8 +94,7 @@ def show(result: dict) -> None:
     for loop in result["inner_loops"]:
         line = f"  inner loop: {loop['instructions']} instructions, {loop['multiply_adds']} of them multiply-adds"
         for name, cycles in loop["estimated_cycles"].items():
-            if cycles:
-                line += f"; ESTIMATED {cycles:.0f} cycles on {name} ({loop['multiply_adds'] / cycles:.2f} a cycle)"
+            line += f"; ESTIMATED {cycles:.0f} cycles on {name} ({loop['multiply_adds'] / cycles:.2f} a cycle)"
         print(line)
 
 

@@ -33,17 +33,18 @@ def linear_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def linear_library(linear_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """linear_library(target): the model's artifact folder."""
+def linear_library(linear_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """linear_library(target, cpu): the model's artifact folder."""
     import compile
 
-    folders: dict[str, Path] = {}
+    folders: dict[Any, Path] = {}
 
-    def make(target: str) -> Path:
-        if target not in folders:
+    def make(target: str, cpu: str | None = None) -> Path:
+        if (target, cpu) not in folders:
             out = tmp_path_factory.mktemp("artifact") / target
-            folders[target] = compile.build(linear_model, target=target, seq_len=24, out=out, db="none").folder
-        return folders[target]
+            built = compile.build(linear_model, target=target, cpu=cpu, seq_len=24, out=out, db="none")
+            folders[target, cpu] = built.folder
+        return folders[target, cpu]
 
     return make
 

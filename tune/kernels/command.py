@@ -88,7 +88,7 @@ def table(session: Session, peak: float) -> RenderableType:
     peak = (
         max(peak, *(p.gflops for p in session.progress)) if peak else 0.0
     )  # a kernel's best run may beat the yardstick
-    unit = "M instructions (ESTIMATE)" if estimate else "GFLOP/s"
+    unit = f"{session.bench.runner.unit} (ESTIMATE)" if estimate else "GFLOP/s"
     for name in ("task", "calls", "trials", "failed", "best tile", unit, "of peak", "state"):
         result.add_column(name, justify="left" if name in ("task", "state") else "right")
     for p in session.progress:

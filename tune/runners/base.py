@@ -53,10 +53,11 @@ class Execution:
 class Runner(ABC):
     """Runs artifact folders somewhere. Use as a context manager.
 
-    estimate: whether what it returns are no times; slots: how many libraries it can run at once.
+    estimate: whether what it returns are no times; unit: what they are; slots: how many libraries it can run at once.
     """
 
     estimate = False
+    unit = "ms"
     slots = 1
 
     def measure(self, artifact: Path, *, threads: int = 1, runs: int = 30, timeout: float = 120.0) -> Measurement:

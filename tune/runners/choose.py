@@ -17,7 +17,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         "--runner",
         choices=RUNNERS,
         default="local",
-        help="this machine; phones over adb; TVM's RPC; qemu (an estimate)",
+        help="this machine; phones over adb; TVM's RPC; an emulator (an estimate)",
     )
     add("--cores", metavar="0,1", help="cores that the library may use there (default: all)")
     add("--serial", metavar="ID", action="append", help="adb: a device; several share the work (default: all attached)")
@@ -41,6 +41,10 @@ def make_runner(args: argparse.Namespace, target: Target) -> Runner:
         from tune.runners.rpc import RpcRunner
 
         return RpcRunner(args.tracker, args.key, cores)
+    if target.arch == "x86_64":
+        from tune.runners.cycles import CyclesRunner
+
+        return CyclesRunner()
     from tune.runners.emulated import EmulatedRunner
 
     return EmulatedRunner()

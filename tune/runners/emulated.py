@@ -29,6 +29,7 @@ class EmulatedRunner(Runner):
     """
 
     estimate = True
+    unit = "M instructions"
 
     def __init__(self, core: str | None = None) -> None:
         self.core = core

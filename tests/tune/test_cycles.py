@@ -1,0 +1,67 @@
+"""Estimated cycles: of loops whose bound is known by hand, and of a library that runs on an emulated processor."""
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from compile.load import read_manifest
+from tune.runners import bochs
+from tune.runners.base import RunnerError, full_sample
+from tune.runners.cycles import CyclesRunner, estimated_cycles
+
+pytestmark = pytest.mark.skipif(shutil.which("llvm-mca") is None, reason="needs llvm-mca (Debian package llvm)")
+in_bochs = pytest.mark.skipif(bochs.missing() is not None, reason=f"needs {bochs.missing()}")
+
+# One step of a tile of 4 × 64: four vectors of weights, four broadcast activations, 16 products.
+STEP = [f"vmovups {64 * v}(%rsi), %zmm{v}" for v in range(4)]
+for row in range(4):
+    STEP.append(f"vbroadcastss {4 * row}(%rdi), %zmm4")
+    STEP += [f"vfmadd231ps %zmm{v}, %zmm4, %zmm{16 + 4 * row + v}" for v in range(4)]
+
+
+def test_inner_loop_is_bound_by_its_multiply_adds() -> None:
+    (cycles,) = estimated_cycles([[*STEP, "addq $256, %rsi", "jne 0x10"]], "x86_64", "skylake-avx512")
+    assert 16 / 2 <= cycles <= 1.1 * 16 / 2
+
+
+def test_tile_too_small_to_hide_the_latency_waits_for_it() -> None:
+    one, sixteen = estimated_cycles([STEP[:6], STEP], "x86_64", "skylake-avx512")
+    assert one >= 4  # a multiply-add's latency, of which two could have begun in each cycle
+    assert sixteen < 16 * one / 4
+
+
+def test_each_block_gets_its_own_cycles_and_a_lone_jump_one() -> None:
+    blocks = [["jmp 0x10"], ["fmla v0.4s, v1.4s, v2.s[0]", "b.ne .LBB0_1"], ["ret"]]
+    first, fused, last = estimated_cycles(blocks, "aarch64", "cortex-a76")
+    assert (first, last) == (1.0, 1.0)
+    assert fused > 1
+
+
+def test_what_llvm_does_not_know_is_refused() -> None:
+    with pytest.raises(RunnerError, match="llvm-mca failed"):
+        estimated_cycles([["vfmadd231ps %zmm0, %zmm1"]], "x86_64", "skylake-avx512")
+
+
+@in_bochs
+@pytest.mark.parametrize(("cpu", "lanes"), [("x86-64-v3", 8), ("x86-64-v4", 16)])
+def test_library_is_run_and_its_cycles_lie_above_the_bound(
+    cpu: str, lanes: int, linear_library: Callable, agrees: Callable
+) -> None:
+    folder = linear_library("x86_64-linux", cpu)
+    sample = full_sample(read_manifest(folder))
+    with CyclesRunner() as runner:
+        estimate, outputs = runner.run(folder, sample)
+        assert runner.run(folder, sample)[0].samples_ms == estimate.samples_ms
+    assert agrees(sample, outputs)
+    assert estimate.estimate
+    assert "ESTIMATED" in str(estimate)
+    # The multiply-adds of 24 × 64 × 48, two vectors a cycle; the matrices are small, so the rest costs as much again.
+    bound = 24 * 64 * 48 / lanes / 2 / 1e6
+    assert bound <= estimate.median_ms <= 3 * bound
+
+
+@in_bochs
+def test_other_targets_are_refused(linear_library: Callable) -> None:
+    with CyclesRunner() as runner, pytest.raises(RunnerError, match="only x86-64 is estimated"):
+        runner.measure(linear_library("arm64-linux"))
