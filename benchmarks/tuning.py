@@ -2,8 +2,8 @@
 
     python benchmarks/tuning.py [--model mobilebert] [--db FILE] [--tasks 3] [--stock-seconds 28] [--rounds 15] [--json]
 
-Two questions. Whole model: one library with the default tiles and one with the database's, in turns. Linear tasks: each
-kernel with its default and its tuned tile, in turns, on weights that come from memory; beside them the best that
+Two questions. Whole model: one library with the default tiles and one with the database's, in turns. Tasks: each kernel
+with its default and its tuned tile, in turns, on weights that come from memory; beside a linear the best product that
 MetaSchedule finds by itself (its own rules, evolutionary search, its own cost model) in the seconds that a task of our
 session takes. Stock's figure is its own: timed on weights that lie in the cache, which is kind to it.
 """
@@ -137,14 +137,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         }
         whole = {threads: whole_model(artifacts, threads, args.rounds, runner) for threads in args.threads}
         rows = []
-        tasks = [t for t in tasks_of(program_of(onnx_file, target, SEQUENCE)) if t.key.family == "linear"]
-        for task in tasks[: args.tasks]:
+        for task in tasks_of(program_of(onnx_file, target, SEQUENCE))[: args.tasks]:
             record = chosen.get(task.key)
             tile = record.tile if record else DEFAULT_TILES[target.isa.name, "f32"]
             row = one_task(task, tile, args.rounds, runner, folder / task.name.replace(" ", "-"))
-            plain = replace(task, kernel=replace(task.kernel, bias=False, steps=()))
             rows.append({"task": task.name, "tile": f"{tile} ×{tile.k_unroll}", "gflop": task.flops / 1e9, **row})
-            rows[-1]["stock_ms"] = stock(plain, args.stock_seconds) if args.stock_seconds else None
+            if task.key.family == "linear" and args.stock_seconds:
+                plain = replace(task, kernel=replace(task.kernel, bias=False, steps=()))
+                rows[-1]["stock_ms"] = stock(plain, args.stock_seconds)
     device = this_machine(runner.cores)
     return {
         "machine": device.name,
@@ -170,7 +170,8 @@ def show(result: dict[str, Any]) -> None:
     print(f"\n{'task':<16} {'tile':>10} {'default GFLOP/s':>16} {'tuned':>7} {'tuned is':>15} {'stock':>7}")
     for row in result["tasks"]:
         default, tuned = (1e3 * row["gflop"] / row[f"{name}_ms"] for name in ("default", "tuned"))
-        alone = f"{1e3 * row['gflop'] / row['stock_ms']:.1f}" if row["stock_ms"] else "none"
+        ms = row.get("stock_ms", 0)
+        alone = "" if ms == 0 else "none" if ms is None else f"{1e3 * row['gflop'] / ms:.1f}"
         faster = f"{1 / row['tuned_of_default'] - 1:+.1%} faster"
         print(f"{row['task']:<16} {row['tile']:>10} {default:>16.1f} {tuned:>7.1f} {faster:>15} {alone:>7}")
 
@@ -181,7 +182,7 @@ def main() -> int:
     parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
     parser.add_argument("--db", type=Path, help="tuning database (default: the one shipped for this CPU)")
     parser.add_argument("--threads", type=THREADS, nargs="+", default=[1, 2])
-    heaviest = "linear tasks to compare, the heaviest first (default: 3)"
+    heaviest = "tasks to compare, the heaviest first (default: 3)"
     parser.add_argument("--tasks", type=number(int, 0, 100), default=3, help=heaviest)
     seconds = number(float, 0, 86400)
     parser.add_argument("--stock-seconds", type=seconds, default=28.0, help="for stock on a task; 0: leave it out")
