@@ -217,34 +217,29 @@ def plan(manifest: dict[str, Any]) -> Markup:
     )
     figures = []
     if areas:
-        total = sizes["arena_bytes"]
         label = f"The arena: {len(areas)} tensors over {stages} stages"
-        figures.append(
-            tag(
-                "figure",
-                tag("figcaption", tag("h3", "Arena"), tag("p", f"{len(areas)} tensors, {stages} stages")),
-                memory.chart(areas, stages, total, "stage", label),
-                tag("p", "Point at a rectangle, or tap it.", class_="readout", aria_live="polite"),
-                memory.table(areas, "stages"),
-                class_="memory-figure",
-            )
-        )
+        chart = memory.chart(areas, stages, sizes["arena_bytes"], "stage", label)
+        note = f"{len(areas)} tensors, {stages} stages"
+        figures.append(_memory_figure("Arena", note, chart, memory.table(areas, "stages")))
     stage, scratch = memory.scratch_areas(manifest)
     if scratch:
         times = max(a.last for a in scratch) + 1
         label = f"Scratch of stage {stage}: {len(scratch)} tensors over {times} calls"
-        total = sizes["scratch_bytes_per_row"]
-        figures.append(
-            tag(
-                "figure",
-                tag("figcaption", tag("h3", "Scratch of one row"), tag("p", f"stage {stage}, the hungriest")),
-                memory.chart(scratch, times, total, "call", label),
-                tag("p", "Point at a rectangle, or tap it.", class_="readout", aria_live="polite"),
-                memory.table(scratch, "calls"),
-                class_="memory-figure",
-            )
-        )
+        chart = memory.chart(scratch, times, sizes["scratch_bytes_per_row"], "call", label)
+        note = f"stage {stage}, the hungriest"
+        figures.append(_memory_figure("Scratch of one row", note, chart, memory.table(scratch, "calls")))
     return section("memory", "Memory over time", lead, tag("div", *figures, class_="two"), _sizes(manifest))
+
+
+def _memory_figure(title: str, note: str, chart: Markup, table: Markup) -> Markup:
+    return tag(
+        "figure",
+        tag("figcaption", tag("h3", title), tag("p", note)),
+        chart,
+        tag("p", "Point at a rectangle, or tap it.", class_="readout", aria_live="polite"),
+        table,
+        class_="memory-figure",
+    )
 
 
 def _sizes(manifest: dict[str, Any]) -> Markup:
