@@ -75,10 +75,13 @@ def reference(model: onnx.ModelProto, samples: list[Sample]) -> list[dict[str, N
 
 
 def relative_error(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) -> float:
-    """Largest |got − want| over the range of each wanted output; infinite where anything is not finite."""
+    """Largest |got − want| over the range of each wanted output; infinite where anything is not finite.
+
+    The range is no less than the largest magnitude: two scores may be almost equal.
+    """
     worst = 0.0
     for name, expected in want.items():
-        span = float(expected.max() - expected.min()) or 1.0
+        span = float(max(np.ptp(expected), np.abs(expected).max())) or 1.0
         difference = float(np.abs(got[name] - expected).max())
         worst = max(worst, difference / span if np.isfinite(difference) else float("inf"))
     return worst

@@ -9,6 +9,7 @@ import passes
 from passes import pipeline
 from passes.inputs import random_inputs
 from passes.report import Outcome
+from passes.verify import compare
 
 
 @pytest.fixture
@@ -49,6 +50,16 @@ def test_a_pass_that_changes_the_outputs_is_named(embedding, monkeypatch):
     with pytest.raises(passes.PassError, match="'sabotage' changed the outputs"):
         passes.run(embedding)
     passes.run(embedding, verify=False)
+
+
+def test_almost_equal_scores_are_compared_as_numbers_of_their_size():
+    scores = np.array([[0.02, 0.02 + 1e-5]], np.float32)
+    rounded = np.nextafter(scores, np.float32(1))
+    assert 0 < compare([{"scores": scores}], [{"scores": rounded}]) < 1e-6
+    assert compare([{"scores": scores}], [{"scores": scores + np.float32(1e-5)}]) > 1e-4
+    same = np.full(2, 3, np.float32)
+    assert compare([{"y": same}], [{"y": same}]) == 0
+    assert compare([{"y": same}], [{"y": same + 1}]) > 0.3
 
 
 def test_a_pass_that_makes_an_invalid_model_is_named(embedding, monkeypatch):
