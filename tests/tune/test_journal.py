@@ -7,14 +7,14 @@ import pytest
 
 from compile.databases import Record, read, summary, tile_table
 from compile.errors import CompileError
-from compile.kernels.tiles import TileConfig, TileKey
+from compile.kernels.tiles import DEFAULT_TILES, TileConfig, TileKey
 from compile.targets import AVX2, CPUS, TARGETS, with_cpu
 from tune.kernels.journal import Journal
 
 CPU = CPUS["x86-64-v3"]
 KEY = TileKey("linear", "avx2", "f32", 64, 48)
 OTHER = KEY._replace(n=96)
-DEFAULT = TileConfig(6, 16)
+DEFAULT = DEFAULT_TILES["avx2", "f32"]
 
 
 def record(tile: TileConfig, status: str = "ok", key: TileKey = KEY, cpu: str = CPU.name) -> Record:
@@ -39,7 +39,7 @@ DAMAGED = [
     "[1, 2]",
     json.dumps({"cpu": CPU.name}),
     record(DEFAULT).to_line().replace('"k": 64', '"k": -64').strip(),
-    record(DEFAULT).to_line().replace("[6, 16, 1]", '"6x16"').strip(),
+    record(DEFAULT).to_line().replace(f"[6, 16, {DEFAULT.k_unroll}]", '"6x16"').strip(),
     record(DEFAULT).to_line()[:60],
 ]
 
