@@ -1,6 +1,7 @@
 """The benchmarks run at a small size, and their figures hang together. What they measure is not judged here."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -88,7 +89,9 @@ except KeyboardInterrupt:
 def test_no_process_of_a_search_outlives_ctrl_c() -> None:
     marker = f"POCKETBERT_SEARCH_OF_{os.getpid()}"
     command, environment = [sys.executable, "-c", SEARCH], os.environ | {marker: "1"}
-    search = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    # What runs in a shell's background is born deaf to the signal.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    search = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, preexec_fn=listen)
     deadline = time.monotonic() + 120
     try:
         while not any("tvm.exec.popen_worker" in process.cmdline() for process in marked(marker)):
