@@ -143,7 +143,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             row = one_task(task, tile, args.rounds, runner, folder / task.name.replace(" ", "-"))
             rows.append({"task": task.name, "tile": f"{tile} ×{tile.k_unroll}", "gflop": task.flops / 1e9, **row})
             if task.key.family == "linear" and args.stock_seconds:
-                plain = replace(task, kernel=replace(task.kernel, bias=False, steps=()))
+                plain = replace(task, kernel=replace(task.kernel, bias=False, steps=(), strides=()))
                 rows[-1]["stock_ms"] = stock(plain, args.stock_seconds)
     device = this_machine(runner.cores)
     return {

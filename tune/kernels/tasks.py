@@ -116,10 +116,13 @@ def tasks_of(program: Program) -> list[Task]:
     """Kernels with a tile, by how much of the model's work they do; of those that share a tile, the busiest stands."""
     counts: Counter[Task] = Counter()
     for call in program.calls:
-        if isinstance(call.kernel, Linear):
-            counts[Task(replace(call.kernel, strides=()), call.rows, 0)] += 1
-        elif isinstance(call.kernel, Attention):
-            counts[Task(call.kernel, call.rows, 0)] += 1
+        kernel = call.kernel
+        if isinstance(kernel, Linear):
+            # Known to the compiler, as in a build; but of dense tensors, which is what a trial has.
+            strides = (kernel.k, *[kernel.n] * (len(kernel.strides) - 1)) if kernel.strides else ()
+            counts[Task(replace(kernel, strides=strides), call.rows, 0)] += 1
+        elif isinstance(kernel, Attention):
+            counts[Task(kernel, call.rows, 0)] += 1
     busiest: dict[TileKey, Task] = {}
     calls: Counter[TileKey] = Counter()
     for task, count in counts.most_common():
