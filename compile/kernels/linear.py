@@ -89,7 +89,8 @@ class Linear:
 
                 multiply_accumulate(acc, vectors, self.isa, self.k, unroll, factors, weight, each)
 
-            def ask_ahead(panel: Expr, tile: Expr, unroll: int) -> Callable[[Expr], None]:
+            def ask_ahead(panel: Expr, tile: Expr) -> Callable[[Expr], None]:
+                unroll = self.tile.k_unroll
                 share = bind(tirx.truncdiv(self.k * nr * mr // CACHE_LINE, rows))
                 start = bind((panel + 1) * self.k * nr + tile * share * CACHE_LINE)
                 lines = -(-mr * nr * unroll // (CACHE_LINE * FEW_ROWS))  # an iteration
@@ -118,8 +119,8 @@ class Linear:
 
                     start(panel, vectors, height)
                     if height == mr:
-                        unroll = self.tile.k_unroll
-                        accumulate(panel, vectors, factors, unroll, ask_ahead(panel, tirx.truncdiv(first, mr), unroll))
+                        ahead = ask_ahead(panel, tirx.truncdiv(first, mr))
+                        accumulate(panel, vectors, factors, self.tile.k_unroll, ahead)
                     else:
                         accumulate(panel, vectors, factors, 1)
                     for i in range(height):
