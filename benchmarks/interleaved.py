@@ -9,7 +9,7 @@ from statistics import median
 from rich.console import Console
 from rich.progress import Progress
 
-from compile.profile.machine import cpu_name
+from compile.running.profile.machine import cpu_name
 
 WARM_UP = 2  # turns
 # Seconds before each timed call: threads of the one before may still wait by spinning, XNNPACK's for 10 ms.

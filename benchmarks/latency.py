@@ -44,9 +44,9 @@ import passes
 from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
 from benchmarks.presets import SEQUENCE, create
-from compile.load import read_manifest
-from compile.profile.machine import measure_peak
-from compile.verify import random_samples
+from compile.running.load import read_manifest
+from compile.running.profile.machine import measure_peak
+from compile.running.verify import random_samples
 
 SHORT = 32
 OURS = "PocketBERT"

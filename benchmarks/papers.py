@@ -30,7 +30,7 @@ import passes
 from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
 from benchmarks.presets import SEQUENCE, build
-from compile.verify import random_samples
+from compile.running.verify import random_samples
 from model.presets import PAPER
 
 BERT, MOBILEBERT = "BERT_BASE", "MobileBERT"

@@ -28,8 +28,8 @@ import model as core
 from benchmarks.command import LAYERS, RUNS, measure_and_show, new_parser, number
 from benchmarks.interleaved import heading, machine, progress_console
 from benchmarks.presets import build
-from compile.link import find_toolchain, run_compiler
-from compile.load import read_manifest
+from compile.linking.link import find_toolchain, run_compiler
+from compile.running.load import read_manifest
 from compile.targets import host_target
 
 MOST_MODELS, MOST_THREADS = 64, 64  # of startup.c, and of a library

@@ -27,7 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import compile
 from benchmarks.command import RUNS, measure_and_show, new_parser, number
 from compile.errors import CompileError
-from compile.profile.machine import cpu_name
+from compile.running.profile.machine import cpu_name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

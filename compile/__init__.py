@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 # Here and not on first use: each of these modules has the name of its function, and a later import would put it first.
 from compile.build import build
 from compile.errors import CompileError
-from compile.load import Library, load
+from compile.running.load import Library, load
 from compile.targets import CPUS, TARGETS, Target, find_target
 
 if TYPE_CHECKING:

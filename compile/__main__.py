@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compile.aar import PACKAGES
+from compile.artifact.aar import PACKAGES
 from compile.command import Parser, exit_status
 from compile.targets import CPUS, TARGETS, find_target
 

@@ -13,8 +13,8 @@ import onnx
 
 from compile.codegen.objects import compile_kernels
 from compile.errors import CompileError
-from compile.frontend import import_shaped
-from compile.lower import lower
+from compile.importer.graph import import_shaped
+from compile.lowering.lower import lower
 from compile.targets import Target
 
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile.aar import check_package
+from compile.artifact.aar import check_package
+from compile.artifact.folder import library_name
+from compile.codegen.vocabulary import read_vocabulary
 from compile.databases import read, shipped
 from compile.errors import CompileError
-from compile.link import find_toolchain
-from compile.package import library_name
+from compile.linking.link import find_toolchain
+from compile.running.verify import can_run
 from compile.targets import find_target
-from compile.verify import can_run
-from compile.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult, Progress

@@ -13,25 +13,25 @@ from typing import Any
 import onnx
 
 import passes
-from compile.aar import PACKAGES
+from compile.artifact.aar import PACKAGES
+from compile.artifact.folder import manifest, runtime_sources, staging, write_manifest
+from compile.artifact.report import write_report
 from compile.blame import blame
-from compile.check import check_library
+from compile.codegen.headers import write_interface
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
+from compile.codegen.vocabulary import Vocabulary, text_inputs, write_vocabulary
 from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
-from compile.frontend import check_operators, import_shaped, input_shapes
-from compile.interface import write_interface
-from compile.link import find_toolchain, link_library, require_space
-from compile.lower import lower
-from compile.package import manifest, runtime_sources, staging, write_manifest
-from compile.plan import make_plan
+from compile.importer.graph import check_operators, import_shaped, input_shapes
+from compile.linking.library_rules import check_library
+from compile.linking.link import find_toolchain, link_library, require_space
+from compile.lowering.lower import lower
+from compile.planning.plan import make_plan
 from compile.program import Program
-from compile.report import write_report
+from compile.running.verify import verify
 from compile.targets import Target
-from compile.verify import verify
-from compile.vocabulary import Vocabulary, text_inputs, write_vocabulary
 
 Progress = Callable[[str, float], None]
 

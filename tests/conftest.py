@@ -84,8 +84,8 @@ def samples_and_answers() -> Callable[..., tuple[list[dict[str, np.ndarray]], li
     """Random padded inputs for an artifact, and what ONNX Runtime makes of them with the exported model."""
     import onnx
 
-    from compile.load import read_manifest
-    from compile.verify import random_samples, reference
+    from compile.running.load import read_manifest
+    from compile.running.verify import random_samples, reference
 
     def make(path: Path, artifact: Path, count: int = 5, seed: int = 0) -> Any:
         samples = random_samples(read_manifest(artifact), count, seed)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from compile.levels import Level
-from compile.plan import Plan
+from compile.planning.levels import Level
+from compile.planning.plan import Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
 
 TYPES = {name: f"POCKETBERT_{name.upper()}" for name in ("float32", "int64", "int32", "bool")}

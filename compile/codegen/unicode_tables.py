@@ -1,4 +1,4 @@
-"""What BERT's clean-up does to every code point -> the tables in runtime/unicode_tables.h.
+"""What BERT's clean-up does to every code point -> the tables in runtime/generated/unicode_tables.h.
 
     python -m compile.codegen.unicode_tables
 
@@ -16,13 +16,14 @@ import sys
 import textwrap
 import unicodedata
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-HEADER = Path(__file__).parents[1] / "runtime" / "unicode_tables.h"
+from compile.runtime import GENERATED
+
+HEADER = GENERATED / "unicode_tables.h"
 CODE_POINTS = 0x110000
 SURROGATES, SYLLABLES = range(0xD800, 0xE000), range(0xAC00, 0xD7A4)
 BITS = 5  # of a code point that one step looks up

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compile.plan import Plan
+from compile.planning.plan import Plan
 
 # Page-aligned for the largest page in use (Android's 16 KiB): the pages hold weights alone and stay shared and clean.
 SECTION_ALIGNMENT = 16384

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compile.errors import CompileError
-from compile.frontend import Node
+from compile.importer.graph import Node
 
 
 @dataclass(frozen=True)

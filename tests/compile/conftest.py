@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compile.errors import CompileError
-from compile.link import find_toolchain, run_compiler
+from compile.linking.link import find_toolchain, run_compiler
 from compile.targets import AVX2, AVX512, NEON, Target, host_target
 
 # Every instruction set's kernels are compiled for this machine: LLVM takes wide vectors apart, so all run anywhere.
@@ -172,8 +172,8 @@ def graph() -> type[Builder]:
 @pytest.fixture(scope="session")
 def lowered(host: Target) -> Callable[..., Any]:
     """lowered(model, tokens) is the program of kernel calls, without the graph passes before it."""
-    from compile.frontend import import_model
-    from compile.lower import lower
+    from compile.importer.graph import import_model
+    from compile.lowering.lower import lower
 
     def make(model: onnx.ModelProto, tokens: int = 8) -> Any:
         return lower(import_model(model, tokens), tokens, host.isa)
@@ -190,9 +190,9 @@ def families() -> Callable[[Any], list[str]]:
 @pytest.fixture
 def agree(host: Target, tmp_path: Path) -> Callable[..., Path]:
     """agree(model, tokens) compiles, runs and compares with ONNX Runtime on five samples; returns the artifact."""
-    from compile.load import load
     from compile.pipeline import Options, build_library
-    from compile.verify import random_samples, reference, relative_error
+    from compile.running.load import load
+    from compile.running.verify import random_samples, reference, relative_error
 
     def check(model: onnx.ModelProto, tokens: int = 8, bound: float = 1e-5, samples: int = 5) -> Path:
         folder = tmp_path / "artifact"

@@ -17,7 +17,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from compile import __main__ as command_line
-from compile import link, package, pipeline, verify
+from compile import pipeline
+from compile.artifact import folder as artifact_folder
+from compile.linking import link
+from compile.running import verify
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.M
 
 
 def test_mistakes_do_not_wait_for_tvm_to_be_imported() -> None:
-    code = "import sys, compile.__main__, compile.profile.__main__; sys.exit('tvm' in sys.modules)"
+    code = "import sys, compile.__main__, compile.profile; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -241,7 +244,7 @@ def test_too_little_space(refused: Callable, small_model: Path, monkeypatch: pyt
         (pipeline, "compile_kernels"),
         (pipeline, "write_interface"),
         (pipeline, "write_manifest"),
-        (package.shutil, "copy"),
+        (artifact_folder.shutil, "copy"),
     ],
 )
 def test_disk_that_is_full_all_of_a_sudden(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import compile
-from compile.load import read_manifest
+from compile.running.load import read_manifest
+from compile.running.verify import ARM64_ROOT, can_run, emulator, relative_error
 from compile.targets import TARGETS
-from compile.verify import ARM64_ROOT, can_run, emulator, relative_error
 from tune.runners.emulated import EmulatedRunner
 
 BOUND = 1e-4

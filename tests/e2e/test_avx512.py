@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compile.link import find_toolchain, run_compiler
-from compile.load import read_manifest
+from compile.linking.link import find_toolchain, run_compiler
+from compile.running.load import read_manifest
+from compile.running.verify import input_bytes, relative_error
 from compile.targets import TARGETS
-from compile.verify import input_bytes, relative_error
 from tune.runners.base import RunFailed
 from tune.runners.bochs import AVX2_CPU, AVX512_CPU, YMM, ZMM, Machine, Result, missing
 

@@ -16,9 +16,9 @@ import pytest
 
 import compile
 from compile import __main__ as command_line
-from compile.jar import write_jar
-from compile.load import read_manifest
-from compile.verify import ARM64_ROOT, random_samples
+from compile.artifact.jar import write_jar
+from compile.running.load import read_manifest
+from compile.running.verify import ARM64_ROOT, random_samples
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 SENTENCE = "the capital of [MASK] is paris"

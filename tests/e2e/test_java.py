@@ -16,9 +16,9 @@ import pytest
 
 import compile
 from compile import __main__ as command_line
-from compile.aar import package_version
-from compile.link import RUNTIME
-from compile.load import read_manifest
+from compile.artifact.aar import package_version
+from compile.running.load import read_manifest
+from compile.runtime import INCLUDE, SRC
 
 ROOT = Path(__file__).parents[2]
 JAVA = Path(__file__).parent / "java"
@@ -233,7 +233,7 @@ def test_hand_declared_interface_is_the_jdks(tmp_path: Path) -> None:
     include = Path(shutil.which("javac") or "").resolve().parents[1] / "include"
     if not (include / "jni.h").exists():
         pytest.skip("needs jni.h: Debian package default-jdk-headless")
-    ours = (RUNTIME / "java.h").read_text()
+    ours = (SRC / "java.h").read_text()
     lines = ["#include <stddef.h>", "#include <jni.h>", '#include "java.h"']
     for kind, theirs in (("pb_jni", "JNINativeInterface_"), ("pb_jvm", "JNIInvokeInterface_")):
         body = re.search(rf"struct {kind} {{(.*?)}};", ours, re.DOTALL)
@@ -252,7 +252,7 @@ def test_hand_declared_interface_is_the_jdks(tmp_path: Path) -> None:
         '_Static_assert(PB_JNI_VERSION == JNI_VERSION_1_6 && PB_JNI_OK == JNI_OK && PB_JNI_ERROR == JNI_ERR, "");'
     ]
     (tmp_path / "compare.c").write_text("\n".join(lines))
-    folders = ["-I", include, "-I", include / "linux", "-I", RUNTIME]
+    folders = ["-I", include, "-I", include / "linux", "-I", SRC, "-I", INCLUDE]
     run(sys.executable, "-m", "ziglang", "cc", "-std=c11", *folders, "-c", tmp_path / "compare.c", "-o", tmp_path / "o")
 
 

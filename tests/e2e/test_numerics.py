@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import compile
-from compile.load import read_manifest
+from compile.running.load import read_manifest
+from compile.running.verify import ARM64_ROOT, emulator, relative_error
 from compile.targets import CPUS, TARGETS
-from compile.verify import ARM64_ROOT, emulator, relative_error
 
 TOKENS = 128
 # Promised is 1e-4; float32's own rounding leaves less than this, and a mistake in one row or column far more.

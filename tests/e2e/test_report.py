@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compile.load import read_manifest
+from compile.running.load import read_manifest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compile.load import read_manifest
+from compile.running.load import read_manifest
 from tune.runners import adb
 from tune.runners.adb import AdbRunner
 from tune.runners.base import RunFailed, RunnerError, full_sample

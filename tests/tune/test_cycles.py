@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from compile.load import read_manifest
+from compile.running.load import read_manifest
 from tune.runners import bochs
 from tune.runners.base import RunnerError, full_sample
 from tune.runners.cycles import CyclesRunner, estimated_cycles

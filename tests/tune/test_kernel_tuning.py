@@ -19,7 +19,7 @@ from compile.databases import read
 from compile.kernels.attention import Attention
 from compile.kernels.linear import Linear
 from compile.kernels.tiles import DEFAULT_TILES, TileConfig, candidate_tiles
-from compile.load import read_manifest
+from compile.running.load import read_manifest
 from compile.targets import Target, find_target, host_target
 from tune.__main__ import main
 from tune.kernels.journal import Journal
@@ -57,7 +57,7 @@ def test_every_kind_of_task_agrees_with_float64(kind: str, local_runner: LocalRu
 
 def sabotaged(task: Task, tile: TileConfig, target: Target, harness: Path, folder: Path) -> Path:
     """Builds some candidates so that they crash, hang, compute nothing, or cannot be built."""
-    from compile.link import find_toolchain, run_compiler
+    from compile.linking.link import find_toolchain, run_compiler
 
     kind = BAD.get(tile)
     if kind is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compile.load import read_manifest
+from compile.running.load import read_manifest
 from tune.runners.base import RunFailed, RunnerError, full_sample
 from tune.runners.rpc import RpcRunner
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compile.link import find_toolchain, run_compiler
-from compile.load import read_manifest
+from compile.linking.link import find_toolchain, run_compiler
+from compile.running.load import read_manifest
 from compile.targets import host_target
 from tune.errors import TuneError
 from tune.runners.base import RunFailed, RunnerError, full_sample

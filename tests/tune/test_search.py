@@ -11,7 +11,7 @@ from types import MappingProxyType
 import optuna
 import pytest
 
-from compile.load import read_manifest
+from compile.running.load import read_manifest
 from tune.__main__ import main
 from tune.search import candidate
 from tune.search import space as spaces

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.artifact.folder import toolchain_versions
 from compile.codegen.objects import compile_kernels
 from compile.kernels.tiles import TileConfig
-from compile.link import RUNTIME, WARNINGS, find_toolchain, run_compiler
-from compile.package import toolchain_versions
+from compile.linking.link import WARNINGS, find_toolchain, run_compiler
+from compile.running.verify import relative_error
+from compile.runtime import INCLUDE
 from compile.targets import Target
-from compile.verify import relative_error
 from tune.kernels.tasks import Buffer, Task, inputs_and_answer
 
 HARNESS = Path(__file__).with_name("harness.c")
@@ -29,7 +30,7 @@ def compile_harness(task: Task, target: Target, folder: Path, repeats: int | Non
     """The object file that is linked with every candidate of `task`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "task.h").write_text(task_header(task, repeats or task.repeats))
-    shutil.copy(RUNTIME / "pocketbert.h", folder)
+    shutil.copy(INCLUDE / "pocketbert.h", folder)
     toolchain = find_toolchain(target)
     options = ["-O2", "-fPIC", "-fno-builtin", "-fno-sanitize=undefined", *WARNINGS, "-I", str(folder)]
     run_compiler(toolchain, [*options, "-c", str(HARNESS), "-o", str(folder / "harness.o")], folder)

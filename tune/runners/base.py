@@ -1,7 +1,7 @@
 """The interface of all runners, and what they share: inputs, warm-up, and reading what the program on the device wrote.
 
-What runs on the device is compile/runtime/runner.c: it opens a library, runs a sample and prints the nanoseconds of
-each further run. A runner's own part is to get files there, run a command, and say what the device is.
+What runs on the device is compile/runtime/tools/runner.c: it opens a library, runs a sample and prints the nanoseconds
+of each further run. A runner's own part is to get files there, run a command, and say what the device is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.load import read_manifest
-from compile.verify import Sample, input_bytes, random_samples, read_outputs
+from compile.running.load import read_manifest
+from compile.running.verify import Sample, input_bytes, random_samples, read_outputs
 from tune.errors import TuneError
 from tune.measurement import Measurement, toolchain_hash
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from compile.link import WARNINGS, find_toolchain, run_compiler
+from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.targets import TARGETS
 from tune.runners.base import RunFailed, RunnerError
 from tune.runners.program import OPTIONS, compile_device

@@ -1,4 +1,4 @@
-/* device LIBRARY NAME INPUTS OUTPUTS THREADS RUNS [TOKENS]: what compile/runtime/runner.c does, for any 64-bit Linux.
+/* device LIBRARY NAME INPUTS OUTPUTS THREADS RUNS [TOKENS]: what compile/runtime/tools/runner.c does, for any 64-bit Linux.
  *
  * A static program without a libc: it runs on a phone that has bionic, a board that has glibc or musl, and an emulator
  * that has nothing, and needs no NDK to build. So it brings the few functions that a compiled model takes from libc,

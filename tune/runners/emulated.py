@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from compile.link import find_toolchain, run_compiler
+from compile.linking.link import find_toolchain, run_compiler
 from compile.targets import CPUS, TARGETS, host_target
 from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
 from tune.runners.program import build_device_program

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from compile.link import build_runner
+from compile.linking.link import build_runner
 from compile.targets import TARGETS, runs_here, with_cpu
 from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 

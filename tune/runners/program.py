@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compile.link import RUNTIME, WARNINGS, find_toolchain, run_compiler
+from compile.linking.link import WARNINGS, find_toolchain, run_compiler
+from compile.runtime import INCLUDE
 from compile.targets import Target, find_target
 
 SOURCE = Path(__file__).with_name("device.c")
@@ -22,7 +23,7 @@ def build_device_program(folder: Path) -> Path:
 
 def compile_device(target: Target, folder: Path) -> str:
     """The program's object file in `folder`, not linked: it lacks nothing but a Linux around it."""
-    options = [*OPTIONS, *WARNINGS, "-I", str(RUNTIME)]
+    options = [*OPTIONS, *WARNINGS, "-I", str(INCLUDE)]
     if target.arch == "aarch64":
         options.append("-mno-outline-atomics")
     run_compiler(find_toolchain(target), [*options, "-c", str(SOURCE), "-o", "device.o"], folder)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from compile.command import Parser
 from compile.errors import CompileError
-from compile.link import build_runner
+from compile.linking.link import build_runner
 from compile.targets import host_target
 from tune.errors import TuneError
 from tune.runners.base import RunFailed

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from compile.artifact.folder import toolchain_versions
 from compile.databases import shipped
-from compile.package import toolchain_versions
 from compile.program import Program
 from compile.targets import find_target
 from model import ModelConfig

@@ -15,8 +15,8 @@ from typing import Any
 from optuna import Study, Trial, TrialPruned
 from optuna.trial import TrialState
 
-from compile.load import read_manifest
 from compile.program import Call, Program
+from compile.running.load import read_manifest
 from model import ModelConfig, ModelError
 from tune.errors import TuneError
 from tune.runners.base import Runner

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import compile
-from compile import link
-from compile.interface import header
-from compile.link import RUNTIME, WARNINGS, find_toolchain, run_compiler
+from compile.codegen.headers import header
+from compile.linking import link
+from compile.linking.link import WARNINGS, find_toolchain, run_compiler
+from compile.runtime import INCLUDE, SRC
 from compile.targets import Target
 
 HERE = Path(__file__).parent
@@ -29,8 +30,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cores(host: Target, folder: Path) -> Callable[..., tuple[int, int, bool]]:
     """cores(first, second, allowed=0) is what the runtime finds where two cores have these capacities."""
     (folder / "api.h").write_text("#define PB_PUBLIC\n" + header("pb", ""))
-    options = ["-O1", *WARNINGS, f'-DPB_CPU_FOLDER="{folder}"', "-DPB(x)=pb_##x", f"-I{RUNTIME}", f"-I{folder}"]
-    run_compiler(find_toolchain(host), [*options, str(HERE / "cores.c"), str(RUNTIME / "cpu.c"), "-o", "cores"], folder)
+    options = [
+        "-O1",
+        *WARNINGS,
+        f'-DPB_CPU_FOLDER="{folder}"',
+        "-DPB(x)=pb_##x",
+        f"-I{SRC}",
+        f"-I{INCLUDE}",
+        f"-I{folder}",
+    ]
+    run_compiler(find_toolchain(host), [*options, str(HERE / "cores.c"), str(SRC / "cpu.c"), "-o", "cores"], folder)
 
     def find(*capacities: int | None, file: str = "cpu_capacity", allowed: int = 0) -> tuple[int, int, bool]:
         for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):

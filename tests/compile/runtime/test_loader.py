@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from compile.interface import SHARED_HEADERS
-from compile.link import RUNTIME
-from compile.load import read_manifest
+from compile.codegen.headers import SHARED_HEADERS
+from compile.running.load import read_manifest
+from compile.runtime import INCLUDE
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def loader(program: Callable) -> Path:
-    assert all((RUNTIME / name).is_file() for name in SHARED_HEADERS)
-    return program(HERE / "loader.c", options=("-D_GNU_SOURCE", f"-I{RUNTIME}"))
+    assert all((INCLUDE / name).is_file() for name in SHARED_HEADERS)
+    return program(HERE / "loader.c", options=("-D_GNU_SOURCE", f"-I{INCLUDE}"))
 
 
 @pytest.fixture

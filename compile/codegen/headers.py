@@ -1,0 +1,59 @@
+"""What an app compiles against: the C and C++ headers, and a CMake package that finds them and the library."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from compile.planning.plan import Plan
+from compile.program import Value
+from compile.runtime import INCLUDE, TEMPLATES
+from compile.targets import Target
+
+SHARED_HEADERS = ("pocketbert.h", "pocketbert.hpp", "pocketbert_loader.h")
+
+
+def write_interface(plan: Plan, name: str, target: Target, folder: Path) -> None:
+    """`include/`: `<name>.h` and the headers that all models share; `cmake/`: for find_package(<name> CONFIG)."""
+    include, cmake = folder / "include", folder / "cmake"
+    include.mkdir()
+    cmake.mkdir()
+    (include / f"{name}.h").write_text(header(name, _describe(plan)))
+    for shared in SHARED_HEADERS:
+        shutil.copy(INCLUDE / shared, include / shared)
+    system = "Android" if target.is_android else "Linux"
+    facts = {"NAME": name, "ABI": abi_version(), "TARGET": target.name, "SYSTEM": system, "ARCH": target.arch}
+    for file in ("config", "config-version"):
+        text = (TEMPLATES / f"{file}.cmake.in").read_text()
+        for key, value in facts.items():
+            text = text.replace(f"@{key}@", str(value))
+        (cmake / f"{name}-{file}.cmake").write_text(text)
+
+
+def header(name: str, tensors: str) -> str:
+    """The C interface for symbols that begin with `name`; `tensors` are lines of its first comment."""
+    text = (TEMPLATES / "api.h.in").read_text()
+    return text.replace("@TENSORS@", tensors).replace("@GUARD@", name.upper()).replace("@NAME@", name)
+
+
+def abi_version() -> int:
+    """POCKETBERT_ABI: the version of the C interface."""
+    found = re.search(r"POCKETBERT_ABI = (\d+)", (INCLUDE / "pocketbert.h").read_text())
+    assert found
+    return int(found[1])
+
+
+def _describe(plan: Plan) -> str:
+    """The model's tensors, as lines of a comment."""
+    lines = []
+    for kind, values in (("Inputs", plan.program.inputs), ("Outputs", plan.program.outputs)):
+        lines.append(f" * {kind}, in order:")
+        lines += [f" *   {_describe_tensor(plan, value)}" for value in values]
+    return "\n".join(lines)
+
+
+def _describe_tensor(plan: Plan, value: Value) -> str:
+    allowed = plan.program.ranges.get(value.name)
+    limits = f", {allowed.low} <= id < {allowed.high}" if allowed else ""
+    return f"{value.name}: {value.dtype} [{', '.join(map(str, value.shape))}]{limits}"

@@ -1,0 +1,1 @@
+"""ONNX -> Relax -> a plain graph of nodes."""

@@ -1,0 +1,1 @@
+"""Objects and sources -> one shared library, held to its platform's rules."""

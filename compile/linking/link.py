@@ -1,0 +1,221 @@
+"""C sources and kernels -> one shared library, with zig's clang from pip or the NDK's where there is one.
+
+Neither headers nor libraries of the target are needed: the sources declare what they use, and the linker is given stub
+libraries that define the same symbols under the target's sonames.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from elftools.elf.elffile import ELFFile
+
+from compile.errors import CompileError
+from compile.runtime import INCLUDE, TOOLS
+from compile.targets import Target, runs_here
+
+ANDROID_API = 23
+
+# What a library may take from the target; anything else is a mistake that must not reach a phone.
+LIBC = frozenset(
+    (
+        *("clock_gettime", "getauxval", "memcpy", "memmove", "memset", "mmap", "munmap", "pthread_create"),
+        *("pthread_join", "syscall"),
+    )
+)
+SANITIZERS = frozenset(["address", "fuzzer", "thread", "undefined"])
+# What sanitized code calls: the program that loads the library is linked with the sanitizers, and so defines it.
+SANITIZER_SYMBOLS = ("__asan_", "__sanitizer_", "__sancov_", "__start_", "__stop_", "__tsan_", "__ubsan_")
+LIBM = frozenset(
+    f"{name}{suffix}"
+    for suffix in ("", "f")
+    for name in (
+        *("acos", "asin", "atan", "atan2", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1", "floor", "fma"),
+        *("fmax", "fmin", "fmod", "log", "log10", "log1p", "log2", "nearbyint", "pow", "rint", "round", "sin"),
+        *("sinh", "sqrt", "tan", "tanh", "trunc"),
+    )
+)
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler for one target; `description` goes into the manifest."""
+
+    command: tuple[str, ...]
+    description: str
+    sanitize: str = ""
+
+    @property
+    def is_zig(self) -> bool:
+        return "ziglang" in self.command
+
+    def with_triple(self, triple: str) -> Toolchain:
+        """zig for another target."""
+        return replace(self, command=(*self.command[:-1], triple))
+
+
+def find_toolchain(target: Target, sanitize: str = "") -> Toolchain:
+    """The NDK if ANDROID_NDK_HOME is set and the target is Android, else zig. Raises CompileError if there is none.
+
+    sanitize: clang's sanitizers to build with, separated by commas. That takes the system's clang and its own machine.
+    """
+    if sanitize:
+        return _clang(target, sanitize)
+    ndk = os.environ.get("ANDROID_NDK_HOME")
+    if ndk and target.is_android:
+        name = f"{target.triple}{ANDROID_API}-clang"
+        found = sorted(Path(ndk).glob(f"toolchains/llvm/prebuilt/*/bin/{name}"))
+        if not found:
+            raise CompileError(f"ANDROID_NDK_HOME is {ndk!r} but holds no {name}: correct it, or unset it to use zig")
+        return Toolchain((str(found[0]),), f"NDK {name}")
+    return _zig(target)
+
+
+def _zig(target: Target) -> Toolchain:
+    if importlib.util.find_spec("ziglang") is None:
+        raise CompileError("no linker found: pip install ziglang==0.17.0, or set ANDROID_NDK_HOME to an Android NDK")
+    command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
+    return Toolchain(command, f"zig {version('ziglang')}")
+
+
+def _clang(target: Target, sanitize: str) -> Toolchain:
+    kinds = set(sanitize.split(","))
+    if not kinds <= SANITIZERS or {"address", "thread"} <= kinds:
+        raise CompileError(f"--sanitize {sanitize}: choose of {', '.join(sorted(SANITIZERS))}; not address with thread")
+    if not runs_here(target):
+        raise CompileError(f"--sanitize: {target.name} libraries do not run on this machine: choose --target host")
+    if not shutil.which("clang"):
+        raise CompileError("--sanitize needs clang (Debian package clang): install it")
+    return Toolchain(("clang",), f"clang -fsanitize={sanitize}", sanitize)
+
+
+def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> None:
+    """Run the compiler in `folder`. Raises CompileError with the compiler's first line.
+
+    zig's caches are inside the folder, but for the global one where ZIG_GLOBAL_CACHE_DIR names another: it keeps the
+    target's libc, which a program takes seconds to link without.
+    """
+    cache = str(folder / "zig-cache")
+    environment = {"ZIG_GLOBAL_CACHE_DIR": cache} | os.environ | {"ZIG_LOCAL_CACHE_DIR": cache}
+    try:
+        done = subprocess.run(
+            [*toolchain.command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise CompileError(f"{toolchain.command[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise CompileError(f"{toolchain.description} failed: {lines[0].strip()}")
+
+
+def build_runner(target: Target, folder: Path) -> Path:
+    """The program that loads any library and runs it on inputs from a file (runtime/tools/runner.c).
+
+    For Android it is a glibc program: that is what runs under emulation here.
+    """
+    toolchain = _zig(target).with_triple(target.zig_triple.replace("android", "gnu"))
+    runner = folder / "runner"
+    arguments = ["-O2", *WARNINGS, "-D_GNU_SOURCE", f"-I{INCLUDE}"]
+    arguments += [str(TOOLS / "runner.c"), "-o", str(runner)]
+    run_compiler(toolchain, arguments, folder)
+    return runner
+
+
+def undefined_symbols(path: Path) -> set[str]:
+    """Symbols that an object file takes from elsewhere."""
+    with path.open("rb") as file:
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
+        return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] == "SHN_UNDEF" and s.name}
+
+
+def link_library(
+    toolchain: Toolchain,
+    target: Target,
+    folder: Path,
+    sources: list[Path],
+    kernels: list[Path],
+    name: str,
+    output: Path,
+) -> None:
+    """Link `sources` and the kernels' objects into `output`; only `{name}_*` and JNI_OnLoad are visible.
+
+    Raises CompileError if a kernel needs a function that is not in libc or libm.
+    """
+    objects = [*kernels]
+    for source in sources:
+        objects.append(folder / f"{source.stem}.o")
+        common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
+        if not toolchain.is_zig and target.arch == "aarch64":
+            common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
+        arguments = [*common, f"-DPB(x)={name}_##x", "-I", str(folder), "-c", str(source), "-o", str(objects[-1])]
+        run_compiler(_freestanding(toolchain, target), arguments, folder)
+    wanted = set().union(*(undefined_symbols(o) for o in objects))
+    defined = set().union(*(_defined_symbols(o) for o in objects))
+    foreign = wanted - defined - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}
+    if toolchain.sanitize:
+        foreign = {symbol for symbol in foreign if not symbol.startswith(SANITIZER_SYMBOLS)}
+    if foreign:
+        raise CompileError(f"a kernel calls {sorted(foreign)[0]}, which is neither in libc nor in libm")
+    stubs = [
+        _stub_library(toolchain, target.libc, sorted(wanted & LIBC), folder),
+        _stub_library(toolchain, target.libm, sorted(wanted & LIBM), folder),
+    ]
+    script = folder / "symbols.map"
+    script.write_text(f"{{ global: {name}_*; JNI_OnLoad; local: *; }};\n")
+    arguments = ["-shared", "-nostdlib", "-Wl,--hash-style=gnu"]
+    if not toolchain.sanitize:
+        arguments += ["-Wl,-s", "-Wl,--no-undefined"]
+    arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
+    arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script.name}"]
+    arguments += [*map(str, objects), *map(str, stubs), "-o", str(output)]
+    run_compiler(toolchain, arguments, folder)
+
+
+def _sanitizing(toolchain: Toolchain) -> list[str]:
+    if not toolchain.sanitize:
+        return ["-fno-sanitize=undefined"]  # on by default in zig
+    kinds = toolchain.sanitize.replace("fuzzer", "fuzzer-no-link")
+    return [f"-fsanitize={kinds}", "-fno-sanitize-recover=all", "-g", "-fno-omit-frame-pointer"]
+
+
+def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
+    """The compiler for code that asks nothing of the operating system.
+
+    For its Android target zig outlines atomics whatever it is told; code without an operating system has the same ABI.
+    """
+    return toolchain.with_triple(f"{target.arch}-linux-none") if toolchain.is_zig else toolchain
+
+
+def _defined_symbols(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
+        return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] != "SHN_UNDEF"}
+
+
+def _stub_library(toolchain: Toolchain, soname: str, symbols: list[str], folder: Path) -> Path:
+    """A shared library that defines `symbols` and carries `soname`: all that the linker wants to know."""
+    source = folder / f"stub_{soname.split('.')[0]}.c"
+    source.write_text("".join(f"void {symbol}(void) {{}}\n" for symbol in symbols))
+    library = folder / f"stub_{soname}"
+    options = ["-shared", "-nostdlib", "-fPIC", "-fno-builtin", "-w", f"-Wl,-soname,{soname}"]
+    run_compiler(toolchain, [*options, str(source), "-o", str(library)], folder)
+    return library
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises CompileError if the disk that holds `folder` has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CompileError(
+            f"{folder} has {free >> 20} MiB left and the build needs {needed >> 20} MiB: free some space"
+        )

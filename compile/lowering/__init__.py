@@ -1,0 +1,1 @@
+"""A plain graph -> kernel calls over tensors: which kernel computes what."""

@@ -1,0 +1,142 @@
+"""Element-wise chains: what a kernel can do to its result while that is still in registers.
+
+Exporters write a linear layer as a product and then one operator for its bias, one for the residual, one for each half
+of a NoNorm, one for the activation. `find_chain` follows them up from the last to the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.importer.graph import Node
+from compile.lowering.patterns import RESHAPES, as_vector, constant_of, match_gelu
+
+# Whether a tensor has to be in memory in any case: it is an output, or is there already.
+Kept = Callable[[Node], bool]
+
+UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
+
+
+@dataclass
+class Chain:
+    """Element-wise steps found on the way up from a tensor to `source`, which a kernel computes or loads."""
+
+    source: Node
+    steps: list[str] = field(default_factory=list)
+    operands: list[Any] = field(default_factory=list)  # a vector, a Node, or None; one per step
+    computes: bool = False  # whether the kernel computes `source` too, rather than loading it
+    casts: bool = False  # whether `source` holds integers that the kernel turns into float32
+
+
+def find_chain(node: Node, kept: Kept) -> Chain:
+    """Follow single-use element-wise operators up from `node`."""
+    chain = Chain(node)
+    columns = node.shape[-1] if node.shape else 1
+    current, readers = node, 1
+    while current is node or _absorbable(current, kept, readers):
+        step = _step(current, columns, kept)
+        if step is None:
+            break
+        steps, current_inputs = step
+        chain.steps[:0] = [name for name, _ in steps]
+        chain.operands[:0] = [operand for _, operand in steps]
+        gelu = steps[0][0] == "gelu" and current.op == "multiply"
+        current = current_inputs
+        readers = 2 if gelu else 1  # a gelu that is spelt out reads its argument twice
+        while _absorbable(current, kept, readers) and current.op in RESHAPES and _same_row(current, node):
+            current, readers = current.inputs[0], 1
+    chain.source = current
+    if current.op == "astype" and current.inputs[0].dtype == "int64" and current.dtype == "float32":
+        if current is node or _absorbable(current, kept, readers):
+            chain.source, chain.casts = current.inputs[0], True
+        return chain
+    chain.computes = _computable(current) and (current is node or _absorbable(current, kept, readers))
+    return chain
+
+
+def _computable(node: Node) -> bool:
+    """Whether a kernel computes this and applies steps to it: a product with, or a lookup in, a constant."""
+    if node.dtype != "float32" or node.op not in ("matmul", "take"):
+        return False
+    fixed = constant_of(node.inputs[1] if node.op == "matmul" else node.inputs[0])
+    if fixed is None or fixed.ndim != 2 or fixed.dtype != np.float32:
+        return False
+    if node.op == "matmul":
+        return len(node.inputs[0].shape) > 1
+    ids = node.inputs[1]
+    return node.attrs.axis is not None and int(node.attrs.axis) == 0 and ids.dtype == "int64" and not ids.is_const
+
+
+def _absorbable(node: Node, kept: Kept, readers: int = 1) -> bool:
+    """Whether nobody but the kernel being made reads `node`."""
+    return node.uses == readers and not kept(node)
+
+
+def _step(node: Node, columns: int, kept: Kept) -> tuple[list[tuple[str, Any]], Node] | None:
+    """One element-wise operator as epilogue steps with operands, and the tensor that they are applied to."""
+    if node.dtype != "float32" or (node.shape[-1:] or (1,)) != (columns,):
+        return None
+    if node.op in UNARY_OPERATORS:
+        return [(UNARY_OPERATORS[node.op], None)], node.inputs[0]
+    if node.op == "multiply" and (x := match_gelu(node)) is not None:
+        return [("gelu", None)], x
+    if node.op not in ("add", "subtract", "multiply", "divide"):
+        return None
+    left, right = node.inputs
+    if (vector := _vector_of(right, columns)) is not None and left.shape == node.shape:
+        if node.op in ("add", "subtract"):
+            return [("addv", vector if node.op == "add" else -vector)], left
+        return [("mulv", vector if node.op == "multiply" else np.float32(1.0) / vector)], left
+    if (vector := _vector_of(left, columns)) is not None and right.shape == node.shape:
+        if node.op == "subtract":
+            return [("mulv", np.full_like(vector, -1.0)), ("addv", vector)], right
+        return None if node.op == "divide" else ([("addv" if node.op == "add" else "mulv", vector)], right)
+    shape = _without_ones(node.shape)
+    if node.op not in ("add", "multiply") or not _without_ones(left.shape) == _without_ones(right.shape) == shape:
+        return None
+    main, other = (left, right) if _depth(left, kept) >= _depth(right, kept) else (right, left)
+    return [("add" if node.op == "add" else "mul", other)], main
+
+
+def _vector_of(node: Node, columns: int) -> NDArray[np.float32] | None:
+    return as_vector(node, columns) if node.is_const else None
+
+
+def _depth(node: Node, kept: Kept) -> int:
+    """How late in the graph the product that `node` comes straight from is; −1 if it comes from none.
+
+    Of the two sides of a residual add, the later product takes the other side as its epilogue's operand.
+    """
+    columns = node.shape[-1]
+    while _absorbable(node, kept):
+        if node.op == "matmul":
+            return node.index if constant_of(node.inputs[1]) is not None else -1
+        if node.op in RESHAPES or node.op in UNARY_OPERATORS:
+            node = node.inputs[0]
+        elif node.op in ("add", "subtract", "multiply", "divide"):
+            if (x := match_gelu(node)) is not None:
+                node = x
+            elif _vector_of(node.inputs[1], columns) is not None:
+                node = node.inputs[0]
+            elif _vector_of(node.inputs[0], columns) is not None:
+                node = node.inputs[1]
+            else:
+                return max(_depth(i, kept) for i in node.inputs)
+        else:
+            break
+    return -1
+
+
+def _same_row(reshape: Node, node: Node) -> bool:
+    return reshape.inputs[0].shape[-1:] == node.shape[-1:]
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without leading dimensions of 1, which change nothing about the memory."""
+    first = next((i for i, d in enumerate(shape) if d != 1), len(shape))
+    return shape[first:]

@@ -1,0 +1,238 @@
+"""What `lower` looks for in the graph, each with what it found as a small record.
+
+Exporters write the same thing in several ways (a scale on the scores, on the queries or on both; heads split before or
+after a transpose), so a pattern follows the data, not the spelling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.importer.graph import Node, scalar
+
+RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
+
+
+def through_reshapes(node: Node) -> Node:
+    """The node whose memory `node` shows under another shape."""
+    while node.op in RESHAPES:
+        node = node.inputs[0]
+    return node
+
+
+def permutation(node: Node) -> tuple[int, ...] | None:
+    if node.op != "permute_dims":
+        return None
+    if node.attrs.axes is None:
+        return tuple(reversed(range(len(node.shape))))
+    return tuple(int(a) for a in node.attrs.axes)
+
+
+def strip_scale(node: Node) -> tuple[Node, float]:
+    """Follow multiplications and divisions by one number: (node before them, their product)."""
+    factor = 1.0
+    while node.op in ("multiply", "divide") and node.uses == 1:
+        left, right = node.inputs
+        if (value := scalar(right)) is not None:
+            factor = factor * value if node.op == "multiply" else factor / value
+            node = left
+        elif node.op == "multiply" and (value := scalar(left)) is not None:
+            factor, node = factor * value, right
+        else:
+            break
+    return node, factor
+
+
+@dataclass(frozen=True)
+class AttentionMatch:
+    """softmax(scale · Q Kᵀ + mask) V; query, key, value are (tokens, heads · size) tensors before the head split."""
+
+    query: Node
+    key: Node
+    value: Node
+    mask: Node | None
+    scale: float
+    heads: int
+    head_size: int
+
+
+def match_attention(node: Node) -> AttentionMatch | None:
+    """`node` is the context with its heads brought back to the tokens: (1, T, H, d)."""
+    if permutation(node) != (0, 2, 1, 3) or node.inputs[0].op != "matmul":
+        return None
+    probabilities, value_heads = node.inputs[0].inputs
+    if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, 3):
+        return None
+    scores, mask = probabilities.inputs[0], None
+    if scores.op == "add":
+        left, right = scores.inputs
+        scores, mask = (right, left) if strip_scale(right)[0].op == "matmul" else (left, right)
+    scores, scale = strip_scale(scores)
+    if scores.op != "matmul":
+        return None
+    query, query_scale = _heads(scores.inputs[0], transposed=False)
+    key, key_scale = _heads(scores.inputs[1], transposed=True)
+    value, value_scale = _heads(value_heads, transposed=False)
+    if query is None or key is None or value is None or value_scale != 1.0:
+        return None
+    if not (query.shape == key.shape == value.shape) or query.shape[0] != 1:
+        return None
+    if mask is not None and (len(mask.shape) != 4 or mask.shape[:2] != (1, 1) or mask.shape[3] != query.shape[1]):
+        return None
+    _, _, heads, size = query.shape
+    return AttentionMatch(
+        query.inputs[0], key.inputs[0], value.inputs[0], mask, scale * query_scale * key_scale, heads, size
+    )
+
+
+def _heads(node: Node, transposed: bool) -> tuple[Node | None, float]:
+    """The (1, T, H, d) reshape behind (1, H, T, d), or behind (1, H, d, T) if transposed, and any scale on the way."""
+    node, factor = strip_scale(node)
+    axes = permutation(node)
+    if axes is None:
+        return None, factor
+    node, more = strip_scale(node.inputs[0])
+    factor *= more
+    if transposed and axes == (0, 1, 3, 2):
+        axes = permutation(node)
+        if axes != (0, 2, 1, 3):
+            return None, factor
+        node, more = strip_scale(node.inputs[0])
+        factor *= more
+    elif axes != ((0, 2, 3, 1) if transposed else (0, 2, 1, 3)):
+        return None, factor
+    return (node, factor) if node.op == "reshape" and len(node.shape) == 4 else (None, factor)
+
+
+def match_gelu(node: Node) -> Node | None:
+    """x where `node` spells out x · ½ · (1 + erf(x / √2)) in any order of the factors."""
+    factors, constant = _product(node)
+    if len(factors) != 2 or not math.isclose(constant, 0.5, rel_tol=1e-6):
+        return None
+    for x, gate in (factors, factors[::-1]):
+        if gate.op != "add" or gate.uses != 1 or x.uses != 2:
+            continue
+        sides = [n for n in gate.inputs if scalar(n) is None]
+        ones = [s for n in gate.inputs if (s := scalar(n)) is not None]
+        if len(sides) != 1 or ones != [1.0] or sides[0].op != "erf":
+            continue
+        inner, factor = strip_scale(sides[0].inputs[0])
+        if inner is x and math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5):
+            return x
+    return None
+
+
+def _product(node: Node) -> tuple[list[Node], float]:
+    """The tensors and the product of the numbers that single-use multiplications and divisions combine to `node`."""
+    factors: list[Node] = []
+    constant = 1.0
+    stack = [(node, True)]
+    while stack:
+        current, root = stack.pop()
+        value = scalar(current)
+        if value is not None:
+            constant *= value
+        elif current.op == "multiply" and (root or current.uses == 1):
+            stack.extend((operand, False) for operand in current.inputs)
+        elif current.op == "divide" and (root or current.uses == 1) and (divisor := scalar(current.inputs[1])):
+            constant /= divisor
+            stack.append((current.inputs[0], False))
+        else:
+            factors.append(current)
+    return factors, constant
+
+
+def constant_of(node: Node) -> NDArray[Any] | None:
+    """The value of a node that needs no input to be known, as far as layout operators go."""
+    if node.is_const:
+        return node.data
+    parts = [constant_of(i) for i in node.inputs] if node.op in (*RESHAPES, "permute_dims", "concat") else []
+    known = [p for p in parts if p is not None]
+    if not known or len(known) != len(node.inputs):
+        return None
+    if node.op == "concat":
+        return np.concatenate(known, int(node.attrs.axis))
+    return known[0].reshape(node.shape) if node.op in RESHAPES else known[0].transpose(permutation(node))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Entries [begin, begin + count) of `source` along `axis`."""
+
+    source: Node
+    axis: int
+    begin: int
+    count: int
+
+
+def match_part(node: Node) -> Part | None:
+    """Part of a tensor along one axis, however it was written: a split, a slice, a lookup of one constant index."""
+    if node.op == "get_item" and node.inputs[0].op == "split":
+        split = node.inputs[0]
+        axis = int(split.attrs.axis) % len(split.inputs[0].shape)
+        starts = _split_starts(split.attrs.indices_or_sections, split.inputs[0].shape[axis])
+        return Part(split.inputs[0], axis, starts[node.static[0]], node.shape[axis])
+    if node.op == "strided_slice" and len(node.static) >= 3:
+        axes, begins, _ = node.static[:3]
+        if len(axes) != 1 or (len(node.static) > 3 and node.static[3] != [1]):
+            return None
+        axis = axes[0] % len(node.shape)
+        size = node.inputs[0].shape[axis]
+        begin = begins[0] + size if begins[0] < 0 else min(begins[0], size)
+        return Part(node.inputs[0], axis, begin, node.shape[axis])
+    if node.op == "take" and node.attrs.axis is not None and not node.inputs[0].is_const:
+        indices = constant_of(node.inputs[1])
+        if indices is not None and indices.size == 1:
+            axis = int(node.attrs.axis) % len(node.inputs[0].shape)
+            return Part(node.inputs[0], axis, int(indices.reshape(-1)[0]) % node.inputs[0].shape[axis], 1)
+    return None
+
+
+def _split_starts(sections: Any, size: int) -> list[int]:
+    """Where the parts of a split begin: Relax gives their number or the inner boundaries."""
+    if hasattr(sections, "__len__"):
+        return [0, *(int(s) for s in sections)]
+    count = int(sections)
+    return [part * (size // count) for part in range(count)]
+
+
+def match_trigram(node: Node) -> Node | None:
+    """x (1, T, E) where `node` is [x_{t+1}, x_t, x_{t−1}] with zeros beyond the ends: the input of a 3-convolution."""
+    if node.op != "concat" or len(node.inputs) != 3 or len(node.shape) != 3:
+        return None
+    following, x, previous = node.inputs
+    if x.shape[:2] != node.shape[:2] or int(node.attrs.axis) % 3 != 2:
+        return None
+    fits = _shifted(following, slice_first=True) is x and _shifted(previous, slice_first=False) is x
+    return x if fits else None
+
+
+def _shifted(node: Node, slice_first: bool) -> Node | None:
+    """x where `node` is x moved by one token: a slice of it, with a row of zeros after it or before it."""
+    if node.op != "concat" or len(node.inputs) != 2 or int(node.attrs.axis) % 3 != 1:
+        return None
+    part, zeros = node.inputs if slice_first else reversed(node.inputs)
+    if part.op != "strided_slice" or zeros.data is None or zeros.data.any():
+        return None
+    axes, begins, _ = part.static[:3]
+    whole = part.inputs[0].shape
+    if axes != [1] or begins != [1 if slice_first else 0] or part.shape[1] != whole[1] - 1:
+        return None
+    return part.inputs[0]
+
+
+def as_vector(node: Node, columns: int) -> np.ndarray | None:
+    """A constant that is the same for every row, as (columns,)."""
+    if node.data is None or node.data.dtype != np.float32:
+        return None
+    shape = node.shape
+    if node.data.size == 1:
+        return np.full(columns, node.data.reshape(-1)[0], np.float32)
+    if shape and shape[-1] == columns and node.data.size == columns:
+        return node.data.reshape(columns)
+    return None

@@ -1,0 +1,59 @@
+"""Which tensors have one entry a token: what a shorter sequence makes shorter."""
+
+from __future__ import annotations
+
+import math
+
+from compile.importer.graph import Node
+from compile.lowering.patterns import RESHAPES, match_attention
+
+ELEMENT_WISE = (
+    "add", "subtract", "multiply", "divide", "tanh", "erf", "astype", "nn.relu", "nn.gelu", "nn.gelu_tanh",
+    "nn.layer_norm", "split", "get_item",
+)  # fmt: skip
+
+
+class Tokens:
+    """Decides by where a tensor comes from, not by its shape: a hidden size may well equal the sequence length."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._known: dict[int, bool] = {}
+
+    def index(self, node: Node) -> bool:
+        """Whether `node`, seen as (tokens, anything), has one row a token, and each depends on no other's position."""
+        if id(node) not in self._known:
+            self._known[id(node)] = self._decide(node)
+        return self._known[id(node)]
+
+    def _decide(self, node: Node) -> bool:
+        if node.op == "input":
+            return node.shape == (1, self.count)
+        if self._leading(node.shape) is None:
+            return False
+        if node.op in RESHAPES:
+            return self.index(node.inputs[0])
+        if node.op in ELEMENT_WISE:
+            return any(self.index(operand) for operand in node.inputs)
+        if node.op == "matmul":
+            return _constant(node.inputs[1]) and self.index(node.inputs[0])
+        if node.op == "take" and _constant(node.inputs[0]):
+            return self.index(node.inputs[1])
+        if node.op in ("strided_slice", "take"):  # of columns: taking rows leaves no token dimension
+            return self.index(node.inputs[0]) and self._leading(node.inputs[0].shape) == self._leading(node.shape)
+        if (found := match_attention(node)) is not None:
+            return self.index(found.query) and self.index(found.key) and self.index(found.value)
+        # A concatenation of shifted rows: a convolution over tokens.
+        return node.op == "concat" and len(node.shape) == 3 and any(self.index(operand) for operand in node.inputs)
+
+    def _leading(self, shape: tuple[int, ...]) -> int | None:
+        """The dimension that counts tokens, if only ones stand before it."""
+        for position, dimension in enumerate(shape):
+            if dimension == self.count and math.prod(shape[:position]) == 1:
+                return position
+        return None
+
+
+def _constant(node: Node) -> bool:
+    """Whether `node` is a constant, perhaps laid out anew."""
+    return node.is_const or (node.op in (*RESHAPES, "permute_dims", "concat") and all(map(_constant, node.inputs)))

@@ -1,0 +1,1 @@
+"""Libraries run here: loaded from Python, compared with ONNX Runtime, profiled."""

@@ -1,0 +1,297 @@
+"""Run a compiled library from Python, through its C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compile.artifact.folder import FORMAT, is_sealed, sha256
+from compile.errors import CompileError
+from compile.targets import CPUS, TARGETS, runs_here, with_cpu
+
+TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
+FUNCTIONS = ("open", "run", "close", "last_error", "tokenize", "run_text", "token")
+MAX_RANK = 4
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("threads", ctypes.c_int32),
+        ("profile", ctypes.c_int32),
+        ("cores", ctypes.c_uint64),
+    ]
+
+
+class _Record(ctypes.Structure):
+    _fields_ = [
+        ("call", ctypes.c_int32),
+        ("thread", ctypes.c_int32),
+        ("start_ns", ctypes.c_int64),
+        ("end_ns", ctypes.c_int64),
+    ]
+
+
+class Record(NamedTuple):
+    """When a kernel ran. `call`: its number in the manifest's `calls`, −1 the whole run; ns of a monotonic clock."""
+
+    call: int
+    thread: int
+    start_ns: int
+    end_ns: int
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.c_int64 * 4),
+    ]
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an artifact folder. Raises CompileError if it is missing, damaged or of another format."""
+    path = Path(folder) / "manifest.json"
+    try:
+        text = path.read_bytes().decode()
+        manifest = json.loads(text)
+    except OSError as error:
+        raise CompileError(f"{path} cannot be read ({error.strerror}): give the folder that a build left") from error
+    except (ValueError, RecursionError) as error:
+        raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CompileError(f"{path} has another format than this version reads: build the artifact again")
+    for key, fits in _MANIFEST.items():
+        if not (key in manifest and fits(manifest[key])):
+            raise CompileError(f"{path} is damaged (at {key!r}): build the artifact again")
+    if not is_sealed(text, manifest["manifest_sha256"]):
+        raise CompileError(f"{path} is damaged: its own sha256 is not the one it states; build the artifact again")
+    return manifest
+
+
+def _are_tensors(entries: Any) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(e, dict)
+        and isinstance(e.get("name"), str)
+        and e.get("dtype") in TYPE_CODES
+        and isinstance(e.get("shape"), list)
+        and len(e["shape"]) <= MAX_RANK
+        and all(_is_count(d) for d in e["shape"])
+        and e.get("token_axis", 0) in range(max(len(e["shape"]), 1))
+        and (isinstance(r := e.get("range", [0, 1]), list) and [type(v) for v in r] == [int, int] and r[0] < r[1])
+        for e in entries
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+# What running a library needs of its manifest.
+_MANIFEST: dict[str, Callable[[Any], bool]] = {
+    "name": lambda v: isinstance(v, str) and v.isascii() and v.isidentifier(),
+    "library": lambda v: isinstance(v, str) and Path(v).name == v,
+    "sha256": _is_digest,
+    "manifest_sha256": _is_digest,
+    "target": lambda v: isinstance(v, str) and v in TARGETS,
+    "cpu": lambda v: isinstance(v, str) and v in CPUS,
+    "sanitize": lambda v: isinstance(v, str),
+    "tokens": _is_count,
+    "inputs": _are_tensors,
+    "outputs": _are_tensors,
+}
+
+
+class Library:
+    """A model open in this process. One `run` at a time; open another for another thread. Use as a context manager."""
+
+    def __init__(self, folder: str | Path, threads: int = 0, profile: bool = False) -> None:
+        self.manifest = read_manifest(folder)
+        self._model = ctypes.c_void_p()
+        name, path = self.manifest["name"], Path(folder) / self.manifest["library"]
+        target = with_cpu(TARGETS[self.manifest["target"]], self.manifest["cpu"])
+        if not runs_here(target):
+            raise CompileError(
+                f"{path} was built for {target.name} ({target.cpu.name}), which this machine cannot load"
+            )
+        if self.manifest["sanitize"]:
+            raise CompileError(f"{path} was built with --sanitize {self.manifest['sanitize']}: Python cannot load it")
+        if not path.is_file() or sha256(path) != self.manifest["sha256"]:
+            raise CompileError(f"{path} is missing or damaged: its sha256 is not the manifest's; build it again")
+        self._library = _open_library(path)
+        try:
+            opened, self._run, self._close, self._last_error, self._tokenize, self._run_text, self._token = (
+                getattr(self._library, f"{name}_{function}") for function in FUNCTIONS
+            )
+        except AttributeError as error:
+            raise CompileError(f"{path} is not the library of {name!r}: build it again") from error
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
+        text = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+        self._tokenize.argtypes = [*text, ctypes.c_int32, *[ctypes.c_void_p] * 3]
+        self._run_text.argtypes = [ctypes.c_void_p, *text, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
+        self._token.argtypes, self._token.restype = [ctypes.c_int32], ctypes.c_char_p
+        self._close.argtypes = [ctypes.c_void_p]
+        self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
+        self._profile = getattr(self._library, f"{name}_profile")
+        self._profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        options = _Options(size=ctypes.sizeof(_Options), threads=threads, profile=profile)
+        if opened(ctypes.byref(options), ctypes.byref(self._model)) != 0:
+            raise CompileError(f"{path}: {self._last_error(None).decode()}")
+
+    def run(self, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        """Every output by name. Raises CompileError on wrong names, shapes, types or ids outside their table.
+
+        Where the manifest says `shorter_sequences`, inputs may have any number of tokens up to the model's, and the
+        outputs are those of a model for just that length.
+
+        Integer inputs of another integer type are converted; anything else must have the model's type.
+        """
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
+        arrays = [self._input(entry, inputs) for entry in self.manifest["inputs"]]
+        unknown = set(inputs) - {entry["name"] for entry in self.manifest["inputs"]}
+        if unknown:
+            raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
+        tokens = arrays[0].shape[-1]
+        outputs = {e["name"]: np.empty(_shape(e, tokens), e["dtype"]) for e in self.manifest["outputs"]}
+        self.run_into(arrays, list(outputs.values()))
+        return outputs
+
+    def run_into(self, inputs: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
+        """`run` on arrays that are laid out as the model wants them, in its order: nothing is copied."""
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
+        given, taken = _tensors(inputs), _tensors(outputs)
+        if self._run(self._model, given, len(inputs), taken, len(outputs)) != 0:
+            raise CompileError(self._last_error(self._model).decode())
+
+    def tokenize(
+        self, text: str | bytes, pair: str | bytes | None = None, max_tokens: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids and segments of a text, or of two, each (tokens,): [CLS] text [SEP] pair [SEP].
+
+        The longer text is truncated first, to max_tokens in all (by default the model's). In bytes, what is not UTF-8
+        is left out. Raises CompileError if the library was built without --vocab.
+        """
+        room = self.manifest["tokens"] if max_tokens is None else max_tokens
+        ids, segments = (np.empty(max(room, 0), np.int64) for _ in range(2))
+        count = ctypes.c_int32()
+        if self._tokenize(*_text(text, pair), room, ids.ctypes.data, segments.ctypes.data, ctypes.byref(count)) != 0:
+            raise CompileError(self._last_error(None).decode())
+        return ids[: count.value], segments[: count.value]
+
+    def run_text(self, text: str | bytes, pair: str | bytes | None = None) -> dict[str, NDArray[Any]]:
+        """`tokenize` and `run` in one: every output by name, for just the text's tokens. Raises CompileError."""
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
+        outputs = {e["name"]: np.empty(e["shape"], e["dtype"]) for e in self.manifest["outputs"]}
+        taken, count = _tensors(list(outputs.values())), ctypes.c_int32()
+        if self._run_text(self._model, *_text(text, pair), taken, len(outputs), ctypes.byref(count)) != 0:
+            raise CompileError(self._last_error(self._model).decode())
+        shapes = (tensor.shape[: tensor.rank] for tensor in taken)
+        return {
+            name: array.reshape(-1)[: math.prod(shape)].reshape(shape)
+            for (name, array), shape in zip(outputs.items(), shapes, strict=True)
+        }
+
+    def token(self, number: int) -> str:
+        """The piece whose id is `number`. Raises CompileError where there is none."""
+        piece = self._token(number)
+        if piece is None:
+            raise CompileError(f"there is no piece {number}: the vocabulary has less, or the library has none")
+        return piece.decode()
+
+    def _input(self, entry: dict[str, Any], inputs: Mapping[str, ArrayLike]) -> NDArray[Any]:
+        if entry["name"] not in inputs:
+            raise CompileError(f"input {entry['name']!r} is missing")
+        array = np.asarray(inputs[entry["name"]])
+        if array.dtype != entry["dtype"]:
+            if not (array.dtype.kind in "iub" and np.dtype(entry["dtype"]).kind == "i"):
+                raise CompileError(f"input {entry['name']!r} has type {array.dtype}, the model wants {entry['dtype']}")
+            array = array.astype(entry["dtype"])
+        tokens = array.shape[-1] if array.ndim and 1 <= array.shape[-1] <= self.manifest["tokens"] else 0
+        if list(array.shape) != _shape(entry, tokens):
+            raise CompileError(
+                f"input {entry['name']!r} has shape {list(array.shape)}, the model wants {entry['shape']}"
+            )
+        return np.ascontiguousarray(array)
+
+    def profile(self) -> list[Record]:
+        """When each kernel of the last run ran, the whole run first. Only of a model that was opened with `profile`."""
+        if not self._model:
+            raise CompileError("this model is closed: load it again")
+        records, count = ctypes.POINTER(_Record)(), ctypes.c_int32()
+        if self._profile(self._model, ctypes.byref(records), ctypes.byref(count)) != 0:
+            raise CompileError(self._last_error(self._model).decode())
+        return [Record(r.call, r.thread, r.start_ns, r.end_ns) for r in records[: count.value]]
+
+    def close(self) -> None:
+        """Free the model. Further calls of `run` raise CompileError."""
+        if self._model:
+            self._close(self._model)
+            self._model = ctypes.c_void_p()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_close"):
+            self.close()
+
+
+def _open_library(path: Path) -> ctypes.CDLL:
+    """dlopen through a link with a name of its own: by its path the loader would find an older build if one is open."""
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.resolve())
+        try:
+            return ctypes.CDLL(str(link))
+        except OSError as error:
+            raise CompileError(f"{path} cannot be loaded: {error}") from error
+
+
+def _shape(entry: dict[str, Any], tokens: int) -> list[int]:
+    """An entry's shape for a sequence of `tokens`, as far as it depends on that."""
+    shape = list(entry["shape"])
+    if "token_axis" in entry and tokens:
+        shape[entry["token_axis"]] = tokens
+    return shape
+
+
+def _text(text: str | bytes, pair: str | bytes | None) -> tuple[bytes, int, bytes | None, int]:
+    """Two texts as the C interface takes them. Half a surrogate pair is no UTF-8, so the library leaves it out."""
+    first, second = (t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in (text, pair))
+    return first or b"", len(first or b""), second, len(second or b"")
+
+
+def _tensors(arrays: list[NDArray[Any]]) -> Any:
+    tensors = (_Tensor * len(arrays))()
+    for tensor, array in zip(tensors, arrays, strict=True):
+        tensor.data, tensor.type, tensor.rank = array.ctypes.data, TYPE_CODES.get(str(array.dtype), 0), array.ndim
+        tensor.shape[: array.ndim] = array.shape
+    return tensors
+
+
+def load(folder: str | Path, threads: int = 0, profile: bool = False) -> Library:
+    """Open the library in an artifact folder built for this machine. threads 0 is the library's own default.
+
+    profile: keep when every kernel ran, for `Library.profile`.
+    """
+    return Library(folder, threads, profile)

@@ -1,0 +1,187 @@
+"""The last rungs of the ladder of truth: the linked library against ONNX Runtime on the exported model.
+
+A library for this machine is loaded; an arm64 library runs under qemu-aarch64, on a CPU as old as the target allows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compile.errors import CompileError
+from compile.linking.link import build_runner
+from compile.running.load import load, read_manifest
+from compile.targets import CPUS, TARGETS, Target, runs_here, with_cpu
+
+TOLERANCE = 1e-4
+# Where Debian's libc6-arm64-cross puts glibc for arm64.
+ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
+
+Sample = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """error: the largest absolute difference from the reference, as a share of that output's range."""
+
+    where: str
+    samples: int
+    error: float
+    tolerance: float
+    passed: bool
+
+
+def random_samples(manifest: dict[str, Any], count: int, seed: int = 0) -> list[Sample]:
+    """Valid random inputs: ids inside their tables, masks that are ones and then zeros, of random lengths."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        length = int(rng.integers(1, manifest["tokens"] + 1))
+        sample: Sample = {}
+        for entry in manifest["inputs"]:
+            shape, dtype = entry["shape"], entry["dtype"]
+            if "range" in entry:
+                sample[entry["name"]] = rng.integers(entry["range"][0], entry["range"][1], shape).astype(dtype)
+            elif dtype == "float32":
+                sample[entry["name"]] = rng.standard_normal(shape).astype(dtype)
+            else:
+                mask = np.zeros(shape, dtype)
+                mask[..., :length] = 1
+                sample[entry["name"]] = mask
+        samples.append(sample)
+    return samples
+
+
+def reference(model: onnx.ModelProto, samples: list[Sample]) -> list[dict[str, NDArray[Any]]]:
+    """ONNX Runtime's outputs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return [dict(zip(names, session.run(None, sample), strict=True)) for sample in samples]
+
+
+def relative_error(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) -> float:
+    """Largest |got − want| over the range of each wanted output; infinite where anything is not finite.
+
+    The range is no less than the largest magnitude: two scores may be almost equal.
+    """
+    worst = 0.0
+    for name, expected in want.items():
+        span = float(max(np.ptp(expected), np.abs(expected).max())) or 1.0
+        difference = float(np.abs(got[name] - expected).max())
+        worst = max(worst, difference / span if np.isfinite(difference) else float("inf"))
+    return worst
+
+
+def can_run(target: Target) -> str | None:
+    """None if a library for `target` can be run on this machine, else what to install for it."""
+    if runs_here(target):
+        return None
+    if target.arch != "aarch64":
+        return f"a machine that runs {target.cpu.name} code"
+    if not shutil.which("qemu-aarch64"):
+        return "qemu-aarch64 (Debian package qemu-user)"
+    if not ARM64_ROOT.is_dir():
+        return "glibc for arm64 (Debian package libc6-arm64-cross)"
+    return None
+
+
+def verify(folder: Path, model: onnx.ModelProto, samples: int | None = None) -> list[dict[str, Any]]:
+    """Compare the artifact with `model` on random inputs; one Verification, as a dict, for each CPU that ran it.
+
+    An emulated library is run on a core for each of its levels.
+
+    samples: by default 3, or 1 where each takes half a minute of emulation.
+    Raises CompileError if nothing here can run it, or if it differs by more than TOLERANCE.
+    """
+    manifest = read_manifest(folder)
+    target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
+    missing = can_run(target)
+    if missing:
+        raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
+    given = random_samples(manifest, samples or (3 if runs_here(target) else 1))
+    wanted = reference(model, given)
+    if runs_here(target):
+        with load(folder) as library:
+            results = [_compare("this machine", [library.run(s) for s in given], wanted)]
+    else:
+        cpus = [CPUS[level["cpu"]].emulated for level in manifest["levels"]]
+        with emulator(target) as run:
+            results = [_compare(f"qemu-aarch64 -cpu {cpu}", run(folder, cpu, given), wanted) for cpu in cpus]
+    for result in results:
+        if not result.passed:
+            raise CompileError(
+                f"verification failed on {result.where}: error {result.error:.1e} of the output range, allowed "
+                f"{TOLERANCE:.0e}; this is a defect of the compiler, please report the model"
+            )
+    return [asdict(result) for result in results]
+
+
+def _compare(where: str, got: list[Any], wanted: list[Any]) -> Verification:
+    error = max(relative_error(g, w) for g, w in zip(got, wanted, strict=True))
+    return Verification(where, len(got), error, TOLERANCE, error <= TOLERANCE)
+
+
+@contextmanager
+def emulator(target: Target) -> Iterator[Any]:
+    """Gives run(folder, cpu, samples, threads=1) -> outputs, for any artifact of `target`, under qemu-aarch64.
+
+    run raises CompileError if the library cannot be loaded or a run fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
+        work = Path(name)
+        runner = build_runner(target, work)
+        # Android's sonames lead to glibc's files: the loader finds them already loaded.
+        for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
+            os.symlink(ARM64_ROOT / "lib" / file, work / soname)
+
+        def run(folder: Path, cpu: str, samples: list[Sample], threads: int = 1) -> list[dict[str, NDArray[Any]]]:
+            manifest = read_manifest(folder)
+            command = ["qemu-aarch64", "-cpu", cpu, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={work}"]
+            command += [str(runner), str((folder / manifest["library"]).resolve()), manifest["name"]]
+            return _run_program(command, work, manifest, samples, threads)
+
+        yield run
+
+
+def _run_program(
+    command: list[str], work: Path, manifest: dict[str, Any], samples: list[Sample], threads: int
+) -> list[dict[str, NDArray[Any]]]:
+    given, taken = work / "inputs", work / "outputs"
+    given.write_bytes(input_bytes(manifest, samples))
+    done = subprocess.run([*command, str(given), str(taken), str(threads)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CompileError(f"the library failed when it was run: {done.stderr.strip() or done.returncode}")
+    return read_outputs(manifest, taken.read_bytes(), len(samples))
+
+
+def input_bytes(manifest: dict[str, Any], samples: list[Sample]) -> bytes:
+    """What runtime/tools/runner.c reads: every sample's inputs in the model's order."""
+    return b"".join(np.ascontiguousarray(s[entry["name"]]).tobytes() for s in samples for entry in manifest["inputs"])
+
+
+def read_outputs(manifest: dict[str, Any], data: bytes, count: int) -> list[dict[str, NDArray[Any]]]:
+    """What runtime/tools/runner.c wrote: the outputs of `count` samples."""
+    offset, results = 0, []
+    for _ in range(count):
+        result = {}
+        for entry in manifest["outputs"]:
+            size = int(np.prod(entry["shape"]))
+            result[entry["name"]] = np.frombuffer(data, entry["dtype"], size, offset).reshape(entry["shape"])
+            offset += result[entry["name"]].nbytes
+        results.append(result)
+    return results

@@ -1,0 +1,149 @@
+"""report.html as text: what it says is the manifest's, whatever its names are, and it needs nothing from elsewhere."""
+
+import copy
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compile.artifact.report import memory, picture, render
+from compile.running.load import read_manifest
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Elements that are open at the same time nest; every attribute and every <data> is kept."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.data: dict[str, str] = {}
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        self.attributes += [(tag, key, value) for key, value in given.items()]
+        if tag == "data":
+            self.data[given["data-key"]] = given["value"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, key: str) -> list[str]:
+        return [value for _, name, value in self.attributes if name == key]
+
+
+@pytest.fixture(scope="module")
+def facts(mobilebert_library: Path) -> dict[str, Any]:
+    return read_manifest(mobilebert_library)
+
+
+def look_up(facts: Any, key: str) -> Any:
+    for part in key.split("."):
+        facts = len(facts) if part == "length" else facts[int(part)] if isinstance(facts, list) else facts[part]
+    return facts
+
+
+def test_every_number_is_the_manifests(mobilebert_library: Path, facts: dict[str, Any]) -> None:
+    page = Page((mobilebert_library / "report.html").read_text())
+    assert {"flops", "sizes.library_bytes", "stages", "passes.after.nodes", "kernels.0.calls"} <= set(page.data)
+    assert {key: str(look_up(facts, key)) for key in page.data} == page.data
+
+
+def test_page_stands_alone_and_is_small(mobilebert_library: Path) -> None:
+    text = (mobilebert_library / "report.html").read_text()
+    page = Page(text)
+    assert "://" not in text
+    assert "@" not in re.sub(r"@media|@page", "", text)
+    assert not [value for name in ("src", "action", "srcset") for value in page.values(name)]
+    assert all(value.startswith("#") for value in page.values("href"))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for value in page.values("href")} <= set(ids)
+    assert len(text) < 200_000
+
+
+def test_same_manifest_same_page_and_no_time_in_it(facts: dict[str, Any]) -> None:
+    slower = copy.deepcopy(facts)
+    slower["build_seconds"] = dict.fromkeys(facts["build_seconds"], 1.0)
+    for entry in slower["passes"]["passes"]:
+        entry["seconds"] = 1.0
+    assert render(slower) == render(facts)
+
+
+def test_hostile_names_stay_text(facts: dict[str, Any]) -> None:
+    hostile, changed = '"><script>alert(1)</script>&amp;', copy.deepcopy(facts)
+    changed["name"] = changed["linker"] = hostile
+    for entry in changed["inputs"] + changed["tensors"]:
+        entry["name"] = hostile
+    changed["passes"]["passes"][0]["refusals"] = [{"reason": hostile, "where": hostile, "times": 2}]
+    changed["generic_kernels"] = [{"operator": hostile, "reason": hostile}]
+    changed["model"] = {"file": hostile}
+    page = Page(render(changed))
+    assert render(changed).count("<script>") == 1, "the page's own"
+    assert page.text.count(hostile) > 8
+
+
+def test_what_is_missing_is_said(facts: dict[str, Any]) -> None:
+    unverified = {key: value for key, value in facts.items() if key not in ("verification", "passes")}
+    text = Page(render(unverified)).text
+    assert "Not verified" in text
+    assert "no record of passes" in text
+    verified = facts | {"verification": [
+        {"where": "this machine", "samples": 3, "error": 2.5e-7, "tolerance": 1e-4, "passed": True}
+    ]}  # fmt: skip
+    assert "Verified: error 2.5e-07" in Page(render(verified)).text
+
+
+def test_refusals_and_fallbacks_are_listed(facts: dict[str, Any]) -> None:
+    text = Page(render(facts)).text
+    reasons = [r["reason"] for p in facts["passes"]["passes"] for r in p["refusals"]]
+    assert reasons
+    assert all(reason in text for reason in reasons)
+    assert "No operator fell back" in text
+    changed = facts | {"generic_kernels": [{"operator": "cumsum", "reason": "no kernel family takes it"}]}
+    assert "no kernel family takes it" in Page(render(changed)).text
+
+
+def test_equal_layers_are_drawn_once(facts: dict[str, Any]) -> None:
+    blocks = picture.find_blocks(facts)
+    assert [b.name for b in blocks] == ["embeddings", "layer 1", "layer 2", "head"]
+    kinds = picture.find_kinds(facts, blocks)
+    # The last layer also undoes the scale that the stream carried, so it is a kind of its own.
+    assert [k.title for k in kinds] == ["Embeddings", "Layer 1", "Layer 2", "Head"]
+    again = [{**c, "layer": "layer 3"} for c in facts["calls"] if c["layer"] == "layer 2"]
+    deeper = facts | {"calls": [c for c in facts["calls"] if c["layer"] != "head"] + again}
+    titles = [k.title for k in picture.find_kinds(deeper, picture.find_blocks(deeper))]
+    assert titles == ["Embeddings", "Layer 1", "Layers 2 to 3"]
+
+
+@pytest.mark.parametrize("areas", [memory.arena_areas, lambda facts: memory.scratch_areas(facts)[1]])
+def test_rectangles_of_the_memory_plan_never_overlap(areas: Callable, facts: dict[str, Any]) -> None:
+    found = areas(facts)
+    assert len(found) > 4
+    for n, one in enumerate(found):
+        for two in found[:n]:
+            together = one.first <= two.last and two.first <= one.last
+            assert not (together and one.offset < two.offset + two.size and two.offset < one.offset + one.size)
+
+
+def test_model_without_layers(graph: type, tmp_path: Path, host: Any) -> None:
+    from compile.pipeline import Options, build_library
+
+    b = graph()
+    result = build_library(b.model(b.linear(b.input("x", [1, 8, 16]), 16, 4)), "tiny", host, tmp_path / "a", Options(8))
+    assert "Model: 1 call," in render(result.manifest)
+    ids = Page(render(result.manifest)).values("id")
+    assert len(ids) == len(set(ids))

@@ -1,0 +1,127 @@
+"""What cannot be compiled is refused in one line that names it."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compile.errors import CompileError
+from compile.importer.graph import import_model, input_shapes
+from compile.pipeline import Options, build_library
+from compile.targets import Target
+
+
+def refused(model: onnx.ModelProto, *words: str, tokens: int = 8) -> None:
+    with pytest.raises(CompileError) as caught:
+        import_model(model, tokens)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_operator_that_tvm_does_not_know(graph: type) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    refused(b.model(b("StringNormalizer", b("DFT", x, name="spectrum"))), "DFT", "'spectrum'")
+
+
+def test_operator_of_another_domain(graph: type) -> None:
+    b = graph()
+    y = b("FusedMatMul", b.input("x", [1, 8, 16]), b.normal(16, 16), domain="com.microsoft", name="product")
+    refused(b.model(y), "com.microsoft::FusedMatMul", "'product'", "standard")
+
+
+def test_subgraph(graph: type) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    branch = helper.make_graph(
+        [helper.make_node("Identity", [x], ["y"])], "branch", [], [helper.make_tensor_value_info("y", 1, [1, 8, 16])]
+    )
+    condition = b.input("condition", [1, 1], TensorProto.BOOL)
+    refused(b.model(b("If", condition, then_branch=branch, else_branch=branch, name="choice")), "If", "'choice'")
+
+
+def test_batch_of_two(graph: type) -> None:
+    b = graph()
+    refused(b.model(b.linear(b.input("x", [2, 8, 16]), 16, 4)), "'x'", "[2, 8, 16]", "batch 1")
+
+
+def test_another_sequence_length_than_exported(graph: type) -> None:
+    b = graph()
+    refused(b.model(b.linear(b.input("x", [1, 12, 16]), 16, 4)), "'x'", "12 tokens", "--seq-len 12")
+
+
+def test_scalar_input(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("Add", b.input("x", [1, 8, 16]), b.input("s", []))), "'s'")
+
+
+def test_shape_that_depends_on_values(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("NonZero", b.input("x", [1, 8, 16]))), "nonzero")
+
+
+def test_open_dimensions_become_batch_1_and_the_length(graph: type) -> None:
+    b = graph()
+    x = b.input("x", ["batch", "sequence", 16])
+    model = b.model(b.linear(x, 16, 4))
+    assert input_shapes(model, 40) == {"x": [1, 40, 16]}
+    assert import_model(model, 40).outputs[0][1].shape == (1, 40, 4)
+
+
+def test_initializers_that_are_listed_as_inputs_are_constants(graph: type) -> None:
+    """Older exporters list every weight among the inputs."""
+    b = graph()
+    model = b.model(b.linear(b.input("x", [1, 8, 16]), 16, 4))
+    for weight in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    assert [node.name for node in import_model(model, 8).inputs] == ["x"]
+
+
+def test_constant_negative_index_counts_from_the_end(graph: type, agree: Callable) -> None:
+    b = graph()
+    y = b("Gather", b.normal(8, 16), b.const(np.array([-1, 0, -8, 3, 2, 1, -2, 7])))
+    agree(b.model(b("Add", b.input("x", [1, 8, 16]), y)))
+
+
+def test_importer_says_nothing_of_its_own(graph: type, capfd: pytest.CaptureFixture) -> None:
+    """TVM prints from Python and from C++ what it then raises; one line is for the user, the rest for nobody."""
+    b = graph()
+    shape = b("Cast", b("ReduceMax", b.input("x", [1, 8, 16]), keepdims=0), to=TensorProto.INT64)
+    shape = b("Reshape", shape, b.const(np.array([1])))
+    model = b.model(b("Reshape", b.normal(8, 16), shape, name="culprit"))
+    refused(model, "Reshape", "'culprit'")
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+def lstm(b, x: str) -> str:
+    return b("LSTM", x, b.normal(1, 32, 16), b.normal(1, 32, 8), hidden_size=8, outputs=3, name="culprit")[0]
+
+
+def cumulative_sum(b, x: str) -> str:
+    return b("CumSum", x, b.const(np.array(1)), name="culprit")
+
+
+def largest(b, x: str) -> str:
+    return b("TopK", x, b.const(np.array([3])), outputs=2, name="culprit")[0]
+
+
+def scatter(b, x: str) -> str:
+    return b("ScatterND", x, b.const(np.array([[0]])), b.normal(1, 8, 16), name="culprit")
+
+
+@pytest.mark.parametrize("operator", [lstm, cumulative_sum, largest, scatter])
+def test_whatever_stage_fails_the_node_is_named(operator: Callable, graph: type, host: Target, tmp_path: Path) -> None:
+    """Operators that TVM cannot import, legalise or generate code for, in the middle of a model that is fine."""
+    b = graph()
+    y = b("Relu", b.linear(b.input("x", [1, 8, 16]), 16, 16))
+    model = b.model(b("Tanh", operator(b, y)))
+    with pytest.raises(CompileError, match=r"operator \w+ .*'culprit(#2)?'") as caught:
+        build_library(model, "case", host, tmp_path / "artifact", Options(seq_len=8))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
