@@ -1,0 +1,94 @@
+"""The int8 scheme, written in numpy: what every int8 kernel computes, bit for bit, on every CPU.
+
+Weights are symmetric with one scale a column, s_w[n] > 0, and lie in [−127, 127]. Activations are quantised at run
+time, each token's row x[K] by itself:
+
+    lo = min(0, min x)    hi = max(0, max x)    r = max(hi − lo, 2^−100)
+    inv = 254 / r         s = r · (1 / 254)     1/254 rounded to float32 first
+    z = ⌊−lo · inv⌉       q[k] = ⌊x[k] · inv + z⌉
+
+⌊·⌉ rounds the exact value once, ties to even: one fused multiply-add onto 1.5 · 2^23 + z leaves q in the lowest bits of
+its result. Because z is rounded from the same product, −½ ≤ lo · inv + z ≤ ½ and hi · inv + z < 254.6: q lies in
+[0, 255] and needs no clamp (this is why it is 254 and not 255). Where no element is negative, z = 0. A row of zeros has
+q = z = 0. A row with a NaN or an infinity gets s = NaN, so its results are NaN and no other row's are.
+
+    c[n] = Σ_k q[k] · w[k, n] − z · Σ_k w[k, n]        exact in int32 for K ≤ 65536
+    y[n] = float(c[n]) · s · s_w[n] + b[n]             float(c) · s rounded, then one fused multiply-add
+
+Without a bias the last step is a multiplication. Kernels may hold q as q − 128 and z as z − 128 (Arm's products are of
+signed numbers): c is the same integer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS = 254  # from a row's least value to its greatest
+SMALLEST_RANGE = np.float32(2.0**-100)
+MAX_K = 65536
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """q: (rows, K) uint8; scale: (rows,) float32, NaN where a row is not finite; zero: (rows,) int32 in [0, 254]."""
+
+    q: NDArray[np.uint8]
+    scale: NDArray[np.float32]
+    zero: NDArray[np.int32]
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """What the integers stand for."""
+        return (self.q.astype(np.int32) - self.zero[:, None]).astype(np.float32) * self.scale[:, None]
+
+
+def quantize_rows(x: NDArray[np.float32]) -> QuantizedRows:
+    """x: (rows, K)."""
+    finite = np.logical_and.reduce(np.isfinite(x), axis=1)
+    safe = np.where(finite[:, None], x, np.float32(0.0))
+    low, high = np.minimum(safe.min(axis=1), np.float32(0.0)), np.maximum(safe.max(axis=1), np.float32(0.0))
+    span = np.maximum(high - low, SMALLEST_RANGE)
+    inverse = np.float32(STEPS) / span
+    scale = np.where(finite, span * np.float32(1.0 / STEPS), np.float32(np.nan))
+    zero = _round_fma(-low, inverse, np.zeros_like(low, np.int64))
+    q = _round_fma(safe, inverse[:, None], zero[:, None])
+    return QuantizedRows(q.astype(np.uint8), scale, zero.astype(np.int32))
+
+
+def linear(
+    x: NDArray[np.float32],
+    weight: NDArray[np.int8],
+    weight_scale: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """(rows, K) × (K, N) with weight_scale (N,) and bias (N,) -> (rows, N)."""
+    rows = quantize_rows(x)
+    total = rows.q.astype(np.int64) @ weight.astype(np.int64)
+    total -= rows.zero[:, None] * weight.astype(np.int64).sum(axis=0)
+    scaled = total.astype(np.float32) * rows.scale[:, None]
+    return scaled * weight_scale if bias is None else fma(scaled, weight_scale, bias)
+
+
+def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:
+    """a · b + c, rounded once to float32.
+
+    The product is exact in float64. The sum is rounded there to odd: then the second rounding, to float32, is right.
+    """
+    product, addend = a.astype(np.float64) * b, np.broadcast_to(c, np.broadcast_shapes(a.shape, b.shape, c.shape))
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    bits = total.view(np.int64)
+    inexact_and_even = (error != 0) & np.isfinite(total) & (bits & 1 == 0)
+    odd = bits + np.where((error > 0) == (total > 0), 1, -1)
+    return np.where(inexact_and_even, odd, bits).view(np.float64).astype(np.float32)
+
+
+def _round_fma(a: NDArray[np.float32], b: NDArray[np.float32], whole: NDArray[np.int64]) -> NDArray[np.int64]:
+    """a · b + whole, rounded once to a whole number, ties to even; |a · b| is at most a few hundred."""
+    product = a.astype(np.float64) * b  # exact
+    nearest = np.rint(product)
+    tie_to_odd = (np.abs(product - nearest) == 0.5) & ((nearest.astype(np.int64) + whole) % 2 == 1)
+    return (nearest + np.where(tie_to_odd, 2 * (product - nearest), 0)).astype(np.int64) + whole
