@@ -5,10 +5,12 @@
  * Versions: structs that begin with `size` grow at their end. Set it to sizeof of what you compiled with, and any library
  * with the same POCKETBERT_ABI understands you, older or newer. What cannot be done that way raises POCKETBERT_ABI.
  *
- * Threads: a model runs one inference at a time; a second caller gets POCKETBERT_ERROR_BUSY. Several models may be open
- * and run at once, of one library or of several, and share the weights. Opening, describing and asking for errors is
- * allowed from any thread at any time; closing, once the model's last run has returned. A process made by fork() has
- * none of the threads: it opens its own models.
+ * Threads: every function may be called from any thread at any time. A model runs one inference at a time; a second
+ * caller gets POCKETBERT_ERROR_BUSY. Several models may be open and run at once, of one library or of several, and share
+ * the weights. `close` waits for a run under way.
+ *
+ * Processes: the child of a fork() has none of the threads. It may close a model that it inherits, which frees the child's
+ * copy of it and leaves the parent's alone; for anything else it gets POCKETBERT_ERROR_FORK, and opens its own models.
  */
 #ifndef POCKETBERT_H
 #define POCKETBERT_H
@@ -33,7 +35,8 @@ enum {
     POCKETBERT_ERROR_THREAD = 6, /* threads could not be created */
     POCKETBERT_ERROR_BUSY = 7,   /* another thread is running this model */
     POCKETBERT_ERROR_LIBRARY = 8, /* pocketbert_loader.h: not a library that this machine can load */
-    POCKETBERT_ERROR_VOCABULARY = 9 /* the library was built without a vocabulary: it takes ids, not text */
+    POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a vocabulary: it takes ids, not text */
+    POCKETBERT_ERROR_FORK = 10 /* the model was opened before fork(), by the parent of this process: open another */
 };
 
 /* Element types. */

@@ -20,8 +20,9 @@ struct pb_model {
     int32_t threads;
     int32_t blocks; /* of rows, in a run */
     pb_context context;
-    pocketbert_record *records; /* NULL without options.profile: the run, then each call of each block */
-    size_t records_bytes;
+    pocketbert_record *records;  /* NULL without options.profile: the run, then each call of each block */
+    pocketbert_record *snapshot; /* of them, which the caller of `profile` reads: no run writes to it */
+    size_t records_bytes;        /* of each */
     int32_t record_count;
     size_t bytes;
     _Atomic int32_t next_block[]; /* one a stage */
@@ -29,6 +30,7 @@ struct pb_model {
 
 static const char *_Atomic open_error = "no error";
 static const char not_open[] = "the model is NULL, closed or of another library: open it first";
+static const char inherited_model[] = "the model was opened before fork(), and its threads are the parent's: open another";
 
 static int32_t fail(pb_model *model, int32_t status, const char *message)
 {
@@ -100,14 +102,14 @@ static void set_affinity(void *argument, int32_t thread)
         affinity->refused = true;
 }
 
-static void destroy(pb_model *model)
+static void destroy(pb_model *model, bool inherited)
 {
     if (model->pool)
-        pb_pool_destroy(model->pool);
+        pb_pool_destroy(model->pool, inherited);
     if (model->memory)
         munmap(model->memory, model->memory_bytes);
     if (model->records)
-        munmap(model->records, model->records_bytes);
+        munmap(model->records, 2 * model->records_bytes);
     munmap(model, model->bytes);
 }
 
@@ -136,9 +138,10 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->text = (int64_t *)(void *)(model->memory + text_offset);
     if (options->profile) {
         model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->blocks) * sizeof *model->records;
-        model->records = allocate(model->records_bytes);
+        model->records = allocate(2 * model->records_bytes);
         if (!model->records)
             return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the profile");
+        model->snapshot = model->records + model->records_bytes / sizeof *model->records;
     }
     model->pool = pb_pool_create(model->threads);
     if (!model->pool)
@@ -178,7 +181,7 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
     if (status == POCKETBERT_OK && !(*result = pb_handle_create(model)))
         status = fail(NULL, POCKETBERT_ERROR_MEMORY, "open: too many models are open: close one");
     if (status != POCKETBERT_OK)
-        destroy(model);
+        destroy(model, false);
     return status;
 }
 
@@ -316,28 +319,42 @@ static int32_t run(pb_model *model, const pocketbert_tensor *inputs, int32_t inp
     return status;
 }
 
-/* The caller has the model to itself until it sets `busy` to 0. */
-static int32_t begin_run(pocketbert_model *handle, pb_model **model)
+/* Until end_use the model stays open. */
+static int32_t begin_use(const pocketbert_model *handle, pb_slot **slot)
 {
-    *model = pb_handle_find(handle);
-    if (!*model)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, not_open);
-    if (atomic_exchange(&(*model)->busy, 1))
-        return fail(*model, POCKETBERT_ERROR_BUSY,
-                    "run: another thread is running this model: wait for it, or open another");
-    return POCKETBERT_OK;
+    const int32_t status = pb_handle_enter(handle, slot);
+    return status == POCKETBERT_OK ? status : fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
+}
+
+/* Until end_run the caller has the model to itself. */
+static int32_t begin_run(const pocketbert_model *handle, pb_slot **slot)
+{
+    const int32_t status = begin_use(handle, slot);
+    if (status != POCKETBERT_OK)
+        return status;
+    pb_model *model = pb_handle_model(*slot);
+    if (!atomic_exchange(&model->busy, 1))
+        return POCKETBERT_OK;
+    fail(model, POCKETBERT_ERROR_BUSY, "another thread is running this model: wait for it, or open another");
+    pb_handle_leave(*slot);
+    return POCKETBERT_ERROR_BUSY;
+}
+
+static int32_t end_run(pb_slot *slot, int32_t status)
+{
+    atomic_store(&pb_handle_model(slot)->busy, 0);
+    pb_handle_leave(slot);
+    return status;
 }
 
 PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inputs, int32_t input_count,
                           const pocketbert_tensor *outputs, int32_t output_count)
 {
-    pb_model *model;
-    int32_t status = begin_run(handle, &model);
+    pb_slot *slot;
+    const int32_t status = begin_run(handle, &slot);
     if (status != POCKETBERT_OK)
         return status;
-    status = run(model, inputs, input_count, outputs, output_count);
-    atomic_store(&model->busy, 0);
-    return status;
+    return end_run(slot, run(pb_handle_model(slot), inputs, input_count, outputs, output_count));
 }
 
 static int32_t check_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
@@ -419,28 +436,32 @@ static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, co
 PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_t text_bytes, const char *pair,
                                size_t pair_bytes, pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
 {
-    pb_model *model;
-    int32_t status = begin_run(handle, &model);
+    pb_slot *slot;
+    const int32_t status = begin_run(handle, &slot);
     if (status != POCKETBERT_OK)
         return status;
-    status = run_text(model, text, text_bytes, pair, pair_bytes, outputs, output_count, tokens);
-    atomic_store(&model->busy, 0);
-    return status;
+    return end_run(slot, run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
 }
 
 PB_PUBLIC void PB(close)(pocketbert_model *handle)
 {
-    pb_model *model = pb_handle_close(handle);
+    bool inherited;
+    pb_model *model = pb_handle_close(handle, &inherited);
     if (model)
-        destroy(model);
+        destroy(model, inherited);
 }
 
 PB_PUBLIC const char *PB(last_error)(const pocketbert_model *handle)
 {
     if (!handle)
         return atomic_load(&open_error);
-    const pb_model *model = pb_handle_find(handle);
-    return model ? model->error : not_open;
+    pb_slot *slot;
+    const int32_t status = pb_handle_enter(handle, &slot);
+    if (status != POCKETBERT_OK)
+        return status == POCKETBERT_ERROR_FORK ? inherited_model : not_open;
+    const char *error = pb_handle_model(slot)->error;
+    pb_handle_leave(slot);
+    return error;
 }
 
 PB_PUBLIC void PB(describe)(pocketbert_description *description)
@@ -465,20 +486,23 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         ((char *)description)[i] = ((const char *)&known)[i];
 }
 
-PB_PUBLIC int32_t PB(profile)(pocketbert_model *handle, const pocketbert_record **records, int32_t *count)
+static int32_t profile(pb_model *model, const pocketbert_record **records, int32_t *count)
 {
-    pb_model *model = pb_handle_find(handle);
-    if (!model)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, not_open);
     if (!records || !count)
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: `records` or `count` is NULL");
     if (!model->records)
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: the model was opened without options->profile");
-    if (atomic_load(&model->busy))
-        return fail(model, POCKETBERT_ERROR_BUSY, "profile: another thread is running this model: wait for it");
-    *records = model->records;
+    memcpy(model->snapshot, model->records, (size_t)model->record_count * sizeof *model->records);
+    *records = model->snapshot;
     *count = model->record_count;
     return POCKETBERT_OK;
+}
+
+PB_PUBLIC int32_t PB(profile)(pocketbert_model *handle, const pocketbert_record **records, int32_t *count)
+{
+    pb_slot *slot;
+    const int32_t status = begin_run(handle, &slot);
+    return status == POCKETBERT_OK ? end_run(slot, profile(pb_handle_model(slot), records, count)) : status;
 }
 
 PB_PUBLIC int32_t PB(abi_version)(void)

@@ -1,50 +1,125 @@
 /* Open models and the handles that callers hold.
  *
- * A handle is not a model's address but that of its slot and, in the bits above every address, how often that slot has
- * been used. So a closed handle is recognised without a look at memory that may be gone, and so is one that belongs to
- * another library or to nobody.
+ * A handle is an address that nobody can use and that is never given out again: one byte of memory that is reserved, never
+ * touched and never returned. So a closed handle is recognised without a look at memory that may be gone, however many
+ * models have been opened since, and so is one that belongs to another library.
+ *
+ * There are no locks here: a process made by fork() while another thread held one could never take it.
  */
 #include "runtime.h"
 
-enum { MAX_MODELS = 256, ADDRESS_BITS = 48 };
+enum { MAX_MODELS = 256, USER_BITS = 16, MAX_USERS = (1 << USER_BITS) - 1, RESERVED = 1 << 20 };
 
-static struct slot {
-    pb_model *_Atomic model;  /* NULL: free */
-    _Atomic uintptr_t handle; /* 0: not handed out */
-    uintptr_t uses;
-} slots[MAX_MODELS];
+struct pb_slot {
+    pb_model *model;
+    _Atomic int32_t process; /* that opened it */
+    _Atomic bool taken;      /* by an open model, or one that is being opened or closed */
+    _Atomic uint64_t state;  /* the handle, or 0 once it is closed, << USER_BITS | how many calls are using the model */
+};
+
+static pb_slot slots[MAX_MODELS];
+static _Atomic uintptr_t next_handle; /* a multiple of RESERVED: what was reserved is used up */
+
+static int32_t this_process(void)
+{
+    return (int32_t)syscall(PB_SYS_GETPID);
+}
+
+/* 0 if there is no address space left. The first byte of what is reserved is not given out. */
+static uint64_t new_handle(void)
+{
+    for (;;) {
+        uintptr_t handle = atomic_load(&next_handle);
+        void *reserved = NULL;
+        const uintptr_t before = handle;
+        if (handle % RESERVED == 0) {
+            reserved = mmap(NULL, 2 * RESERVED, PB_PROT_NONE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+            if (reserved == (void *)-1)
+                return 0;
+            handle = (((uintptr_t)reserved + RESERVED - 1) & ~(uintptr_t)(RESERVED - 1)) + 1;
+        }
+        uintptr_t expected = before;
+        if (atomic_compare_exchange_strong(&next_handle, &expected, handle + 1))
+            return handle;
+        if (reserved)
+            munmap(reserved, 2 * RESERVED);
+    }
+}
 
 pocketbert_model *pb_handle_create(pb_model *model)
 {
     for (int32_t i = 0; i < MAX_MODELS; i++) {
-        pb_model *none = NULL;
-        if (atomic_compare_exchange_strong(&slots[i].model, &none, model)) {
-            const uintptr_t handle = (uintptr_t)&slots[i] ^ ++slots[i].uses << ADDRESS_BITS;
-            atomic_store(&slots[i].handle, handle);
-            return (pocketbert_model *)handle;
-        }
+        pb_slot *slot = &slots[i];
+        if (atomic_exchange(&slot->taken, true))
+            continue;
+        const uint64_t handle = new_handle();
+        slot->model = model;
+        atomic_store(&slot->process, this_process());
+        atomic_store(&slot->state, handle << USER_BITS);
+        if (!handle)
+            atomic_store(&slot->taken, false);
+        return (pocketbert_model *)(uintptr_t)handle;
     }
     return NULL;
 }
 
-static struct slot *find(const pocketbert_model *handle)
+/* The slot of an open model, with `state` as it was; NULL if there is none. */
+static pb_slot *find(const pocketbert_model *model, uint64_t *state)
 {
-    const uintptr_t address = (uintptr_t)handle & (((uintptr_t)1 << ADDRESS_BITS) - 1);
-    const uintptr_t index = (address - (uintptr_t)slots) / sizeof *slots;
-    return handle && index < MAX_MODELS && atomic_load(&slots[index].handle) == (uintptr_t)handle ? &slots[index] : NULL;
+    const uint64_t handle = (uintptr_t)model;
+    for (int32_t i = 0; handle && i < MAX_MODELS; i++) {
+        *state = atomic_load(&slots[i].state);
+        if (*state >> USER_BITS == handle)
+            return &slots[i];
+    }
+    return NULL;
 }
 
-pb_model *pb_handle_find(const pocketbert_model *handle)
+int32_t pb_handle_enter(const pocketbert_model *handle, pb_slot **entered)
 {
-    struct slot *slot = find(handle);
-    return slot ? atomic_load(&slot->model) : NULL;
+    uint64_t state;
+    pb_slot *slot;
+    while ((slot = find(handle, &state)) && (state & MAX_USERS) != MAX_USERS) {
+        if (atomic_load(&slot->process) != this_process())
+            return POCKETBERT_ERROR_FORK;
+        if (atomic_compare_exchange_strong(&slot->state, &state, state + 1)) {
+            *entered = slot;
+            return POCKETBERT_OK;
+        }
+    }
+    return POCKETBERT_ERROR_ARGUMENT;
 }
 
-pb_model *pb_handle_close(pocketbert_model *handle)
+pb_model *pb_handle_model(const pb_slot *slot)
 {
-    struct slot *slot = find(handle);
-    uintptr_t expected = (uintptr_t)handle;
-    if (!slot || !atomic_compare_exchange_strong(&slot->handle, &expected, 0))
-        return NULL;
-    return atomic_exchange(&slot->model, NULL);
+    return slot->model;
+}
+
+/* The half of the state that a futex can wait for: it changes with every user. */
+static void *users(pb_slot *slot)
+{
+    return &slot->state;
+}
+
+void pb_handle_leave(pb_slot *slot)
+{
+    if (atomic_fetch_sub(&slot->state, 1) == 1)
+        syscall(PB_SYS_FUTEX, users(slot), PB_FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+pb_model *pb_handle_close(pocketbert_model *handle, bool *inherited)
+{
+    uint64_t state;
+    pb_slot *slot;
+    do
+        if (!(slot = find(handle, &state)))
+            return NULL;
+    while (!atomic_compare_exchange_strong(&slot->state, &state, state & MAX_USERS));
+    *inherited = atomic_load(&slot->process) != this_process(); /* then nobody here uses it */
+    while (!*inherited && (state = atomic_load(&slot->state)))
+        syscall(PB_SYS_FUTEX, users(slot), PB_FUTEX_WAIT_PRIVATE, (uint32_t)state, NULL, NULL, 0);
+    pb_model *model = slot->model;
+    atomic_store(&slot->state, 0);
+    atomic_store(&slot->taken, false);
+    return model;
 }

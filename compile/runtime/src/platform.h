@@ -23,15 +23,15 @@ int pthread_join(unsigned long thread, void **result);
 unsigned long getauxval(unsigned long type);
 
 /* Linux's own constants, the same for all 64-bit architectures that we compile for. */
-enum { PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
+enum { PB_PROT_NONE = 0, PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
 enum { PB_AT_FDCWD = -100, PB_O_RDONLY_CLOEXEC = 02000000 };
 enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
 #if defined(__aarch64__)
 enum { PB_SYS_FUTEX = 98, PB_SYS_SCHED_SETAFFINITY = 122, PB_SYS_SCHED_GETAFFINITY = 123 };
-enum { PB_SYS_OPENAT = 56, PB_SYS_CLOSE = 57, PB_SYS_READ = 63 };
+enum { PB_SYS_OPENAT = 56, PB_SYS_CLOSE = 57, PB_SYS_READ = 63, PB_SYS_GETPID = 172 };
 #elif defined(__x86_64__)
 enum { PB_SYS_FUTEX = 202, PB_SYS_SCHED_SETAFFINITY = 203, PB_SYS_SCHED_GETAFFINITY = 204 };
-enum { PB_SYS_OPENAT = 257, PB_SYS_CLOSE = 3, PB_SYS_READ = 0 };
+enum { PB_SYS_OPENAT = 257, PB_SYS_CLOSE = 3, PB_SYS_READ = 0, PB_SYS_GETPID = 39 };
 #else
 #error "only aarch64 and x86_64 are supported"
 #endif

@@ -84,11 +84,17 @@ extern const char pb_weights[];
 
 typedef struct pb_model pb_model;
 
-/* handles.c: what a caller holds of an open model. create returns NULL if too many are open; find and close return NULL
- * for a handle that is NULL, closed or not of this library. */
+/* handles.c: what a caller holds of an open model, and how many calls are using it. create returns NULL if too many are
+ * open; enter returns POCKETBERT_ERROR_ARGUMENT, and close NULL, for a handle that is NULL, closed or of another library.
+ * Between enter and leave the model stays: close waits. A model that was opened before fork() is *inherited by the child
+ * process, where nobody can enter it. */
+typedef struct pb_slot pb_slot;
+
 pocketbert_model *pb_handle_create(pb_model *model);
-pb_model *pb_handle_find(const pocketbert_model *handle);
-pb_model *pb_handle_close(pocketbert_model *handle);
+int32_t pb_handle_enter(const pocketbert_model *handle, pb_slot **entered);
+pb_model *pb_handle_model(const pb_slot *slot);
+void pb_handle_leave(pb_slot *slot);
+pb_model *pb_handle_close(pocketbert_model *handle, bool *inherited);
 
 /* tokenizer.c, and what is generated for it: a trie whose node says base << 8 | label and which piece ends there, or -1;
  * where each piece's text begins; and what each input of the model takes of a text. */
@@ -133,6 +139,7 @@ typedef void (*pb_task)(void *argument, int32_t thread);
 pb_pool *pb_pool_create(int32_t threads);
 void pb_pool_run(pb_pool *pool, pb_task task, void *argument);
 void pb_pool_barrier(pb_pool *pool);
-void pb_pool_destroy(pb_pool *pool);
+/* inherited: the threads are another process's, and there is no one to wait for. */
+void pb_pool_destroy(pb_pool *pool, bool inherited);
 
 #endif

@@ -82,7 +82,7 @@ pb_pool *pb_pool_create(int32_t threads)
         pool->workers[i].pool = pool;
         pool->workers[i].index = i;
         if (pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]) != 0) {
-            pb_pool_destroy(pool);
+            pb_pool_destroy(pool, false);
             return NULL;
         }
         pool->threads = i + 1;
@@ -100,11 +100,13 @@ void pb_pool_run(pb_pool *pool, pb_task task, void *argument)
     pb_pool_barrier(pool);
 }
 
-void pb_pool_destroy(pb_pool *pool)
+void pb_pool_destroy(pb_pool *pool, bool inherited)
 {
-    atomic_store(&pool->leaving, 1);
-    advance(pool, &pool->generation);
-    for (int32_t i = 1; i < pool->threads; i++)
-        pthread_join(pool->workers[i].thread, NULL);
+    if (!inherited) {
+        atomic_store(&pool->leaving, 1);
+        advance(pool, &pool->generation);
+        for (int32_t i = 1; i < pool->threads; i++)
+            pthread_join(pool->workers[i].thread, NULL);
+    }
     munmap(pool, pool->bytes);
 }
