@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compile.artifact.aar import check_package
-from compile.artifact.folder import library_name
+from compile.codegen.escape import library_name
 from compile.codegen.vocabulary import read_vocabulary
 from compile.databases import read, shipped
 from compile.errors import CompileError

@@ -17,6 +17,7 @@ from compile.artifact.aar import PACKAGES
 from compile.artifact.folder import manifest, runtime_sources, staging, write_manifest
 from compile.artifact.report import write_report
 from compile.blame import blame
+from compile.codegen.escape import identifier
 from compile.codegen.headers import write_interface
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
@@ -117,6 +118,7 @@ def build_program(
 
     extra goes into the manifest; compiling is entered while kernels are compiled and may translate what is raised.
     """
+    identifier(name)
     toolchain, dump = find_toolchain(target, options.sanitize), options.dump
     with clock.phase("plan memory and stages"):
         plan = make_plan(program, target)
@@ -134,7 +136,7 @@ def build_program(
             for level in plan.codes:
                 objects += compile_kernels(level.symbols, target, kernels, level.code, dump and dump / "kernels")
         with clock.phase("pack weights"):
-            write_weights(plan, work / "weights.bin")
+            write_weights(plan, work / "pb_weights.bin")
         with clock.phase("link"):
             write_interface(plan, name, target, folder)
             sources = _write_sources(plan, options, name, folder, work, dump)
@@ -167,7 +169,7 @@ def _write_sources(plan: Any, options: Options, name: str, folder: Path, work: P
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)
-    (work / "weights.c").write_text(assembler_source("pb_weights", work / "weights.bin"))
+    (work / "weights.c").write_text(assembler_source("pb_weights"))
     public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
     (work / "api.h").write_text(public + (folder / "include" / f"{name}.h").read_text())
     return [*runtime_sources(work), work / "plan.c", work / "weights.c"]

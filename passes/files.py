@@ -28,6 +28,7 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
         raise PassError(f"{path}: cannot be read ({error.strerror})") from error
     if not model.HasField("graph") or not model.opset_import:
         raise PassError(f"{path}: holds no ONNX graph; give a model exported to ONNX")
+    _check_names(model, path)
     if external_tensors(model):
         _check_external(model, path)
         try:
@@ -65,6 +66,15 @@ def replace_file(path: Path, data: bytes) -> None:
 def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Initializers whose values lie in another file."""
     return [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+
+
+def _check_names(model: onnx.ModelProto, path: Path) -> None:
+    """protobuf lets names through that are not UTF-8, as bytes."""
+    graph = model.graph
+    named = [v.name for v in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node)]
+    for name in (*named, *(name for node in graph.node for name in (*node.input, *node.output, node.op_type))):
+        if not isinstance(name, str):
+            raise PassError(f"{path}: the name {name!r} is not UTF-8; export the model again with names that are")
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from compile.artifact.jar import find_javac, java_sources, write_archive, write_jar
+from compile.codegen.escape import identifier, xml
 from compile.errors import CompileError
 from compile.linking.link import ANDROID_API
 from compile.targets import Target
@@ -69,7 +70,7 @@ VERSIONS = """<?xml version="1.0" encoding="UTF-8"?>
 
 def write_aar(folder: Path, name: str, target: Target) -> dict[str, str]:
     """Write `<name>.aar` and `maven/` into the artifact `folder`, which has its library and headers."""
-    facts = {"group": GROUP, "name": name, "version": package_version(), "api": str(ANDROID_API)}
+    facts = {"group": GROUP, "name": identifier(name), "version": package_version(), "api": str(ANDROID_API)}
     library, aar = folder / f"lib{name}.so", folder / f"{name}.aar"
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
         classes = Path(work) / "classes.jar"
@@ -83,7 +84,7 @@ def _entries(
     classes: Path, library: Path, headers: Path, target: Target, facts: dict[str, str]
 ) -> dict[str, bytes | Path]:
     return {
-        "AndroidManifest.xml": MANIFEST.format(**facts).encode(),
+        "AndroidManifest.xml": _xml(MANIFEST, facts).encode(),
         "classes.jar": classes,
         "R.txt": b"",
         "proguard.txt": RULES.encode(),
@@ -136,6 +137,10 @@ def _prefab(library: Path, headers: Path, target: Target, facts: dict[str, str])
     }
 
 
+def _xml(template: str, facts: dict[str, str]) -> str:
+    return template.format_map({key: xml(value) for key, value in facts.items()})
+
+
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
@@ -150,8 +155,8 @@ def write_repository(folder: Path, aar: Path, facts: dict[str, str]) -> None:
         os.link(aar, release / f"{stem}.aar")  # the same file twice: models are large
     except OSError:
         shutil.copy(aar, release / f"{stem}.aar")
-    (release / f"{stem}.pom").write_text(POM.format(**facts))
-    (place / "maven-metadata.xml").write_text(VERSIONS.format(**facts))
+    (release / f"{stem}.pom").write_text(_xml(POM, facts))
+    (place / "maven-metadata.xml").write_text(_xml(VERSIONS, facts))
     write_archive(release / f"{stem}-sources.jar", java_sources())
     for file in [*release.iterdir(), place / "maven-metadata.xml"]:
         digests = [hashlib.new(algorithm) for algorithm in ("md5", "sha1", "sha256", "sha512")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 MANIFEST_WIDTH = 240
-
-
-def library_name(text: str) -> str:
-    """A C identifier from a model's name: it prefixes every public symbol, and is not that of the shared headers."""
-    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_") or "model"
-    return f"m_{name}" if name[0].isdigit() or name.startswith("pocketbert") else name
 
 
 def runtime_sources(folder: Path) -> list[Path]:

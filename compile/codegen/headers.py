@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from compile.codegen.escape import c_comment, fill
 from compile.planning.plan import Plan
 from compile.program import Value
 from compile.runtime import INCLUDE, TEMPLATES
@@ -23,18 +24,15 @@ def write_interface(plan: Plan, name: str, target: Target, folder: Path) -> None
     for shared in SHARED_HEADERS:
         shutil.copy(INCLUDE / shared, include / shared)
     system = "Android" if target.is_android else "Linux"
-    facts = {"NAME": name, "ABI": abi_version(), "TARGET": target.name, "SYSTEM": system, "ARCH": target.arch}
+    facts = {"NAME": name, "ABI": str(abi_version()), "TARGET": target.name, "SYSTEM": system, "ARCH": target.arch}
     for file in ("config", "config-version"):
-        text = (TEMPLATES / f"{file}.cmake.in").read_text()
-        for key, value in facts.items():
-            text = text.replace(f"@{key}@", str(value))
-        (cmake / f"{name}-{file}.cmake").write_text(text)
+        (cmake / f"{name}-{file}.cmake").write_text(fill((TEMPLATES / f"{file}.cmake.in").read_text(), facts))
 
 
 def header(name: str, tensors: str) -> str:
     """The C interface for symbols that begin with `name`; `tensors` are lines of its first comment."""
-    text = (TEMPLATES / "api.h.in").read_text()
-    return text.replace("@TENSORS@", tensors).replace("@GUARD@", name.upper()).replace("@NAME@", name)
+    facts = {"TENSORS": tensors, "GUARD": name.upper(), "NAME": name}
+    return fill((TEMPLATES / "api.h.in").read_text(), facts)
 
 
 def abi_version() -> int:
@@ -56,4 +54,4 @@ def _describe(plan: Plan) -> str:
 def _describe_tensor(plan: Plan, value: Value) -> str:
     allowed = plan.program.ranges.get(value.name)
     limits = f", {allowed.low} <= id < {allowed.high}" if allowed else ""
-    return f"{value.name}: {value.dtype} [{', '.join(map(str, value.shape))}]{limits}"
+    return f"{c_comment(value.name)}: {value.dtype} [{', '.join(map(str, value.shape))}]{limits}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import numpy as np
 
+from compile.codegen.escape import c_comment, c_string, identifier
 from compile.planning.levels import Level
 from compile.planning.plan import Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
@@ -60,7 +60,7 @@ def plan_source(plan: Plan, threads: int) -> str:
 
 def _levels(plan: Plan) -> str:
     """The kernels as members of a struct, and for each level the functions that they are."""
-    calls = {call.kernel.name: call for call in plan.program.calls}
+    calls = {identifier(call.kernel.name): call for call in plan.program.calls}
     parts = [_prototype(call, level.symbol(n)) + ";" for level in plan.codes for n, call in calls.items()]
     parts += ["struct pb_kernels {", *(f"    {_prototype(call, f'(*{n})')};" for n, call in calls.items()), "};"]
     table = ["static const pb_level levels[] = {"]
@@ -106,7 +106,7 @@ def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled:
     lines.append("    const struct pb_kernels *const kernels = context->kernels;")
     for call in calls:
         arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
-        lines.append(f"    kernels->{call.kernel.name}({arguments}); // {_printable(call.source)}")
+        lines.append(f"    kernels->{call.kernel.name}({arguments}); // {c_comment(call.source)}")
         if profiled:
             lines.append(f"    pb_log_call(log, {number[id(call)]});")
     return "\n".join([*lines, "}\n"])
@@ -142,10 +142,6 @@ def _info(plan: Plan, value: Value) -> str:
     allowed = plan.program.ranges.get(value.name)
     low, high = (allowed.low, allowed.high) if allowed else (0, 0)
     return (
-        f"{{{json.dumps(value.name)}, {TYPES[value.dtype]}, {len(value.shape)}, "
+        f"{{{c_string(value.name)}, {TYPES[value.dtype]}, {len(value.shape)}, "
         f"{{{shape or '0'}}}, {plan.token_axis(value)}, {low}, {high}, {value.nbytes}}}"
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-/:" else "_" for c in text)

@@ -117,9 +117,8 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
     source = folder / "vocabulary.c"
     parts = []
     for name, table in tables.items():
-        file = folder / f"{name}.bin"
-        file.write_bytes(table.tobytes())
-        parts.append(assembler_source(name, file, alignment=64))
+        (folder / f"{name}.bin").write_bytes(table.tobytes())
+        parts.append(assembler_source(name, alignment=64))
     source.write_text("".join(parts))
     return [source]
 

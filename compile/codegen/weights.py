@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compile.codegen.escape import identifier
 from compile.planning.plan import Plan
 
 # Page-aligned for the largest page in use (Android's 16 KiB): the pages hold weights alone and stay shared and clean.
@@ -16,7 +17,7 @@ ASSEMBLER_SOURCE = """__asm__(".section .rodata.{symbol},\\"a\\",%progbits\\n"
         ".globl {symbol}\\n"
         ".hidden {symbol}\\n"
         "{symbol}:\\n"
-        ".incbin \\"{file}\\"\\n");
+        ".incbin \\"{symbol}.bin\\"\\n");
 """
 
 
@@ -30,6 +31,6 @@ def write_weights(plan: Plan, path: Path) -> None:
         file.truncate(max(plan.weight_bytes, 64))
 
 
-def assembler_source(symbol: str, path: Path, alignment: int = SECTION_ALIGNMENT) -> str:
-    """C that puts the file at `path` into the library's read-only data as `symbol`."""
-    return ASSEMBLER_SOURCE.format(symbol=symbol, alignment=alignment, file=path.as_posix())
+def assembler_source(symbol: str, alignment: int = SECTION_ALIGNMENT) -> str:
+    """C that puts the file `<symbol>.bin` of the folder where it is compiled into read-only data as `symbol`."""
+    return ASSEMBLER_SOURCE.format(symbol=identifier(symbol), alignment=alignment)

@@ -118,7 +118,7 @@ def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph
             gc.collect()
     if failure:
         raise failure
-    return _flatten(module, [o.name for o in model.graph.output])
+    return _flatten(module, list(shapes), [o.name for o in model.graph.output])
 
 
 def _import_failure(error: Exception) -> CompileError:
@@ -155,8 +155,11 @@ def _silent() -> Iterator[None]:
         os.close(kept)
 
 
-def _flatten(module: Any, output_names: list[str]) -> Graph:
-    """Relax's main function as nodes. Raises CompileError on what has no static shape."""
+def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Graph:
+    """Relax's main function as nodes; in- and outputs have the ONNX file's names, which Relax makes identifiers of.
+
+    Raises CompileError on what has no static shape.
+    """
     main = module["main"]
     nodes: list[Node] = []
     by_var: dict[Any, Node] = {}
@@ -185,6 +188,8 @@ def _flatten(module: Any, output_names: list[str]) -> Graph:
         return node
 
     inputs = [add(var, "input", var.ty) for var in main.params]
+    for node, name in zip(inputs, input_names, strict=True):
+        node.name = name
     for block in main.body.blocks:
         for binding in block.bindings:
             var, value = binding.var, binding.value

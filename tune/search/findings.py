@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 
@@ -72,11 +73,12 @@ class Findings:
     def commands(self, point: Point) -> str:
         """Shell commands that build the point's library."""
         file = artifact_name(point.config)
-        sets = " ".join(f"{name}={value}" for name, value in point.parameters.items())
+        sets = " ".join(shlex.quote(f"{name}={value}") for name, value in point.parameters.items())
         s = self.settings
+        space, target, cpu = map(shlex.quote, (s.space, s.target, s.cpu))
         return (
-            f"python -m tune export --space {s.space} --seq-len {s.seq_len} -o {file}.onnx \\\n  --set {sets}\n"
-            f"python -m compile {file}.onnx --target {s.target} --cpu {s.cpu} --seq-len {s.seq_len} --out {file}"
+            f"python -m tune export --space {space} --seq-len {s.seq_len} -o {file}.onnx \\\n  --set {sets}\n"
+            f"python -m compile {file}.onnx --target {target} --cpu {cpu} --seq-len {s.seq_len} --out {file}"
         )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from compile.codegen.escape import xml as escape
 from tune.search.figures import save_png, svg
 from tune.search.findings import Findings, Point
 
@@ -46,7 +46,7 @@ def page(findings: Findings, drawings: Mapping[str, str]) -> str:
         facts=_facts(findings),
         table=_table(findings),
         pruned=_pruned(findings),
-        points=json.dumps(points).replace("</", "<\\/"),
+        points=json.dumps(points).replace("<", "\\u003c"),
         first=(findings.better or findings.front)[0].number,
     )
 

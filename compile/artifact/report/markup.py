@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+from compile.codegen.escape import xml
 
 MIB = 1 << 20
 
@@ -16,7 +16,7 @@ class Markup(str):
 def tag(name: str, *children: str, **attributes: object) -> Markup:
     """An element. Of attribute names a trailing underscore is dropped and others become hyphens; None is left out."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{xml(_number(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -24,7 +24,7 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def join(*parts: str) -> Markup:
-    return Markup("".join(part if isinstance(part, Markup) else escape(part) for part in parts))
+    return Markup("".join(part if isinstance(part, Markup) else xml(part) for part in parts))
 
 
 def datum(value: object, key: str, text: str | None = None) -> Markup:

@@ -15,7 +15,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import compile
-from compile.artifact.folder import library_name
+from compile.codegen.escape import library_name
 from compile.codegen.headers import header
 from compile.linking import library_rules
 from compile.linking.library_rules import check_library
@@ -135,12 +135,18 @@ def test_same_input_same_library(graph: type, tmp_path: Path) -> None:
         ("MobileBERT w/o OPT", "mobilebert_w_o_opt"),
         ("7b", "m_7b"),
         ("pocketbert", "m_pocketbert"),
-        ("é…", "model"),
+        ("pb", "m_pb"),
+        ("string", "m_string"),  # string.h would be found in place of libc's
+        ("sem", "m_sem"),  # sem_open is libc's
+        ("…", "model_b4935894"),
+        ("模型", "model_c98e118e"),
+        ("a" * 300, "a" * 55 + "_9835fa6b"),
     ],
 )
 def test_library_name_is_a_c_identifier(text: str, name: str) -> None:
     assert library_name(text) == name
     assert name.isidentifier()
+    assert library_name(name) == name
 
 
 @pytest.mark.parametrize(
