@@ -6,6 +6,7 @@ that finds nothing to do, or refuses, says so in the table and in the report.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,13 +16,14 @@ from rich.table import Table
 from passes import files, pipeline
 from passes.errors import PassError
 from passes.options import Options
-from passes.report import PassReport, Report
+from passes.report import LayerPrecision, PassReport, Report
 
 EXAMPLES = """examples:
   python -m passes model.onnx -o fast.onnx                        all passes, in order
   python -m passes model.onnx -o fast.onnx --report report.json   what was done and refused, as JSON
   python -m passes model.onnx -o fast.onnx --skip fold_nonorm     all but one
   python -m passes model.onnx -o fast.onnx --dump stages/         keep the model after every pass
+  python -m passes model.onnx -o small.onnx --quantize int8       int8 weights, a quarter of the size
   python -m passes --list                                         the passes, phase by phase
 """
 
@@ -44,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
         help=f"compose two linears when that costs at most R times their multiply-adds (default {cost})")  # fmt: skip
     add("--attention", choices=("operator", "matmuls"), default=Options().attention,
         help="attentions as ONNX's own operator (opset 23, faster; the default) or as matmuls")  # fmt: skip
+    add("--quantize", choices=("none", "int8"), default="none",
+        help="int8: weights of linears and embedding tables; all else stays float32 (default: none)")  # fmt: skip
+    add("--keep-float", nargs="+", default=[], metavar="PATTERN",
+        help="layers that stay float32, by node or weight: '*classifier*'")  # fmt: skip
+    snr = Options().min_snr
+    add("--min-snr", type=float, default=snr, metavar="DB",
+        help=f"layers with a smaller signal-to-noise ratio in int8 stay float32 (default {snr:g})")  # fmt: skip
     add("--list", action="store_true", help="list the passes and exit")
     add("--debug", action="store_true", help="show the traceback of an error")
     return result
@@ -80,7 +89,13 @@ def _rewrite(args: argparse.Namespace, console: Console) -> None:
         verify=not args.no_verify,
         dump=args.dump,
         progress=progress,
-        options=Options(vertical_cost=args.vertical_cost, attention=args.attention),
+        options=Options(
+            vertical_cost=args.vertical_cost,
+            attention=args.attention,
+            quantize=args.quantize,
+            keep_float=tuple(args.keep_float),
+            min_snr=args.min_snr,
+        ),
     )
     files.write(model, args.output)
     if args.report:
@@ -110,6 +125,9 @@ def print_report(console: Console, report: Report) -> None:
     for entry in report.passes:
         for refusal in entry.refusals:
             console.print(f"{entry.name}: {refusal.times} × {escape(refusal.reason)} (first: {escape(refusal.where)})")
+    layers = [layer for entry in report.passes for layer in entry.layers]
+    if layers:
+        _print_layers(console, layers)
     before, after = report.before, report.after
     line = f"nodes {before.nodes} → {after.nodes}, parameters {before.parameters:,} → {after.parameters:,}"
     if before.flops and after.flops:
@@ -117,6 +135,19 @@ def print_report(console: Console, report: Report) -> None:
     if report.error is not None:
         line += f", error {report.error:.1e} of range"
     console.print(f"{line}, {report.seconds:.1f} s")
+
+
+def _print_layers(console: Console, layers: Sequence[LayerPrecision]) -> None:
+    """How many layers are int8, the noisiest of them, and every one that stays float32 with its reason."""
+    small = [layer for layer in layers if layer.precision == "int8"]
+    line = f"int8: {len(small)} of {len(layers)} layers"
+    if worst := min(small, key=lambda layer: layer.output_snr or 0.0, default=None):
+        line += f"; least signal-to-noise ratio {worst.output_snr:.1f} dB ({worst.weight})"
+    console.print(escape(line))
+    for layer in layers:
+        if layer.reason:
+            ratio = "" if layer.output_snr is None else f" ({layer.output_snr:.1f} dB)"
+            console.print(escape(f"float32: {layer.weight}: {layer.reason}{ratio}"))
 
 
 if __name__ == "__main__":

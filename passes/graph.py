@@ -89,6 +89,19 @@ def constant(graph: ir.Graph, values: np.ndarray, name: str, dtype: type = np.fl
     return value
 
 
+def dequantized(graph: ir.Graph, name: str, values: np.ndarray, scales: np.ndarray, axis: int) -> ir.Value:
+    """DequantizeLinear of an int8 constant, made once for each `name`; zero points are 0."""
+    stored = graph.initializers.get(f"{name}.int8")
+    if stored is not None and attribute(stored.consumers()[0], "axis", 1) == axis:
+        return stored.consumers()[0].outputs[0]
+    inputs = [constant(graph, values, f"{name}.int8", np.int8), constant(graph, scales, f"{name}.scale")]
+    output = ir.Value(shape=ir.Shape(values.shape), type=ir.TensorType(ir.DataType.FLOAT))
+    attributes = [ir.AttrInt64("axis", axis)]
+    node = ir.Node("", "DequantizeLinear", inputs, attributes, outputs=[output], name=f"{name}.dequantize")
+    graph.insert_before(next(iter(graph)), node)
+    return output
+
+
 def replace_output(old: ir.Value, new: ir.Value) -> None:
     """Let every reader of `old` read `new`; a graph output keeps its name."""
     if not old.is_graph_output():

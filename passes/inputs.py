@@ -82,7 +82,7 @@ def _table_dims(
     if node.op_type != "Gather":
         return None
     name = node.input[0]
-    while name in producer and producer[name].op_type in ("Identity", "Cast"):
+    while name in producer and producer[name].op_type in ("Identity", "Cast", "DequantizeLinear"):
         name = producer[name].input[0]
     if name in producer and producer[name].op_type == "Constant":
         tensor = next((attribute.t for attribute in producer[name].attribute if attribute.name == "value"), None)

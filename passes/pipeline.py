@@ -24,6 +24,8 @@ from passes import (
     fuse_layer_norm,
     fuse_residual_add,
     names,
+    quantize_linears,
+    quantize_tables,
     simplify,
     tidy,
 )
@@ -31,18 +33,25 @@ from passes.check import check
 from passes.cost import measure
 from passes.errors import PassError, first_line
 from passes.graph import infer_shapes
+from passes.keep import check_patterns
 from passes.options import Options
 from passes.report import Outcome, PassReport, Refusal, Report
 from passes.verify import TOLERANCE, Referee
 
+COARSE = 0.25  # of the range: rounding weights adds up over layers; more is a broken pass, or a model that int8 breaks
+
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite, by name: changes the model in place and says what it did. opset: the oldest it can write."""
+    """A rewrite, by name: changes the model in place and says what it did.
+
+    opset: the oldest it can write; tolerance: how much the outputs may change, as a share of their range.
+    """
 
     name: str
     run: Callable[[ir.Model, Options], Outcome]
     opset: int = 18
+    tolerance: float = TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,14 @@ PHASES = (
             Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),
             Pass("fuse_residual_add", fuse_residual_add.run),
             Pass("fuse_attention", fuse_attention.run),
+        ),
+    ),
+    # Nothing after it may fold weights back to float, as onnxsim would.
+    Phase(
+        "quantize",
+        (
+            Pass("quantize_linears", quantize_linears.run, tolerance=COARSE),
+            Pass("quantize_tables", quantize_tables.run, tolerance=COARSE),
         ),
     ),
     Phase(
@@ -125,6 +142,8 @@ def run(
                 reports.append(_run_pass(entry, phase.name, graph, options, referee, dump, len(reports)))
                 if progress:
                     progress(reports[-1])
+    layers = [layer for entry in reports for layer in entry.layers]
+    check_patterns(options.keep_float, [name for layer in layers for name in dict.fromkeys((layer.weight, layer.name))])
     result = ir.to_proto(graph)
     error = referee.total_error() if referee else None
     seconds = time.perf_counter() - started
@@ -154,6 +173,8 @@ def _run_pass(
     try:
         outcome = _too_old(entry, model) or entry.run(model, options)
         names.rename_nodes(model.graph)
+    except PassError:
+        raise
     except Exception as error:
         raise PassError(
             f"pass {entry.name!r} failed on this model ({first_line(error)}); --skip {entry.name}"
@@ -164,7 +185,7 @@ def _run_pass(
         proto = ir.to_proto(model)
         if dump is not None:
             _dump(proto, Path(dump), f"{index:02d}_{entry.name}.onnx")
-        difference = referee.check(proto, entry.name) if referee else None
+        difference = referee.check(proto, entry.name, entry.tolerance) if referee else None
     return PassReport(
         name=entry.name,
         phase=phase,
@@ -175,6 +196,7 @@ def _run_pass(
         nodes_after=len(model.graph),
         seconds=seconds,
         error=difference,
+        layers=outcome.layers,
     )
 
 

@@ -15,12 +15,31 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class LayerPrecision:
+    """A linear [K, N] or a table [rows, columns]: its precision and, where that is float32, the reason.
+
+    name: of the node, or of the table; weight: of its constant. Signal-to-noise ratios in decibels, of the weight and
+    of what the layer computes by passes.int8 on the samples; None where neither was reckoned.
+    """
+
+    name: str
+    kind: str
+    weight: str
+    shape: tuple[int, int]
+    precision: str
+    reason: str
+    weight_snr: float | None
+    output_snr: float | None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What one rewrite hands back: how often it fired, its own counts, and its refusals."""
+    """What one rewrite hands back: how often it fired, its own counts, its refusals, and layers given a precision."""
 
     applied: int = 0
     counts: dict[str, int] | None = None
     refusals: tuple[Refusal, ...] = ()
+    layers: tuple[LayerPrecision, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,7 @@ class PassReport:
     nodes_after: int
     seconds: float
     error: float | None
+    layers: tuple[LayerPrecision, ...] = ()
 
 
 @dataclass(frozen=True)

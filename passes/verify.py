@@ -35,7 +35,7 @@ class Referee:
             ) from error
         self.first = self.outputs
 
-    def check(self, model: onnx.ModelProto, name: str) -> float:
+    def check(self, model: onnx.ModelProto, name: str, tolerance: float = TOLERANCE) -> float:
         """Compare with the previous stage; return the error over the range, or raise PassError naming the pass.
 
         A model with the bytes of the previous stage is not run again.
@@ -53,8 +53,8 @@ class Referee:
             difference = compare(self.outputs, outputs)
         except ValueError as mismatch:
             raise PassError(f"pass {name!r} broke the model: {mismatch}; --skip {name}") from mismatch
-        if not difference <= TOLERANCE:
-            change = f"{difference:.1e} of their range (allowed: {TOLERANCE:.0e})"
+        if not difference <= tolerance:
+            change = f"{difference:.1e} of their range (allowed: {tolerance:.0e})"
             raise PassError(f"pass {name!r} changed the outputs by {change}; --skip {name}")
         self.outputs, self.data = outputs, data
         return difference

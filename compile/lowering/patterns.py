@@ -151,6 +151,8 @@ def constant_of(node: Node) -> NDArray[Any] | None:
     """The value of a node that needs no input to be known, as far as layout operators go."""
     if node.is_const:
         return node.data
+    if node.op == "dequantize" and all(operand.is_const for operand in node.inputs):
+        return _dequantized(node)
     parts = [constant_of(i) for i in node.inputs] if node.op in (*RESHAPES, "permute_dims", "concat") else []
     known = [p for p in parts if p is not None]
     if not known or len(known) != len(node.inputs):
@@ -158,6 +160,19 @@ def constant_of(node: Node) -> NDArray[Any] | None:
     if node.op == "concat":
         return np.concatenate(known, int(node.attrs.axis))
     return known[0].reshape(node.shape) if node.op in RESHAPES else known[0].transpose(permutation(node))
+
+
+def _dequantized(node: Node) -> NDArray[np.float32]:
+    """(q − z) · s along the node's axis, as float32."""
+    values, scale, zero = (operand.data for operand in node.inputs)
+    assert values is not None
+    assert scale is not None
+    assert zero is not None
+    along = [1] * values.ndim
+    if scale.size > 1:
+        along[int(node.attrs.axis)] = scale.size
+    shifted = values.astype(np.int32) - (zero.astype(np.int32).reshape(along) if zero.size > 1 else int(zero.item()))
+    return (shifted * scale.reshape(along)).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""What values are at run time: some rows of the activations in ONNX Runtime, on calibration or on random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.inputs import random_inputs
+from passes.options import Options
+from passes.verify import SEEDS, open_session
+
+ROWS = 512  # kept of each value, spread evenly over what the samples give
+
+
+def sample_inputs(model: ir.Model, options: Options) -> Sequence[Mapping[str, np.ndarray]]:
+    """The samples that the caller brought, else random inputs."""
+    if options.calibration:
+        return options.calibration
+    proto = ir.to_proto(model)
+    return [random_inputs(proto, seed) for seed in SEEDS]
+
+
+def activations(model: ir.Model, values: Iterable[ir.Value], options: Options) -> dict[str, np.ndarray]:
+    """Rows [rows, channels] of each value, by name."""
+    names = list(dict.fromkeys(f"{value.name}" for value in values))
+    if not names:
+        return {}
+    proto = ir.to_proto(model)
+    known = {output.name for output in proto.graph.output}
+    for name in names:
+        if name not in known:
+            proto.graph.output.add().name = name
+    session = open_session(proto)
+    samples = sample_inputs(model, options)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    share = -(-ROWS // len(samples))
+    for feeds in samples:
+        for name, result in zip(names, session.run(names, dict(feeds)), strict=True):
+            flat = result.reshape(-1, result.shape[-1])
+            rows[name].append(flat[:: -(-len(flat) // share)])
+    return {name: np.concatenate(parts) for name, parts in rows.items()}

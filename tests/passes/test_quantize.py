@@ -1,0 +1,170 @@
+"""quantize_linears and quantize_tables: int8 weights behind DequantizeLinear, and what stays float32."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import passes
+from passes import Options, PassError, int8
+
+INT8 = Options(quantize="int8", attention="matmuls")
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def weights(model: onnx.ModelProto) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """(integers, scales, axis) of every DequantizeLinear."""
+    stored = constants(model)
+    return [
+        (stored[node.input[0]], stored[node.input[1]], node.attribute[0].i)
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+    ]
+
+
+def layers(report: passes.Report) -> list[passes.report.LayerPrecision]:
+    return [layer for entry in report.passes for layer in entry.layers]
+
+
+@pytest.mark.parametrize("gemm", [False, True])
+def test_a_linear_has_int8_weights_and_a_scale_for_each_output_channel(build, check, gemm):
+    b = build()
+    model = b.model(b("Relu", b.linear(b.input("x", [7, 64]), 64, 32, gemm=gemm)))
+    stored = next(a for a in constants(model).values() if a.ndim == 2)
+    w = stored.T if gemm else stored
+    result, report = check(model, bound=0.02, options=INT8)
+    [(q, scales, axis)] = weights(result)
+    assert (q.dtype, q.shape, axis) == (np.int8, (64, 32), 1)
+    assert np.allclose(scales, np.abs(w).max(0) / 127, rtol=1e-6)
+    assert np.abs(q * scales - w).max() <= scales.max() / 2 * 1.001
+    assert np.abs(q).max(0).min() == 127
+    [layer] = layers(report)
+    assert layer.precision == "int8"
+    assert 35 < layer.output_snr < layer.weight_snr < 50
+    assert not any(a.dtype == np.float32 and a.ndim == 2 for a in constants(result).values())
+
+
+def test_what_adds_onto_the_residual_stream_is_quantised_too(build, check, ops):
+    b = build()
+    x = b.input("x", [6, 32])
+    inner = b("Relu", b.linear(x, 32, 64))
+    result, report = check(b.model(b("Add", x, b.linear(inner, 64, 32, bias=False))), bound=0.02, options=INT8)
+    assert len(weights(result)) == 2
+    assert {layer.precision for layer in layers(report)} == {"int8"}
+
+
+def test_a_table_has_a_scale_for_each_row(build, check):
+    b = build()
+    rows = b.rng.standard_normal((50, 16)) * np.exp(b.rng.uniform(-5, 5, (50, 1)))
+    rows[7] = 0
+    table = b.const(rows)
+    result, report = check(b.model(b("Gather", table, b.input("ids", [1, 9], onnx.TensorProto.INT64))),
+                           bound=0.005, options=INT8)  # fmt: skip
+    [(q, scales, axis)] = weights(result)
+    assert (q.shape, axis, scales.shape) == ((50, 16), 0, (50,))
+    assert scales[7] == 1
+    assert not q[7].any()
+    assert (np.abs(q * scales[:, None] - rows).max(1) <= scales * 0.501).all()
+    assert layers(report)[0].kind == "table"
+
+
+def test_a_table_tied_to_a_decoder_is_stored_once(build, check, ops):
+    b = build()
+    table = b.const(b.rng.standard_normal((2100, 128)), "words")
+    hidden = b("Relu", b("Gather", table, b.input("ids", [1, 5], onnx.TensorProto.INT64)))
+    scores = b("MatMul", hidden, b("Transpose", table, perm=[1, 0]))
+    result, _ = check(b.model(scores), bound=0.05, options=INT8)
+    [(q, _, axis)] = weights(result)
+    assert (q.shape, axis) == ((2100, 128), 0)
+    assert not any(a.size > 2100 and a.dtype == np.float32 for a in constants(result).values())
+
+
+def test_layers_stay_float_where_the_caller_or_the_bound_wants_it(build):
+    b = build()
+    x = b.input("x", [64, 32])
+    first = b("Relu", b("MatMul", x, b.const(b.rng.standard_normal((32, 64)), "encoder.weight")))
+    model = b.model(b("MatMul", first, b.const(b.rng.standard_normal((64, 8)), "classifier.weight")))
+    result, report = passes.run(model, options=Options(quantize="int8", keep_float=("*classifier*",)))
+    assert {layer.weight: layer.precision for layer in layers(report)} == {
+        "encoder.weight": "int8", "classifier.weight": "float32"}  # fmt: skip
+    assert constants(result)["classifier.weight"].dtype == np.float32
+    refusals = [r for entry in report.passes if entry.name == "quantize_linears" for r in entry.refusals]
+    assert refusals[0].reason == "--keep-float *classifier*"
+    assert refusals[0].times == 1
+    _, report = passes.run(model, options=Options(quantize="int8", min_snr=60))
+    assert [layer.precision for layer in layers(report)] == ["float32"] * 2
+    assert "below 60 dB" in layers(report)[0].reason
+    with pytest.raises(PassError, match=r"--keep-float clasifier: no layer has such a name; there are: encoder.weight"):
+        passes.run(model, options=Options(quantize="int8", keep_float=("clasifier",)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda w: w.__setitem__((3, 2), np.inf), "NaN or infinity"),
+        (lambda w: w.__setitem__((slice(None), 1), 1e-37), "underflows"),
+    ],
+)
+def test_weights_that_int8_cannot_hold_stay_float_with_the_reason(build, spoil, reason):
+    b = build()
+    w = b.rng.standard_normal((16, 8)).astype(np.float32)
+    spoil(w)
+    model = b.model(b("MatMul", b.input("x", [4, 16]), b.const(w)))
+    _, report = passes.run(model, options=Options(quantize="int8"), verify=False)
+    [layer] = layers(report)
+    assert layer.precision == "float32"
+    assert reason in layer.reason
+
+
+def test_a_channel_of_zeros_stays_zeros(build, check):
+    b = build()
+    w = b.rng.standard_normal((16, 8)).astype(np.float32)
+    w[:, 3] = 0
+    result, _ = check(b.model(b("MatMul", b.input("x", [4, 16]), b.const(w))), bound=0.02, options=INT8)
+    [(q, scales, _)] = weights(result)
+    assert not q[:, 3].any()
+    assert scales[3] == 1
+
+
+def test_an_activation_channel_that_drowns_the_others_keeps_the_layer_float(build):
+    """Its weights are as small as it is large: the per-row scale leaves nothing of the channels that matter."""
+    b = build()
+    x = b("Mul", b.input("x", [64, 32]), b.const(np.where(np.arange(32) == 5, 1000.0, 1.0)))
+    w = b.rng.standard_normal((32, 16))
+    w[5] /= 1000
+    _, report = passes.run(b.model(b("MatMul", b("Relu", x), b.const(w))), options=Options(quantize="int8"))
+    [layer] = layers(report)
+    assert layer.precision == "float32"
+    assert layer.output_snr < 25 < layer.weight_snr
+
+
+def test_passes_after_it_and_a_second_run_leave_the_integers(build, ops):
+    b = build()
+    y = b("Relu", b.linear(b("Relu", b.linear(b.input("x", [2, 3, 64]), 64, 64)), 64, 64))
+    first, _ = passes.run(b.model(y), options=INT8)
+    again, _ = passes.run(first, options=INT8)
+    assert ops(first, "DequantizeLinear") == ops(again, "DequantizeLinear") == 2
+    assert [q.tobytes() for q, _, _ in weights(first)] == [q.tobytes() for q, _, _ in weights(again)]
+
+
+def test_float_models_are_left_alone_without_the_option(build, ops):
+    b = build()
+    result, report = passes.run(b.model(b.linear(b.input("x", [2, 16]), 16, 16)))
+    assert ops(result, "DequantizeLinear") == 0
+    assert not layers(report)
+
+
+def test_rounding_rows_equals_the_reference_of_the_kernels():
+    """One step apart at most, and that in a few ties: the reference rounds as the kernels do."""
+    from compile.kernels.int8_reference import quantize_rows
+
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((40, 96)) * np.exp(rng.uniform(-9, 9, (40, 1)))).astype(np.float32)
+    x[0], x[1] = 0, np.abs(x[1])
+    reference = quantize_rows(x)
+    difference = np.abs(int8.round_rows(x) - reference.dequantized()) / reference.scale[:, None]
+    assert np.mean(difference > 1e-3) < 1e-3
+    assert difference.max() < 1.01
