@@ -92,12 +92,13 @@ class Job:
         """The dev metrics, 0 to 100; kept in the job's folder, so that an interrupted benchmark goes on."""
         import torch
 
-        from model.commands.config import ModelSource
-        from model.commands.finetune import SQUAD, FinetuneConfig, TaskData, run_once
+        from model.finetune.squad import VERSIONS
+        from model.recipes.finetune import FinetuneConfig, TaskData, run_once
+        from model.recipes.sources import ModelSource
         from model.settings import TrainSettings
 
         torch.set_num_threads(self.threads)
-        b, squad = self.budget, self.task.name in SQUAD
+        b, squad = self.budget, self.task.name in VERSIONS
         epochs = b.epochs[[task.name for task in TASKS].index(self.task.name)]
         length = b.squad_length if squad else b.length
         data = TaskData(
@@ -116,13 +117,12 @@ class Job:
 
 def one_answer(task: Task, dev: Path) -> dict[str, float]:
     """What the most frequent label, or for SQuAD no answer, gets on `dev`, 0 to 100."""
-    from model.commands.finetune import SQUAD
     from model.finetune import glue, squad
     from model.finetune.metrics import compute
 
-    if task.name in SQUAD:
+    if task.name in squad.VERSIONS:
         questions = squad.read_questions(dev)
-        values = squad.score(questions, {q.id: "" for q in questions}, SQUAD[task.name])
+        values = squad.score(questions, {q.id: "" for q in questions}, squad.VERSIONS[task.name])
         return {name: values[name] for name in task.metrics}
     labels = [example.label or 0.0 for example in glue.read_examples(glue.TASKS[task.name], dev)]
     values = compute(task.metrics, labels, [statistics.mode(labels)] * len(labels))

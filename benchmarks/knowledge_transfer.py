@@ -116,8 +116,8 @@ def train_teacher(size: Size, work: Path, text: Path, vocabulary: Path, threads:
     result = work / "teacher/held-out.json"
     if result.exists():
         return json.loads(result.read_text())
-    from model.commands.config import ModelSource, TextData
-    from model.commands.pretrain import PretrainConfig, pretrain
+    from model.recipes.pretrain import PretrainConfig, pretrain
+    from model.recipes.sources import ModelSource, TextData
 
     source = ModelSource(preset="ib-bert-large", fields=model_fields(size, size.teacher_inner, 1))
     data = TextData(str(work / "train"), (str(text),), str(vocabulary), size.length)
@@ -137,9 +137,9 @@ def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, f
     result = folder / "held-out.json"
     if result.exists():
         return json.loads(result.read_text())
-    from model.commands.config import ModelSource, TextData
-    from model.commands.distill import DistillConfig, Transfer, distill
-    from model.commands.pretrain import PretrainConfig, pretrain
+    from model.recipes.distill import DistillConfig, Transfer, distill
+    from model.recipes.pretrain import PretrainConfig, pretrain
+    from model.recipes.sources import ModelSource, TextData
 
     fields = model_fields(size, size.student_inner, 2)
     fields |= {} if nonorm else {"normalization": "layer-norm", "activation": "gelu"}
@@ -217,8 +217,8 @@ def held_out(size: Size, work: Path, folder: Path) -> dict[str, float]:
     import torch
 
     from model import load_checkpoint
-    from model.commands.evaluate import evaluate_words
     from model.data import PreTrainingBatches
+    from model.recipes.evaluate import evaluate_words
 
     model = load_checkpoint(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     batches = PreTrainingBatches(work / "valid", size.length, size.vocab_size)

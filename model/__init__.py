@@ -15,9 +15,10 @@ from .export import export
 from .presets import PRESETS
 
 if TYPE_CHECKING:
-    from .build import create, load, randomize_norms
+    from .build import create, load
     from .checkpoint import load_checkpoint, save_checkpoint
     from .heads import Model
+    from .initialize import randomize_norms
 
 __all__ = [
     "HEADS",
@@ -37,7 +38,7 @@ _NEED_TORCH = {
     "Model": "heads",
     "create": "build",
     "load": "build",
-    "randomize_norms": "build",
+    "randomize_norms": "initialize",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }

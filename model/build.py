@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
+from .checkpoint import load_checkpoint
 from .config import Head, ModelConfig
 from .heads import Model
+from .initialize import init_parameter
 from .presets import find_preset
 
 
@@ -34,28 +35,5 @@ def load(name_or_folder: str | Path, head: Head | None = None, seed: int = 0) ->
     weights of a preset, and a head that the checkpoint does not have.
     """
     if Path(name_or_folder).is_dir():
-        from .checkpoint import load_checkpoint
-
         return load_checkpoint(name_or_folder, head, seed)
     return create(str(name_or_folder), head or "none", seed)
-
-
-@torch.no_grad()
-def init_parameter(name: str, parameter: torch.Tensor, generator: torch.Generator) -> None:
-    if name.endswith("norm.weight"):
-        parameter.fill_(1.0)
-    elif name.endswith("bias"):
-        parameter.zero_()
-    else:
-        nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04, generator=generator)
-
-
-@torch.no_grad()
-def randomize_norms(model: nn.Module, seed: int = 0) -> None:
-    """Draw every norm's γ from U(0.8, 1.2) and every bias from N(0, 0.02): γ = 1 and β = 0 hide mistakes."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if name.endswith("norm.weight"):
-            parameter.uniform_(0.8, 1.2, generator=generator)
-        elif name.endswith("bias"):
-            parameter.normal_(0.0, 0.02, generator=generator)

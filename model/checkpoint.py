@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .build import init_parameter
 from .config import HEADS, Head, ModelConfig
 from .errors import ModelError
 from .heads import Model
+from .initialize import init_parameter
 from .names import config_from_json, config_to_json, tensor_name
 
 

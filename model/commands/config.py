@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..config import ModelConfig
-from ..errors import ModelError
-from ..presets import find_preset
-
-if TYPE_CHECKING:
-    from ..config import Head
-    from ..heads import Model
+from ..errors import ModelError, nearest
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A checkpoint `folder`, or a `preset` (random weights) whose fields `fields` may change."""
-
-    folder: str = ""
-    preset: str = ""
-    fields: dict[str, Any] = field(default_factory=dict)
-
-    def load(self, head: Head, seed: int = 0, **changes: Any) -> Model:
-        """Raises `ModelError` where neither or both are given, or a field is unknown."""
-        from ..build import create
-        from ..checkpoint import load_checkpoint
-
-        if bool(self.folder) == bool(self.preset):
-            raise ModelError("give the model either a folder or a preset")
-        if self.folder:
-            if self.fields:
-                raise ModelError("model.fields changes presets only: the model of a folder is as it is")
-            return load_checkpoint(Path(self.folder), head, seed)
-        known = [f.name for f in fields(ModelConfig)]
-        for name in self.fields:
-            if name not in known:
-                raise ModelError(f"model.fields.{name} is unknown{_near(name, known)}")
-        return create(replace(find_preset(self.preset), **self.fields, **changes), head, seed)
-
-
-@dataclass(frozen=True)
-class TextData:
-    """A corpus: prepared in `folder`, which is made from `text` and `vocabulary` if it is not there yet."""
-
-    folder: str
-    text: tuple[str, ...] = ()
-    vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
-    sequence_length: int = 128
 
 
 def read(path: Path, kind: type[T], sets: Sequence[str] = ()) -> T:
@@ -97,7 +54,7 @@ def build(kind: type[T], content: dict[str, Any], where: str, prefix: str = "", 
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for name, value in content.items():
         if name not in known:
-            raise ModelError(f"{where}: {prefix}{name} is unknown{_near(name, list(known))}")
+            raise ModelError(f"{where}: {prefix}{name} is unknown{nearest(name, list(known))}")
         section = _section(known[name])
         if section is not None and isinstance(value, dict):
             values[name] = build(type(section), value, where, f"{prefix}{name}.", section)
@@ -156,8 +113,3 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         named = wanted.get(getattr(get_origin(hint) or plain, "__name__", ""), "a section")
         raise ModelError(f"{where}: {name} is {value!r}: it must be {named}")
     return value
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f": did you mean {near[0]}?" if near else f": choose from {', '.join(known)}"

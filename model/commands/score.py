@@ -8,13 +8,11 @@ import json
 from ..errors import ModelError
 from ..finetune import glue, squad
 
-SQUAD = {"squad-v1.1": "1.1", "squad-v2.0": "2.0"}
-
 
 def score(args: argparse.Namespace) -> None:
     """Print a line a metric, or JSON. GLUE in shares and correlations, SQuAD in percent."""
-    if args.task in SQUAD:
-        version = SQUAD[args.task]
+    if args.task in squad.VERSIONS:
+        version = squad.VERSIONS[args.task]
         odds = None
         if args.null_odds:
             if version != "2.0":
@@ -27,7 +25,7 @@ def score(args: argparse.Namespace) -> None:
         missing = sum(question.id not in predictions for question in questions)
     else:
         values, missing = (
-            glue.score_predictions(glue.find_task(args.task, tuple(SQUAD)), args.data, args.predictions),
+            glue.score_predictions(glue.find_task(args.task, tuple(squad.VERSIONS)), args.data, args.predictions),
             0,
         )
     if args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..errors import ModelError
@@ -17,7 +18,7 @@ CONFIGURED = {
     "evaluate": ("metrics of a model on held-out text, a task of GLUE or SQuAD", "EvaluateConfig"),
     "attention-maps": ("draw the attention of teacher and students to PNG (Figure 3)", "AttentionMapsConfig"),
 }
-"""Name to help and the dataclass that the TOML file fills, in the module of that name."""
+"""Name to help and the dataclass that the TOML file fills, in the recipe of that name."""
 
 
 def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
@@ -53,14 +54,18 @@ def run(args: argparse.Namespace) -> None:
     """Do what the parsed arguments ask for."""
     name = args.command.replace("-", "_")
     try:
-        function = getattr(import_module(f".{name}", __package__), name)
         if args.command not in CONFIGURED:
-            function(args)
+            getattr(import_module(f".{name}", __package__), name)(args)
             return
+        function = getattr(_recipe(args.command), name)
         print(function(read(args.config, _dataclass(args.command, CONFIGURED[args.command][1]), args.sets)))
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is not installed: pip install 'pocketbert[train]'") from error
 
 
 def _dataclass(command: str, kind: str) -> type:
-    return getattr(import_module(f".{command.replace('-', '_')}", __package__), kind)
+    return getattr(_recipe(command), kind)
+
+
+def _recipe(command: str) -> ModuleType:
+    return import_module(f"..recipes.{command.replace('-', '_')}", __package__)

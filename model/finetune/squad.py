@@ -13,6 +13,9 @@ from typing import Any
 
 from ..errors import ModelError
 
+VERSIONS = {"squad-v1.1": "1.1", "squad-v2.0": "2.0"}
+"""What a task of that name is scored as."""
+
 
 @dataclass(frozen=True)
 class Question:

@@ -11,13 +11,13 @@ import torch
 from model import ModelConfig, ModelError, create, load_checkpoint, save_checkpoint
 from model.__main__ import main
 from model.commands.config import read
-from model.commands.finetune import FinetuneConfig
 from model.data import read_vocabulary
 from model.finetune import squad
 from model.finetune.features import Row, RowBatches
 from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
 from model.finetune.squad import Question
 from model.quantize import fake_quantized
+from model.recipes.finetune import FinetuneConfig
 
 SQUAD = Path("../shared/data/squad/dev-v2.0.json")
 VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
@@ -271,5 +271,5 @@ def test_the_configurations_that_come_with_it_are_valid() -> None:
     files = {file: c for file in Path("configs").glob("*.toml") for c in CONFIGURED if file.name.startswith(c)}
     assert set(files.values()) == set(CONFIGURED)
     for file, command in files.items():
-        module = import_module(f"model.commands.{command.replace('-', '_')}")
+        module = import_module(f"model.recipes.{command.replace('-', '_')}")
         read(file, getattr(module, CONFIGURED[command][1]))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from model.commands.config import ModelSource, TextData
+from model.recipes.sources import ModelSource, TextData
 from model.settings import TrainSettings
 from tune.errors import TuneError
 from tune.search.quality import Command, Distillation, DistillationConfig

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from model import PRESETS, ModelConfig
-from model.commands.config import ModelSource, TextData, read
+from model.commands.config import read
+from model.recipes.sources import ModelSource, TextData
 from model.settings import TrainSettings
 from tune.errors import TuneError
 
@@ -67,7 +68,7 @@ class Distillation:
         return f"−held-out loss, nats a masked word, after {steps} steps of {rows}×{length} tokens"
 
     def prepare(self) -> None:
-        from model.commands.pretrain import PretrainConfig, pretrain
+        from model.recipes.pretrain import PretrainConfig, pretrain
 
         if self.config.teacher.preset and not self._teacher().is_dir():
             output = str(self._teacher().parent)
@@ -75,10 +76,10 @@ class Distillation:
 
     def measure(self, config: ModelConfig) -> float:
         from model import load_checkpoint
-        from model.commands.data import pretraining_batches
-        from model.commands.distill import DistillConfig, Transfer, distill
-        from model.commands.evaluate import evaluate_words
         from model.processes import join
+        from model.recipes.corpus import pretraining_batches
+        from model.recipes.distill import DistillConfig, Transfer, distill
+        from model.recipes.evaluate import evaluate_words
 
         source = ModelSource(preset=PRESET, fields=differences(config))
         with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder, redirect_stderr(io.StringIO()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..settings import TrainSettings
-from .config import ModelSource, TextData
+from .sources import ModelSource, TextData
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from ..distill.strategies import pretraining
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .data import check_vocabulary, keep_vocabulary, pretraining_batches
+    from .corpus import check_vocabulary, keep_vocabulary, pretraining_batches
 
     train = config.train
     processes = join(train.device)

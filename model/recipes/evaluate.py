@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError
-from .config import ModelSource, TextData
-from .finetune import SQUAD, TaskData, load_model, task_tokenizer, with_vocabulary
+from ..finetune.squad import VERSIONS
+from .sources import ModelSource, TextData
+from .task import TaskData, load_model, task_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
     from ..data import PreTrainingBatches
@@ -44,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> str:
         if config.task == "mlm":
             if config.text is None:
                 raise ModelError("task mlm needs the section text")
-            from .data import check_vocabulary, pretraining_batches
+            from .corpus import check_vocabulary, pretraining_batches
 
             batches = pretraining_batches(config.text, model.config.vocab_size, 0, processes)
             check_vocabulary(config.model.folder, Path(config.text.folder) / "vocab.txt")
@@ -92,10 +93,10 @@ def evaluate_task(model: Model, task: str, data: TaskData, output: Path | None, 
 
     if not (data.dev or data.test):
         raise ModelError("data.dev is missing: name the task's development file, or data.test")
-    if (data.test or data.test_mismatched) and (task in SQUAD or not output):
+    if (data.test or data.test_mismatched) and (task in VERSIONS or not output):
         raise ModelError("data.test is for the tasks of GLUE, and needs an output folder for the predictions")
     files = {name: file for name in ("dev", "dev_mismatched") if (file := getattr(data, name))}
-    run = evaluate_squad if task in SQUAD else evaluate_glue
+    run = evaluate_squad if task in VERSIONS else evaluate_glue
     metrics = {name: run(model, task, data, Path(file), output, name, batch_size) for name, file in files.items()}
     if output:
         for name in ("test", "test_mismatched"):
@@ -149,7 +150,7 @@ def evaluate_squad(
     from ..finetune.squad import read_questions, score
     from ..finetune.tasks import predict
 
-    tokenizer, version = task_tokenizer(data, model), SQUAD[task]
+    tokenizer, version = task_tokenizer(data, model), VERSIONS[task]
     settings = SpanSettings(stride=data.stride, null_threshold=data.null_threshold)
     questions = read_questions(file)
     made = windows(tokenizer, questions, data.sequence_length, settings)

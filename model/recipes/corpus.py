@@ -8,7 +8,7 @@ from ..data import PreTrainingBatches, prepare, train_vocabulary
 from ..errors import ModelError
 from ..files import written_whole
 from ..processes import Processes
-from .config import TextData
+from .sources import TextData
 
 
 def pretraining_batches(data: TextData, vocab_size: int, seed: int, processes: Processes) -> PreTrainingBatches:

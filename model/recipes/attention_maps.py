@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ModelError
 from ..files import written_whole
-from .config import ModelSource
+from .sources import ModelSource
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,28 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from ..finetune.squad import VERSIONS
 from ..settings import TrainSettings
-from .config import ModelSource
+from .evaluate import evaluate_task
+from .sources import ModelSource
+from .task import TaskData, load_model, task_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
     from ..heads import Model
-
-SQUAD = {"squad-v1.1": "1.1", "squad-v2.0": "2.0"}
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """`train`, `dev` and `test` are the task's own files. The mismatched ones are MNLI's second."""
-
-    vocabulary: str = ""  # the vocab.txt beside the model's weights, if there is one
-    train: str = ""
-    dev: str = ""
-    dev_mismatched: str = ""
-    test: str = ""  # GLUE's, without labels: predicted as its server wants them
-    test_mismatched: str = ""
-    sequence_length: int = 128
-    stride: int = 128  # SQuAD: from one window to the next, in tokens
-    null_threshold: float = 0.0  # SQuAD v2.0
 
 
 @dataclass(frozen=True)
@@ -97,8 +83,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     from ..finetune.tasks import Classification, Spans
     from ..processes import join
     from ..trainer import Trainer
-    from .data import keep_vocabulary
-    from .evaluate import evaluate_task
+    from .corpus import keep_vocabulary
 
     output, data, train = Path(config.output), with_vocabulary(config.data, config.model), config.train
     config = replace(config, data=data)
@@ -112,7 +97,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     batches = training_batches(config, model)
     steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
     stages = pretraining(model.config.num_hidden_layers, max(1, steps))
-    kind = Spans if config.task in SQUAD else Classification
+    kind = Spans if config.task in VERSIONS else Classification
     task = lambda model, stage: kind(model)  # noqa: E731
     folder = Trainer(model, task, stages, batches, output, train, processes).fit()
     if not processes.first:
@@ -120,48 +105,6 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     keep_vocabulary(folder, Path(data.vocabulary))
     whole = load_checkpoint(folder).to(processes.device)
     return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
-
-
-def with_vocabulary(data: TaskData, source: ModelSource) -> TaskData:
-    """Data with a vocabulary, the model's own where none is given; raises `ModelError` for another than the model's."""
-    from .data import check_vocabulary
-
-    if data.vocabulary:
-        check_vocabulary(source.folder, Path(data.vocabulary))
-        return data
-    own = Path(source.folder) / "vocab.txt"
-    if not (source.folder and own.exists()):
-        raise ModelError("data.vocabulary is missing, and there is no vocab.txt beside the model: name its vocabulary")
-    return replace(data, vocabulary=str(own))
-
-
-def load_model(source: ModelSource, task: str, seed: int) -> Model:
-    """With the task's head and number of labels; a new head's weights are random."""
-    import warnings
-
-    from ..checkpoint import read_config
-    from ..finetune.glue import find_task
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*are random, fine-tune them")
-        if task in SQUAD:
-            return source.load("question-answering", seed)
-        labels = max(1, len(find_task(task, tuple(SQUAD)).labels))
-        if not source.folder:
-            return source.load("sequence-classification", seed, num_labels=labels)
-        if read_config(Path(source.folder))[1].num_labels == labels:
-            return source.load("sequence-classification", seed)
-        return with_labels(source.load("sequence-classification", seed), labels, seed)
-
-
-def with_labels(model: Model, labels: int, seed: int) -> Model:
-    """The same encoder under a classifier with another number of labels."""
-    from ..build import create
-
-    other = create(replace(model.config, num_labels=labels), "sequence-classification", seed)
-    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("head.classifier.")}
-    other.load_state_dict(kept, strict=False)
-    return other
 
 
 def training_batches(config: FinetuneConfig, model: Model) -> Any:
@@ -172,24 +115,10 @@ def training_batches(config: FinetuneConfig, model: Model) -> Any:
 
     data, length = config.data, config.data.sequence_length
     tokenizer = task_tokenizer(data, model)
-    if config.task in SQUAD:
+    if config.task in VERSIONS:
         settings = SpanSettings(stride=data.stride)
         made = windows(tokenizer, read_questions(Path(data.train)), length, settings, training=True)
         rows = [window.row for window in made]
     else:
         rows = encode_examples(tokenizer, read_examples(TASKS[config.task], Path(data.train)), length)
     return RowBatches(rows, tokenizer, length, config.train.seed)
-
-
-def task_tokenizer(data: TaskData, model: Model) -> Any:
-    from ..data import read_vocabulary
-
-    tokenizer = read_vocabulary(Path(data.vocabulary))
-    size, table = tokenizer.get_vocab_size(), model.config.max_position_embeddings
-    if size > model.config.vocab_size:
-        raise ModelError(
-            f"{data.vocabulary} has {size} pieces, the model {model.config.vocab_size}: not its vocabulary"
-        )
-    if data.sequence_length > table:
-        raise ModelError(f"data.sequence_length {data.sequence_length} exceeds the model's {table} positions")
-    return tokenizer

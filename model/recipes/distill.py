@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import ModelError
 from ..settings import TrainSettings
-from .config import ModelSource, TextData
+from .sources import ModelSource, TextData
 
 if TYPE_CHECKING:
     from ..distill import Stage, Weights
@@ -65,7 +65,7 @@ def distill(config: DistillConfig) -> Path:
     from ..distill import Distillation, copy_ends
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .data import check_vocabulary, keep_vocabulary, pretraining_batches
+    from .corpus import check_vocabulary, keep_vocabulary, pretraining_batches
 
     train, transfer = config.train, config.transfer
     processes = join(train.device)

@@ -1,0 +1,1 @@
+"""What the training commands do, as functions of a configuration: pretrain, distill, finetune, evaluate, draw."""

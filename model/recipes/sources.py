@@ -1,0 +1,50 @@
+"""Where a recipe's model and text come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import Head, ModelConfig
+from ..errors import ModelError, nearest
+from ..presets import find_preset
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint `folder`, or a `preset` (random weights) whose fields `fields` may change."""
+
+    folder: str = ""
+    preset: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, head: Head, seed: int = 0, **changes: Any) -> Model:
+        """Raises `ModelError` where neither or both are given, or a field is unknown."""
+        from ..build import create
+        from ..checkpoint import load_checkpoint  # torch: the commands' help does without
+
+        if bool(self.folder) == bool(self.preset):
+            raise ModelError("give the model either a folder or a preset")
+        if self.folder:
+            if self.fields:
+                raise ModelError("model.fields changes presets only: the model of a folder is as it is")
+            return load_checkpoint(Path(self.folder), head, seed)
+        known = [f.name for f in fields(ModelConfig)]
+        for name in self.fields:
+            if name not in known:
+                raise ModelError(f"model.fields.{name} is unknown{nearest(name, known)}")
+        return create(replace(find_preset(self.preset), **self.fields, **changes), head, seed)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A corpus: prepared in `folder`, which is made from `text` and `vocabulary` if it is not there yet."""
+
+    folder: str
+    text: tuple[str, ...] = ()
+    vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
+    sequence_length: int = 128

@@ -1,0 +1,85 @@
+"""A task of GLUE or SQuAD: its files, its vocabulary, and a model with its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from ..finetune.squad import VERSIONS
+from .sources import ModelSource
+
+if TYPE_CHECKING:
+    from ..heads import Model
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """`train`, `dev` and `test` are the task's own files. The mismatched ones are MNLI's second."""
+
+    vocabulary: str = ""  # the vocab.txt beside the model's weights, if there is one
+    train: str = ""
+    dev: str = ""
+    dev_mismatched: str = ""
+    test: str = ""  # GLUE's, without labels: predicted as its server wants them
+    test_mismatched: str = ""
+    sequence_length: int = 128
+    stride: int = 128  # SQuAD: from one window to the next, in tokens
+    null_threshold: float = 0.0  # SQuAD v2.0
+
+
+def with_vocabulary(data: TaskData, source: ModelSource) -> TaskData:
+    """Data with a vocabulary, the model's own where none is given; raises `ModelError` for another than the model's."""
+    from .corpus import check_vocabulary
+
+    if data.vocabulary:
+        check_vocabulary(source.folder, Path(data.vocabulary))
+        return data
+    own = Path(source.folder) / "vocab.txt"
+    if not (source.folder and own.exists()):
+        raise ModelError("data.vocabulary is missing, and there is no vocab.txt beside the model: name its vocabulary")
+    return replace(data, vocabulary=str(own))
+
+
+def load_model(source: ModelSource, task: str, seed: int) -> Model:
+    """With the task's head and number of labels; a new head's weights are random."""
+    import warnings
+
+    from ..checkpoint import read_config
+    from ..finetune.glue import find_task
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*are random, fine-tune them")
+        if task in VERSIONS:
+            return source.load("question-answering", seed)
+        labels = max(1, len(find_task(task, tuple(VERSIONS)).labels))
+        if not source.folder:
+            return source.load("sequence-classification", seed, num_labels=labels)
+        if read_config(Path(source.folder))[1].num_labels == labels:
+            return source.load("sequence-classification", seed)
+        return with_labels(source.load("sequence-classification", seed), labels, seed)
+
+
+def with_labels(model: Model, labels: int, seed: int) -> Model:
+    """The same encoder under a classifier with another number of labels."""
+    from ..build import create
+
+    other = create(replace(model.config, num_labels=labels), "sequence-classification", seed)
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("head.classifier.")}
+    other.load_state_dict(kept, strict=False)
+    return other
+
+
+def task_tokenizer(data: TaskData, model: Model) -> Any:
+    from ..data import read_vocabulary
+
+    tokenizer = read_vocabulary(Path(data.vocabulary))
+    size, table = tokenizer.get_vocab_size(), model.config.max_position_embeddings
+    if size > model.config.vocab_size:
+        raise ModelError(
+            f"{data.vocabulary} has {size} pieces, the model {model.config.vocab_size}: not its vocabulary"
+        )
+    if data.sequence_length > table:
+        raise ModelError(f"data.sequence_length {data.sequence_length} exceeds the model's {table} positions")
+    return tokenizer
