@@ -7,22 +7,16 @@ in an order that respects their data; `plan` decides where values live and which
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.kernels.contract import KernelSpec
+
 Kind = Literal["input", "output", "temporary", "weight"]
-
-
-class KernelSpec(Protocol):
-    """What a kernel family offers: a name that is its contract, and its TensorIR."""
-
-    @property
-    def name(self) -> str: ...
-
-    def build(self) -> Any: ...
 
 
 @dataclass(eq=False)
@@ -119,6 +113,41 @@ class Workspace:
 Argument = Rows | Whole | Number | RowCount | TokenCount | Workspace
 
 
+@dataclass(frozen=True)
+class Shared:
+    """An operand by rows of which all rows of a block read the first: its stride is 0."""
+
+    view: View
+
+
+Operand = View | Rows | Shared
+
+
+def arguments_of(kernel: KernelSpec, operands: Mapping[str, Operand], rows: int, tokens: int) -> tuple[Argument, ...]:
+    """What `kernel` is called with over `rows` rows, in the order of its signature; operands: by parameter's name."""
+    arguments: list[Argument] = []
+    stride = 0
+    for parameter in kernel.signature():
+        match parameter.role:
+            case "row_count":
+                arguments.append(RowCount())
+            case "token_count":
+                arguments.append(TokenCount())
+            case "workspace":
+                arguments.append(Workspace(kernel.workspace_bytes(rows, tokens)))
+            case "stride":
+                arguments.append(Number(stride))
+            case role:
+                operand = operands[parameter.name]
+                view = operand if isinstance(operand, View) else operand.view
+                stride = 0 if isinstance(operand, Shared) else view.stride
+                if role != "rows" or isinstance(operand, Shared):
+                    arguments.append(Whole(view))
+                else:
+                    arguments.append(operand if isinstance(operand, Rows) else Rows(view))
+    return tuple(arguments)
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One kernel over `rows` rows. `outputs` are written, all other views read. `source` names the graph's node."""
@@ -174,12 +203,8 @@ class Program:
 
     @property
     def weights(self) -> list[Value]:
-        found: dict[int, Value] = {}
-        for call in self.calls:
-            for value, _ in call.reads():
-                if value.kind == "weight":
-                    found.setdefault(id(value), value)
-        return list(found.values())
+        """Each once, in the order of their first use."""
+        return list(dict.fromkeys(v for call in self.calls for v, _ in call.reads() if v.kind == "weight"))
 
     @property
     def kernels(self) -> dict[str, KernelSpec]:

@@ -10,51 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from compile.kernels.attention import Attention
-from compile.kernels.linear import Linear
-from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
-from compile.planning.plan import Plan, in_rows
-from compile.program import Call, KernelSpec, Program, Rows, Value, Whole
-
-STEP_NAMES = {"add": "+ tensor", "mul": "× tensor", "addv": "+ vector", "mulv": "× vector"}
-
-
-def describe_kernel(kernel: KernelSpec) -> str:
-    """A kernel in words: what it computes, with its epilogue."""
-    if isinstance(kernel, Linear):
-        words = [f"linear {kernel.k} → {kernel.n}", *["bias"] * kernel.bias]
-    elif isinstance(kernel, Attention):
-        words = [f"attention {kernel.heads} heads × {kernel.head_size}", *["mask"] * kernel.has_mask]
-    elif isinstance(kernel, Gather):
-        words = [f"lookup {kernel.table_rows} × {kernel.n}"]
-    elif isinstance(kernel, LayerNorm):
-        words = [f"layer norm {kernel.n}"]
-    elif isinstance(kernel, PadRows):
-        words = [f"zero rows {kernel.n}"]
-    elif isinstance(kernel, Map):
-        words = [f"element-wise {kernel.n}" if kernel.steps else f"copy {kernel.n}"]
-    else:
-        words = [f"generic {getattr(kernel, 'operator', type(kernel).__name__)}"]
-    return ", ".join([*words, *(STEP_NAMES.get(step, step) for step in getattr(kernel, "steps", ()))])
+from compile.planning.plan import Plan
+from compile.program import Call, Rows, Value, Whole
 
 
 def kernel_entries(plan: Plan) -> list[dict[str, Any]]:
     """Every kernel with how often it is called, its schedule and tile, and the FLOPs (2 × multiply-adds) it does."""
     calls = Counter(c.kernel.name for c in plan.program.calls)
     flops: Counter[str] = Counter()
-    shared = {c.kernel.name for c in plan.program.calls if in_rows(c, plan.program.tokens)}
+    shared = {call.kernel.name for call in plan.in_rows}
     for call in plan.program.calls:
         flops[call.kernel.name] += call.flops
     entries = []
     for name, kernel in plan.program.kernels.items():
-        tile = getattr(kernel, "tile", None)
         entries.append(
             {
                 "name": name,
-                "description": describe_kernel(kernel),
+                "description": kernel.describe(),
                 "calls": calls[name],
-                "schedule": type(kernel).__name__.lower(),
-                "tile": str(tile) if tile else None,
+                "schedule": kernel.family,
+                "tile": kernel.tile_name,
                 "rows_shared_by_threads": name in shared,
                 "flops": flops[name],
             }
@@ -62,23 +37,23 @@ def kernel_entries(plan: Plan) -> list[dict[str, Any]]:
     return entries
 
 
-def layers(program: Program) -> list[str]:
+def layers(plan: Plan) -> list[str]:
     """For each call the part of the model it belongs to: "embeddings", "layer 1" …, "head"; "model" without attention.
 
     A layer is an attention, what makes its queries, keys and values of the stream between layers, and all that follows
     up to the next layer's. The stream, a residual sum and its norm, belongs to the layer that writes it.
     """
-    calls = program.calls
-    attentions = [index for index, call in enumerate(calls) if isinstance(call.kernel, Attention)]
+    calls = plan.program.calls
+    attentions = [index for index, call in enumerate(calls) if call.kernel.family == "attention"]
     if not attentions:
         return ["model"] * len(calls)
-    makers = {id(value): index for index, call in enumerate(calls) for value in call.outputs}
+    makers = {value: index for index, call in enumerate(calls) for value in call.outputs}
     layer_of: dict[int, int] = {}
     for number, attention in enumerate(attentions):
         layer_of[attention], reached = number, [attention]
         while reached:
             for value, _ in calls[reached.pop()].reads():
-                maker = makers.get(id(value))
+                maker = makers.get(value)
                 if maker is not None and maker not in layer_of and _projects(calls, maker, makers):
                     layer_of[maker] = number
                     reached.append(maker)
@@ -87,7 +62,7 @@ def layers(program: Program) -> list[str]:
         layer_of[index] = sum(a < index for a in attentions) - 1
     # The last layer has no next one to end it: it ends where the one before it did, or with the last call by tokens.
     last, before = ([i for i in rest if layer_of[i] == n] for n in (len(attentions) - 1, len(attentions) - 2))
-    length = len(before) if len(attentions) > 1 else sum(in_rows(calls[i], program.tokens) for i in last)
+    length = len(before) if len(attentions) > 1 else sum(calls[i] in plan.in_rows for i in last)
     head = set(last[length:])
     return [
         "head" if i in head else f"layer {layer_of[i] + 1}" if i in layer_of else "embeddings"
@@ -95,21 +70,20 @@ def layers(program: Program) -> list[str]:
     ]  # fmt: skip
 
 
-def _projects(calls: list[Call], index: int, makers: dict[int, int]) -> bool:
+def _projects(calls: list[Call], index: int, makers: dict[Value, int]) -> bool:
     """Whether a call is a linear without a residual, or the norm of one."""
     call = calls[index]
-    if isinstance(call.kernel, LayerNorm):
-        source = makers.get(id(call.reads()[0][0]))
-        return source is not None and isinstance(calls[source].kernel, Linear) and _projects(calls, source, makers)
-    return isinstance(call.kernel, Linear) and "add" not in call.kernel.steps
+    if call.kernel.family == "layernorm":
+        source = makers.get(call.reads()[0][0])
+        return source is not None and calls[source].kernel.family == "linear" and _projects(calls, source, makers)
+    return call.kernel.family == "linear" and not call.kernel.adds_tensor
 
 
 def tensors(plan: Plan) -> list[Value]:
     """Every in- and output and temporary, in the order in which the manifest lists them."""
     program = plan.program
-    found = {id(v): v for v in (*program.inputs, *program.outputs)}
-    found |= {id(v): v for call in program.calls for v in call.outputs if v.kind == "temporary"}
-    return list(found.values())
+    temporaries = (v for call in program.calls for v in call.outputs if v.kind == "temporary")
+    return list(dict.fromkeys((*program.inputs, *program.outputs, *temporaries)))
 
 
 def tensor_places(plan: Plan) -> list[dict[str, Any]]:
@@ -128,16 +102,16 @@ def call_entries(plan: Plan) -> list[dict[str, Any]]:
 
     reads and writes name a tensor by its number, then the first column and how many; weights are counted in bytes only.
     """
-    number = {id(value): index for index, value in enumerate(tensors(plan))}
-    stages = {id(call): index for index, stage in enumerate(plan.stages) for call in (*stage.serial, *stage.rows)}
-    entries = []
-    for call, layer in zip(plan.program.calls, layers(plan.program), strict=True):
+    number = {value: index for index, value in enumerate(tensors(plan))}
+    stages = {call: index for index, stage in enumerate(plan.stages) for call in (*stage.serial, *stage.rows)}
+    in_rows, entries = plan.in_rows, []
+    for call, layer in zip(plan.program.calls, layers(plan), strict=True):
         views = [a.view for a in call.arguments if isinstance(a, Rows | Whole)]
         parts = {
             kind: [
-                [number[id(v.value)], v.offset % v.stride, v.columns]
+                [number[v.value], v.offset % v.stride, v.columns]
                 for v in views
-                if id(v.value) in number and (v.value in call.outputs) == (kind == "writes")
+                if v.value in number and (v.value in call.outputs) == (kind == "writes")
             ]
             for kind in ("reads", "writes")
         }
@@ -145,8 +119,8 @@ def call_entries(plan: Plan) -> list[dict[str, Any]]:
             {
                 "kernel": call.kernel.name,
                 "layer": layer,
-                "stage": stages[id(call)],
-                "shared": in_rows(call, plan.program.tokens),
+                "stage": stages[call],
+                "shared": call in in_rows,
                 "rows": call.rows,
                 "flops": call.flops,
                 "bytes": _bytes(call),
@@ -159,11 +133,9 @@ def call_entries(plan: Plan) -> list[dict[str, Any]]:
 def _bytes(call: Call) -> int:
     """Memory a call goes through once. Of a table, a lookup reads only the rows that it copies."""
     total = 0
-    for argument in call.arguments:
+    for parameter, argument in zip(call.kernel.signature(), call.arguments, strict=True):
         if isinstance(argument, Rows | Whole):
             view = argument.view
-            rows = view.rows
-            if isinstance(call.kernel, Gather) and view.value.kind == "weight":
-                rows = min(rows, call.rows)
+            rows = min(view.rows, call.rows) if parameter.role == "table" else view.rows
             total += rows * view.columns * np.dtype(view.value.dtype).itemsize
     return total

@@ -99,7 +99,7 @@ def _stages(plan: Plan, prefix: str) -> str:
 
 
 def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled: bool) -> str:
-    number = {id(call): index for index, call in enumerate(plan.program.calls)}
+    number = {call: index for index, call in enumerate(plan.program.calls)}
     cold = "__attribute__((cold)) " if profiled else ""  # small, and apart from what every run goes through
     head = f"{cold}static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log)"
     lines = [head, "{", "    (void)scratch, (void)row, (void)rows, (void)log;"]
@@ -108,7 +108,7 @@ def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled:
         arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
         lines.append(f"    kernels->{call.kernel.name}({arguments}); // {c_comment(call.source)}")
         if profiled:
-            lines.append(f"    pb_log_call(log, {number[id(call)]});")
+            lines.append(f"    pb_log_call(log, {number[call]});")
     return "\n".join([*lines, "}\n"])
 
 

@@ -276,15 +276,15 @@ def _count_from_start(node: Node) -> None:
 
 def _count_uses(graph: Graph) -> None:
     """Count readers among the nodes that some output depends on: the importer leaves bookkeeping behind."""
-    seen: set[int] = set()
+    seen: set[Node] = set()
     stack = [node for _, node in graph.outputs]
     for node in stack:
         node.uses += 1
     while stack:
         node = stack.pop()
-        if id(node) in seen:
+        if node in seen:
             continue
-        seen.add(id(node))
+        seen.add(node)
         for operand in node.inputs:
             operand.uses += 1
             stack.append(operand)

@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tvm import tirx
 
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, lane, loop, when
+from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, TOKENS, WORKSPACE, Arrays, Signature, TiledKernel, tensor
 from compile.kernels.math import exp
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate, unrolled
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
-from compile.kernels.tiles import TileConfig
-from compile.targets import Isa
+from compile.kernels.reference import normal
+from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
+from compile.targets import Cpu, Isa
 
 # Where a maximum starts.
 LOWEST = -3.0e38
@@ -29,11 +33,12 @@ SWEEP = 4
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(TiledKernel):
     """Arguments in C: q, ldq, k, ldk, v, ldv, mask, ldmask, y, ldy, workspace, tokens, rows.
 
     q and y point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask row, else
-    the mask has a row a query and points at the block's first. head_size is d; scale is usually 1/√d.
+    the mask has a row a query and points at the block's first; without a mask neither is read. head_size is d; scale is
+    usually 1/√d.
     """
 
     heads: int
@@ -43,16 +48,30 @@ class Attention:
     tile: TileConfig
     isa: Isa
 
+    family = "attention"
+
     @property
     def name(self) -> str:
         mask = "_mask" if self.has_mask else ""
         scale = f"_s{self.scale:.6g}".replace(".", "p").replace("-", "m").replace("+", "")
         return f"attention_f32_{self.tile}_h{self.heads}_d{self.head_size}{scale}{mask}_{self.isa.name}"
 
-    def flops(self, rows: int, tokens: int) -> int:
-        return 4 * rows * tokens * self.heads * self.head_size
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_size
 
-    def workspace_bytes(self, tokens: int) -> int:
+    def signature(self) -> Signature:
+        q, y = tensor("q", self.width), tensor("y", self.width, written=True)
+        k, v = tensor("k", self.width, "whole"), tensor("v", self.width, "whole")
+        return (*q, *k, *v, *tensor("mask", TOKENS), *y, WORKSPACE, TOKEN_COUNT, ROW_COUNT)
+
+    def describe(self) -> str:
+        return ", ".join([f"attention {self.heads} heads × {self.head_size}", *["mask"] * self.has_mask])
+
+    def flops(self, rows: int, tokens: int) -> int:
+        return 4 * rows * tokens * self.width
+
+    def workspace_bytes(self, rows: int, tokens: int) -> int:
         """One head's Kᵀ and one tile of scores, with the tokens padded to whole panels.
 
         Where tiles are packed, so are one tile of the mask, as large as the scores, and one of queries.
@@ -62,113 +81,170 @@ class Attention:
         packed = self.tile.mr * padded(self.head_size) if self.isa.by_element else 0
         return 4 * (whole_panels * (self.head_size + rows_of_scores) + packed)
 
+    def tile_key(self, tokens: int) -> TileKey:
+        return TileKey(self.family, self.isa.name, self.precision, self.head_size, tokens)
+
+    def candidate_tiles(self) -> list[TileConfig]:
+        return candidate_tiles(self.isa, self.precision)
+
+    def for_cpu(self, cpu: Cpu) -> Attention:
+        """Nothing is packed for it, so its panels are two of the CPU's vectors wide."""
+        if self.isa == cpu.isa:
+            return self
+        return replace(self, isa=cpu.isa, tile=tile_of_width(2 * cpu.isa.lanes, cpu.isa, self.tile.k_unroll))
+
+    def example(self, rows: int, rng: np.random.Generator) -> tuple[Arrays, NDArray[np.float64]]:
+        """As many queries as keys, the last two masked."""
+        operands = {name: normal(rng, rows, self.width) for name in "qkv"}
+        operands["mask"] = np.where(np.arange(rows) < rows - 2, 0.0, -1e4).astype(np.float32)
+        q, k, v = (
+            operands[name].astype(np.float64).reshape(-1, self.heads, self.head_size).transpose(1, 0, 2)
+            for name in "qkv"
+        )
+        scores = self.scale * (q @ k.transpose(0, 2, 1)) + (operands["mask"] if self.has_mask else 0.0)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        return operands, ((scores / scores.sum(-1, keepdims=True)) @ v).transpose(1, 0, 2).reshape(rows, self.width)
+
     def build(self) -> Any:
-        lanes, nr, mr, d = self.isa.lanes, self.tile.nr, self.tile.mr, self.head_size
         with Kernel(self.name) as kernel:
-            q, ldq = kernel.pointer("q"), kernel.int32("ldq")
-            k, ldk = kernel.pointer("k"), kernel.int32("ldk")
-            v, ldv = kernel.pointer("v"), kernel.int32("ldv")
-            mask, ldmask = kernel.pointer("mask"), kernel.int32("ldmask")
-            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
-            keys = kernel.pointer("workspace", align=64)
-            tokens, rows = kernel.int32("tokens"), kernel.int32("rows")
-            kernel.begin()
-            acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
-            sums, peak, total = kernel.registers(mr, 1), kernel.registers(mr, lanes), kernel.registers(mr, lanes)
-            panels = bind(tirx.truncdiv(tokens + (nr - 1), nr))
-            width = bind(panels * nr)
-            scores_at = bind(width * d)
-            mask_at = bind(scores_at + width * mr)
-            queries_at = bind(mask_at + width * mr * self.has_mask)
-
-            def scores(height: int, factors: Factors) -> None:
-                vectors = nr // lanes
-                with loop(panels) as panel:
-
-                    def weight(vec: int, c: Expr) -> Expr:
-                        return keys.load((panel * d + c) * nr + vec * lanes, lanes)
-
-                    _clear(acc, lanes)
-                    multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, factors, weight)
-                    for i in range(height):
-                        for vec in range(vectors):
-                            at = scores_at + i * width + panel * nr + vec * lanes
-                            keys.store(at, acc[i * vectors + vec].load(0, lanes), lanes)
-
-            def softmax(first: Expr, i: int) -> None:
-                mask_at = (first + i) * ldmask if self.has_mask else None
-                at = bind(scores_at + i * width)
-                _softmax_row(keys, at, mask, mask_at, self.scale, tokens, lanes, spill, sums[i])
-
-            def weighted_sum(head: Expr, column: int, factors: Factors) -> Callable[[Expr, int, Expr], None]:
-                """Multiply a tile's scores by some columns of V; what is returned stores one row of the result."""
-                columns = min(nr, d - column)
-                vectors = -(-columns // lanes)
-
-                def weight(vec: int, t: Expr) -> Expr:
-                    return v.load(t * ldv + head * d + column + vec * lanes, lanes)
-
-                def store(row: Expr, i: int, scale: Expr) -> None:
-                    scale = bind(broadcast(scale, lanes))
-                    results = [acc[i * vectors + vec].load(0, lanes) * scale for vec in range(vectors)]
-                    epilogue.store_columns(y, row * ldy + head * d + column, results, columns, lanes, spill)
-
-                _clear(acc, lanes)
-                multiply_accumulate(acc, vectors, self.isa, tokens, self.tile.k_unroll, factors, weight)
-                return store
-
-            def in_place(head: Expr, first: Expr, height: int) -> None:
-                scores(height, lambda c, u: [q.load((first + i) * ldq + head * d + c + u) for i in range(height)])
-                for i in range(height):
-                    softmax(first, i)
-
-                def weights(t: Expr, u: int) -> list[Expr]:
-                    return [keys.load(scores_at + i * width + t + u) for i in range(height)]
-
-                for column in range(0, d, nr):
-                    store = weighted_sum(head, column, weights)
-                    for i in range(height):
-                        store(first + i, i, const(1.0) / sums[i].load(0))
-
-            def packed(head: Expr, first: Expr, tile: PackedTile) -> None:
-                """A lane is a query, also among the scores: softmax has no rest, and what it leaves is packed."""
-                queries, scores, mask_tile = (replace(tile, at=at) for at in (queries_at, scores_at, mask_at))
-                vectors = tile.height // lanes
-                queries.pack(q, first * ldq + head * d, ldq, d)
-                if self.scale != 1.0:
-                    with loop(d) as c:
-                        for v in range(vectors):
-                            queries.store(c, v * lanes, queries.vector(c, v * lanes) * const(self.scale, lanes))
-                if self.has_mask:
-                    # A mask that all queries share is packed once a head.
-                    with when(tirx.any(ldmask != 0, first == 0)) if tile.valid is None else nullcontext():
-                        mask_tile.pack(mask, first * ldmask, ldmask, tokens)
-                with loop(panels) as panel:
-                    for t, v in product(range(nr), range(vectors)):
-                        value = mask_tile.vector(panel * nr + t, v * lanes) if self.has_mask else const(0.0, lanes)
-                        acc[t * vectors + v].store(0, value, lanes)
-                    key = PackedTile(keys, panel * (d * nr), nr)
-
-                    def query(vec: int, c: Expr) -> Expr:
-                        return queries.vector(c, vec * lanes)
-
-                    multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, key.factors, query)
-                    for t, v in product(range(nr), range(vectors)):
-                        scores.store(panel * nr + t, v * lanes, acc[t * vectors + v].load(0, lanes))
-                _softmax_columns(scores, tokens, peak[:vectors], total[:vectors], lanes)
-                for column in range(0, d, nr):
-                    store = weighted_sum(head, column, scores.factors)
-                    for i in range(tile.height):
-                        with tile.if_valid(i):
-                            store(first + i, i, lane(total[i // lanes].load(0, lanes), i % lanes))
-
+            code = _Code(self, kernel)
             with loop(self.heads) as head:
-                _transpose(k, head * d, ldk, keys, nr, tokens, d)
+                code.transpose_keys(head)
                 if self.isa.by_element:
-                    for_packed_tiles(rows, mr, keys, 0, lambda first, tile: packed(head, first, tile))
+                    code.packed(head)
                 else:
-                    for_row_tiles(rows, mr, lambda first, height: in_place(head, first, height))
+                    code.in_place(head)
         return kernel.func
+
+
+class _Code:
+    """The code of an attention kernel as it is written: one head's tiles of queries, in place or packed."""
+
+    def __init__(self, spec: Attention, kernel: Kernel) -> None:
+        self.spec, self.tile, self.isa = spec, spec.tile, spec.isa
+        arguments = kernel.arguments(spec.signature())
+        self.q, self.k, self.v, self.mask, self.y = (arguments[name] for name in ("q", "k", "v", "mask", "y"))
+        self.ldq, self.ldk, self.ldv, self.ldmask, self.ldy = (
+            arguments[name] for name in ("ldq", "ldk", "ldv", "ldmask", "ldy")
+        )
+        self.keys, self.tokens, self.rows = (arguments[name] for name in ("workspace", "tokens", "rows"))
+        lanes, mr, nr = self.isa.lanes, spec.tile.mr, spec.tile.nr
+        self.acc, (self.spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
+        self.sums = kernel.registers(mr, 1)
+        self.peak, self.total = kernel.registers(mr, lanes), kernel.registers(mr, lanes)
+        self.panels = bind(tirx.truncdiv(self.tokens + (nr - 1), nr))
+        self.width = bind(self.panels * nr)
+        # Where in the workspace, behind Kᵀ, each part begins.
+        self.scores_at = bind(self.width * spec.head_size)
+        self.mask_at = bind(self.scores_at + self.width * mr)
+        self.queries_at = bind(self.mask_at + self.width * mr * spec.has_mask)
+
+    def transpose_keys(self, head: Expr) -> None:
+        d = self.spec.head_size
+        _transpose(self.k, head * d, self.ldk, self.keys, self.tile.nr, self.tokens, d)
+
+    def in_place(self, head: Expr) -> None:
+        """Tiles of queries where they are: a row of scores is a row of memory."""
+        for_row_tiles(self.rows, self.tile.mr, lambda first, height: self.tile_in_place(head, first, height))
+
+    def tile_in_place(self, head: Expr, first: Expr, height: int) -> None:
+        d = self.spec.head_size
+
+        def queries(c: Expr, u: int) -> list[Expr]:
+            return [self.q.load((first + i) * self.ldq + head * d + c + u) for i in range(height)]
+
+        self.scores_in_place(height, queries)
+        for i in range(height):
+            self.softmax(first, i)
+
+        def weights(t: Expr, u: int) -> list[Expr]:
+            return [self.keys.load(self.scores_at + i * self.width + t + u) for i in range(height)]
+
+        for column in range(0, d, self.tile.nr):
+            store = self.weighted_sum(head, column, weights)
+            for i in range(height):
+                store(first + i, i, const(1.0) / self.sums[i].load(0))
+
+    def scores_in_place(self, height: int, queries: Factors) -> None:
+        lanes, nr, d = self.isa.lanes, self.tile.nr, self.spec.head_size
+        vectors = nr // lanes
+        with loop(self.panels) as panel:
+
+            def weight(vec: int, c: Expr) -> Expr:
+                return self.keys.load((panel * d + c) * nr + vec * lanes, lanes)
+
+            _clear(self.acc, lanes)
+            multiply_accumulate(self.acc, vectors, self.isa, d, self.tile.k_unroll, queries, weight)
+            for i in range(height):
+                for vec in range(vectors):
+                    at = self.scores_at + i * self.width + panel * nr + vec * lanes
+                    self.keys.store(at, self.acc[i * vectors + vec].load(0, lanes), lanes)
+
+    def softmax(self, first: Expr, i: int) -> None:
+        mask_at = (first + i) * self.ldmask if self.spec.has_mask else None
+        at = bind(self.scores_at + i * self.width)
+        _softmax_row(
+            self.keys, at, self.mask, mask_at, self.spec.scale, self.tokens, self.isa.lanes, self.spill, self.sums[i]
+        )
+
+    def packed(self, head: Expr) -> None:
+        """Packed tiles of queries: a lane is a query, also among the scores."""
+        for_packed_tiles(self.rows, self.tile.mr, self.keys, 0, lambda first, tile: self.tile_packed(head, first, tile))
+
+    def tile_packed(self, head: Expr, first: Expr, tile: PackedTile) -> None:
+        """Softmax has no rest then, and what it leaves is packed already."""
+        lanes, d = self.isa.lanes, self.spec.head_size
+        queries, scores, mask = (replace(tile, at=at) for at in (self.queries_at, self.scores_at, self.mask_at))
+        vectors = tile.height // lanes
+        queries.pack(self.q, first * self.ldq + head * d, self.ldq, d)
+        if self.spec.scale != 1.0:
+            with loop(d) as c:
+                for v in range(vectors):
+                    queries.store(c, v * lanes, queries.vector(c, v * lanes) * const(self.spec.scale, lanes))
+        if self.spec.has_mask:
+            # A mask that all queries share is packed once a head.
+            with when(tirx.any(self.ldmask != 0, first == 0)) if tile.valid is None else nullcontext():
+                mask.pack(self.mask, first * self.ldmask, self.ldmask, self.tokens)
+        self.scores_packed(queries, scores, mask, vectors)
+        _softmax_columns(scores, self.tokens, self.peak[:vectors], self.total[:vectors], lanes)
+        for column in range(0, d, self.tile.nr):
+            store = self.weighted_sum(head, column, scores.factors)
+            for i in range(tile.height):
+                with tile.if_valid(i):
+                    store(first + i, i, lane(self.total[i // lanes].load(0, lanes), i % lanes))
+
+    def scores_packed(self, queries: PackedTile, scores: PackedTile, mask: PackedTile, vectors: int) -> None:
+        lanes, nr, d, acc = self.isa.lanes, self.tile.nr, self.spec.head_size, self.acc
+        with loop(self.panels) as panel:
+            for t, v in product(range(nr), range(vectors)):
+                value = mask.vector(panel * nr + t, v * lanes) if self.spec.has_mask else const(0.0, lanes)
+                acc[t * vectors + v].store(0, value, lanes)
+            key = PackedTile(self.keys, panel * (d * nr), nr)
+
+            def query(vec: int, c: Expr) -> Expr:
+                return queries.vector(c, vec * lanes)
+
+            multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, key.factors, query)
+            for t, v in product(range(nr), range(vectors)):
+                scores.store(panel * nr + t, v * lanes, acc[t * vectors + v].load(0, lanes))
+
+    def weighted_sum(self, head: Expr, column: int, factors: Factors) -> Callable[[Expr, int, Expr], None]:
+        """Multiply a tile's scores by some columns of V; what is returned stores one row of the result."""
+        lanes, d, acc = self.isa.lanes, self.spec.head_size, self.acc
+        columns = min(self.tile.nr, d - column)
+        vectors = -(-columns // lanes)
+
+        def weight(vec: int, t: Expr) -> Expr:
+            return self.v.load(t * self.ldv + head * d + column + vec * lanes, lanes)
+
+        def store(row: Expr, i: int, scale: Expr) -> None:
+            scale = bind(broadcast(scale, lanes))
+            results = [acc[i * vectors + vec].load(0, lanes) * scale for vec in range(vectors)]
+            epilogue.store_columns(self.y, row * self.ldy + head * d + column, results, columns, lanes, self.spill)
+
+        _clear(acc, lanes)
+        multiply_accumulate(acc, vectors, self.isa, self.tokens, self.tile.k_unroll, factors, weight)
+        return store
 
 
 def _transpose(x: Pointer, start: Expr, stride: Expr, to: Pointer, nr: int, rows: Expr, columns: int) -> None:

@@ -14,6 +14,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from compile.kernels.contract import Signature
+
 Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
 
 
@@ -101,6 +103,14 @@ class Kernel:
         pointer = Pointer(data, dtype)
         self._declared.append((pointer, align))
         return pointer
+
+    def arguments(self, signature: Signature) -> dict[str, Any]:
+        """Declare what `signature` lists and begin the body: pointers and numbers by name."""
+        arguments = {
+            p.name: self.pointer(p.name, p.dtype, p.align) if p.is_pointer else self.int32(p.name) for p in signature
+        }
+        self.begin()
+        return arguments
 
     def begin(self) -> None:
         """End the signature and begin the body: TVM wants every argument before the first statement."""

@@ -6,15 +6,17 @@ column and are padded to whole panels at compile time; tensors ("add", "mul") ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from compile.kernels.builder import Expr, Kernel, Pointer
+from compile.kernels.builder import Expr, Pointer
+from compile.kernels.contract import Parameter, Signature, tensor, vector
 from compile.kernels.math import UNARY
 
 VECTOR_STEPS = ("addv", "mulv")
 TENSOR_STEPS = ("add", "mul")
-STEPS = (*VECTOR_STEPS, *TENSOR_STEPS, *UNARY)
+WORDS = {"add": "+ tensor", "mul": "× tensor", "addv": "+ vector", "mulv": "× vector"}
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,25 @@ class Operand:
     stride: Expr | None
 
 
-def declare(kernel: Kernel, steps: tuple[str, ...]) -> list[Operand | None]:
-    """Add the arguments that `steps` need to the kernel's signature, in order."""
-    operands: list[Operand | None] = []
+def signature(steps: tuple[str, ...], columns: int) -> Signature:
+    """The arguments that `steps` need, in order: each step's vector, or its tensor and the tensor's stride."""
+    parameters: list[Parameter] = []
     for index, step in enumerate(steps):
         if step in VECTOR_STEPS:
-            operands.append(Operand(kernel.pointer(f"{step}{index}", align=64), None))
+            parameters.append(vector(f"{step}{index}", columns))
         elif step in TENSOR_STEPS:
-            operands.append(Operand(kernel.pointer(f"{step}{index}"), kernel.int32(f"ld{index}")))
-        else:
-            operands.append(None)
-    return operands
+            parameters += tensor(f"{step}{index}", columns)
+    return tuple(parameters)
+
+
+def operands(steps: tuple[str, ...], arguments: Mapping[str, Any]) -> list[Operand | None]:
+    """Each step's operand among a kernel's arguments; None for a function of one argument."""
+    names = [f"{step}{index}" for index, step in enumerate(steps)]
+    return [Operand(arguments[n], arguments.get(f"ld{n}")) if n in arguments else None for n in names]
+
+
+def describe(steps: tuple[str, ...]) -> list[str]:
+    return [WORDS.get(step, step) for step in steps]
 
 
 def with_strides(operands: list[Operand | None], strides: Sequence[int]) -> list[Operand | None]:
@@ -63,11 +73,11 @@ def store_columns(out: Pointer, at: Expr, vectors: Sequence[Expr], columns: int,
     A last vector that is only partly inside the row goes through `spill` (one vector) and is stored element by
     element, so that nothing past the row is written.
     """
-    for v, vector in enumerate(vectors):
+    for v, value in enumerate(vectors):
         valid = min(lanes, columns - v * lanes)
         if valid == lanes:
-            out.store(at + v * lanes, vector, lanes)
+            out.store(at + v * lanes, value, lanes)
             continue
-        spill.store(0, vector, lanes)
+        spill.store(0, value, lanes)
         for j in range(valid):
             out.store(at + v * lanes + j, spill.load(j))

@@ -12,20 +12,31 @@ from typing import Any
 
 from compile.errors import CompileError
 from compile.importer.graph import Node
+from compile.kernels.contract import KernelSpec, Parameter, Signature
 
 
 @dataclass(frozen=True)
-class Generic:
-    """Arguments in C: the operator's tensor inputs, its output, then its intermediate tensors."""
+class Generic(KernelSpec):
+    """Arguments in C: the operator's tensor inputs p0 …, its output y, then its intermediate tensors t0 …."""
 
     operator: str
     key: str
     intermediates: tuple[tuple[tuple[int, ...], str], ...]  # shape and type of each that the caller provides
     func: Any = field(compare=False)
 
+    family = "generic"
+
     @property
     def name(self) -> str:
         return f"generic_{self.operator.replace('.', '_')}_{self.key}"
+
+    def signature(self) -> Signature:
+        inputs = len(self.func.params) - 1 - len(self.intermediates)
+        names = [*(f"p{i}" for i in range(inputs)), "y", *(f"t{i}" for i in range(len(self.intermediates)))]
+        return tuple(Parameter(name, "whole", written=i >= inputs) for i, name in enumerate(names))
+
+    def describe(self) -> str:
+        return f"generic {self.operator}"
 
     def build(self) -> Any:
         return self.func
@@ -48,12 +59,12 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
     """Legalise one Relax call on its own: its tensor operands become parameters."""
     from tvm import relax
 
-    distinct = list({id(n): n for n in node.inputs}.values())
+    distinct = list(dict.fromkeys(node.inputs))
     if node.op == "call_tir":
         return module[node.relax.args[0]], node.inputs
     try:
         builder = relax.BlockBuilder()
-        params = {id(n): relax.Var(f"p{i}", _tensor_type(n)) for i, n in enumerate(distinct)}
+        params = {n: relax.Var(f"p{i}", _tensor_type(n)) for i, n in enumerate(distinct)}
         replaced = _replace(node, params)
         with builder.function("main", list(params.values())):
             builder.emit_func_output(builder.emit(replaced))
@@ -76,7 +87,7 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
     return func, [order[v.name] for v in read]
 
 
-def _replace(node: Node, params: dict[int, Any]) -> Any:
+def _replace(node: Node, params: dict[Node, Any]) -> Any:
     """The node's Relax call with its tensor operands replaced by `params`, in place of variables and constants."""
     from tvm.ir import Call
     from tvm.relax import Tuple
@@ -89,7 +100,7 @@ def _replace(node: Node, params: dict[int, Any]) -> Any:
         if kind == "Tuple" and any(type(f).__name__ in ("Var", "DataflowVar", "GenericConst") for f in arg.fields):
             return Tuple([operand(f) for f in arg.fields])
         if kind in ("Var", "DataflowVar", "GenericConst"):
-            return params[id(next(remaining))]
+            return params[next(remaining)]
         return arg
 
     arguments = [operand(a) for a in node.relax.args]

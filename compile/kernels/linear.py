@@ -8,27 +8,41 @@ weights lie in the order of their use): the hardware's own prefetching stops at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from compile.kernels import epilogue
+from compile.kernels import epilogue, reference
 from compile.kernels.builder import Expr, Kernel, bind, const, loop
+from compile.kernels.contract import (
+    ROW_COUNT,
+    VECTOR_PADDING,
+    WORKSPACE,
+    Arrays,
+    Parameter,
+    Signature,
+    TiledKernel,
+    pack_vector,
+    tensor,
+    vector,
+)
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
-from compile.kernels.tiles import TileConfig
-from compile.targets import Isa
+from compile.kernels.reference import normal
+from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
+from compile.targets import Cpu, Isa
 
 CACHE_LINE = 16  # elements
 FEW_ROWS = 16  # a block of so many asks for the whole next panel; a lower one for as much as it has time to
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(TiledKernel):
     """Arguments in C: x, ldx, w, y, ldy, [bias], then for each epilogue step its operand(s), rows, [workspace].
 
     bias: whether the accumulators start from a vector (it comes right after ldy) or from zero. workspace: where
@@ -45,113 +59,185 @@ class Linear:
     isa: Isa
     strides: tuple[int, ...] = ()
 
+    family = "linear"
+
     @property
     def name(self) -> str:
         parts = [f"linear_f32_{self.tile}_k{self.k}_n{self.n}", "bias" * self.bias, *self.steps]
         parts += ["ld" + "x".join(map(str, self.strides)) if self.strides else "", self.isa.name]
         return "_".join(p for p in parts if p)
 
-    def flops(self, rows: int) -> int:
-        """2 × multiply-adds."""
+    def signature(self) -> Signature:
+        size = -(-self.n // self.tile.nr) * self.tile.nr * self.k
+        weight = Parameter("w", "weight", size, align=64)
+        bias = (vector("bias", self.n),) if self.bias else ()
+        operands = epilogue.signature(self.steps, self.n)
+        workspace = (WORKSPACE,) if self.isa.by_element else ()
+        y = tensor("y", self.n, written=True)
+        return (*tensor("x", self.k), weight, *y, *bias, *operands, ROW_COUNT, *workspace)
+
+    def describe(self) -> str:
+        return ", ".join([f"linear {self.k} → {self.n}", *["bias"] * self.bias, *epilogue.describe(self.steps)])
+
+    @property
+    def adds_tensor(self) -> bool:
+        return "add" in self.steps
+
+    def flops(self, rows: int, tokens: int) -> int:
         return 2 * rows * self.k * self.n
 
-    def workspace_bytes(self, rows: int) -> int:
+    def workspace_bytes(self, rows: int, tokens: int) -> int:
         """For packed activations; 0 where they are read as they are."""
         return 4 * padded(rows) * padded(self.k) if self.isa.by_element else 0
 
+    @property
+    def weight_bytes(self) -> int:
+        return 4 * self.k * self.n
+
+    def tile_key(self, tokens: int) -> TileKey:
+        return TileKey(self.family, self.isa.name, self.precision, self.k, self.n)
+
+    def candidate_tiles(self) -> list[TileConfig]:
+        return candidate_tiles(self.isa, self.precision)
+
+    def for_cpu(self, cpu: Cpu) -> Linear:
+        """Panels stay as wide as they are; itself if they are no whole number of the CPU's vectors."""
+        if self.isa == cpu.isa or self.tile.nr % cpu.isa.lanes:
+            return self
+        return replace(self, isa=cpu.isa, tile=tile_of_width(self.tile.nr, cpu.isa, self.tile.k_unroll))
+
+    def dense(self) -> Linear:
+        return replace(self, strides=(self.k, *[self.n] * (len(self.strides) - 1)) if self.strides else ())
+
+    def table_panel(self, weight: NDArray[Any], table: NDArray[Any]) -> tuple[int, int] | None:
+        rows, columns = table.shape
+        if self.n != rows or self.k < columns:
+            return None
+        stored = weight[:, :columns, :].transpose(0, 2, 1).reshape(-1, columns)
+        return (self.k, self.tile.nr) if np.array_equal(stored[:rows], table) else None
+
+    def example(self, rows: int, rng: np.random.Generator) -> tuple[Arrays, NDArray[np.float64]]:
+        x = normal(rng, rows, self.k)
+        weight = normal(rng, self.k, self.n) / np.float32(math.sqrt(self.k))
+        operands, value = {"x": x, "w": pack_weight(weight, self.tile)}, x.astype(np.float64) @ weight
+        if self.bias:
+            bias = normal(rng, self.n)
+            operands["bias"], value = pack_vector(bias, VECTOR_PADDING), value + bias
+        return operands, reference.epilogue(self.steps, value, operands, rng)
+
     def build(self) -> Any:
-        lanes, nr, mr = self.isa.lanes, self.tile.nr, self.tile.mr
         with Kernel(self.name) as kernel:
-            x, ldx = kernel.pointer("x"), kernel.int32("ldx")
-            w = kernel.pointer("w", align=64)
-            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
-            bias = kernel.pointer("bias", align=64) if self.bias else None
-            operands = epilogue.declare(kernel, self.steps)
-            rows = kernel.int32("rows")
-            workspace = kernel.pointer("workspace", align=64) if self.isa.by_element else None
-            kernel.begin()
-            if self.strides:
-                ldx, ldy, *known = self.strides
-                operands = epilogue.with_strides(operands, known)
-            acc, (spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
-
-            def start(panel: Expr, vectors: int, height: int) -> None:
-                for i in range(height):
-                    for v in range(vectors):
-                        value = bias.load(panel * nr + v * lanes, lanes) if bias else const(0.0, lanes)
-                        acc[i * vectors + v].store(0, value, lanes)
-
-            def accumulate(
-                panel: Expr, vectors: int, factors: Factors, unroll: int, each: Callable[[Expr], None] | None = None
-            ) -> None:
-                def weight(v: int, k: Expr) -> Expr:
-                    return w.load((panel * self.k + k) * nr + v * lanes, lanes)
-
-                multiply_accumulate(acc, vectors, self.isa, self.k, unroll, factors, weight, each)
-
-            def ask_ahead(panel: Expr, tile: Expr) -> Callable[[Expr], None]:
-                unroll = self.tile.k_unroll
-                share = bind(tirx.truncdiv(self.k * nr * mr // CACHE_LINE, rows))
-                start = bind((panel + 1) * self.k * nr + tile * share * CACHE_LINE)
-                lines = -(-mr * nr * unroll // (CACHE_LINE * FEW_ROWS))  # an iteration
-
-                def each(k: Expr) -> None:
-                    for line in range(lines):
-                        w.prefetch(start + k * (lines * CACHE_LINE // unroll) + line * CACHE_LINE)
-
-                return each
-
-            def finish(panel: Expr, columns: int, row: Expr, i: int) -> None:
-                vectors = -(-columns // lanes)
-                results = []
-                for v in range(vectors):
-                    value = acc[i * vectors + v].load(0, lanes)
-                    column = panel * nr + v * lanes
-                    results.append(epilogue.apply(self.steps, operands, value, row, column, lanes))
-                epilogue.store_columns(y, row * ldy + panel * nr, results, columns, lanes, spill)
-
-            def in_place(panel: Expr, columns: int) -> None:
-                vectors = -(-columns // lanes)
-
-                def tile(first: Expr, height: int) -> None:
-                    def factors(k: Expr, u: int) -> list[Expr]:
-                        return [x.load((first + i) * ldx + k + u) for i in range(height)]
-
-                    start(panel, vectors, height)
-                    if height == mr:
-                        ahead = ask_ahead(panel, tirx.truncdiv(first, mr))
-                        accumulate(panel, vectors, factors, self.tile.k_unroll, ahead)
-                    else:
-                        accumulate(panel, vectors, factors, 1)
-                    for i in range(height):
-                        finish(panel, columns, first + i, i)
-
-                for_row_tiles(rows, mr, tile)
-
-            def packed(panel: Expr, columns: int) -> None:
-                vectors = -(-columns // lanes)
-
-                def tile(first: Expr, packed: PackedTile) -> None:
-                    start(panel, vectors, packed.height)
-                    accumulate(panel, vectors, packed.factors, self.tile.k_unroll)
-                    for i in range(packed.height):
-                        with packed.if_valid(i):
-                            finish(panel, columns, first + i, i)
-
-                for_packed_tiles(rows, mr, workspace, self.k, tile)
-
-            compute = in_place
-            if workspace:
-                compute = packed
-                for_packed_tiles(
-                    rows, mr, workspace, self.k, lambda first, tile: tile.pack(x, first * ldx, ldx, self.k)
-                )
-            if self.n // nr:
-                with loop(self.n // nr) as panel:
-                    compute(panel, nr)
-            if self.n % nr:
-                compute(self.n // nr, self.n % nr)
+            code = _Code(self, kernel)
+            compute = code.packed if self.isa.by_element else code.in_place
+            if self.isa.by_element:
+                code.pack_rows()
+            if self.n // self.tile.nr:
+                with loop(self.n // self.tile.nr) as panel:
+                    compute(panel, self.tile.nr)
+            if self.n % self.tile.nr:
+                compute(self.n // self.tile.nr, self.n % self.tile.nr)
         return kernel.func
+
+
+class _Code:
+    """The code of a linear kernel as it is written, a panel at a time: rows in place, or packed tiles of them."""
+
+    def __init__(self, spec: Linear, kernel: Kernel) -> None:
+        self.spec, self.tile, self.isa = spec, spec.tile, spec.isa
+        arguments = kernel.arguments(spec.signature())
+        self.x, self.ldx, self.w, self.y, self.ldy, self.rows = (
+            arguments[name] for name in ("x", "ldx", "w", "y", "ldy", "rows")
+        )
+        self.bias, self.workspace = arguments.get("bias"), arguments.get("workspace")
+        self.operands = epilogue.operands(spec.steps, arguments)
+        if spec.strides:
+            self.ldx, self.ldy, *others = spec.strides
+            self.operands = epilogue.with_strides(self.operands, others)
+        lanes = self.isa.lanes
+        self.acc, (self.spill,) = (
+            kernel.registers(spec.tile.mr * spec.tile.nr // lanes, lanes),
+            kernel.registers(1, lanes),
+        )
+
+    def in_place(self, panel: Expr, columns: int) -> None:
+        """One panel times rows that are read where they are."""
+        vectors, mr = self.vectors(columns), self.tile.mr
+
+        def tile(first: Expr, height: int) -> None:
+            def factors(k: Expr, u: int) -> list[Expr]:
+                return [self.x.load((first + i) * self.ldx + k + u) for i in range(height)]
+
+            self.start(panel, vectors, height)
+            if height == mr:
+                prefetch = self.prefetch_next_panel(panel, tirx.truncdiv(first, mr))
+                self.accumulate(panel, vectors, factors, self.tile.k_unroll, prefetch)
+            else:
+                self.accumulate(panel, vectors, factors, 1)
+            for i in range(height):
+                self.finish(panel, columns, first + i, i)
+
+        for_row_tiles(self.rows, mr, tile)
+
+    def pack_rows(self) -> None:
+        for_packed_tiles(
+            self.rows, self.tile.mr, self.workspace, self.spec.k,
+            lambda first, tile: tile.pack(self.x, first * self.ldx, self.ldx, self.spec.k),
+        )  # fmt: skip
+
+    def packed(self, panel: Expr, columns: int) -> None:
+        """One panel times rows that `pack_rows` has put into the workspace."""
+        vectors = self.vectors(columns)
+
+        def tile(first: Expr, packed: PackedTile) -> None:
+            self.start(panel, vectors, packed.height)
+            self.accumulate(panel, vectors, packed.factors, self.tile.k_unroll)
+            for i in range(packed.height):
+                with packed.if_valid(i):
+                    self.finish(panel, columns, first + i, i)
+
+        for_packed_tiles(self.rows, self.tile.mr, self.workspace, self.spec.k, tile)
+
+    def vectors(self, columns: int) -> int:
+        return -(-columns // self.isa.lanes)
+
+    def start(self, panel: Expr, vectors: int, height: int) -> None:
+        """Accumulators from the bias, or from zero."""
+        lanes = self.isa.lanes
+        for i in range(height):
+            for v in range(vectors):
+                value = self.bias.load(panel * self.tile.nr + v * lanes, lanes) if self.bias else const(0.0, lanes)
+                self.acc[i * vectors + v].store(0, value, lanes)
+
+    def accumulate(
+        self, panel: Expr, vectors: int, factors: Factors, unroll: int, each: Callable[[Expr], None] | None = None
+    ) -> None:
+        def weight(v: int, k: Expr) -> Expr:
+            return self.w.load((panel * self.spec.k + k) * self.tile.nr + v * self.isa.lanes, self.isa.lanes)
+
+        multiply_accumulate(self.acc, vectors, self.isa, self.spec.k, unroll, factors, weight, each)
+
+    def prefetch_next_panel(self, panel: Expr, tile: Expr) -> Callable[[Expr], None]:
+        """What each iteration of a tile's inner product asks for: together, the tile's share of the next panel."""
+        mr, nr, unroll, k = self.tile.mr, self.tile.nr, self.tile.k_unroll, self.spec.k
+        share = bind(tirx.truncdiv(k * nr * mr // CACHE_LINE, self.rows))
+        start = bind((panel + 1) * k * nr + tile * share * CACHE_LINE)
+        lines = -(-mr * nr * unroll // (CACHE_LINE * FEW_ROWS))  # an iteration
+
+        def each(k: Expr) -> None:
+            for line in range(lines):
+                self.w.prefetch(start + k * (lines * CACHE_LINE // unroll) + line * CACHE_LINE)
+
+        return each
+
+    def finish(self, panel: Expr, columns: int, row: Expr, i: int) -> None:
+        """Apply the epilogue to row `i` of the accumulators and store it."""
+        vectors, lanes, nr = self.vectors(columns), self.isa.lanes, self.tile.nr
+        results = []
+        for v in range(vectors):
+            value = self.acc[i * vectors + v].load(0, lanes)
+            column = panel * nr + v * lanes
+            results.append(epilogue.apply(self.spec.steps, self.operands, value, row, column, lanes))
+        epilogue.store_columns(self.y, row * self.ldy + panel * nr, results, columns, lanes, self.spill)
 
 
 def pack_weight(weight: NDArray[np.float32], tile: TileConfig) -> NDArray[np.float32]:
@@ -161,10 +247,3 @@ def pack_weight(weight: NDArray[np.float32], tile: TileConfig) -> NDArray[np.flo
     padded = np.zeros((k, panels * tile.nr), np.float32)
     padded[:, :n] = weight
     return np.ascontiguousarray(padded.reshape(k, panels, tile.nr).transpose(1, 0, 2))
-
-
-def pack_vector(vector: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """(N,) padded with zeros to a multiple of `width`."""
-    padded = np.zeros(-(-vector.size // width) * width, np.float32)
-    padded[: vector.size] = vector
-    return padded

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
 
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, bind, const, fold_lanes, lane, loop
+from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, KernelSpec, Parameter, Signature, tensor, vector
 from compile.targets import Isa
 
 
@@ -23,7 +24,7 @@ def _over_columns(columns: int, lanes: int, body: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Map:
+class Map(KernelSpec):
     """map_{f32|i64}_n{N}_{epilogue}_{isa}: y = epilogue(float(x)). Arguments in C: x, ldx, y, ldy, operands, rows."""
 
     n: int
@@ -31,22 +32,25 @@ class Map:
     isa: Isa
     source: str = "float32"  # x's type: int64 for a mask
 
+    family = "map"
+
     @property
     def name(self) -> str:
         kind = {"float32": "f32", "int64": "i64"}[self.source]
         return "_".join([f"map_{kind}_n{self.n}", *(self.steps or ("copy",)), self.isa.name])
 
-    def flops(self, rows: int) -> int:
-        return 0
+    def signature(self) -> Signature:
+        x = tensor("x", self.n, dtype=self.source)
+        return (*x, *tensor("y", self.n, written=True), *epilogue.signature(self.steps, self.n), ROW_COUNT)
+
+    def describe(self) -> str:
+        return ", ".join([f"{'element-wise' if self.steps else 'copy'} {self.n}", *epilogue.describe(self.steps)])
 
     def build(self) -> Any:
         with Kernel(self.name) as kernel:
-            x = kernel.pointer("x", self.source, align=4 if self.source == "float32" else 8)
-            ldx = kernel.int32("ldx")
-            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
-            operands = epilogue.declare(kernel, self.steps)
-            rows = kernel.int32("rows")
-            kernel.begin()
+            arguments = kernel.arguments(self.signature())
+            x, ldx, y, ldy, rows = (arguments[name] for name in ("x", "ldx", "y", "ldy", "rows"))
+            operands = epilogue.operands(self.steps, arguments)
             with loop(rows) as row:
 
                 def body(column: Expr, width: int) -> None:
@@ -61,7 +65,7 @@ class Map:
 
 
 @dataclass(frozen=True)
-class PadRows:
+class PadRows(KernelSpec):
     """pad_f32_n{N}_{isa}: zeros in the row before a tensor's first and in the row after its last.
 
     Arguments in C: y (the row before the first), tokens. What a convolution over tokens sees beyond both ends.
@@ -70,14 +74,21 @@ class PadRows:
     n: int
     isa: Isa
 
+    family = "padrows"
+
     @property
     def name(self) -> str:
         return f"pad_f32_n{self.n}_{self.isa.name}"
 
+    def signature(self) -> Signature:
+        return (Parameter("y", "whole", self.n, written=True), TOKEN_COUNT)
+
+    def describe(self) -> str:
+        return f"zero rows {self.n}"
+
     def build(self) -> Any:
         with Kernel(self.name) as kernel:
-            y, tokens = kernel.pointer("y"), kernel.int32("tokens")
-            kernel.begin()
+            y, tokens = kernel.arguments(self.signature()).values()
 
             def body(column: Expr, width: int) -> None:
                 y.store(column, const(0.0, width), width)
@@ -88,7 +99,7 @@ class PadRows:
 
 
 @dataclass(frozen=True)
-class Gather:
+class Gather(KernelSpec):
     """gather_f32_v{V}_n{N}[_panel{K}x{NR}]_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1), table (V, N).
 
     Arguments in C: ids, table, y, ldy, operands, rows. An id outside the table reads its first or last row: the
@@ -104,22 +115,30 @@ class Gather:
     isa: Isa
     panel: tuple[int, int] | None = None
 
+    family = "gather"
+
     @property
     def name(self) -> str:
         panel = f"_panel{self.panel[0]}x{self.panel[1]}" if self.panel else ""
         return "_".join([f"gather_f32_v{self.table_rows}_n{self.n}{panel}", *self.steps, self.isa.name])
 
-    def flops(self, rows: int) -> int:
-        return 0
+    def signature(self) -> Signature:
+        ids = Parameter("ids", "rows", 1, "int64", align=8)
+        table = Parameter("table", "table", self.table_rows * self.n, align=64)
+        operands = epilogue.signature(self.steps, self.n)
+        return (ids, table, *tensor("y", self.n, written=True), *operands, ROW_COUNT)
+
+    def describe(self) -> str:
+        return ", ".join([f"lookup {self.table_rows} × {self.n}", *epilogue.describe(self.steps)])
+
+    def reading_panels(self, panel: tuple[int, int]) -> Gather:
+        return replace(self, panel=panel)
 
     def build(self) -> Any:
         with Kernel(self.name) as kernel:
-            ids = kernel.pointer("ids", dtype="int64", align=8)
-            table = kernel.pointer("table", align=64)
-            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
-            operands = epilogue.declare(kernel, self.steps)
-            rows = kernel.int32("rows")
-            kernel.begin()
+            arguments = kernel.arguments(self.signature())
+            ids, table, y, ldy, rows = (arguments[name] for name in ("ids", "table", "y", "ldy", "rows"))
+            operands = epilogue.operands(self.steps, arguments)
             with loop(rows) as row:
                 last = tirx.const(self.table_rows - 1, "int64")
                 inside = tirx.max(tirx.min(ids.load(row), last), tirx.const(0, "int64"))
@@ -144,7 +163,7 @@ class Gather:
 
 
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(KernelSpec):
     """layer_norm_f32_n{N}_{isa}: y = γ (x − μ) / √(σ² + ε) + β over each row.
 
     Arguments in C: x, ldx, gamma, beta, y, ldy, rows. The variance is taken about the mean in a second sweep, which
@@ -155,21 +174,23 @@ class LayerNorm:
     epsilon: float
     isa: Isa
 
+    family = "layernorm"
+
     @property
     def name(self) -> str:
         return f"layer_norm_f32_n{self.n}_eps{self.epsilon:.0e}_{self.isa.name}".replace("-", "m")
 
-    def flops(self, rows: int) -> int:
-        return 0
+    def signature(self) -> Signature:
+        gamma, beta = vector("gamma", self.n), vector("beta", self.n)
+        return (*tensor("x", self.n), gamma, beta, *tensor("y", self.n, written=True), ROW_COUNT)
+
+    def describe(self) -> str:
+        return f"layer norm {self.n}"
 
     def build(self) -> Any:
         lanes = self.isa.lanes
         with Kernel(self.name) as kernel:
-            x, ldx = kernel.pointer("x"), kernel.int32("ldx")
-            gamma, beta = kernel.pointer("gamma", align=64), kernel.pointer("beta", align=64)
-            y, ldy = kernel.pointer("y"), kernel.int32("ldy")
-            rows = kernel.int32("rows")
-            kernel.begin()
+            x, ldx, gamma, beta, y, ldy, rows = kernel.arguments(self.signature()).values()
             (partial,), (rest,) = kernel.registers(1, lanes), kernel.registers(1, 1)
             with loop(rows) as row:
 

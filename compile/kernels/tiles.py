@@ -34,6 +34,13 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
 }
 
 
+ACCUMULATORS = 16  # enough to hide a multiply-add's latency where there are 32 registers
+
+
+def default_tile(isa: Isa, precision: str = "f32") -> TileConfig:
+    return DEFAULT_TILES[isa.name, precision]
+
+
 class TileKey(NamedTuple):
     """What a tile is chosen by. k, n: a linear's K and N; an attention's head size and number of tokens."""
 
@@ -51,15 +58,14 @@ class TileTable:
     tuned: Mapping[TileKey, TileConfig] = field(default_factory=dict)
     asked: dict[TileKey, bool] = field(default_factory=dict)
 
-    def choose(self, family: str, isa: Isa, precision: str, k: int, n: int) -> TileConfig:
-        key = TileKey(family, isa.name, precision, k, n)
+    def choose(self, key: TileKey) -> TileConfig:
         self.asked[key] = key in self.tuned
-        return self.tuned.get(key) or DEFAULT_TILES[isa.name, precision]
+        return self.tuned.get(key) or DEFAULT_TILES[key.isa, key.precision]
 
 
-def linear_tile(isa: Isa, precision: str, k: int, n: int) -> TileConfig:
-    """The default."""
-    return TileTable().choose("linear", isa, precision, k, n)
+def tile_of_width(width: int, isa: Isa, k_unroll: int) -> TileConfig:
+    """A tile for panels of `width` columns on a CPU with 32 registers."""
+    return TileConfig(ACCUMULATORS * isa.lanes // width or 1, width, k_unroll)
 
 
 def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
@@ -68,7 +74,7 @@ def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
     Registers hold the accumulators, one row of weights, and one activation; or, where multiply-adds take one lane, the
     packed activations of all rows.
     """
-    default = DEFAULT_TILES[isa.name, precision]
+    default = default_tile(isa, precision)
     found = []
     for mr in range(1, 17):
         for vectors in range(1, 9):

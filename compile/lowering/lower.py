@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,12 @@ from numpy.typing import NDArray
 from compile.errors import CompileError
 from compile.importer.graph import Graph, Node
 from compile.kernels.attention import Attention
+from compile.kernels.contract import KernelSpec, TiledKernel, pack_vector
 from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
 from compile.kernels.generic import Generic
-from compile.kernels.linear import Linear, pack_vector, pack_weight
+from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
-from compile.kernels.tiles import TileTable
+from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.epilogues import Chain, find_chain
 from compile.lowering.patterns import (
     RESHAPES,
@@ -37,20 +40,7 @@ from compile.lowering.patterns import (
 )
 from compile.lowering.tied_embedding import share_tables
 from compile.lowering.token_axis import Tokens
-from compile.program import (
-    Argument,
-    Call,
-    InputRange,
-    Number,
-    Program,
-    RowCount,
-    Rows,
-    TokenCount,
-    Value,
-    View,
-    Whole,
-    Workspace,
-)
+from compile.program import Call, InputRange, Operand, Program, Rows, Shared, Value, View, arguments_of
 from compile.targets import Isa
 
 
@@ -70,21 +60,21 @@ class _Lowering:
         self.isa = isa
         self.tiles = tiles
         self.program = Program(tokens)
-        self.views: dict[int, View] = {}
+        self.views: dict[Node, View] = {}
         self.weights: dict[str, Value] = {}
-        self.output_of: dict[int, str] = {}
-        self.placed: dict[int, View] = {}
+        self.output_of: dict[Node, str] = {}
+        self.placed: dict[Node, View] = {}
         self.tokens = Tokens(tokens)
 
     def run(self) -> Program:
         for node in self.graph.inputs:
             value = Value(node.name, "input", node.shape, node.dtype)
             self.program.inputs.append(value)
-            self.views[id(node)] = self.whole(value)
+            self.views[node] = self.whole(value)
         for name, node in self.graph.outputs:
             home = through_reshapes(node)
-            if id(home) not in self.output_of and home.op not in ("input", "const", "get_item", "strided_slice"):
-                self.output_of[id(home)] = name
+            if home not in self.output_of and home.op not in ("input", "const", "get_item", "strided_slice"):
+                self.output_of[home] = name
         self.program.outputs = [self.output(name, node) for name, node in self.graph.outputs]
         share_tables(self.program)
         return self.program
@@ -115,20 +105,30 @@ class _Lowering:
         return self.weights[key]
 
     def kept(self, node: Node) -> bool:
-        return id(node) in self.output_of or id(node) in self.views
+        return node in self.output_of or node in self.views
 
     def result(self, node: Node, rows: int, columns: int) -> View:
         """A fresh tensor for what `node` computes; an output's own buffer if it is one, or where it was wanted."""
-        if id(node) in self.placed:
-            return self.placed[id(node)]
-        name = self.output_of.get(id(node))
+        if node in self.placed:
+            return self.placed[node]
+        name = self.output_of.get(node)
         value = Value(name or node.name, "output" if name else "temporary", node.shape, node.dtype)
         return View.of(value, rows, columns)
 
-    def emit(self, kernel: Any, arguments: list[Argument], to: View, node: Node, flops: int = 0) -> View:
+    def emit(self, kernel: KernelSpec, operands: Mapping[str, Operand], to: View, node: Node) -> View:
+        """Call `kernel` on operands by name; its result `y` goes to `to`."""
         per_token = to.rows == self.program.tokens and self.tokens.index(node)
-        self.program.calls.append(Call(kernel, tuple(arguments), (to.value,), to.rows, node.name, flops, per_token))
+        arguments = arguments_of(kernel, {**operands, "y": to}, to.rows, self.program.tokens)
+        flops = kernel.flops(to.rows, self.program.tokens)
+        self.program.calls.append(Call(kernel, arguments, (to.value,), to.rows, node.name, flops, per_token))
         return to
+
+    def copy(self, view: View, to: View, node: Node) -> View:
+        return self.emit(Map(view.columns, (), self.isa), {"x": view}, to, node)
+
+    def tiled(self, kernel: TiledKernel) -> Any:
+        """`kernel` with the tile that was chosen for its shape."""
+        return kernel.with_tile(self.tiles.choose(kernel.tile_key(self.program.tokens)))
 
     # --- tensors
 
@@ -142,14 +142,14 @@ class _Lowering:
             raise CompileError(f"output {name!r} is an input or has type {node.dtype}: only float32 results are copied")
         value = Value(name, "output", node.shape, node.dtype)
         to = View.of(value, view.rows, view.columns)
-        self.emit(Map(view.columns, (), self.isa), [*_rows(view), *_rows(to), RowCount()], to, node)
+        self.copy(view, to, node)
         return value
 
     def view(self, node: Node) -> View:
         """Where `node` is in memory, computing it first if need be."""
-        if id(node) not in self.views:
-            self.views[id(node)] = self.compute(node)
-        return self.views[id(node)]
+        if node not in self.views:
+            self.views[node] = self.compute(node)
+        return self.views[node]
 
     def seen_as(self, node: Node, rows: int, columns: int) -> View:
         """`node` addressed as rows × columns. Raises CompileError where its memory does not allow that."""
@@ -170,7 +170,7 @@ class _Lowering:
         if node.dtype != "float32":
             raise CompileError(f"{node.op} {node.name!r} is part of a tensor of type {node.dtype}: not supported")
         to = View.of(Value(f"{node.name}.dense", "temporary", node.shape, node.dtype), view.rows, view.columns)
-        return self.emit(Map(view.columns, (), self.isa), [*_rows(view), *_rows(to), RowCount()], to, node)
+        return self.copy(view, to, node)
 
     def compute(self, node: Node) -> View:
         if (data := constant_of(node)) is not None:
@@ -204,17 +204,14 @@ class _Lowering:
             return None
         width = match.heads * match.head_size
         q, k, v = (self.seen_as(part, tokens, width) for part in (match.query, match.key, match.value))
-        tile = self.tiles.choose("attention", self.isa, "f32", match.head_size, tokens)
-        kernel = Attention(match.heads, match.head_size, match.scale, match.mask is not None, tile, self.isa)
-        mask: list[Argument] = [Whole(k), Number(0)]  # never read
-        if match.mask is not None and match.mask.shape[2] == 1:
-            mask = [Whole(self.view(match.mask)), Number(0)]
-        elif match.mask is not None:
-            mask = _rows(self.seen_as(match.mask, tokens, tokens))
+        has_mask, tile = match.mask is not None, default_tile(self.isa)
+        kernel = self.tiled(Attention(match.heads, match.head_size, match.scale, has_mask, tile, self.isa))
+        mask: Operand = Shared(k)  # never read
+        if match.mask is not None:
+            own = match.mask.shape[2] != 1
+            mask = self.seen_as(match.mask, tokens, tokens) if own else Shared(self.view(match.mask))
         to = self.result(node, tokens, width)
-        arguments = [*_rows(q), Whole(k), Number(k.stride), Whole(v), Number(v.stride), *mask, *_rows(to)]
-        arguments += [Workspace(kernel.workspace_bytes(tokens)), TokenCount(), RowCount()]
-        return self.emit(kernel, arguments, to, node, kernel.flops(tokens, tokens))
+        return self.emit(kernel, {"q": q, "k": k, "v": v, "mask": mask}, to, node)
 
     def layer_norm(self, node: Node) -> View | None:
         if node.op != "nn.layer_norm" or [int(a) % len(node.shape) for a in node.attrs.axes] != [len(node.shape) - 1]:
@@ -225,12 +222,12 @@ class _Lowering:
             return None
         rows = math.prod(node.shape[:-1])
         x, to = self.seen_as(node.inputs[0], rows, columns), self.result(node, rows, columns)
-        arguments = [*_rows(x), self.vector(gamma, node), self.vector(beta, node), *_rows(to), RowCount()]
-        return self.emit(LayerNorm(columns, float(node.attrs.epsilon), self.isa), arguments, to, node)
+        operands = {"x": x, "gamma": self.vector(gamma, node), "beta": self.vector(beta, node)}
+        return self.emit(LayerNorm(columns, float(node.attrs.epsilon), self.isa), operands, to, node)
 
-    def vector(self, data: NDArray[np.float32], node: Node) -> Whole:
-        """A vector operand, padded to 64 elements so that every ISA may read whole panels of it."""
-        return Whole(self.whole(self.weight(pack_vector(data, 64), node.name)))
+    def vector(self, data: NDArray[np.float32], node: Node) -> View:
+        """A vector operand."""
+        return self.whole(self.weight(pack_vector(data), node.name))
 
     def fused(self, node: Node) -> View | None:
         """A matrix product, a lookup or a load, with the element-wise steps after it."""
@@ -247,8 +244,7 @@ class _Lowering:
         rows, columns = self.map_rows(node, chain)
         x, operands = self.seen_as(source, rows, columns), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
-        kernel = Map(columns, tuple(chain.steps), self.isa, source.dtype)
-        return self.emit(kernel, [*_rows(x), *_rows(to), *operands, RowCount()], to, node)
+        return self.emit(Map(columns, tuple(chain.steps), self.isa, source.dtype), {"x": x, **operands}, to, node)
 
     def map_rows(self, node: Node, chain: Chain) -> tuple[int, int]:
         """Rows and columns for a kernel that only maps: one number a token where the tensor is a row of tokens."""
@@ -268,18 +264,14 @@ class _Lowering:
             bias = chain.operands[0]
             chain = Chain(chain.source, chain.steps[1:], chain.operands[1:])
         operands = self.operands(chain, rows, n, node)
-        tile = self.tiles.choose("linear", self.isa, "f32", k, n)
-        packed = self.whole(self.weight(pack_weight(weight, tile), chain.source.inputs[1].name))
+        kernel = self.tiled(Linear(k, n, bias is not None, tuple(chain.steps), default_tile(self.isa), self.isa))
+        packed = self.whole(self.weight(pack_weight(weight, kernel.tile), chain.source.inputs[1].name))
         to = self.result(node, rows, n)
-        strides = [x.view.stride, to.stride, *(a.value for a in operands if isinstance(a, Number))]
-        kernel = Linear(k, n, bias is not None, tuple(chain.steps), tile, self.isa, tuple(strides))
-        arguments: list[Argument] = [x, Number(x.view.stride), Whole(packed), *_rows(to)]
+        strides = [operands[p.name].stride for p in kernel.signature() if p.role == "rows" and p.name in operands]
+        kernel = replace(kernel, strides=(x.view.stride, to.stride, *strides))
         if bias is not None:
-            arguments.append(self.vector(bias, node))
-        arguments += [*operands, RowCount()]
-        if size := kernel.workspace_bytes(rows):
-            arguments.append(Workspace(size))
-        return self.emit(kernel, arguments, to, node, kernel.flops(rows))
+            operands["bias"] = self.vector(bias, node)
+        return self.emit(kernel, {"x": x, "w": packed, **operands}, to, node)
 
     def linear_input(self, node: Node, rows: int, k: int, weight: NDArray[Any]) -> tuple[Rows, NDArray[Any]]:
         """A linear's operand and its weight. A 3-convolution reads three rows of its input as one.
@@ -288,17 +280,16 @@ class _Lowering:
         concatenation need not exist, and the weight's thirds are swapped at compile time instead.
         """
         x = match_trigram(through_reshapes(node))
-        if x is None or x.shape[1] != self.program.tokens or id(x) in self.views or id(x) in self.output_of:
+        if x is None or x.shape[1] != self.program.tokens or x in self.views or x in self.output_of:
             return Rows(self.seen_as(node, rows, k)), weight
         width = k // 3
         padded = Value(f"{node.name}.padded", "temporary", (rows + 2, width), "float32")
-        self.placed[id(x)] = View(padded, rows, width, width, offset=width)
-        ends: list[Argument] = [Whole(View.of(padded, rows + 2, width)), TokenCount()]
-        self.program.calls.append(Call(PadRows(width, self.isa), tuple(ends), (padded,), 1, node.name))
+        self.placed[x] = View(padded, rows, width, width, offset=width)
+        pad = PadRows(width, self.isa)
+        ends = arguments_of(pad, {"y": View.of(padded, rows + 2, width)}, 1, rows)
+        self.program.calls.append(Call(pad, ends, (padded,), 1, node.name))
         if self.view(x).value is not padded:  # no kernel of ours computes x: copy it
-            to = self.placed[id(x)]
-            source = self.seen_as(x, rows, width)
-            self.emit(Map(width, (), self.isa), [*_rows(source), *_rows(to), RowCount()], to, node)
+            self.copy(self.seen_as(x, rows, width), self.placed[x], node)
         following, same, previous = np.split(weight, 3)
         return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate([previous, same, following])
 
@@ -318,18 +309,19 @@ class _Lowering:
         rows = math.prod(node.shape[:-1])
         view, operands = self.seen_as(ids, rows, 1), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
+        stored = self.whole(self.weight(table, chain.source.inputs[0].name))
         kernel = Gather(count, columns, tuple(chain.steps), self.isa)
-        arguments = [Rows(view), Whole(self.whole(self.weight(table, chain.source.inputs[0].name))), *_rows(to)]
-        return self.emit(kernel, [*arguments, *operands, RowCount()], to, node)
+        return self.emit(kernel, {"ids": view, "table": stored, **operands}, to, node)
 
-    def operands(self, chain: Chain, rows: int, columns: int, node: Node) -> list[Argument]:
-        arguments: list[Argument] = []
-        for step, operand in zip(chain.steps, chain.operands, strict=True):
+    def operands(self, chain: Chain, rows: int, columns: int, node: Node) -> dict[str, View]:
+        """The epilogue's operands by their names in the kernel's signature."""
+        views = {}
+        for index, (step, operand) in enumerate(zip(chain.steps, chain.operands, strict=True)):
             if step in VECTOR_STEPS:
-                arguments.append(self.vector(operand[:columns], node))
+                views[f"{step}{index}"] = self.vector(operand[:columns], node)
             elif step in TENSOR_STEPS:
-                arguments += _rows(self.seen_as(operand, rows, columns))
-        return arguments
+                views[f"{step}{index}"] = self.seen_as(operand, rows, columns)
+        return views
 
     # --- everything else
 
@@ -344,12 +336,9 @@ class _Lowering:
             Value(f"{node.name}.{i}", "temporary", shape, dtype)
             for i, (shape, dtype) in enumerate(kernel.intermediates)
         ]
-        arguments = tuple(Whole(view) for view in (*views, to, *(self.whole(v) for v in scratch)))
+        names = [p.name for p in kernel.signature()]
+        places = dict(zip(names, (*views, to, *map(self.whole, scratch)), strict=True))
+        arguments = arguments_of(kernel, places, to.rows, self.program.tokens)
         self.program.calls.append(Call(kernel, arguments, (to.value, *scratch), to.rows, node.name))
         self.program.generic.append((node.op, f"{node.name}: no kernel family takes it"))
         return to
-
-
-def _rows(view: View) -> list[Argument]:
-    """A row operand as kernels take it: pointer and stride."""
-    return [Rows(view), Number(view.stride)]

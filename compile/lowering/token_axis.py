@@ -18,13 +18,13 @@ class Tokens:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._known: dict[int, bool] = {}
+        self._by_token: dict[Node, bool] = {}
 
     def index(self, node: Node) -> bool:
         """Whether `node`, seen as (tokens, anything), has one row a token, and each depends on no other's position."""
-        if id(node) not in self._known:
-            self._known[id(node)] = self._decide(node)
-        return self._known[id(node)]
+        if node not in self._by_token:
+            self._by_token[node] = self._decide(node)
+        return self._by_token[node]
 
     def _decide(self, node: Node) -> bool:
         if node.op == "input":
@@ -41,8 +41,8 @@ class Tokens:
             return self.index(node.inputs[1])
         if node.op in ("strided_slice", "take"):  # of columns: taking rows leaves no token dimension
             return self.index(node.inputs[0]) and self._leading(node.inputs[0].shape) == self._leading(node.shape)
-        if (found := match_attention(node)) is not None:
-            return self.index(found.query) and self.index(found.key) and self.index(found.value)
+        if (match := match_attention(node)) is not None:
+            return self.index(match.query) and self.index(match.key) and self.index(match.value)
         # A concatenation of shifted rows: a convolution over tokens.
         return node.op == "concat" and len(node.shape) == 3 and any(self.index(operand) for operand in node.inputs)
 

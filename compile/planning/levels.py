@@ -7,15 +7,11 @@ weights as the lowest level's do: panels of the same width.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from compile.kernels.attention import Attention
-from compile.kernels.tiles import TileConfig
-from compile.program import KernelSpec, Program
-from compile.targets import Cpu, Isa, Target
-
-ACCUMULATORS = 16  # enough to hide a multiply-add's latency where there are 32 registers
+from compile.kernels.contract import KernelSpec
+from compile.program import Program
+from compile.targets import Cpu, Target
 
 
 @dataclass(frozen=True)
@@ -34,32 +30,18 @@ class Level:
     def symbols(self) -> dict[str, KernelSpec]:
         return {self.symbol(name): kernel for name, kernel in self.kernels.items()}
 
-    def workspace_bytes(self, tokens: int) -> int:
-        """What the attentions of this level want of a thread's workspace."""
-        return max((k.workspace_bytes(tokens) for k in self.kernels.values() if isinstance(k, Attention)), default=0)
+    def workspace_bytes(self, program: Program) -> int:
+        """What the hungriest call of this level wants of a thread's workspace."""
+        calls = ((self.kernels[call.kernel.name], call.rows) for call in program.calls)
+        return max((kernel.workspace_bytes(rows, program.tokens) for kernel, rows in calls), default=0)
 
 
 def make_levels(program: Program, target: Target) -> list[Level]:
-    """Lowest first, the one that `program` was lowered for. Levels that differ in no float32 code share it."""
-    code: dict[tuple[str, Isa], Cpu] = {}
-    return [
-        Level(
-            cpu,
-            code.setdefault((cpu.llvm_cpu, cpu.isa), cpu),
-            {name: kernel_for(kernel, cpu.isa) for name, kernel in program.kernels.items()},
-        )
-        for cpu in target.levels
-    ]
-
-
-def kernel_for(kernel: Any, isa: Isa) -> Any:
-    """`kernel` with the vectors of `isa`; as it is where it has none, or its panels are no whole number of them."""
-    if getattr(kernel, "isa", isa) == isa:
-        return kernel
-    tile = getattr(kernel, "tile", None)
-    if tile is None:
-        return replace(kernel, isa=isa)
-    width = 2 * isa.lanes if isinstance(kernel, Attention) else tile.nr  # nothing is packed for an attention
-    if width % isa.lanes:
-        return kernel
-    return replace(kernel, isa=isa, tile=TileConfig(ACCUMULATORS * isa.lanes // width or 1, width, tile.k_unroll))
+    """Lowest first, the one that `program` was lowered for. Levels whose kernels are the same share their code."""
+    code: dict[tuple[str, frozenset[str]], Cpu] = {}
+    levels = []
+    for cpu in target.levels:
+        kernels = {name: kernel.for_cpu(cpu) for name, kernel in program.kernels.items()}
+        key = cpu.llvm_cpu, frozenset(kernel.name for kernel in kernels.values())
+        levels.append(Level(cpu, code.setdefault(key, cpu), kernels))
+    return levels

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from compile.planning.levels import Level, make_levels
-from compile.program import Call, Program, Rows, Value, Workspace
+from compile.program import Call, Program, Rows, Value
 from compile.targets import Target
 
 ALIGNMENT = 64
@@ -43,7 +43,7 @@ class Plan:
     program: Program
     levels: list[Level]
     stages: list[Stage]
-    places: dict[int, Place]
+    places: dict[Value, Place]
     arena_bytes: int
     scratch_row_bytes: int
     workspace_bytes: int
@@ -55,8 +55,13 @@ class Plan:
         """The levels that have code of their own."""
         return [level for level in self.levels if level.code is level.cpu]
 
+    @property
+    def in_rows(self) -> set[Call]:
+        """The calls that threads share by rows."""
+        return {call for stage in self.stages for call in stage.rows}
+
     def place(self, value: Value) -> Place:
-        return self.places[id(value)]
+        return self.places[value]
 
     def token_axis(self, value: Value) -> int:
         """The dimension of an in- or output that a shorter sequence makes shorter, or −1."""
@@ -64,42 +69,37 @@ class Plan:
         return value.shape.index(self.program.tokens) if self.program.elastic and by_token else -1
 
 
-def in_rows(call: Call, tokens: int) -> bool:
-    """Whether threads can share the call by rows: all it addresses by row has one row a token."""
-    views = [a.view for a in call.arguments if isinstance(a, Rows)]
-    return call.takes_blocks and call.rows == tokens and all(v.rows == tokens for v in views)
-
-
 def make_plan(program: Program, target: Target) -> Plan:
     levels = make_levels(program, target)
-    stage_of = _assign_stages(program)
-    stages = [Stage() for _ in range(max(stage_of, default=-1) + 1)]
-    for call, index in zip(program.calls, stage_of, strict=True):
-        stage = stages[index]
-        (stage.rows if in_rows(call, program.tokens) else stage.serial).append(call)
-    places: dict[int, Place] = {}
-    for region, values in (("input", program.inputs), ("output", program.outputs)):
-        for index, value in enumerate(values):
-            places[id(value)] = Place(region, index)  # type: ignore[arg-type]
+    by_rows = {call for call in program.calls if _in_rows(call, program.tokens)}
+    stage_of = _assign_stages(program, by_rows)
+    stages = [Stage() for _ in range(max(stage_of.values(), default=-1) + 1)]
+    for call in program.calls:
+        stage = stages[stage_of[call]]
+        (stage.rows if call in by_rows else stage.serial).append(call)
+    places: dict[Value, Place] = {}
+    for index, value in enumerate(program.inputs):
+        places[value] = Place("input", index)
+    for index, value in enumerate(program.outputs):
+        places[value] = Place("output", index)
     weight_bytes = 0
     for weight in program.weights:
-        places[id(weight)] = Place("weight", weight_bytes)
+        places[weight] = Place("weight", weight_bytes)
         weight_bytes += _align(weight.nbytes)
     scratch = _place_scratch(program, stages, stage_of, places)
     arena = _place_arena(program, stage_of, places)
-    temporaries = {id(v): v for c in program.calls for v in c.outputs if v.kind == "temporary"}
-    workspace = max((a.nbytes for c in program.calls for a in c.arguments if isinstance(a, Workspace)), default=0)
-    workspace = max(workspace, *(level.workspace_bytes(program.tokens) for level in levels))
+    temporaries = {v for c in program.calls for v in c.outputs if v.kind == "temporary"}
+    workspace = max(level.workspace_bytes(program) for level in levels)
     return Plan(
-        program,
-        levels,
-        stages,
-        places,
-        arena + SLACK,
-        scratch,
-        _align(workspace) + SLACK,
-        weight_bytes,
-        sum(v.nbytes for v in temporaries.values()),
+        program=program,
+        levels=levels,
+        stages=stages,
+        places=places,
+        arena_bytes=arena + SLACK,
+        scratch_row_bytes=scratch,
+        workspace_bytes=_align(workspace) + SLACK,
+        weight_bytes=weight_bytes,
+        tensor_bytes=sum(value.nbytes for value in temporaries),
     )
 
 
@@ -107,26 +107,30 @@ def _align(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _assign_stages(program: Program) -> list[int]:
+def _in_rows(call: Call, tokens: int) -> bool:
+    """Whether threads can share the call by rows: all it addresses by row has one row a token."""
+    views = [a.view for a in call.arguments if isinstance(a, Rows)]
+    return call.takes_blocks and call.rows == tokens and all(v.rows == tokens for v in views)
+
+
+def _assign_stages(program: Program, by_rows: set[Call]) -> dict[Call, int]:
     """The earliest stage for each call: a barrier lies between it and any result that other threads must finish."""
-    makers: dict[int, list[int]] = {}
-    stage_of: list[int] = []
-    for index, call in enumerate(program.calls):
-        by_rows = in_rows(call, program.tokens)
+    makers: dict[Value, list[Call]] = {}
+    stage_of: dict[Call, int] = {}
+    for call in program.calls:
         stage = 0
         for value, whole in call.reads():
-            for maker in makers.get(id(value), []):
-                together = by_rows == in_rows(program.calls[maker], program.tokens) and not (by_rows and whole)
+            for maker in makers.get(value, []):
+                together = (call in by_rows) == (maker in by_rows) and not (call in by_rows and whole)
                 stage = max(stage, stage_of[maker] + (0 if together else 1))
-        stage_of.append(stage)
+        stage_of[call] = stage
         for value in call.outputs:
-            makers.setdefault(id(value), []).append(index)
+            makers.setdefault(value, []).append(call)
     return stage_of
 
 
 @dataclass
 class _Block:
-    value: Value
     size: int
     first: int
     last: int
@@ -153,43 +157,41 @@ def _offset(block: _Block) -> int:
     return block.offset
 
 
-def _place_scratch(program: Program, stages: list[Stage], stage_of: list[int], places: dict[int, Place]) -> int:
+def _place_scratch(program: Program, stages: list[Stage], stage_of: dict[Call, int], places: dict[Value, Place]) -> int:
     """Place what a stage's rows make and use up themselves; returns the bytes that the hungriest stage needs a row."""
-    outside = {id(v) for v in program.outputs}
-    for call, stage in zip(program.calls, stage_of, strict=True):
-        by_rows = in_rows(call, program.tokens)
-        for value, whole in call.reads():
-            if whole or not by_rows or not any(value in c.outputs for c in stages[stage].rows):
-                outside.add(id(value))
+    outside = set(program.outputs)
+    for call, stage in stage_of.items():
+        made_here = {value for maker in stages[stage].rows for value in maker.outputs}
+        by_rows = call in stages[stage].rows
+        outside |= {value for value, whole in call.reads() if whole or not by_rows or value not in made_here}
     total = 0
-    for stage_calls in (s.rows for s in stages):
-        blocks: dict[int, _Block] = {}
-        for index, call in enumerate(stage_calls):
+    for calls in (stage.rows for stage in stages):
+        blocks: dict[Value, _Block] = {}
+        for index, call in enumerate(calls):
             for value, _ in call.reads():
-                if id(value) in blocks:
-                    blocks[id(value)].last = index
+                if value in blocks:
+                    blocks[value].last = index
             for value in call.outputs:
-                if id(value) not in outside:
-                    blocks[id(value)] = _Block(value, _align(value.nbytes // program.tokens), index, index)
+                if value not in outside:
+                    blocks[value] = _Block(_align(value.nbytes // program.tokens), index, index)
         total = max(total, _pack(list(blocks.values())))
-        for block in blocks.values():
-            places[id(block.value)] = Place("scratch", block.offset)
+        places |= {value: Place("scratch", block.offset) for value, block in blocks.items()}
     return total
 
 
-def _place_arena(program: Program, stage_of: list[int], places: dict[int, Place]) -> int:
-    blocks: dict[int, _Block] = {}
-    for call, stage in zip(program.calls, stage_of, strict=True):
+def _place_arena(program: Program, stage_of: dict[Call, int], places: dict[Value, Place]) -> int:
+    """Place every other temporary; returns the arena's bytes."""
+    blocks: dict[Value, _Block] = {}
+    for call, stage in stage_of.items():
         for value, _ in call.reads():
-            if id(value) in blocks:
-                blocks[id(value)].last = max(blocks[id(value)].last, stage)
+            if value in blocks:
+                blocks[value].last = max(blocks[value].last, stage)
         for value in call.outputs:
-            if id(value) in blocks:
-                blocks[id(value)].last = max(blocks[id(value)].last, stage)
-                blocks[id(value)].first = min(blocks[id(value)].first, stage)
-            elif id(value) not in places:
-                blocks[id(value)] = _Block(value, _align(value.nbytes + SLACK), stage, stage)
+            if value in blocks:
+                blocks[value].last = max(blocks[value].last, stage)
+                blocks[value].first = min(blocks[value].first, stage)
+            elif value not in places:
+                blocks[value] = _Block(_align(value.nbytes + SLACK), stage, stage)
     total = _pack(list(blocks.values()))
-    for block in blocks.values():
-        places[id(block.value)] = Place("arena", block.offset)
+    places |= {value: Place("arena", block.offset) for value, block in blocks.items()}
     return total

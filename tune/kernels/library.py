@@ -40,7 +40,7 @@ def compile_harness(task: Task, target: Target, folder: Path, repeats: int | Non
 def build_candidate(task: Task, tile: TileConfig, target: Target, harness: Path, folder: Path) -> Path:
     """Compile the kernel with `tile` and link it with the harness. Raises CompileError."""
     folder.mkdir(parents=True, exist_ok=True)
-    compile_kernels({"kernel": task.with_tile(tile)}, target, folder)
+    compile_kernels({"kernel": task.kernel.with_tile(tile)}, target, folder)
     library = folder / "libkernel.so"
     arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", "-Wl,-z,max-page-size=16384", "-Wl,--hash-style=gnu"]
     run_compiler(find_toolchain(target), [*arguments, str(harness), "kernel.o", "-o", str(library)], folder)

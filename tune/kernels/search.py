@@ -18,7 +18,7 @@ from tvm import s_tir, te
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from compile.kernels.tiles import TileConfig, candidate_tiles
+from compile.kernels.tiles import TileConfig
 from compile.targets import Target
 from tune.kernels.tasks import Task
 
@@ -78,7 +78,7 @@ def workload(index: int, task: Task) -> Any:
 
 
 def _space(task: Task) -> Any:
-    count = len(candidate_tiles(task.kernel.isa))
+    count = len(task.kernel.candidate_tiles())
 
     def schedule(sch: Any) -> None:
         choice = sch.sample_categorical(list(range(count)), [1.0 / count] * count)
@@ -159,6 +159,6 @@ class TileModel(ms.cost_model.PyCostModel):
         ).astype("float64")
 
     def _features(self, task: int, choice: int) -> list[float]:
-        tile: TileConfig = candidate_tiles(self.tasks[task].kernel.isa)[choice]
+        tile: TileConfig = self.tasks[task].kernel.candidate_tiles()[choice]
         key = self.tasks[task].key
         return [tile.mr, tile.nr, tile.k_unroll, key.k, key.n, self.tasks[task].rows % tile.mr]

@@ -18,7 +18,7 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
 from compile.databases import Record
-from compile.kernels.tiles import TileConfig, candidate_tiles
+from compile.kernels.tiles import TileConfig
 from tune.kernels.journal import Journal
 from tune.kernels.search import BATCH, TileModel, choice_in, contexts, task_of
 from tune.kernels.tasks import Task, peak_task
@@ -94,7 +94,7 @@ class Session:
         return [record for record in finals if record]
 
     def _default(self, task: Task) -> TileConfig:
-        return candidate_tiles(task.kernel.isa)[0]
+        return task.kernel.candidate_tiles()[0]
 
     # --- trials
 
@@ -229,7 +229,7 @@ class _Runner(ms.runner.PyRunner):
         wanted = []
         for candidate in runner_inputs:
             index, choice = map(int, str(candidate.artifact_path).split())
-            wanted.append((index, candidate_tiles(session.tasks[index].kernel.isa)[choice]))
+            wanted.append((index, session.tasks[index].kernel.candidate_tiles()[choice]))
         return [_Future(record) for record in session.try_all(wanted)]
 
 

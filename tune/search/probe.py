@@ -33,18 +33,18 @@ def probe(call: Call, program: Program) -> tuple[Program, int]:
     weights = [value for value in read if value.kind == "weight"]
     least, most = CALLS
     count = max(least, min(most, WEIGHT_BYTES // max(1, sum(value.nbytes for value in weights))))
-    inputs = {id(v): _as(v, "input", f"x{i}") for i, v in enumerate(read) if v.kind != "weight"}
+    inputs = {v: _as(v, "input", f"x{i}") for i, v in enumerate(read) if v.kind != "weight"}
     unused = Value("unused", "input", (1,), "float32")  # a library without any input cannot be run
     result = Probe(program.tokens, inputs=list(inputs.values()) or [unused])
     for value in read:
         if value.kind == "input" and value.name in program.ranges:
-            result.ranges[inputs[id(value)].name] = program.ranges[value.name]
+            result.ranges[inputs[value].name] = program.ranges[value.name]
     for number in range(count):
         last = number == count - 1
-        made = {id(v): _as(v, "weight", f"{v.name}.{number}") for v in weights} | inputs
+        made = {v: _as(v, "weight", f"{v.name}.{number}") for v in weights} | inputs
         kind = "output" if last else "temporary"
-        made |= {id(v): _as(v, kind, f"y{i}.{number}") for i, v in enumerate(call.outputs)}
-        outputs = tuple(made[id(v)] for v in call.outputs)
+        made |= {v: _as(v, kind, f"y{i}.{number}") for i, v in enumerate(call.outputs)}
+        outputs = tuple(made[v] for v in call.outputs)
         result.calls.append(replace(call, arguments=_moved(call.arguments, made), outputs=outputs))
         if last:
             result.outputs = list(outputs)
@@ -56,8 +56,8 @@ def _as(value: Value, kind: str, name: str) -> Value:
     return Value(name, kind, value.shape, value.dtype, data)  # type: ignore[arg-type]
 
 
-def _moved(arguments: Iterable[Argument], made: dict[int, Value]) -> tuple[Argument, ...]:
+def _moved(arguments: Iterable[Argument], made: dict[Value, Value]) -> tuple[Argument, ...]:
     def move(view: View) -> View:
-        return replace(view, value=made[id(view.value)])
+        return replace(view, value=made[view.value])
 
     return tuple(replace(a, view=move(a.view)) if isinstance(a, Rows | Whole) else a for a in arguments)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compile.kernels.attention import Attention
-from compile.kernels.tiles import linear_tile
+from compile.kernels.tiles import default_tile
 from compile.targets import Isa
 
 TOKENS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 128]
@@ -22,7 +22,7 @@ class Case:
     scale: float
 
     def kernel(self, isa: Isa, tokens: int) -> Attention:
-        tile = linear_tile(isa, "f32", self.size, tokens)
+        tile = default_tile(isa)
         return Attention(self.heads, self.size, self.scale, self.mask, tile, isa)
 
     @property
@@ -68,7 +68,7 @@ def attend(
     if per_query:
         mask.view[...] += rng.standard_normal(mask.view.shape)
     kernel = case.kernel(isa, tokens)
-    workspace = np.full(kernel.workspace_bytes(tokens) // 4 + 64, np.nan, np.float32)
+    workspace = np.full(kernel.workspace_bytes(tokens, tokens) // 4 + 64, np.nan, np.float32)
     base = workspace.ctypes.data + (-workspace.ctypes.data % 64)
 
     def row(x, first: int) -> ctypes.c_void_p:
@@ -82,7 +82,7 @@ def attend(
             row(y, first), y.stride, ctypes.c_void_p(base), tokens, rows,
         )  # fmt: skip
     want = referee(case, q.view, k.view, v.view, mask.view if case.mask else None)
-    past_the_end = workspace[(base - workspace.ctypes.data + kernel.workspace_bytes(tokens)) // 4 :]
+    past_the_end = workspace[(base - workspace.ctypes.data + kernel.workspace_bytes(tokens, tokens)) // 4 :]
     return y.view, want, y.untouched() and bool(np.isnan(past_the_end).all())
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from compile.kernels.builder import Pointer, const
-from compile.kernels.linear import Linear, pack_vector, pack_weight
-from compile.kernels.tiles import linear_tile
+from compile.kernels.contract import pack_vector
+from compile.kernels.linear import Linear, pack_weight
+from compile.kernels.tiles import default_tile
 from compile.targets import Isa
 
 # Elements between rows.
@@ -30,7 +31,7 @@ class Case:
     def kernel(self, isa: Isa) -> Linear:
         tensors = sum(step in ("add", "mul") for step in self.steps)
         strides = (self.k + X_GAP, self.n + Y_GAP, *[self.n + OPERAND_GAP] * tensors) if self.known else ()
-        return Linear(self.k, self.n, self.bias, self.steps, linear_tile(isa, "f32", self.k, self.n), isa, strides)
+        return Linear(self.k, self.n, self.bias, self.steps, default_tile(isa), isa, strides)
 
 
 CASES = {
@@ -53,7 +54,7 @@ CASES = {
 
 def workspace_of(kernel: Linear, rows: int) -> tuple[np.ndarray, list[ctypes.c_void_p]]:
     """NaN wherever the kernel does not write; and the argument, for a kernel that has one."""
-    size = kernel.workspace_bytes(rows) // 4
+    size = kernel.workspace_bytes(rows, rows) // 4
     whole = np.full(size + 64, np.nan, np.float32)
     memory = whole[-whole.ctypes.data % 64 // 4 :]
     return memory, [ctypes.c_void_p(memory.ctypes.data)] if size else []
@@ -120,7 +121,9 @@ def test_matrix_product_of_any_number_of_rows(
         size = 1 + np.abs(x.view).astype(np.float64) @ np.abs(w) + np.abs(want)
         assert np.all(np.abs(y.view - want) <= 2e-6 * size), f"{rows} rows"
         assert y.untouched(), f"{rows} rows: written outside the tensor"
-        assert np.isnan(memory[kernel.workspace_bytes(rows) // 4 :]).all(), f"{rows} rows: written past the workspace"
+        assert np.isnan(memory[kernel.workspace_bytes(rows, rows) // 4 :]).all(), (
+            f"{rows} rows: written past the workspace"
+        )
 
 
 def test_rows_do_not_depend_on_how_they_are_cut_into_blocks(

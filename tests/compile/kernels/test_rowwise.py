@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from compile.kernels.linear import pack_vector
+from compile.kernels.contract import pack_vector
 from compile.kernels.rowwise import Gather, LayerNorm, Map
 from compile.targets import Isa
 
