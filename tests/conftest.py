@@ -1,8 +1,12 @@
 """Shared by all tests: small models, artifacts that are built once a session, and the reasons for skipping."""
 
+import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import replace
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +131,49 @@ def _zig_keeps_what_it_built(pytestconfig: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@dataclass
+class SubprocessLimit:
+    """Seconds that any process of a test may take where the test states no limit: less than pytest's own for a test."""
+
+    seconds: float = 600.0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def subprocess_limit() -> Iterator[SubprocessLimit]:
+    """No test waits for ever: `subprocess.run` kills what takes too long, `wait` and `communicate` raise."""
+    limit = SubprocessLimit()
+
+    def limited(method: Callable) -> Callable:
+        @wraps(method)
+        def call(*args: Any, timeout: float | None = None) -> Any:
+            return method(*args, timeout=limit.seconds if timeout is None else timeout)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("wait", "communicate"):
+            patch.setattr(subprocess.Popen, name, limited(getattr(subprocess.Popen, name)))
+        yield limit
+
+
+def running_marker(item: pytest.Item) -> Path:
+    """A file that is there while `item` runs, in whichever process."""
+    run = getattr(item.config, "workerinput", {}).get("testrunuid", os.getpid())
+    name = hashlib.sha256(item.nodeid.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"pocketbert-test-{run}-{name}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """xdist gives a test that crashed its process, or hung and was ended with it, to the next process: not again."""
+    try:
+        running_marker(item).touch(exist_ok=False)
+    except FileExistsError:
+        pytest.fail("it crashed the process that ran it before, or hung", pytrace=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    running_marker(item).unlink(missing_ok=True)

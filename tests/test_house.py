@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,19 @@ def test_links_in_the_documents_lead_somewhere() -> None:
 def test_continuous_integration_can_be_run() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     run("bash", "-n", ".ci/run")
+
+
+def test_ci_installs_versions_that_the_project_allows() -> None:
+    """What .ci/lock wrote: a version of each requirement, within its range, and nothing but names and versions."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = [line for line in (ROOT / ".ci" / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[0-9a-z.]+", line)] == []
+    versions = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = map(Requirement, [*project["dependencies"], *extras["test"], *extras["train"], *extras["tune"]])
+    for requirement in wanted:
+        if requirement.name != "pocketbert":
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), str(requirement)

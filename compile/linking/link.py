@@ -83,7 +83,7 @@ def find_toolchain(target: Target, sanitize: str = "") -> Toolchain:
 
 def _zig(target: Target) -> Toolchain:
     if importlib.util.find_spec("ziglang") is None:
-        raise CompileError("no linker found: pip install ziglang==0.17.0, or set ANDROID_NDK_HOME to an Android NDK")
+        raise CompileError("no linker found: pip install ziglang, or set ANDROID_NDK_HOME to an Android NDK")
     command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
     return Toolchain(command, f"zig {version('ziglang')}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
@@ -21,10 +21,6 @@ def read(path: Path, kind: type[T], sets: Sequence[str] = ()) -> T:
 
     Raises `ModelError` that names the file and the key for whatever is unknown, missing or of the wrong type.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
