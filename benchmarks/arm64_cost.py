@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 # A script's own folder comes first on the path; the project's root must.
@@ -59,15 +60,15 @@ def measure(preset: str, folder: Path) -> list[dict]:
     """One result a level."""
     exported = export(preset, None, folder)
     built = compile.build(exported, target="arm64-android", out=folder / "out", dump=folder / "dump")
-    levels = built.manifest["levels"]
-    loops = {name: loops_of(folder / "dump" / "kernels", name) for name in {level["kernels_for"] for level in levels}}
-    least = built.manifest["flops"] / 2 / LANES
+    levels = built.manifest.levels
+    loops = {name: loops_of(folder / "dump" / "kernels", name) for name in {level.kernels_for for level in levels}}
+    least = built.manifest.flops / 2 / LANES
     results = []
     for level in levels:
-        with EmulatedRunner(CPUS[level["cpu"]].emulated) as runner:
+        with EmulatedRunner(CPUS[level.cpu].emulated) as runner:
             counted = round(runner.measure(built.folder, timeout=600).median_ms * 1e6)
-        found = {"model": preset, **level, "instructions": counted, "multiply_adds": least}
-        results.append({**found, "inner_loops": loops[level["kernels_for"]]})
+        found = {"model": preset, **asdict(level), "instructions": counted, "multiply_adds": least}
+        results.append({**found, "inner_loops": loops[level.kernels_for]})
         show(results[-1])
     return results
 

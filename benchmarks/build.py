@@ -4,7 +4,6 @@ python benchmarks/build.py [MODEL] [--target arm64-android] [--json]
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -19,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks.command import measure_and_show, new_parser
+from compile.running.load import read_manifest
 
 BOUND_SECONDS = 90
 BOUND_GIB = 4
@@ -32,7 +32,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         if done.returncode:
             sys.exit(done.returncode)  # the build has said why
-        manifest = json.loads(Path(folder, "artifact", "manifest.json").read_text())
+        manifest = read_manifest(Path(folder, "artifact"))
     gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
     return {
         "model": args.model,
@@ -42,8 +42,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "peak_gib": gib,
         "bound_gib": BOUND_GIB,
         "cores": os.cpu_count(),
-        "library_over_weights": manifest["sizes"]["library_bytes"] / manifest["sizes"]["weights_bytes"],
-        "phases": manifest["build_seconds"],
+        "library_over_weights": manifest.sizes.library_bytes / manifest.sizes.weights_bytes,
+        "phases": manifest.build_seconds,
     }
 
 

@@ -154,7 +154,7 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     library = compile.load(folder / "artifact", threads=count)
     expected = library.run(sample)["last_hidden_state"]
     calls: dict[str, Callable[[], Any]] = {OURS: ignoring(library, sample)}
-    if manifest["shorter_sequences"]:
+    if manifest.shorter_sequences:
         short = {name: array[:, :SHORT] for name, array in sample.items()}
         calls[f"{OURS}, {SHORT} tokens"] = ignoring(library, short)
     refused = {}
@@ -172,12 +172,12 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     peak = median(peaks)
     rows = []
     for name, values in taken.items():
-        flops = manifest["flops"] if "tokens" not in name else None
+        flops = manifest.flops if "tokens" not in name else None
         row = {"name": name, "threads": count, "median_ms": median(values), "min_ms": min(values)}
         row["ratio"] = paired_ratio(values, taken[OURS])
         row["share_of_peak"] = flops and flops / (median(values) * 1e6) / (peak * count)
         rows.append(row)
-    return {"flops": manifest["flops"], "peak": peak, "rows": rows, "refused": refused}
+    return {"flops": manifest.flops, "peak": peak, "rows": rows, "refused": refused}
 
 
 def ignoring(library: compile.Library, sample: dict[str, np.ndarray]) -> Callable[[], None]:

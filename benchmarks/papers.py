@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for name, preset, paper_ms in [*models, (REFERENCE, "bert-base", None)]:
         row: dict[str, Any] = {"name": name, "preset": preset, "median_ms": median(taken[name])}
         row |= {"min_ms": min(taken[name]), "paper_ms": paper_ms, "paper_gflop": PAPER[preset].flops}
-        row["gflop"] = libraries[BERT if name == REFERENCE else name].manifest["flops"] / 1e9
+        row["gflop"] = libraries[BERT if name == REFERENCE else name].manifest.flops / 1e9
         for key, base in (("of_bert_base", BERT), ("of_mobilebert", MOBILEBERT)):
             row[key] = paired_ratio(taken[name], taken[base])
             row[f"paper_{key}"] = paper_ms and paper_ms / PAPER_MS[base]

@@ -47,8 +47,8 @@ def build_program(artifact: Path, folder: Path) -> Path:
 def start(program: Path, artifact: Path, threads: int, models: int, runs: int) -> dict[str, int]:
     """One process: startup.c's figures by name."""
     manifest = read_manifest(artifact)
-    library = (artifact / manifest["library"]).resolve()
-    command = [program, library, manifest["name"], threads, models, runs]
+    library = (artifact / manifest.library).resolve()
+    command = [program, library, manifest.name, threads, models, runs]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr.strip() or f"startup ended with status {done.returncode}")
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             artifact = args.artifact or build(args.model, args.layers, folder)
             manifest = read_manifest(artifact)
             program = build_program(artifact, folder)
-            with (artifact / manifest["library"]).open("rb") as library:
+            with (artifact / manifest.library).open("rb") as library:
                 os.fsync(library.fileno())  # pages of it that wait for the disk would count as dirty
         start(program, artifact, args.threads, 1, 0)  # the page cache
         turns = track(range(args.processes), "starts", console=progress_console, transient=True)
@@ -79,8 +79,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     alone, together = (crowd[f"{how}_ns"] / 1e6 / args.runs for how in ("alone", "together"))
     return {
         "machine": machine(),
-        "model": manifest["name"],
-        "tokens": manifest["tokens"],
+        "model": manifest.name,
+        "tokens": manifest.tokens,
         "threads": args.threads,
         "processes": args.processes,
         **result,

@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from compile.artifact.aar import PACKAGES
+from compile.artifact.manifest import Manifest
 from compile.command import Parser, exit_status
+from compile.databases import TuningSummary
 from compile.targets import CPUS, TARGETS, find_target
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         dump=args.dump,
         progress=None if args.json else report_phase,
     )
-    for line in result.manifest["tuning"]["damaged"]:
+    for line in result.manifest.tuning.damaged if result.manifest.tuning else ():
         print(f"warning: {line}", file=sys.stderr)
     if args.json:
         print((result.folder / "manifest.json").read_text(), end="")
@@ -116,56 +117,55 @@ def report_phase(name: str, seconds: float) -> None:
     print(f"{name:<24} {seconds:6.1f} s", flush=True)
 
 
-def print_summary(folder: Path, manifest: dict[str, Any], seconds: float) -> None:
+def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    sizes = manifest["sizes"]
-    table = Table(show_header=False, title=f"{manifest['name']} for {manifest['target']}", title_justify="left")
+    sizes = manifest.sizes
+    table = Table(show_header=False, title=f"{manifest.name} for {manifest.target}", title_justify="left")
     mib = 1 << 20
-    kernels = manifest["kernels"]
-    own = sum(k["calls"] for k in kernels if k["schedule"] != "generic")
-    generic = sum(k["calls"] for k in kernels if k["schedule"] == "generic")
-    report = manifest["passes"] or {"passes": []}
+    kernels = manifest.kernels
+    own = sum(k.calls for k in kernels if k.family != "generic")
+    generic = sum(k.calls for k in kernels if k.family == "generic")
+    passes = manifest.passes.passes if manifest.passes else ()
     rows = [
         ("artifact", str(folder)),
-        ("library", f"{sizes['library_bytes'] / mib:.1f} MiB, of which weights {sizes['weights_bytes'] / mib:.1f} MiB"),
-        ("CPU", f"{', '.join(level['cpu'] for level in manifest['levels'])} ({manifest['isa']}), float32"),
+        ("library", f"{sizes.library_bytes / mib:.1f} MiB, of which weights {sizes.weights_bytes / mib:.1f} MiB"),
+        ("CPU", f"{', '.join(level.cpu for level in manifest.levels)} ({manifest.isa}), {manifest.precision}"),
         (
             "computation",
-            f"{manifest['flops'] / 1e9:.2f} GFLOP for {manifest['tokens']} tokens"
-            + (", less for any fewer" if manifest["shorter_sequences"] else ""),
+            f"{manifest.flops / 1e9:.2f} GFLOP for {manifest.tokens} tokens"
+            + (", less for any fewer" if manifest.shorter_sequences else ""),
         ),
-        ("kernel calls", f"{own} of {len(kernels)} kinds in {manifest['stages']} stages; {generic} generic"),
+        ("kernel calls", f"{own} of {len(kernels)} kinds in {manifest.stages} stages; {generic} generic"),
         (
             "memory",
-            f"{sizes['arena_bytes'] / mib:.2f} MiB arena and {sizes['scratch_bytes_per_row'] / 1024:.1f} KiB a row, "
-            f"in place of {sizes['tensors_bytes_without_sharing'] / mib:.1f} MiB of tensors",
+            f"{sizes.arena_bytes / mib:.2f} MiB arena and {sizes.scratch_bytes_per_row / 1024:.1f} KiB a row, "
+            f"in place of {sizes.tensors_bytes_without_sharing / mib:.1f} MiB of tensors",
         ),
-        ("tuned tiles", _tuning(manifest["tuning"])),
-        ("graph passes", f"{sum(p['applied'] for p in report['passes'])} rewrites, {_refusals(report)} refused"),
+        ("tuned tiles", _tuning(manifest.tuning)),
+        ("graph passes", f"{sum(p.applied for p in passes)} rewrites, {sum(len(p.refusals) for p in passes)} refused"),
     ]
-    for check in manifest.get("verification", []):
-        verdict = "passed" if check["passed"] else "FAILED"
-        rows.append(("verified", f"{verdict} on {check['where']}: error {check['error']:.1e} of the output range"))
-    if made := manifest.get("package"):
-        rows.append(("package", made["file"] + (f"; {made['coordinates']} in maven/" if "coordinates" in made else "")))
+    for check in manifest.verification:
+        verdict = "passed" if check.passed else "FAILED"
+        rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range"))
+    if package := manifest.package:
+        place = f"; {package.coordinates} in {package.repository}/" if package.coordinates else ""
+        rows.append(("package", package.file + place))
     rows.append(("time", f"{seconds:.1f} s"))
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
 
 
-def _tuning(tuning: dict[str, Any]) -> str:
-    if tuning["database"] is None:
-        return f"no database: 0 of {tuning['tasks']} tasks"
-    source = f"{tuning['measured']} measured, {tuning['estimated']} estimated; {tuning['database']}"
-    damaged = f"; {len(tuning['damaged'])} damaged lines skipped" if tuning["damaged"] else ""
-    return f"{tuning['hits']} of {tuning['tasks']} tasks ({source}){damaged}"
-
-
-def _refusals(report: dict[str, Any]) -> int:
-    return sum(len(p["refusals"]) for p in report["passes"])
+def _tuning(tuning: TuningSummary | None) -> str:
+    if tuning is None:
+        return "not recorded"
+    if tuning.database is None:
+        return f"no database: 0 of {tuning.tasks} tasks"
+    source = f"{tuning.measured} measured, {tuning.estimated} estimated; {tuning.database}"
+    damaged = f"; {len(tuning.damaged)} damaged lines skipped" if tuning.damaged else ""
+    return f"{tuning.hits} of {tuning.tasks} tasks ({source}){damaged}"
 
 
 def list_targets(_: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import onnx
 
 import passes
 from compile.artifact.aar import PACKAGES
-from compile.artifact.folder import manifest, runtime_sources, staging, write_manifest
+from compile.artifact.folder import runtime_sources, staging
+from compile.artifact.manifest import Manifest, VocabularyFacts, list_files
+from compile.artifact.outline import make_manifest
 from compile.artifact.report import write_report
 from compile.blame import blame
 from compile.codegen.escape import identifier
@@ -58,7 +60,7 @@ class BuildResult:
     """The artifact's folder, its manifest, and the seconds that each phase took."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -100,7 +102,7 @@ def lower_model(
             raise CompileError(
                 f"--seq-len: this model computes {options.seq_len} tokens and no fewer: give that length alone"
             )
-    return program, optimised, {"passes": report.to_dict(), "tuning": summary(tiles, database)}
+    return program, optimised, {"passes": report, "tuning": summary(tiles, database)}
 
 
 def build_program(
@@ -146,22 +148,35 @@ def build_program(
         with clock.phase("check the library"):
             rules = check_library(library, target, name)
         shutil.rmtree(work)
-        made = {"model": options.origin, **extra, "checked": rules}
-        data = manifest(plan, name, target, toolchain.description, made)
-        data["default_threads"] = options.threads
-        data["sanitize"] = options.sanitize
-        data["vocabulary"] = options.vocabulary.to_dict() if options.vocabulary else None
+        package = None
         if options.package:
             with clock.phase("package"):
-                data["package"] = PACKAGES[options.package](folder, name, target)
-        write_manifest(folder, data)
+                package = PACKAGES[options.package](folder, name, target)
+        manifest = make_manifest(
+            plan,
+            name,
+            target,
+            library,
+            linker=toolchain.description,
+            model=options.origin,
+            default_threads=options.threads,
+            sanitize=options.sanitize,
+            vocabulary=_vocabulary_facts(options.vocabulary),
+            package=package,
+            checked=tuple(rules),
+            **extra,
+        )
         if options.verify and verify_with is not None:
             with clock.phase("verify"):
-                data["verification"] = verify(folder, verify_with)
-        data["build_seconds"] = clock.seconds
-        write_manifest(folder, data)
-        write_report(folder, data)
-    return BuildResult(out, data, clock.seconds)
+                manifest = replace(manifest, verification=verify(folder, verify_with, manifest=manifest))
+        write_report(folder, manifest)
+        manifest = replace(manifest, build_seconds=clock.seconds, files=list_files(folder))
+        manifest.write(folder)
+    return BuildResult(out, manifest, clock.seconds)
+
+
+def _vocabulary_facts(vocabulary: Vocabulary | None) -> VocabularyFacts | None:
+    return VocabularyFacts(len(vocabulary.pieces), vocabulary.cased, vocabulary.sha256) if vocabulary else None
 
 
 def _write_sources(plan: Any, options: Options, name: str, folder: Path, work: Path, dump: Path | None) -> list[Path]:

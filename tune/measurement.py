@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median, quantiles
 from typing import Any
 
+from compile.artifact.manifest import LibraryFacts
 from tune.errors import TuneError
 
 
@@ -63,7 +64,7 @@ class Measurement:
         return f"{self.median_ms:.3f} ms ± {self.spread_ms:.3f} ({taken}, {threads}, {self.device})"
 
 
-def toolchain_hash(manifest: Mapping[str, Any]) -> str:
-    """Twelve hex digits of what made an artifact: package versions and linker, from its manifest."""
-    made_by = {"versions": manifest.get("versions"), "linker": manifest.get("linker")}
+def toolchain_hash(facts: LibraryFacts) -> str:
+    """Twelve hex digits of what made an artifact: package versions and linker."""
+    made_by = {"versions": facts.versions, "linker": facts.linker}
     return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from compile.artifact.jar import find_javac, java_sources, write_archive, write_jar
+from compile.artifact.manifest import Package
 from compile.codegen.escape import identifier, xml
 from compile.errors import CompileError
 from compile.linking.link import ANDROID_API
@@ -68,7 +69,7 @@ VERSIONS = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
-def write_aar(folder: Path, name: str, target: Target) -> dict[str, str]:
+def write_aar(folder: Path, name: str, target: Target) -> Package:
     """Write `<name>.aar` and `maven/` into the artifact `folder`, which has its library and headers."""
     facts = {"group": GROUP, "name": identifier(name), "version": package_version(), "api": str(ANDROID_API)}
     library, aar = folder / f"lib{name}.so", folder / f"{name}.aar"
@@ -77,7 +78,7 @@ def write_aar(folder: Path, name: str, target: Target) -> dict[str, str]:
         write_jar(classes)
         write_archive(aar, _entries(classes, library, folder / "include", target, facts))
     write_repository(folder / "maven", aar, facts)
-    return {"file": aar.name, "repository": "maven", "coordinates": f"{GROUP}:{name}:{facts['version']}"}
+    return Package(aar.name, "maven", f"{GROUP}:{name}:{facts['version']}")
 
 
 def _entries(
@@ -94,14 +95,14 @@ def _entries(
     }
 
 
-def write_plain_jar(folder: Path, name: str, target: Target) -> dict[str, str]:
+def write_plain_jar(folder: Path, name: str, target: Target) -> Package:
     """Write `pocketbert.jar`, the classes alone: Java on Linux loads the library from its file."""
     write_jar(folder / "pocketbert.jar")
-    return {"file": "pocketbert.jar"}
+    return Package("pocketbert.jar")
 
 
-# What --package makes: each writes into an artifact folder and says for its manifest what and where.
-PACKAGES: dict[str, Callable[[Path, str, Target], dict[str, str]]] = {"aar": write_aar, "jar": write_plain_jar}
+# What --package makes: each writes into an artifact folder and says what and where.
+PACKAGES: dict[str, Callable[[Path, str, Target], Package]] = {"aar": write_aar, "jar": write_plain_jar}
 
 
 def check_package(kind: str, target: Target) -> None:

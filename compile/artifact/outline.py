@@ -6,16 +6,30 @@ A library knows its calls by number only; their layers, kernels, FLOPs and bytes
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compile.artifact import manifest
+from compile.artifact.manifest import (
+    GenericKernel,
+    Kernel,
+    Level,
+    Manifest,
+    Sizes,
+    Tensor,
+    TensorPlace,
+    sha256,
+    toolchain_versions,
+)
 from compile.planning.plan import Plan
 from compile.program import Call, Rows, Value, Whole
+from compile.targets import Target
 
 
-def kernel_entries(plan: Plan) -> list[dict[str, Any]]:
-    """Every kernel with how often it is called, its schedule and tile, and the FLOPs (2 × multiply-adds) it does."""
+def kernel_entries(plan: Plan) -> tuple[Kernel, ...]:
+    """Every kernel, in the order in which they are first called."""
     calls = Counter(c.kernel.name for c in plan.program.calls)
     flops: Counter[str] = Counter()
     shared = {call.kernel.name for call in plan.in_rows}
@@ -24,17 +38,18 @@ def kernel_entries(plan: Plan) -> list[dict[str, Any]]:
     entries = []
     for name, kernel in plan.program.kernels.items():
         entries.append(
-            {
-                "name": name,
-                "description": kernel.describe(),
-                "calls": calls[name],
-                "schedule": kernel.family,
-                "tile": kernel.tile_name,
-                "rows_shared_by_threads": name in shared,
-                "flops": flops[name],
-            }
+            Kernel(
+                name=name,
+                description=kernel.describe(),
+                family=kernel.family,
+                precision="float32",
+                calls=calls[name],
+                rows_shared_by_threads=name in shared,
+                flops=flops[name],
+                tile=kernel.tile_name,
+            )
         )
-    return entries
+    return tuple(entries)
 
 
 def layers(plan: Plan) -> list[str]:
@@ -86,48 +101,44 @@ def tensors(plan: Plan) -> list[Value]:
     return list(dict.fromkeys((*program.inputs, *program.outputs, *temporaries)))
 
 
-def tensor_places(plan: Plan) -> list[dict[str, Any]]:
-    """Where each lives: offset and bytes are those of its region, in "scratch" for one row; 0 for in- and outputs."""
+def tensor_places(plan: Plan) -> tuple[TensorPlace, ...]:
+    """Where each of `tensors` lives."""
     entries = []
     for value in tensors(plan):
         place = plan.place(value)
         size = value.nbytes // (plan.program.tokens if place.region == "scratch" else 1)
-        entry = {"name": value.name, "shape": list(value.shape), "dtype": value.dtype, "region": place.region}
-        entries.append({**entry, "offset": place.offset, "bytes": size})
-    return entries
+        entries.append(TensorPlace(value.name, tuple(value.shape), value.dtype, place.region, place.offset, size))
+    return tuple(entries)
 
 
-def call_entries(plan: Plan) -> list[dict[str, Any]]:
-    """Each call, in the order of its number: bytes are all it reads and writes for the longest sequence.
-
-    reads and writes name a tensor by its number, then the first column and how many; weights are counted in bytes only.
-    """
+def call_entries(plan: Plan) -> tuple[manifest.Call, ...]:
+    """Each call, in the order of its number."""
     number = {value: index for index, value in enumerate(tensors(plan))}
     stages = {call: index for index, stage in enumerate(plan.stages) for call in (*stage.serial, *stage.rows)}
-    in_rows, entries = plan.in_rows, []
-    for call, layer in zip(plan.program.calls, layers(plan), strict=True):
+    in_rows = plan.in_rows
+
+    def parts(call: Call, written: bool) -> tuple[manifest.Part, ...]:
         views = [a.view for a in call.arguments if isinstance(a, Rows | Whole)]
-        parts = {
-            kind: [
-                [number[v.value], v.offset % v.stride, v.columns]
-                for v in views
-                if v.value in number and (v.value in call.outputs) == (kind == "writes")
-            ]
-            for kind in ("reads", "writes")
-        }
-        entries.append(
-            {
-                "kernel": call.kernel.name,
-                "layer": layer,
-                "stage": stages[call],
-                "shared": call in in_rows,
-                "rows": call.rows,
-                "flops": call.flops,
-                "bytes": _bytes(call),
-                **parts,
-            }
+        return tuple(
+            (number[v.value], v.offset % v.stride, v.columns)
+            for v in views
+            if v.value in number and (v.value in call.outputs) == written
         )
-    return entries
+
+    return tuple(
+        manifest.Call(
+            kernel=call.kernel.name,
+            layer=layer,
+            stage=stages[call],
+            shared=call in in_rows,
+            rows=call.rows,
+            flops=call.flops,
+            bytes=_bytes(call),
+            reads=parts(call, written=False),
+            writes=parts(call, written=True),
+        )
+        for call, layer in zip(plan.program.calls, layers(plan), strict=True)
+    )
 
 
 def _bytes(call: Call) -> int:
@@ -139,3 +150,60 @@ def _bytes(call: Call) -> int:
             rows = min(view.rows, call.rows) if parameter.role == "table" else view.rows
             total += rows * view.columns * np.dtype(view.value.dtype).itemsize
     return total
+
+
+def interface_entries(plan: Plan, values: list[Value]) -> tuple[Tensor, ...]:
+    """In- or outputs as whoever runs the library sees them."""
+    entries = []
+    for value in values:
+        axis, allowed = plan.token_axis(value), plan.program.ranges.get(value.name)
+        entries.append(
+            Tensor(
+                name=value.name,
+                shape=tuple(value.shape),
+                dtype=value.dtype,  # type: ignore[arg-type]
+                token_axis=axis if axis >= 0 else None,
+                range=(allowed.low, allowed.high) if allowed else None,
+            )
+        )
+    return tuple(entries)
+
+
+def make_manifest(plan: Plan, name: str, target: Target, library: Path, **made: Any) -> Manifest:
+    """The manifest of a linked `library`. made: what `plan` and `target` do not say, as `Manifest` calls it."""
+    program = plan.program
+    kernels = kernel_entries(plan)
+    sizes = Sizes(
+        library_bytes=library.stat().st_size,
+        weights_bytes=plan.weight_bytes,
+        arena_bytes=plan.arena_bytes,
+        scratch_bytes_per_row=plan.scratch_row_bytes,
+        workspace_bytes_per_thread=plan.workspace_bytes,
+        tensors_bytes_without_sharing=plan.tensor_bytes,
+    )
+    return Manifest(
+        name=name,
+        target=target.name,
+        cpu=target.cpu.name,
+        inputs=interface_entries(plan, program.inputs),
+        outputs=interface_entries(plan, program.outputs),
+        versions=toolchain_versions(),
+        library=library.name,
+        header=f"include/{name}.h",
+        sha256=sha256(library),
+        triple=target.triple,
+        isa=target.isa.name,
+        cpu_features_required=target.cpu.required,
+        levels=tuple(Level(level.cpu.name, level.cpu.required, level.code.name) for level in plan.levels),
+        precision="int8" if any(k.precision == "int8" for k in kernels) else "float32",
+        tokens=program.tokens,
+        shorter_sequences=program.elastic,
+        flops=sum(c.flops for c in program.calls),
+        sizes=sizes,
+        stages=len(plan.stages),
+        kernels=kernels,
+        generic_kernels=tuple(GenericKernel(operator, reason) for operator, reason in program.generic),
+        calls=call_entries(plan),
+        tensors=tensor_places(plan),
+        **made,
+    )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,6 @@ class Vocabulary:
     pieces: tuple[str, ...]
     cased: bool
     sha256: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"pieces": len(self.pieces), "cased": self.cased, "sha256": self.sha256}
 
 
 def read_vocabulary(path: Path, cased: bool) -> Vocabulary:

@@ -104,19 +104,31 @@ def tile_table(path: Path | None, target: Target) -> tuple[TileTable, Database]:
     return TileTable(fitting), database
 
 
-def summary(table: TileTable, database: Database) -> dict[str, Any]:
-    """For the manifest: what a build asked for, and what the database had."""
-    missed = [f"{key.family} {key.k}x{key.n}" for key, hit in table.asked.items() if not hit]
+@dataclass(frozen=True)
+class TuningSummary:
+    """What a build asked for, and what the database had. database: its file's name; missed, damaged: in words."""
+
+    tasks: int
+    hits: int
+    measured: int
+    estimated: int
+    missed: tuple[str, ...]
+    damaged: tuple[str, ...]
+    database: str | None = None
+
+
+def summary(table: TileTable, database: Database) -> TuningSummary:
+    missed = tuple(f"{key.family} {key.k}x{key.n}" for key, hit in table.asked.items() if not hit)
     used = [database.chosen[key].how for key, hit in table.asked.items() if hit]
-    return {
-        "database": database.path.name or None,
-        "tasks": len(table.asked),
-        "hits": len(used),
-        "measured": used.count("measured"),
-        "estimated": used.count("estimated"),
-        "missed": missed,
-        "damaged": database.damaged,
-    }
+    return TuningSummary(
+        tasks=len(table.asked),
+        hits=len(used),
+        measured=used.count("measured"),
+        estimated=used.count("estimated"),
+        missed=missed,
+        damaged=tuple(database.damaged),
+        database=database.path.name or None,
+    )
 
 
 def shipped(cpu: Cpu) -> Path | None:

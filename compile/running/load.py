@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import math
-import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compile.artifact.folder import FORMAT, is_sealed, sha256
+from compile.artifact.manifest import Manifest, Tensor, sha256
 from compile.errors import CompileError
-from compile.targets import CPUS, TARGETS, runs_here, with_cpu
+from compile.targets import TARGETS, runs_here, with_cpu
 
 TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
 FUNCTIONS = ("open", "run", "close", "last_error", "tokenize", "run_text", "token")
-MAX_RANK = 4
 
 
 class _Options(ctypes.Structure):
@@ -59,78 +56,29 @@ class _Tensor(ctypes.Structure):
     ]
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of an artifact folder. Raises CompileError if it is missing, damaged or of another format."""
-    path = Path(folder) / "manifest.json"
-    try:
-        text = path.read_bytes().decode()
-        manifest = json.loads(text)
-    except OSError as error:
-        raise CompileError(f"{path} cannot be read ({error.strerror}): give the folder that a build left") from error
-    except (ValueError, RecursionError) as error:
-        raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CompileError(f"{path} has another format than this version reads: build the artifact again")
-    for key, fits in _MANIFEST.items():
-        if not (key in manifest and fits(manifest[key])):
-            raise CompileError(f"{path} is damaged (at {key!r}): build the artifact again")
-    if not is_sealed(text, manifest["manifest_sha256"]):
-        raise CompileError(f"{path} is damaged: its own sha256 is not the one it states; build the artifact again")
-    return manifest
-
-
-def _are_tensors(entries: Any) -> bool:
-    return isinstance(entries, list) and all(
-        isinstance(e, dict)
-        and isinstance(e.get("name"), str)
-        and e.get("dtype") in TYPE_CODES
-        and isinstance(e.get("shape"), list)
-        and len(e["shape"]) <= MAX_RANK
-        and all(_is_count(d) for d in e["shape"])
-        and e.get("token_axis", 0) in range(max(len(e["shape"]), 1))
-        and (isinstance(r := e.get("range", [0, 1]), list) and [type(v) for v in r] == [int, int] and r[0] < r[1])
-        for e in entries
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-# What running a library needs of its manifest.
-_MANIFEST: dict[str, Callable[[Any], bool]] = {
-    "name": lambda v: isinstance(v, str) and v.isascii() and v.isidentifier(),
-    "library": lambda v: isinstance(v, str) and Path(v).name == v,
-    "sha256": _is_digest,
-    "manifest_sha256": _is_digest,
-    "target": lambda v: isinstance(v, str) and v in TARGETS,
-    "cpu": lambda v: isinstance(v, str) and v in CPUS,
-    "sanitize": lambda v: isinstance(v, str),
-    "tokens": _is_count,
-    "inputs": _are_tensors,
-    "outputs": _are_tensors,
-}
+    return Manifest.read(folder)
 
 
 class Library:
     """A model open in this process. One `run` at a time; open another for another thread. Use as a context manager."""
 
-    def __init__(self, folder: str | Path, threads: int = 0, profile: bool = False) -> None:
-        self.manifest = read_manifest(folder)
+    def __init__(
+        self, folder: str | Path, threads: int = 0, profile: bool = False, manifest: Manifest | None = None
+    ) -> None:
+        """manifest: of a folder that has none yet."""
+        self.manifest = manifest or read_manifest(folder)
         self._model = ctypes.c_void_p()
-        name, path = self.manifest["name"], Path(folder) / self.manifest["library"]
-        target = with_cpu(TARGETS[self.manifest["target"]], self.manifest["cpu"])
+        name, path = self.manifest.name, Path(folder) / self.manifest.library
+        target = with_cpu(TARGETS[self.manifest.target], self.manifest.cpu)
         if not runs_here(target):
             raise CompileError(
                 f"{path} was built for {target.name} ({target.cpu.name}), which this machine cannot load"
             )
-        if self.manifest["sanitize"]:
-            raise CompileError(f"{path} was built with --sanitize {self.manifest['sanitize']}: Python cannot load it")
-        if not path.is_file() or sha256(path) != self.manifest["sha256"]:
+        if self.manifest.sanitize:
+            raise CompileError(f"{path} was built with --sanitize {self.manifest.sanitize}: Python cannot load it")
+        if not path.is_file() or sha256(path) != self.manifest.sha256:
             raise CompileError(f"{path} is missing or damaged: its sha256 is not the manifest's; build it again")
         self._library = _open_library(path)
         try:
@@ -162,12 +110,12 @@ class Library:
         """
         if not self._model:
             raise CompileError("this model is closed: load it again")
-        arrays = [self._input(entry, inputs) for entry in self.manifest["inputs"]]
-        unknown = set(inputs) - {entry["name"] for entry in self.manifest["inputs"]}
+        arrays = [self._input(entry, inputs) for entry in self.manifest.inputs]
+        unknown = set(inputs) - {entry.name for entry in self.manifest.inputs}
         if unknown:
             raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
         tokens = arrays[0].shape[-1]
-        outputs = {e["name"]: np.empty(_shape(e, tokens), e["dtype"]) for e in self.manifest["outputs"]}
+        outputs = {e.name: np.empty(e.shape_for(tokens), e.dtype) for e in self.manifest.outputs}
         self.run_into(arrays, list(outputs.values()))
         return outputs
 
@@ -187,7 +135,7 @@ class Library:
         The longer text is truncated first, to max_tokens in all (by default the model's). In bytes, what is not UTF-8
         is left out. Raises CompileError if the library was built without --vocab.
         """
-        room = self.manifest["tokens"] if max_tokens is None else max_tokens
+        room = self.manifest.tokens if max_tokens is None else max_tokens
         ids, segments = (np.empty(max(room, 0), np.int64) for _ in range(2))
         count = ctypes.c_int32()
         if self._tokenize(*_text(text, pair), room, ids.ctypes.data, segments.ctypes.data, ctypes.byref(count)) != 0:
@@ -198,7 +146,7 @@ class Library:
         """`tokenize` and `run` in one: every output by name, for just the text's tokens. Raises CompileError."""
         if not self._model:
             raise CompileError("this model is closed: load it again")
-        outputs = {e["name"]: np.empty(e["shape"], e["dtype"]) for e in self.manifest["outputs"]}
+        outputs = {e.name: np.empty(e.shape, e.dtype) for e in self.manifest.outputs}
         taken, count = _tensors(list(outputs.values())), ctypes.c_int32()
         if self._run_text(self._model, *_text(text, pair), taken, len(outputs), ctypes.byref(count)) != 0:
             raise CompileError(self._last_error(self._model).decode())
@@ -215,18 +163,18 @@ class Library:
             raise CompileError(f"there is no piece {number}: the vocabulary has less, or the library has none")
         return piece.decode()
 
-    def _input(self, entry: dict[str, Any], inputs: Mapping[str, ArrayLike]) -> NDArray[Any]:
-        if entry["name"] not in inputs:
-            raise CompileError(f"input {entry['name']!r} is missing")
-        array = np.asarray(inputs[entry["name"]])
-        if array.dtype != entry["dtype"]:
-            if not (array.dtype.kind in "iub" and np.dtype(entry["dtype"]).kind == "i"):
-                raise CompileError(f"input {entry['name']!r} has type {array.dtype}, the model wants {entry['dtype']}")
-            array = array.astype(entry["dtype"])
-        tokens = array.shape[-1] if array.ndim and 1 <= array.shape[-1] <= self.manifest["tokens"] else 0
-        if list(array.shape) != _shape(entry, tokens):
+    def _input(self, entry: Tensor, inputs: Mapping[str, ArrayLike]) -> NDArray[Any]:
+        if entry.name not in inputs:
+            raise CompileError(f"input {entry.name!r} is missing")
+        array = np.asarray(inputs[entry.name])
+        if array.dtype != entry.dtype:
+            if not (array.dtype.kind in "iub" and np.dtype(entry.dtype).kind == "i"):
+                raise CompileError(f"input {entry.name!r} has type {array.dtype}, the model wants {entry.dtype}")
+            array = array.astype(entry.dtype)
+        tokens = array.shape[-1] if array.ndim and 1 <= array.shape[-1] <= self.manifest.tokens else 0
+        if array.shape != (entry.shape_for(tokens) if tokens else entry.shape):
             raise CompileError(
-                f"input {entry['name']!r} has shape {list(array.shape)}, the model wants {entry['shape']}"
+                f"input {entry.name!r} has shape {list(array.shape)}, the model wants {list(entry.shape)}"
             )
         return np.ascontiguousarray(array)
 
@@ -265,14 +213,6 @@ def _open_library(path: Path) -> ctypes.CDLL:
             return ctypes.CDLL(str(link))
         except OSError as error:
             raise CompileError(f"{path} cannot be loaded: {error}") from error
-
-
-def _shape(entry: dict[str, Any], tokens: int) -> list[int]:
-    """An entry's shape for a sequence of `tokens`, as far as it depends on that."""
-    shape = list(entry["shape"])
-    if "token_axis" in entry and tokens:
-        shape[entry["token_axis"]] = tokens
-    return shape
 
 
 def _text(text: str | bytes, pair: str | bytes | None) -> tuple[bytes, int, bytes | None, int]:

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from compile.artifact.manifest import LibraryFacts, Manifest, Verification
 from compile.errors import CompileError
 from compile.linking.link import build_runner
-from compile.running.load import load, read_manifest
+from compile.running.load import Library, read_manifest
 from compile.targets import CPUS, TARGETS, Target, runs_here, with_cpu
 
 TOLERANCE = 1e-4
@@ -31,34 +31,23 @@ ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
 Sample = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Verification:
-    """error: the largest absolute difference from the reference, as a share of that output's range."""
-
-    where: str
-    samples: int
-    error: float
-    tolerance: float
-    passed: bool
-
-
-def random_samples(manifest: dict[str, Any], count: int, seed: int = 0) -> list[Sample]:
+def random_samples(manifest: Manifest, count: int, seed: int = 0) -> list[Sample]:
     """Valid random inputs: ids inside their tables, masks that are ones and then zeros, of random lengths."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(count):
-        length = int(rng.integers(1, manifest["tokens"] + 1))
+        length = int(rng.integers(1, manifest.tokens + 1))
         sample: Sample = {}
-        for entry in manifest["inputs"]:
-            shape, dtype = entry["shape"], entry["dtype"]
-            if "range" in entry:
-                sample[entry["name"]] = rng.integers(entry["range"][0], entry["range"][1], shape).astype(dtype)
+        for entry in manifest.inputs:
+            shape, dtype = entry.shape, entry.dtype
+            if entry.range:
+                sample[entry.name] = rng.integers(*entry.range, shape).astype(dtype)
             elif dtype == "float32":
-                sample[entry["name"]] = rng.standard_normal(shape).astype(dtype)
+                sample[entry.name] = rng.standard_normal(shape).astype(dtype)
             else:
                 mask = np.zeros(shape, dtype)
                 mask[..., :length] = 1
-                sample[entry["name"]] = mask
+                sample[entry.name] = mask
         samples.append(sample)
     return samples
 
@@ -100,35 +89,38 @@ def can_run(target: Target) -> str | None:
     return None
 
 
-def verify(folder: Path, model: onnx.ModelProto, samples: int | None = None) -> list[dict[str, Any]]:
-    """Compare the artifact with `model` on random inputs; one Verification, as a dict, for each CPU that ran it.
+def verify(
+    folder: Path, model: onnx.ModelProto, samples: int | None = None, manifest: Manifest | None = None
+) -> tuple[Verification, ...]:
+    """Compare the artifact with `model` on random inputs; one Verification for each CPU that ran it.
 
     An emulated library is run on a core for each of its levels.
 
-    samples: by default 3, or 1 where each takes half a minute of emulation.
+    samples: by default 3, or 1 where each takes half a minute of emulation; manifest: of a folder that has none yet.
     Raises CompileError if nothing here can run it, or if it differs by more than TOLERANCE.
     """
-    manifest = read_manifest(folder)
-    target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
+    manifest = manifest or read_manifest(folder)
+    target = with_cpu(TARGETS[manifest.target], manifest.cpu)
     missing = can_run(target)
     if missing:
         raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
     given = random_samples(manifest, samples or (3 if runs_here(target) else 1))
     wanted = reference(model, given)
     if runs_here(target):
-        with load(folder) as library:
+        with Library(folder, manifest=manifest) as library:
             results = [_compare("this machine", [library.run(s) for s in given], wanted)]
     else:
-        cpus = [CPUS[level["cpu"]].emulated for level in manifest["levels"]]
+        cpus = [CPUS[level.cpu].emulated for level in manifest.levels]
         with emulator(target) as run:
-            results = [_compare(f"qemu-aarch64 -cpu {cpu}", run(folder, cpu, given), wanted) for cpu in cpus]
+            answers = {cpu: run(folder, cpu, given, facts=manifest) for cpu in cpus}
+        results = [_compare(f"qemu-aarch64 -cpu {cpu}", got, wanted) for cpu, got in answers.items()]
     for result in results:
         if not result.passed:
             raise CompileError(
                 f"verification failed on {result.where}: error {result.error:.1e} of the output range, allowed "
                 f"{TOLERANCE:.0e}; this is a defect of the compiler, please report the model"
             )
-    return [asdict(result) for result in results]
+    return tuple(results)
 
 
 def _compare(where: str, got: list[Any], wanted: list[Any]) -> Verification:
@@ -149,17 +141,19 @@ def emulator(target: Target) -> Iterator[Any]:
         for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
             os.symlink(ARM64_ROOT / "lib" / file, work / soname)
 
-        def run(folder: Path, cpu: str, samples: list[Sample], threads: int = 1) -> list[dict[str, NDArray[Any]]]:
-            manifest = read_manifest(folder)
+        def run(
+            folder: Path, cpu: str, samples: list[Sample], threads: int = 1, facts: Manifest | None = None
+        ) -> list[dict[str, NDArray[Any]]]:
+            manifest = facts or read_manifest(folder)
             command = ["qemu-aarch64", "-cpu", cpu, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={work}"]
-            command += [str(runner), str((folder / manifest["library"]).resolve()), manifest["name"]]
+            command += [str(runner), str((folder / manifest.library).resolve()), manifest.name]
             return _run_program(command, work, manifest, samples, threads)
 
         yield run
 
 
 def _run_program(
-    command: list[str], work: Path, manifest: dict[str, Any], samples: list[Sample], threads: int
+    command: list[str], work: Path, manifest: Manifest, samples: list[Sample], threads: int
 ) -> list[dict[str, NDArray[Any]]]:
     given, taken = work / "inputs", work / "outputs"
     given.write_bytes(input_bytes(manifest, samples))
@@ -169,19 +163,19 @@ def _run_program(
     return read_outputs(manifest, taken.read_bytes(), len(samples))
 
 
-def input_bytes(manifest: dict[str, Any], samples: list[Sample]) -> bytes:
+def input_bytes(facts: LibraryFacts, samples: list[Sample]) -> bytes:
     """What runtime/tools/runner.c reads: every sample's inputs in the model's order."""
-    return b"".join(np.ascontiguousarray(s[entry["name"]]).tobytes() for s in samples for entry in manifest["inputs"])
+    return b"".join(np.ascontiguousarray(s[entry.name]).tobytes() for s in samples for entry in facts.inputs)
 
 
-def read_outputs(manifest: dict[str, Any], data: bytes, count: int) -> list[dict[str, NDArray[Any]]]:
+def read_outputs(facts: LibraryFacts, data: bytes, count: int) -> list[dict[str, NDArray[Any]]]:
     """What runtime/tools/runner.c wrote: the outputs of `count` samples."""
     offset, results = 0, []
     for _ in range(count):
         result = {}
-        for entry in manifest["outputs"]:
-            size = int(np.prod(entry["shape"]))
-            result[entry["name"]] = np.frombuffer(data, entry["dtype"], size, offset).reshape(entry["shape"])
-            offset += result[entry["name"]].nbytes
+        for entry in facts.outputs:
+            size = int(np.prod(entry.shape))
+            result[entry.name] = np.frombuffer(data, entry.dtype, size, offset).reshape(entry.shape)
+            offset += result[entry.name].nbytes
         results.append(result)
     return results

@@ -243,7 +243,8 @@ def test_too_little_space(refused: Callable, small_model: Path, monkeypatch: pyt
         (pipeline, "write_weights"),
         (pipeline, "compile_kernels"),
         (pipeline, "write_interface"),
-        (pipeline, "write_manifest"),
+        (pipeline, "write_report"),
+        (pipeline.Manifest, "write"),
         (artifact_folder.shutil, "copy"),
     ],
 )

@@ -56,18 +56,16 @@ def sample(tokens: int, hidden: str = "nothing") -> dict[str, np.ndarray]:
 def run(machine: Machine, artifact: Path, given: dict[str, np.ndarray], **options: object) -> Result:
     manifest = read_manifest(artifact)
     tokens = given["input_ids"].shape[1]
-    path = artifact / manifest["library"]
-    return machine.run(path, manifest["name"], input_bytes(manifest, [given]), tokens=tokens, **options)
+    path = artifact / manifest.library
+    return machine.run(path, manifest.name, input_bytes(manifest, [given]), tokens=tokens, **options)
 
 
 def outputs_of(artifact: Path, result: Result, tokens: int) -> dict[str, np.ndarray]:
     arrays, offset = {}, 0
-    for entry in read_manifest(artifact)["outputs"]:
-        shape = list(entry["shape"])
-        if "token_axis" in entry:
-            shape[entry["token_axis"]] = tokens
-        array = np.frombuffer(result.outputs, entry["dtype"], int(np.prod(shape)), offset).reshape(shape)
-        arrays[entry["name"]], offset = array, offset + array.nbytes
+    for entry in read_manifest(artifact).outputs:
+        shape = entry.shape_for(tokens)
+        array = np.frombuffer(result.outputs, entry.dtype, int(np.prod(shape)), offset).reshape(shape)
+        arrays[entry.name], offset = array, offset + array.nbytes
     assert offset == len(result.outputs)
     return arrays
 
@@ -88,7 +86,7 @@ def test_every_kind_of_length_and_mask(machine: Machine, library: Path, randomiz
 
 
 def test_each_processor_runs_the_level_that_it_has_all_of(machine: Machine, library: Path) -> None:
-    code = (library / read_manifest(library)["library"]).read_bytes()
+    code = (library / read_manifest(library).library).read_bytes()
 
     def executed(cpu: str, registers: int | None = None) -> tuple[int, int]:
         counts = run(machine, library, sample(5), counted=True, cpu=cpu, registers=registers).counts

@@ -109,7 +109,7 @@ def test_checkpoint_of_transformers_to_library(name: str, tmp_path: Path) -> Non
                 "attention_mask": (np.arange(21) < length).astype(np.int64)[None],
                 "token_type_ids": rng.integers(0, 2, (1, 21)),
             }
-            sample = {entry["name"]: sample[entry["name"]] for entry in result.manifest["inputs"]}
+            sample = {entry.name: sample[entry.name] for entry in result.manifest.inputs}
             wanted = theirs(**{key: torch.from_numpy(value) for key, value in sample.items()})
             got = library.run(sample)
             assert relative_error(got, {key: wanted[key].numpy() for key in got}) <= 1e-4

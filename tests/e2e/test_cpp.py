@@ -141,7 +141,7 @@ def test_c_program_of_the_page(artifact: Path, execute: Callable) -> None:
 
 def cpp(source: Path, output: Path, artifact: Path) -> Path:
     command = [compilers[0], "-std=c++17", *WARNINGS, "-I", artifact / "include", source]
-    run(*command, artifact / read_manifest(artifact)["library"], f"-Wl,-rpath,{artifact}", "-ldl", "-o", output)
+    run(*command, artifact / read_manifest(artifact).library, f"-Wl,-rpath,{artifact}", "-ldl", "-o", output)
     return output
 
 

@@ -133,10 +133,10 @@ def test_text_needs_a_vocabulary(java: Callable, mobilebert_library: Path) -> No
 def test_description_is_the_manifests(java: Callable, artifact: Path, library: Path) -> None:
     facts = read_manifest(artifact)
     tokens, *lines = java("describe", library).splitlines()
-    assert int(tokens) == facts["tokens"]
-    for line, entry in zip(lines, facts["inputs"] + facts["outputs"], strict=True):
-        limits = ", {} <= id < {}".format(*entry["range"]) if "range" in entry else ""
-        assert line == f"{entry['name']}: {entry['dtype']}{entry['shape']}{limits}"
+    assert int(tokens) == facts.tokens
+    for line, entry in zip(lines, facts.inputs + facts.outputs, strict=True):
+        limits = ", {} <= id < {}".format(*entry.range) if entry.range else ""
+        assert line == f"{entry.name}: {entry.dtype}{list(entry.shape)}{limits}"
 
 
 REFUSALS = {

@@ -68,7 +68,7 @@ def test_every_length_and_every_mask(mobilebert_library: Path, exact: Callable) 
 def test_every_level_of_arm64(mobilebert_android: Path, exact: Callable) -> None:
     given = [sample(TOKENS, kind) for kind in MASKS]
     with emulator(TARGETS["arm64-android"]) as run:
-        for index, level in enumerate(read_manifest(mobilebert_android)["levels"]):
+        for index, level in enumerate(read_manifest(mobilebert_android).levels):
             some = given[index % 2 :: 2]
-            for got, one in zip(run(mobilebert_android, CPUS[level["cpu"]].emulated, some), some, strict=True):
-                assert relative_error(got, exact(one)) <= BOUND, level["cpu"]
+            for got, one in zip(run(mobilebert_android, CPUS[level.cpu].emulated, some), some, strict=True):
+                assert relative_error(got, exact(one)) <= BOUND, level.cpu

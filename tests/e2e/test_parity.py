@@ -129,6 +129,6 @@ def check_all(path: Path, tmp_path: Path, samples_and_answers: Callable) -> None
     """Parity, and that the file is its weights and little else."""
     result = compile.build(path, target="host", out=tmp_path / "artifact")
     check(path, result.folder, samples_and_answers, threads=2, count=2)
-    weights = result.manifest["sizes"]["weights_bytes"]
-    assert result.manifest["sizes"]["library_bytes"] <= 1.03 * weights
+    weights = result.manifest.sizes.weights_bytes
+    assert result.manifest.sizes.library_bytes <= 1.03 * weights
     assert weights <= 1.03 * path.stat().st_size

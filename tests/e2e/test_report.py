@@ -86,18 +86,18 @@ def test_numbers_are_the_manifests(browser: Any, address: str, mobilebert_librar
     shown = browser.evaluate("[...document.querySelectorAll('data')].map(e => [e.dataset.key, e.value, e.textContent])")
     found = {key: value for key, value, _ in shown}
     words = {key: text for key, _, text in shown}
-    assert found["flops"] == str(facts["flops"])
-    assert words["sizes.library_bytes"] == f"{facts['sizes']['library_bytes'] / 2**20:.2f} MiB"
-    assert words["stages"] == str(facts["stages"])
-    assert words["calls.length"] == str(len(facts["calls"]))
-    for index, kernel in enumerate(facts["kernels"]):
-        assert words[f"kernels.{index}.calls"] == str(kernel["calls"])
-        assert found[f"kernels.{index}.flops"] == str(kernel["flops"])
-    for index, entry in enumerate(facts["passes"]["passes"]):
-        assert words[f"passes.passes.{index}.applied"] == str(entry["applied"])
+    assert found["flops"] == str(facts.flops)
+    assert words["sizes.library_bytes"] == f"{facts.sizes.library_bytes / 2**20:.2f} MiB"
+    assert words["stages"] == str(facts.stages)
+    assert words["calls.length"] == str(len(facts.calls))
+    for index, kernel in enumerate(facts.kernels):
+        assert words[f"kernels.{index}.calls"] == str(kernel.calls)
+        assert found[f"kernels.{index}.flops"] == str(kernel.flops)
+    for index, entry in enumerate(facts.passes.passes):
+        assert words[f"passes.passes.{index}.applied"] == str(entry.applied)
     # Every call of a drawn block, and every tensor of the arena, is a shape in the picture.
-    assert browser.evaluate("document.querySelectorAll('.graph .call').length") == len(facts["calls"])
-    arena = sum(t["region"] == "arena" for t in facts["tensors"])
+    assert browser.evaluate("document.querySelectorAll('.graph .call').length") == len(facts.calls)
+    arena = sum(t.region == "arena" for t in facts.tensors)
     assert browser.evaluate("document.querySelector('.memory').querySelectorAll('.area').length") == arena
 
 

@@ -28,7 +28,7 @@ def sample(length: int, names: list[str], seed: int = 0) -> dict[str, np.ndarray
 @pytest.fixture(scope="module", params=PRESETS)
 def library(request: pytest.FixtureRequest, exported: Callable, compiled: Callable) -> Iterator[Any]:
     with compile.load(compiled(exported(request.param)), threads=2) as opened:
-        assert opened.manifest["shorter_sequences"]
+        assert opened.manifest.shorter_sequences
         opened.preset = request.param
         yield opened
 
@@ -36,14 +36,14 @@ def library(request: pytest.FixtureRequest, exported: Callable, compiled: Callab
 @pytest.mark.parametrize("length", LENGTHS)
 def test_shorter_sequence_is_onnx_runtimes(length: int, library: Any, exported: Callable) -> None:
     model = onnx.load(exported(library.preset, seq_len=length))
-    given = sample(length, [entry["name"] for entry in library.manifest["inputs"]], seed=length)
+    given = sample(length, [entry.name for entry in library.manifest.inputs], seed=length)
     (wanted,), got = reference(model, [given]), library.run(given)
     assert {name: y.shape for name, y in got.items()} == {name: y.shape for name, y in wanted.items()}
     assert relative_error(got, wanted) <= 1e-4
 
 
 def test_lengths_in_any_order_leave_nothing_behind(library: Any) -> None:
-    names = [entry["name"] for entry in library.manifest["inputs"]]
+    names = [entry.name for entry in library.manifest.inputs]
     lengths = [128, 3, 64, 128, 1, 64, 3]
     results = [library.run(sample(length, names)) for length in lengths]
     for i, length in enumerate(lengths):

@@ -118,10 +118,10 @@ def test_killed_and_started_again_it_measures_nothing_twice(linear_model: Path, 
     out = tmp_path / "artifact"
     compile.build(linear_model, target="host", seq_len=24, out=out, db=path)
     manifest = read_manifest(out)
-    tuning: dict[str, Any] = manifest["tuning"]
+    tuning: dict[str, Any] = manifest.tuning
     assert (tuning["database"], tuning["tasks"], tuning["hits"], tuning["measured"]) == ("db.jsonl", 1, 1, 1)
     (record,) = database.chosen.values()
-    assert [k["tile"] for k in manifest["kernels"] if k["schedule"] == "linear"] == [str(record.tile)]
+    assert [k.tile for k in manifest.kernels if k.family == "linear"] == [str(record.tile)]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_the_commands_of_a_point_build_the_library_that_was_measured(address, tm
         for k, v in study.user_attrs.items()
         if k.startswith("latency:") and v["ms"] == study.trials[point.number].values[1]
     ]
-    assert built["sha256"] in [entry["sha256"] for entry in measured]
+    assert built.sha256 in [entry["sha256"] for entry in measured]
 
 
 def test_the_report_needs_nothing_else(address, tmp_path, capsys):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.artifact.folder import toolchain_versions
+from compile.artifact.manifest import LibraryFacts, Tensor, toolchain_versions
 from compile.codegen.objects import compile_kernels
 from compile.kernels.tiles import TileConfig
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
@@ -48,20 +48,21 @@ def build_candidate(task: Task, tile: TileConfig, target: Target, harness: Path,
     return library
 
 
-def describe(task: Task, target: Target) -> dict[str, Any]:
-    """What runners want to know of a library: the part of an artifact's manifest that they read."""
-    entries: dict[str, list[dict[str, Any]]] = {"input": [], "output": [], "scratch": []}
-    for buffer in task.buffers:
-        entries[buffer.role].append({"name": buffer.name, "shape": list(buffer.shape), "dtype": "float32"})
-    return {
-        "name": "kernel",
-        "target": target.name,
-        "cpu": target.cpu.name,
-        "inputs": entries["input"],
-        "outputs": entries["output"],
-        "versions": toolchain_versions(),
-        "linker": find_toolchain(target).description,
-    }
+def describe(task: Task, target: Target) -> LibraryFacts:
+    """What runners want to know of a library."""
+
+    def tensors(role: str) -> tuple[Tensor, ...]:
+        return tuple(Tensor(b.name, tuple(b.shape), "float32") for b in task.buffers if b.role == role)
+
+    return LibraryFacts(
+        name="kernel",
+        target=target.name,
+        cpu=target.cpu.name,
+        inputs=tensors("input"),
+        outputs=tensors("output"),
+        linker=find_toolchain(target).description,
+        versions=toolchain_versions(),
+    )
 
 
 def error_of(task: Task, tile: TileConfig, outputs: dict[str, NDArray[Any]]) -> float:

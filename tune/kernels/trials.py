@@ -76,9 +76,9 @@ class Workbench:
     def measure(self, task: Task, tile: TileConfig, library: Path) -> tuple[Measurement, float]:
         """One run's time, of `task.repeats` calls, and the error of its outputs."""
         given, _ = inputs_and_answer(task, tile)
-        manifest = describe(task, self.target)
+        facts = describe(task, self.target)
         runs = 1 if self.runner.estimate else RUNS
-        measurement, outputs = self.runner.run_library(library, manifest, given, 1, runs, self.run_seconds)
+        measurement, outputs = self.runner.run_library(library, facts, given, 1, runs, self.run_seconds)
         return measurement, error_of(task, tile, outputs)
 
     def record(

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
+from compile.artifact.manifest import LibraryFacts
 from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 from tune.runners.program import build_device_program
 
@@ -121,12 +121,12 @@ class AdbRunner(Runner):
         return phone
 
     def execute(
-        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
         lost: Unplugged | None = None
         while (phone := self._take(lost)) is not None:
             try:
-                result = self._execute_on(phone, library, manifest["name"], inputs, threads, runs, timeout)
+                result = self._execute_on(phone, library, facts.name, inputs, threads, runs, timeout)
             except Unplugged as error:
                 lost = error
                 self._drop(phone)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.artifact.manifest import LibraryFacts, Manifest
 from compile.running.load import read_manifest
 from compile.running.verify import Sample, input_bytes, random_samples, read_outputs
 from tune.errors import TuneError
@@ -69,16 +70,16 @@ class Runner(ABC):
     ) -> tuple[Measurement, dict[str, NDArray[Any]]]:
         """Run `sample` once for its outputs and then `runs` times for the time. timeout: seconds for all of it."""
         manifest = read_manifest(artifact)
-        return self.run_library(artifact / manifest["library"], manifest, sample, threads, runs, timeout)
+        return self.run_library(artifact / manifest.library, manifest, sample, threads, runs, timeout)
 
     def run_library(
-        self, library: Path, manifest: dict[str, Any], sample: Sample, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, sample: Sample, threads: int, runs: int, timeout: float
     ) -> tuple[Measurement, dict[str, NDArray[Any]]]:
-        """`run` for a library that is described by `manifest` and need not be in an artifact folder."""
+        """`run` for a library that is described by `facts` and need not be in an artifact folder."""
         if runs < 1 or threads < 1:
             raise TuneError(f"{runs} runs on {threads} threads: at least one of each is needed")
-        result = self.execute(library, manifest, input_bytes(manifest, [sample]), threads, runs, timeout)
-        expected = sum(output_size(e) for e in manifest["outputs"])
+        result = self.execute(library, facts, input_bytes(facts, [sample]), threads, runs, timeout)
+        expected = sum(e.nbytes for e in facts.outputs)
         wanted = 1 if self.estimate else runs
         if len(result.samples_ms) != wanted or len(result.outputs) != expected:
             raise RunFailed(
@@ -92,14 +93,14 @@ class Runner(ABC):
             threads,
             result.device.governor,
             result.device.temperature,
-            toolchain_hash(manifest),
+            toolchain_hash(facts),
             self.estimate,
         )
-        return measurement, read_outputs(manifest, result.outputs, 1)[0]
+        return measurement, read_outputs(facts, result.outputs, 1)[0]
 
     @abstractmethod
     def execute(
-        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
         """Run `library` on the device. Raises RunnerError or RunFailed."""
 
@@ -113,19 +114,14 @@ class Runner(ABC):
         self.close()
 
 
-def full_sample(manifest: dict[str, Any]) -> Sample:
+def full_sample(manifest: Manifest) -> Sample:
     """Random inputs in which no token is padding."""
     sample = random_samples(manifest, 1)[0]
-    ranged = {entry["name"] for entry in manifest["inputs"] if "range" in entry}
+    ranged = {entry.name for entry in manifest.inputs if entry.range}
     return {
         name: value if name in ranged or value.dtype.kind == "f" else np.ones_like(value)
         for name, value in sample.items()
     }
-
-
-def output_size(entry: dict[str, Any]) -> int:
-    """Bytes of one output."""
-    return int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
 
 
 def parse_times(text: str) -> tuple[float, ...]:

@@ -14,10 +14,10 @@ import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
+from compile.artifact.manifest import LibraryFacts
 from compile.targets import TARGETS
 from tune.runners.base import Device, Execution, Runner, RunnerError
 from tune.runners.bochs import AVX2_CPU, AVX512_CPU, Machine
@@ -42,13 +42,13 @@ class CyclesRunner(Runner):
         self._machine = Machine()
 
     def execute(
-        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
         """One inference on one core, whatever `runs` and `threads` say. A cycle is taken for a nanosecond."""
-        if TARGETS[manifest["target"]].arch != "x86_64":
-            raise RunnerError(f"{library.name} is for {manifest['target']}: only x86-64 is estimated here")
-        cpu, core = CORES[manifest["cpu"]]
-        result = self._machine.run(library, manifest["name"], inputs, counted=True, cpu=cpu, timeout=10 * timeout)
+        if TARGETS[facts.target].arch != "x86_64":
+            raise RunnerError(f"{library.name} is for {facts.target}: only x86-64 is estimated here")
+        cpu, core = CORES[facts.cpu]
+        result = self._machine.run(library, facts.name, inputs, counted=True, cpu=cpu, timeout=10 * timeout)
         blocks = executed_blocks(library, result.counts)
         cycles = estimated_cycles([block for block, _ in blocks], "x86_64", core)
         total = sum(each * count for each, (_, count) in zip(cycles, blocks, strict=True))

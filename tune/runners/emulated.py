@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from compile.artifact.manifest import LibraryFacts
 from compile.linking.link import find_toolchain, run_compiler
 from compile.targets import CPUS, TARGETS, host_target
 from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
@@ -47,16 +47,16 @@ class EmulatedRunner(Runner):
         run_compiler(zig, ["-shared", "-nostdlib", "-Wl,-z,undefs", "count.o", "-o", str(self._plugin)], folder)
 
     def execute(
-        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
         """One inference is counted, whatever `runs` says: every one executes the same instructions."""
-        if TARGETS[manifest["target"]].arch != "aarch64":
-            raise RunnerError(f"{library.name} is for {manifest['target']}: only arm64 is emulated here")
-        model = self.core or CPUS[manifest["cpu"]].emulated
+        if TARGETS[facts.target].arch != "aarch64":
+            raise RunnerError(f"{library.name} is for {facts.target}: only arm64 is emulated here")
+        model = self.core or CPUS[facts.cpu].emulated
         with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
             given, taken = Path(name, "inputs"), Path(name, "outputs")
             given.write_bytes(inputs)
-            arguments = [str(library.resolve()), manifest["name"], str(given), str(taken), str(threads)]
+            arguments = [str(library.resolve()), facts.name, str(given), str(taken), str(threads)]
             before, after = (self._count(model, [*arguments, str(times)], timeout) for times in (0, 1))
             return Execution(((after - before) / 1e6,), taken.read_bytes(), Device(describe(model), (0,)))
 

@@ -7,8 +7,8 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from compile.artifact.manifest import LibraryFacts
 from compile.linking.link import build_runner
 from compile.targets import TARGETS, runs_here, with_cpu
 from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
@@ -26,9 +26,9 @@ class LocalRunner(Runner):
         self.program = program
 
     def execute(
-        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
-        target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
+        target = with_cpu(TARGETS[facts.target], facts.cpu)
         if not runs_here(target):
             raise RunnerError(f"{library.name} is for {target.name} ({target.cpu.name}): this machine cannot run it")
         if self.program is None:
@@ -37,7 +37,7 @@ class LocalRunner(Runner):
             given, taken = Path(name, "inputs"), Path(name, "outputs")
             given.write_bytes(inputs)
             device = this_machine(self.cores)
-            command = [str(self.program), str(library.resolve()), manifest["name"], str(given), str(taken)]
+            command = [str(self.program), str(library.resolve()), facts.name, str(given), str(taken)]
             printed = run_program([*command, str(threads), str(runs + WARM_UP)], timeout, pinned_to(self.cores))
             return Execution(parse_times(printed), taken.read_bytes(), device)
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from compile.artifact.manifest import LibraryFacts
 from compile.command import Parser
 from compile.errors import CompileError
 from compile.linking.link import build_runner
@@ -51,7 +52,9 @@ def run_order(order: str, program: Path) -> str:
     try:
         with LocalRunner(asked["cores"] or None, program) as runner:
             numbers = (asked["threads"], asked["runs"], asked["timeout"])
-            result = runner.execute(library, asked["manifest"], inputs.read_bytes(), *numbers)
+            result = runner.execute(
+                library, LibraryFacts(**asked["library"], inputs=(), outputs=()), inputs.read_bytes(), *numbers
+            )
     except RunFailed as error:
         return json.dumps({"failed": str(error)})
     except (TuneError, CompileError) as error:

@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
 from typing import Any
 
+from compile.artifact.manifest import LibraryFacts
 from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
 
 RUN = "pocketbert.run"
@@ -59,12 +60,12 @@ class RpcRunner(Runner):
             ) from error
 
     def execute(
-        self, library: Path, manifest: dict[str, Any], inputs: bytes, threads: int, runs: int, timeout: float
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
         """Tries another server, up to ATTEMPTS times, where one is lost."""
-        about = {name: manifest[name] for name in ("name", "target", "cpu")}
+        about = {"name": facts.name, "target": facts.target, "cpu": facts.cpu}
         order = json.dumps(
-            {"manifest": about, "threads": threads, "runs": runs, "timeout": timeout, "cores": self.cores}
+            {"library": about, "threads": threads, "runs": runs, "timeout": timeout, "cores": self.cores}
         )
         lost = ""
         for _ in range(ATTEMPTS):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from compile.artifact.folder import toolchain_versions
+from compile.artifact.manifest import toolchain_versions
 from compile.databases import shipped
 from compile.program import Program
 from compile.targets import find_target
@@ -59,4 +59,4 @@ def library(made: Program, build: Build, name: str, out: Path) -> Path:
     from compile.pipeline import Clock, Options, build_program
 
     target = find_target(build.target, build.cpu)
-    return build_program(made, name, target, out, Options(build.seq_len), Clock(None), {"passes": None}).folder
+    return build_program(made, name, target, out, Options(build.seq_len), Clock(None), {}).folder

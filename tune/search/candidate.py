@@ -155,9 +155,9 @@ class Search:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             artifact = library(made, self.build, name, Path(folder) / "artifact")
             manifest = read_manifest(artifact)
-            size = (artifact / manifest["library"]).stat().st_size / 2**20
+            size = (artifact / manifest.library).stat().st_size / 2**20
             taken = measure_beside(self.runner, artifact, self.reference, self.threads)
-        found = {"ms": taken.ratio * self.reference_ms, "mib": size, "sha256": manifest["sha256"]}
+        found = {"ms": taken.ratio * self.reference_ms, "mib": size, "sha256": manifest.sha256}
         return found | {"taken": asdict(taken)}
 
     def measured_quality(self, config: ModelConfig) -> float:

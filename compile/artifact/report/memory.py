@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from compile.artifact.manifest import Manifest
 from compile.artifact.report.markup import Markup, join, size, tag
 from compile.artifact.report.picture import rows_columns
 
@@ -23,17 +23,17 @@ class Area:
     size: int
 
 
-def arena_areas(manifest: dict[str, Any]) -> list[Area]:
+def arena_areas(manifest: Manifest) -> list[Area]:
     """What crosses a barrier, over the stages of a run."""
-    stages = [call["stage"] for call in manifest["calls"]]
+    stages = [call.stage for call in manifest.calls]
     return _areas(manifest, "arena", dict(enumerate(stages)))
 
 
-def scratch_areas(manifest: dict[str, Any]) -> tuple[int, list[Area]]:
+def scratch_areas(manifest: Manifest) -> tuple[int, list[Area]]:
     """The stage whose rows need most scratch, and its tensors over its calls, in bytes a row."""
     best: tuple[int, list[Area]] = (0, [])
-    for stage in range(manifest["stages"]):
-        inside = [i for i, c in enumerate(manifest["calls"]) if c["stage"] == stage and c["shared"]]
+    for stage in range(manifest.stages):
+        inside = [i for i, c in enumerate(manifest.calls) if c.stage == stage and c.shared]
         areas = _areas(manifest, "scratch", {index: n for n, index in enumerate(inside)})
         if _height(areas) > _height(best[1]):
             best = (stage, areas)
@@ -44,19 +44,19 @@ def _height(areas: list[Area]) -> int:
     return max((a.offset + a.size for a in areas), default=0)
 
 
-def _areas(manifest: dict[str, Any], region: str, times: dict[int, int]) -> list[Area]:
+def _areas(manifest: Manifest, region: str, times: dict[int, int]) -> list[Area]:
     """Tensors of `region` that are used at `times`: the number of a call -> when it runs."""
     alive: dict[int, list[int]] = {}
-    for index, call in enumerate(manifest["calls"]):
+    for index, call in enumerate(manifest.calls):
         if index in times:
-            for tensor, _, _ in call["reads"] + call["writes"]:
+            for tensor, _, _ in call.reads + call.writes:
                 alive.setdefault(tensor, []).append(times[index])
     areas = []
     for tensor, moments in alive.items():
-        entry = manifest["tensors"][tensor]
-        if entry["region"] == region:
+        entry = manifest.tensors[tensor]
+        if entry.region == region:
             _, columns = rows_columns(manifest, tensor)
-            areas.append(Area(entry["name"], columns, min(moments), max(moments), entry["offset"], entry["bytes"]))
+            areas.append(Area(entry.name, columns, min(moments), max(moments), entry.offset, entry.bytes))
     return areas
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from compile.artifact.manifest import Manifest, Tensor
 from compile.artifact.report import memory, picture
 from compile.artifact.report.markup import Markup, count, datum, join, size, tag, work
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def write_report(folder: Path, manifest: dict[str, Any]) -> None:
+def write_report(folder: Path, manifest: Manifest) -> None:
     """Write report.html into an artifact folder, from what its manifest says."""
     (folder / "report.html").write_text(render(manifest), encoding="utf-8")
 
 
-def render(manifest: dict[str, Any]) -> str:
+def render(manifest: Manifest) -> str:
     """The whole page."""
     sections = [hero(manifest), model(manifest), kernels(manifest), passes(manifest), plan(manifest)]
     sections += [verification(manifest), toolchain(manifest)]
-    title = join(f"{manifest['name']} for {manifest['target']}")
+    title = join(f"{manifest.name} for {manifest.target}")
     text = TEMPLATE.read_text(encoding="utf-8")
     return text.replace("@TITLE@", title).replace("@BODY@", "\n".join(sections))
 
@@ -31,42 +31,42 @@ def section(anchor: str, title: str, lead: str, *content: str) -> Markup:
     return tag("section", head, body, *content, id=anchor, aria_labelledby=f"{anchor}-title")
 
 
-def hero(manifest: dict[str, Any]) -> Markup:
-    sizes, calls = manifest["sizes"], len(manifest["calls"])
-    where = f"{manifest['target']} · {manifest['cpu']} ({manifest['isa']}) · {manifest['precision']}"
-    length = "up to " if manifest["shorter_sequences"] else ""
+def hero(manifest: Manifest) -> Markup:
+    sizes, calls = manifest.sizes, len(manifest.calls)
+    where = f"{manifest.target} · {manifest.cpu} ({manifest.isa}) · {manifest.precision}"
+    length = "up to " if manifest.shorter_sequences else ""
     figures = [
-        ("library", datum(sizes["library_bytes"], "sizes.library_bytes", size(sizes["library_bytes"])),
-         join(datum(sizes["weights_bytes"], "sizes.weights_bytes", size(sizes["weights_bytes"])), " of it weights")),
-        ("computation", datum(manifest["flops"], "flops", work(manifest["flops"])),
-         join("for ", datum(manifest["tokens"], "tokens"), " tokens")),
-        ("kernel calls", datum(calls, "calls.length"), join("in ", datum(manifest["stages"], "stages"), " stages")),
-        ("working memory", datum(sizes["arena_bytes"], "sizes.arena_bytes", size(sizes["arena_bytes"])),
-         join("instead of ", datum(sizes["tensors_bytes_without_sharing"], "sizes.tensors_bytes_without_sharing",
-                                   size(sizes["tensors_bytes_without_sharing"])))),
+        ("library", datum(sizes.library_bytes, "sizes.library_bytes", size(sizes.library_bytes)),
+         join(datum(sizes.weights_bytes, "sizes.weights_bytes", size(sizes.weights_bytes)), " of it weights")),
+        ("computation", datum(manifest.flops, "flops", work(manifest.flops)),
+         join("for ", datum(manifest.tokens, "tokens"), " tokens")),
+        ("kernel calls", datum(calls, "calls.length"), join("in ", datum(manifest.stages, "stages"), " stages")),
+        ("working memory", datum(sizes.arena_bytes, "sizes.arena_bytes", size(sizes.arena_bytes)),
+         join("instead of ", datum(sizes.tensors_bytes_without_sharing, "sizes.tensors_bytes_without_sharing",
+                                   size(sizes.tensors_bytes_without_sharing)))),
     ]  # fmt: skip
     cards = [tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in figures]
     return tag(
         "header",
         tag("p", "PocketBERT build report", class_="eyebrow"),
-        tag("h1", manifest["name"]),
-        tag("p", f"{where} · {length}", datum(manifest["tokens"], "tokens"), " tokens", class_="where"),
+        tag("h1", manifest.name),
+        tag("p", f"{where} · {length}", datum(manifest.tokens, "tokens"), " tokens", class_="where"),
         _verdict(manifest),
         tag("dl", *cards, class_="cards"),
     )
 
 
-def _verdict(manifest: dict[str, Any]) -> Markup:
-    results = manifest.get("verification")
+def _verdict(manifest: Manifest) -> Markup:
+    results = manifest.verification
     if not results:
         return tag("p", "Not verified: built without --verify", class_="badge unknown")
-    worst = max(r["error"] for r in results)
-    passed = all(r["passed"] for r in results)
+    worst = max(r.error for r in results)
+    passed = all(r.passed for r in results)
     words = f"{'Verified' if passed else 'Verification failed'}: error {worst:.1e} of the output range"
     return tag("p", words, class_="badge passed" if passed else "badge failed")
 
 
-def model(manifest: dict[str, Any]) -> Markup:
+def model(manifest: Manifest) -> Markup:
     blocks = picture.find_blocks(manifest)
     kinds = picture.find_kinds(manifest, blocks)
     used = set(picture.families(manifest).values())
@@ -84,14 +84,14 @@ def model(manifest: dict[str, Any]) -> Markup:
     return section("model", "The model", lead, tag("div", left, tag("div", *details, class_="kinds"), class_="split"))
 
 
-def _kind(manifest: dict[str, Any], kind: picture.Kind) -> Markup:
-    calls = [manifest["calls"][i] for i in kind.blocks[0].calls]
-    stages = sorted({c["stage"] for c in calls})
+def _kind(manifest: Manifest, kind: picture.Kind) -> Markup:
+    calls = [manifest.calls[i] for i in kind.blocks[0].calls]
+    stages = sorted({c.stage for c in calls})
     each = " each" if len(kind.blocks) > 1 else ""
-    share = sum(c["flops"] for c in calls) * len(kind.blocks) / (manifest["flops"] or 1)
+    share = sum(c.flops for c in calls) * len(kind.blocks) / (manifest.flops or 1)
     facts = [
         f"{count(len(calls), 'call')}{each}",
-        f"{work(sum(c['flops'] for c in calls))}{each}",
+        f"{work(sum(c.flops for c in calls))}{each}",
         f"{share:.1%} of all work",
     ]
     if not each:
@@ -106,25 +106,25 @@ def _kind(manifest: dict[str, Any], kind: picture.Kind) -> Markup:
     )
 
 
-def kernels(manifest: dict[str, Any]) -> Markup:
-    entries, family = manifest["kernels"], picture.families(manifest)
-    total = manifest["flops"] or 1
+def kernels(manifest: Manifest) -> Markup:
+    entries, family = manifest.kernels, picture.families(manifest)
+    total = manifest.flops or 1
     rows = []
-    for index in sorted(range(len(entries)), key=lambda i: -entries[i]["flops"]):
+    for index in sorted(range(len(entries)), key=lambda i: -entries[i].flops):
         entry = entries[index]
-        share = entry["flops"] / total
-        bar = tag("span", style=f"width:{share:.2%}", class_=f"fill {family[entry['name']]}")
-        words = entry["description"]
+        share = entry.flops / total
+        bar = tag("span", style=f"width:{share:.2%}", class_=f"fill {family[entry.name]}")
+        words = entry.description
         under = join(
-            tag("code", entry["name"]), f" · tile {entry['tile']}" if entry["tile"] else "",
-            "" if entry["rows_shared_by_threads"] else " · one thread",
+            tag("code", entry.name), f" · tile {entry.tile}" if entry.tile else "",
+            "" if entry.rows_shared_by_threads else " · one thread",
         )  # fmt: skip
         rows.append(
             tag(
                 "tr",
                 tag("th", words[0].upper() + words[1:], tag("small", under), scope="row"),
-                tag("td", datum(entry["calls"], f"kernels.{index}.calls"), class_="number"),
-                tag("td", datum(entry["flops"], f"kernels.{index}.flops", work(entry["flops"])), class_="number wide"),
+                tag("td", datum(entry.calls, f"kernels.{index}.calls"), class_="number"),
+                tag("td", datum(entry.flops, f"kernels.{index}.flops", work(entry.flops)), class_="number wide"),
                 tag("td", f"{share:.1%}", tag("span", bar, class_="bar"), class_="number share"),
                 id=f"kernel-{index}",
             )
@@ -132,9 +132,9 @@ def kernels(manifest: dict[str, Any]) -> Markup:
     columns = (("kernel", None), ("calls", "number"), ("work", "number wide"), ("share of work", "number share"))
     head = tag("tr", *(tag("th", name, scope="col", class_=kind) for name, kind in columns))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="kernels")
-    generic = manifest["generic_kernels"]
+    generic = manifest.generic_kernels
     note = (
-        tag("ul", *(tag("li", tag("b", g["operator"]), f": {g['reason']}") for g in generic), class_="notes")
+        tag("ul", *(tag("li", tag("b", g.operator), f": {g.reason}") for g in generic), class_="notes")
         if generic
         else tag("p", "No operator fell back to a generic kernel.", class_="good")
     )
@@ -142,90 +142,88 @@ def kernels(manifest: dict[str, Any]) -> Markup:
     return section("kernels", "Kernels and tiles", lead, note, _tuning(manifest), table)
 
 
-def _tuning(manifest: dict[str, Any]) -> Markup:
+def _tuning(manifest: Manifest) -> Markup:
     """Where the tiles come from."""
-    tuning = manifest.get("tuning")
+    tuning = manifest.tuning
     if not tuning:
         return tag("p", "Where the tiles come from was not recorded.", class_="counts")
-    source = f"the tuning database {tuning['database']}" if tuning["database"] else "the built-in table: no database"
+    source = f"the tuning database {tuning.database}" if tuning.database else "the built-in table: no database"
     words = join(
-        f"Tiles come from {source}; ", datum(tuning["hits"], "tuning.hits"), " of ",
-        datum(tuning["tasks"], "tuning.tasks"), " shapes were tuned.",
+        f"Tiles come from {source}; ", datum(tuning.hits, "tuning.hits"), " of ",
+        datum(tuning.tasks, "tuning.tasks"), " shapes were tuned.",
     )  # fmt: skip
-    missed = [tag("li", what) for what in tuning["missed"]]
+    missed = [tag("li", what) for what in tuning.missed]
     if not missed:
         return tag("p", words, class_="counts")
     details = tag("details", tag("summary", f"{len(missed)} not tuned"), tag("ul", *missed, class_="notes"))
     return tag("div", tag("p", words), details, class_="counts")
 
 
-def passes(manifest: dict[str, Any]) -> Markup:
-    report = manifest.get("passes")
+def passes(manifest: Manifest) -> Markup:
+    report = manifest.passes
     if not report:
         return section("passes", "Graph passes", "The manifest holds no record of passes.")
-    before, after = report["before"], report["after"]
-    most = max(before["nodes"], after["nodes"], 1)
+    before, after = report.before, report.after
+    most = max(before.nodes, after.nodes, 1)
     rows = []
-    for index, entry in enumerate(report["passes"]):
-        counts = [f"{key.replace('_', ' ')}: {value}" for key, value in entry["counts"].items() if value]
+    for index, entry in enumerate(report.passes):
+        counts = [f"{key.replace('_', ' ')}: {value}" for key, value in entry.counts.items() if value]
         refusals = [
-            tag("li", refusal["reason"], tag("small", f"{refusal['times']} × · first at {refusal['where']}"))
-            for refusal in entry["refusals"]
+            tag("li", refusal.reason, tag("small", f"{refusal.times} × · first at {refusal.where}"))
+            for refusal in entry.refusals
         ]
         notes = [tag("p", ", ".join(counts), class_="counts")] if counts else []
         if refusals:
-            words = f"refused {sum(r['times'] for r in entry['refusals'])}"
+            words = f"refused {sum(r.times for r in entry.refusals)}"
             notes.append(tag("details", tag("summary", words), tag("ul", *refusals, class_="notes")))
-        error = (
-            "not compared" if entry["error"] is None else f"error {entry['error']:.1e}" if entry["error"] else "exact"
-        )
-        left = f"width:{entry['nodes_after'] / most:.1%}"
+        error = "not compared" if entry.error is None else f"error {entry.error:.1e}" if entry.error else "exact"
+        left = f"width:{entry.nodes_after / most:.1%}"
         rows.append(
             tag(
                 "li",
-                tag("div", tag("h3", entry["name"]), tag("span", f"{entry['phase']} · {error}"), class_="pass-name"),
+                tag("div", tag("h3", entry.name), tag("span", f"{entry.phase} · {error}"), class_="pass-name"),
                 tag(
                     "div",
-                    datum(entry["applied"], f"passes.passes.{index}.applied"),
-                    " rewrite" if entry["applied"] == 1 else " rewrites",
+                    datum(entry.applied, f"passes.passes.{index}.applied"),
+                    " rewrite" if entry.applied == 1 else " rewrites",
                     class_="applied",
                 ),
                 tag("div", tag("span", style=left), class_="bar nodes", aria_hidden="true"),
-                tag("div", datum(entry["nodes_after"], f"passes.passes.{index}.nodes_after"), " nodes", class_="left"),
+                tag("div", datum(entry.nodes_after, f"passes.passes.{index}.nodes_after"), " nodes", class_="left"),
                 *notes,
-                class_="pass" if entry["applied"] else "pass idle",
+                class_="pass" if entry.applied else "pass idle",
             )
         )
     lead = join(
-        "The graph went from ", datum(before["nodes"], "passes.before.nodes"), " nodes to ",
-        datum(after["nodes"], "passes.after.nodes"), ". ",
+        "The graph went from ", datum(before.nodes, "passes.before.nodes"), " nodes to ",
+        datum(after.nodes, "passes.after.nodes"), ". ",
         "Each pass was run in ONNX Runtime and compared with the model as it came."
-        if report["verified"] else "The passes were not compared with the model as it came.",
+        if report.verified else "The passes were not compared with the model as it came.",
     )  # fmt: skip
     return section("passes", "Graph passes", lead, tag("ol", *rows, class_="passes"))
 
 
-def plan(manifest: dict[str, Any]) -> Markup:
-    sizes, stages = manifest["sizes"], manifest["stages"]
+def plan(manifest: Manifest) -> Markup:
+    sizes, stages = manifest.sizes, manifest.stages
     areas = memory.arena_areas(manifest)
     lead = join(
         "Threads meet at a barrier between stages. What crosses one shares an arena of ",
-        datum(sizes["arena_bytes"], "sizes.arena_bytes", size(sizes["arena_bytes"])),
+        datum(sizes.arena_bytes, "sizes.arena_bytes", size(sizes.arena_bytes)),
         "; what lives inside a stage needs ",
-        datum(sizes["scratch_bytes_per_row"], "sizes.scratch_bytes_per_row", size(sizes["scratch_bytes_per_row"])),
+        datum(sizes.scratch_bytes_per_row, "sizes.scratch_bytes_per_row", size(sizes.scratch_bytes_per_row)),
         " for each row that a thread works on.",
     )
     figures = []
     if areas:
         label = f"The arena: {len(areas)} tensors over {stages} stages"
-        chart = memory.chart(areas, stages, sizes["arena_bytes"], "stage", label)
+        chart = memory.chart(areas, stages, sizes.arena_bytes, "stage", label)
         note = f"{len(areas)} tensors, {stages} stages"
         figures.append(_memory_figure("Arena", note, chart, memory.table(areas, "stages")))
     stage, scratch = memory.scratch_areas(manifest)
     if scratch:
         times = max(a.last for a in scratch) + 1
         label = f"Scratch of stage {stage}: {len(scratch)} tensors over {times} calls"
-        chart = memory.chart(scratch, times, sizes["scratch_bytes_per_row"], "call", label)
+        chart = memory.chart(scratch, times, sizes.scratch_bytes_per_row, "call", label)
         note = f"stage {stage}, the hungriest"
         figures.append(_memory_figure("Scratch of one row", note, chart, memory.table(scratch, "calls")))
     return section("memory", "Memory over time", lead, tag("div", *figures, class_="two"), _sizes(manifest))
@@ -242,29 +240,29 @@ def _memory_figure(title: str, note: str, chart: Markup, table: Markup) -> Marku
     )
 
 
-def _sizes(manifest: dict[str, Any]) -> Markup:
-    sizes = manifest["sizes"]
-    whole, weights = sizes["library_bytes"], sizes["weights_bytes"]
+def _sizes(manifest: Manifest) -> Markup:
+    sizes = manifest.sizes
+    whole, weights = sizes.library_bytes, sizes.weights_bytes
     parts = [("weights", weights, "linear"), ("kernels, plan, runtime", whole - weights, "attention")]
     bars = [tag("span", style=f"width:{taken / whole:.2%}", class_=f"fill {kind}") for _, taken, kind in parts]
     items = [
         tag("li", tag("span", class_=f"key fill {kind}"), f"{name}: {size(taken)} ({taken / whole:.2%})")
         for name, taken, kind in parts
     ]
-    head = tag("figcaption", tag("h3", "The file"), tag("p", f"{manifest['library']}, {size(whole)}"))
+    head = tag("figcaption", tag("h3", "The file"), tag("p", f"{manifest.library}, {size(whole)}"))
     return tag("figure", head, tag("div", *bars, class_="stack"), tag("ul", *items, class_="legend"), class_="file")
 
 
-def verification(manifest: dict[str, Any]) -> Markup:
-    results, checked = manifest.get("verification"), manifest.get("checked") or []
+def verification(manifest: Manifest) -> Markup:
+    results, checked = manifest.verification, manifest.checked
     if results:
         rows = [
             tag(
                 "li",
-                tag("b", "passed" if r["passed"] else "FAILED"),
-                f" on {r['where']}: ",
-                datum(r["error"], f"verification.{i}.error", f"{r['error']:.1e}"),
-                f" of the output range, allowed {r['tolerance']:.0e}, on {r['samples']} random inputs",
+                tag("b", "passed" if r.passed else "FAILED"),
+                f" on {r.where}: ",
+                datum(r.error, f"verification.{i}.error", f"{r.error:.1e}"),
+                f" of the output range, allowed {r.tolerance:.0e}, on {r.samples} random inputs",
             )
             for i, r in enumerate(results)
         ]
@@ -278,19 +276,21 @@ def verification(manifest: dict[str, Any]) -> Markup:
     return section("verification", "Verification", lead, content, tag("h3", title), tag("ul", *rules, class_="checks"))
 
 
-def toolchain(manifest: dict[str, Any]) -> Markup:
-    origin = ", ".join(f"{key} {value}" for key, value in manifest.get("model", {}).items() if value is not None)
-    facts = [("model", origin or "not recorded"), ("linker", manifest["linker"]), ("triple", manifest["triple"])]
-    if manifest.get("sanitize"):
-        facts.append(("sanitizers", manifest["sanitize"]))
-    facts += [("needs of the CPU", ", ".join(manifest["cpu_features_required"]) or "nothing beyond its architecture")]
-    facts += list(manifest["versions"].items())
-    for kind in ("inputs", "outputs"):
-        for entry in manifest[kind]:
-            shape = " × ".join(map(str, entry["shape"]))
-            limits = f", {entry['range'][0]} ≤ id < {entry['range'][1]}" if "range" in entry else ""
-            facts.append((f"{kind[:-1]} {entry['name']}", f"{entry['dtype']} {shape}{limits}"))
-    facts.append(("sha256", manifest["sha256"]))
+def toolchain(manifest: Manifest) -> Markup:
+    origin = ", ".join(f"{key} {value}" for key, value in manifest.model.items() if value is not None)
+    facts = [("model", origin or "not recorded"), ("linker", manifest.linker), ("triple", manifest.triple)]
+    if manifest.sanitize:
+        facts.append(("sanitizers", manifest.sanitize))
+    facts += [("needs of the CPU", ", ".join(manifest.cpu_features_required) or "nothing beyond its architecture")]
+    facts += list(manifest.versions.items())
+    facts += [(f"input {entry.name}", _tensor(entry)) for entry in manifest.inputs]
+    facts += [(f"output {entry.name}", _tensor(entry)) for entry in manifest.outputs]
+    facts.append(("sha256", manifest.sha256))
     rows = [tag("div", tag("dt", key), tag("dd", value)) for key, value in facts]
     lead = "What went in, and what made it."
     return section("toolchain", "Toolchain", lead, tag("dl", *rows, class_="facts"))
+
+
+def _tensor(entry: Tensor) -> str:
+    limits = f", {entry.range[0]} ≤ id < {entry.range[1]}" if entry.range else ""
+    return f"{entry.dtype} {' × '.join(map(str, entry.shape))}{limits}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from compile.artifact.manifest import Call, Kernel, Manifest
 from compile.artifact.report.markup import Markup, count, join, tag, work
 
 WIDTH = 340
@@ -44,14 +44,14 @@ class Kind:
         return "block-" + self.blocks[0].name.replace(" ", "-")
 
 
-def find_blocks(manifest: dict[str, Any]) -> list[Block]:
+def find_blocks(manifest: Manifest) -> list[Block]:
     found: dict[str, Block] = {}
-    for index, call in enumerate(manifest["calls"]):
-        found.setdefault(call["layer"], Block(call["layer"])).calls.append(index)
+    for index, call in enumerate(manifest.calls):
+        found.setdefault(call.layer, Block(call.layer)).calls.append(index)
     return list(found.values())
 
 
-def find_kinds(manifest: dict[str, Any], blocks: list[Block]) -> list[Kind]:
+def find_kinds(manifest: Manifest, blocks: list[Block]) -> list[Kind]:
     kinds: list[Kind] = []
     before: object = None
     for block in blocks:
@@ -64,31 +64,30 @@ def find_kinds(manifest: dict[str, Any], blocks: list[Block]) -> list[Kind]:
     return kinds
 
 
-def _signature(manifest: dict[str, Any], block: Block) -> object:
+def _signature(manifest: Manifest, block: Block) -> object:
     """What makes two blocks the same: kernels, and which of each other's results they read."""
     maker = _makers(manifest, block)
     return [
-        (manifest["calls"][i]["kernel"], [(maker.get(t), *part) for t, *part in manifest["calls"][i]["reads"]])
-        for i in block.calls
+        (manifest.calls[i].kernel, [(maker.get(t), *part) for t, *part in manifest.calls[i].reads]) for i in block.calls
     ]
 
 
-def _makers(manifest: dict[str, Any], block: Block) -> dict[int, int]:
+def _makers(manifest: Manifest, block: Block) -> dict[int, int]:
     """For each tensor that the block writes, the position in the block of the last call that does."""
-    return {t: n for n, i in enumerate(block.calls) for t, _, _ in manifest["calls"][i]["writes"]}
+    return {t: n for n, i in enumerate(block.calls) for t, _, _ in manifest.calls[i].writes}
 
 
-def families(manifest: dict[str, Any]) -> dict[str, str]:
+def families(manifest: Manifest) -> dict[str, str]:
     """A kernel's name -> the colour class of its family."""
     known = {"attention": "attention", "gather": "lookup", "layernorm": "norm", "generic": "generic"}
-    found = {k["name"]: known.get(k["schedule"], "other") for k in manifest["kernels"]}
-    for kernel in manifest["kernels"]:
-        if kernel["schedule"] == "linear":
-            found[kernel["name"]] = "residual" if "+ tensor" in kernel["description"] else "linear"
+    found = {k.name: known.get(k.family, "other") for k in manifest.kernels}
+    for kernel in manifest.kernels:
+        if kernel.family == "linear":
+            found[kernel.name] = "residual" if "+ tensor" in kernel.description else "linear"
     return found
 
 
-def overview(manifest: dict[str, Any], blocks: list[Block], kinds: list[Kind]) -> Markup:
+def overview(manifest: Manifest, blocks: list[Block], kinds: list[Kind]) -> Markup:
     """One strip a block, one segment a call, as wide as its share of the block's FLOPs. Each leads to its block."""
     family = families(manifest)
     anchors = {block.name: kind.anchor for kind in kinds for block in kind.blocks}
@@ -96,9 +95,9 @@ def overview(manifest: dict[str, Any], blocks: list[Block], kinds: list[Kind]) -
     parts: list[str] = []
     y = 0
     for number, block in enumerate(blocks):
-        calls = [manifest["calls"][i] for i in block.calls]
+        calls = [manifest.calls[i] for i in block.calls]
         layer = block.name.startswith("layer ")
-        flops = sum(c["flops"] for c in calls)
+        flops = sum(c.flops for c in calls)
         words = f"{block.name.capitalize()}: {count(len(calls), 'call')}, {work(flops)}"
         start = left if layer else 0
         y += 10 if number and not layer else 0
@@ -118,13 +117,13 @@ def overview(manifest: dict[str, Any], blocks: list[Block], kinds: list[Kind]) -
     return tag("svg", *parts, viewBox=box, class_="overview", role="group", aria_label="The model, block by block")
 
 
-def _segments(calls: list[dict[str, Any]], family: dict[str, str], start: int, y: int) -> Iterator[Markup]:
-    total, least = sum(c["flops"] for c in calls), 3.0
+def _segments(calls: list[Call], family: dict[str, str], start: int, y: int) -> Iterator[Markup]:
+    total, least = sum(c.flops for c in calls), 3.0
     room = WIDTH - start - least * len(calls)
     x = float(start)
     for call in calls:
-        width = least + (room * call["flops"] / total if total else room / len(calls))
-        kind = f"fill {family[call['kernel']]}"
+        width = least + (room * call.flops / total if total else room / len(calls))
+        kind = f"fill {family[call.kernel]}"
         yield tag("rect", x=round(x, 1), y=y, width=round(width - 1, 1), height=STRIP, class_=kind, rx=1.5)
         x += width
 
@@ -146,11 +145,11 @@ class _Edge:
         return f"{self.rows} × {self.columns}" + (f" of {self.width}" if self.columns < self.width else "")
 
 
-def block_graph(manifest: dict[str, Any], kind: Kind) -> Markup:
+def block_graph(manifest: Manifest, kind: Kind) -> Markup:
     """The calls of a block from top to bottom, with the tensors that go from one to the next or skip some."""
-    block, calls = kind.blocks[0], manifest["calls"]
-    maker, words = _makers(manifest, block), {k["name"]: k for k in manifest["kernels"]}
-    outside = dict.fromkeys(t for i in block.calls for t, _, _ in calls[i]["reads"] if t not in maker)
+    block, calls = kind.blocks[0], manifest.calls
+    maker, words = _makers(manifest, block), {k.name: k for k in manifest.kernels}
+    outside = dict.fromkeys(t for i in block.calls for t, _, _ in calls[i].reads if t not in maker)
     tops, height = _heights(len(outside), len(block.calls))
     position = {t: n for n, t in enumerate(outside)} | {t: len(outside) + n for t, n in maker.items()}
     edges = _edges(manifest, block, position, len(outside))
@@ -158,21 +157,21 @@ def block_graph(manifest: dict[str, Any], kind: Kind) -> Markup:
     for tensor, n in position.items():
         if n < len(outside):
             drawn.append(_chip(_origin(manifest, block, tensor), tops[n]))
-    numbers = {k["name"]: n for n, k in enumerate(manifest["kernels"])}
+    numbers = {k.name: n for n, k in enumerate(manifest.kernels)}
     family = families(manifest)
     for n, index in enumerate(block.calls):
         call = calls[index]
-        drawn.append(_node(call, words[call["kernel"]], numbers[call["kernel"]], family, tops[len(outside) + n]))
-    used = {t for i in block.calls for t, _, _ in calls[i]["reads"]}
+        drawn.append(_node(call, words[call.kernel], numbers[call.kernel], family, tops[len(outside) + n]))
+    used = {t for i in block.calls for t, _, _ in calls[i].reads}
     leaving = [t for t in maker if t not in used]
     drawn.append(_leaving(manifest, leaving, tops[-1] + NODE, height))
     title = f"{kind.title}: {count(len(block.calls), 'kernel call')}"
     return tag("svg", *drawn, viewBox=f"0 0 {WIDTH} {height}", class_="graph", role="group", aria_label=title)
 
 
-def rows_columns(manifest: dict[str, Any], tensor: int) -> tuple[int, int]:
+def rows_columns(manifest: Manifest, tensor: int) -> tuple[int, int]:
     """A tensor as rows × columns: one row a token where it has that many."""
-    shape, tokens = manifest["tensors"][tensor]["shape"], manifest["tokens"]
+    shape, tokens = manifest.tensors[tensor].shape, manifest.tokens
     size = math.prod(shape)
     leading = next((d for d in shape if d > 1), 1)
     if tokens in (leading, *shape[:-1]):
@@ -187,23 +186,23 @@ def _heights(chips: int, nodes: int) -> tuple[list[int], int]:
     return tops, tops[-1] + NODE + 34
 
 
-def _edges(manifest: dict[str, Any], block: Block, position: dict[int, int], chips: int) -> list[_Edge]:
+def _edges(manifest: Manifest, block: Block, position: dict[int, int], chips: int) -> list[_Edge]:
     edges, written = [], dict[int, int]()
     for n, index in enumerate(block.calls):
-        call = manifest["calls"][index]
+        call = manifest.calls[index]
         reads: dict[int, int] = {}
-        for tensor, _, columns in call["reads"]:
+        for tensor, _, columns in call.reads:
             reads[tensor] = reads.get(tensor, 0) + columns
         target = chips + n
         # Two calls may fill one tensor: the second goes on where the first began.
-        again = {tensor: columns for tensor, _, columns in call["writes"] if tensor in written}
+        again = {tensor: columns for tensor, _, columns in call.writes if tensor in written}
         for tensor, columns in (*reads.items(), *again.items()):
             source = written.get(tensor, position[tensor])
             rows, width = rows_columns(manifest, tensor)
             neighbours = columns > width  # a convolution over tokens reads three rows as one
             part = width if neighbours else columns
             edges.append(_Edge(source, target, rows, part, width, target == source + 1))
-        written.update((tensor, target) for tensor, _, _ in call["writes"])
+        written.update((tensor, target) for tensor, _, _ in call.writes)
     taken: list[list[_Edge]] = []
     for edge in sorted((e for e in edges if not e.adjacent), key=lambda e: (e.target - e.source, e.source)):
         free = [n for n, lane in enumerate(taken) if all(not _overlap(edge, other) for other in lane)]
@@ -236,38 +235,36 @@ def _chip(text: str, top: int) -> Markup:
     return join(back, tag("text", text, x=14, y=top + 15, class_="chip-text"))
 
 
-def _origin(manifest: dict[str, Any], block: Block, tensor: int) -> str:
+def _origin(manifest: Manifest, block: Block, tensor: int) -> str:
     """Where a tensor that the block reads comes from. Of equal layers only the first is drawn, so none is named."""
-    entry, (rows, columns) = manifest["tensors"][tensor], rows_columns(manifest, tensor)
-    if entry["region"] == "input":
-        return f"{entry['name'][:24]} · {rows} × {columns}"
-    writer = [c["layer"] for c in manifest["calls"] if any(t == tensor for t, _, _ in c["writes"])][-1]
+    entry, (rows, columns) = manifest.tensors[tensor], rows_columns(manifest, tensor)
+    if entry.region == "input":
+        return f"{entry.name[:24]} · {rows} × {columns}"
+    writer = [c.layer for c in manifest.calls if any(t == tensor for t, _, _ in c.writes)][-1]
     stream = block.name.startswith("layer ") and columns > 1 and writer != "head"
     return f"from {'the block before' if stream else writer} · {rows} × {columns}"
 
 
-def _node(call: dict[str, Any], kernel: dict[str, Any], number: int, family: dict[str, str], top: int) -> Markup:
-    what, _, rest = kernel["description"].partition(", ")
-    facts = [work(call["flops"]) if call["flops"] else "", rest]
-    words = f"{kernel['name']}: {count(call['rows'], 'row')}, stage {call['stage']}"
+def _node(call: Call, kernel: Kernel, number: int, family: dict[str, str], top: int) -> Markup:
+    what, _, rest = kernel.description.partition(", ")
+    facts = [work(call.flops) if call.flops else "", rest]
+    words = f"{kernel.name}: {count(call.rows, 'row')}, stage {call.stage}"
     return tag(
         "a",
         tag("title", words),
         tag("rect", x=0, y=top, width=BOX, height=NODE, rx=8, class_="node"),
-        tag("rect", x=0, y=top + 8, width=4, height=NODE - 16, rx=2, class_=f"fill {family[kernel['name']]}"),
+        tag("rect", x=0, y=top + 8, width=4, height=NODE - 16, rx=2, class_=f"fill {family[kernel.name]}"),
         tag("text", what[0].upper() + what[1:], x=14, y=top + 18, class_="node-title"),
-        tag(
-            "text", " · ".join(filter(None, facts)) or count(call["rows"], "row"), x=14, y=top + 33, class_="node-text"
-        ),
+        tag("text", " · ".join(filter(None, facts)) or count(call.rows, "row"), x=14, y=top + 33, class_="node-text"),
         href=f"#kernel-{number}",
         class_="call",
     )
 
 
-def _leaving(manifest: dict[str, Any], tensors: list[int], top: int, height: int) -> Markup:
+def _leaving(manifest: Manifest, tensors: list[int], top: int, height: int) -> Markup:
     names = []
     for tensor in tensors:
-        entry, shape = manifest["tensors"][tensor], " × ".join(map(str, rows_columns(manifest, tensor)))
-        names.append(f"{entry['name'][:24]} · {shape}" if entry["region"] == "output" else shape)
+        entry, shape = manifest.tensors[tensor], " × ".join(map(str, rows_columns(manifest, tensor)))
+        names.append(f"{entry.name[:24]} · {shape}" if entry.region == "output" else shape)
     line = tag("path", d=f"M24 {top}V{height - 12}", class_="edge", marker_end="url(#arrow)")
     return join(line, tag("text", ", ".join(names[:2]), x=33, y=height - 14, class_="edge-label"))

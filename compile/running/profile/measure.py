@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from compile.artifact.manifest import Manifest
 from compile.errors import CompileError
 from compile.running.load import Record, load, read_manifest
 from compile.running.profile.machine import measure_peak
@@ -44,7 +44,7 @@ class Profile:
     quarter of as many measurements between the runs; trace: the records of one of those runs.
     """
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     threads: int
     tokens: int
     runs: int
@@ -75,7 +75,7 @@ def profile(
     """
     manifest = read_manifest(folder)
     check(folder, manifest, tokens)
-    length = tokens or manifest["tokens"]
+    length = tokens or manifest.tokens
     sample = full_sample(manifest, length)
     records, peaks = [], []
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as work, load(folder, threads, profile=True) as library:
@@ -95,34 +95,34 @@ def fastest(runs: int) -> int:
     return -(-runs // 4)
 
 
-def check(folder: Path, manifest: dict[str, Any], tokens: int | None) -> None:
+def check(folder: Path, manifest: Manifest, tokens: int | None) -> None:
     """Refuse what cannot be profiled here, before anything is opened."""
-    target = with_cpu(TARGETS[manifest["target"]], manifest["cpu"])
+    target = with_cpu(TARGETS[manifest.target], manifest.cpu)
     if not runs_here(target):
         raise CompileError(
             f"{folder} was built for {target.name} ({target.cpu.name}), and times under emulation say nothing of it: "
             "profile it on such a machine, or build with --target host to profile here"
         )
-    if not manifest.get("calls"):
+    if not manifest.calls:
         raise CompileError(f"{folder} has no calls in its manifest: build the artifact again")
-    most = manifest["tokens"]
-    if tokens is not None and not (1 <= tokens <= most and (tokens == most or manifest["shorter_sequences"])):
-        fits = f"1 to {most}" if manifest["shorter_sequences"] else f"{most} alone"
+    most = manifest.tokens
+    if tokens is not None and not (1 <= tokens <= most and (tokens == most or manifest.shorter_sequences)):
+        fits = f"1 to {most}" if manifest.shorter_sequences else f"{most} alone"
         raise CompileError(f"--tokens {tokens}: the model takes {fits}")
 
 
-def full_sample(manifest: dict[str, Any], tokens: int) -> Sample:
+def full_sample(manifest: Manifest, tokens: int) -> Sample:
     """Random ids and a mask of ones: no token is padding."""
     (sample,) = random_samples(manifest, 1)
-    for entry in manifest["inputs"]:
-        if "range" not in entry and entry["dtype"] != "float32":
-            sample[entry["name"]][...] = 1
-        if "token_axis" in entry:
-            sample[entry["name"]] = sample[entry["name"]].take(range(tokens), axis=entry["token_axis"])
+    for entry in manifest.inputs:
+        if not entry.range and entry.dtype != "float32":
+            sample[entry.name][...] = 1
+        if entry.token_axis is not None:
+            sample[entry.name] = sample[entry.name].take(range(tokens), axis=entry.token_axis)
     return sample
 
 
-def summarise(manifest: dict[str, Any], threads: int, tokens: int, runs: list[list[Record]], peak: float) -> Profile:
+def summarise(manifest: Manifest, threads: int, tokens: int, runs: list[list[Record]], peak: float) -> Profile:
     """Sum up the records of `runs`."""
 
     def length(run: list[Record]) -> int:
@@ -141,7 +141,7 @@ def summarise(manifest: dict[str, Any], threads: int, tokens: int, runs: list[li
     return Profile(manifest, threads, tokens, len(runs), seconds, usual, kernels, layers, waiting, between, peak, trace)
 
 
-def barrier_wait(manifest: dict[str, Any], run: list[Record], threads: int) -> int:
+def barrier_wait(manifest: Manifest, run: list[Record], threads: int) -> int:
     """Nanoseconds that threads waited for the last of them: in each stage, from a thread's last call to its end.
 
     A thread without a call in a stage waits from the end of the stage before.
@@ -149,11 +149,11 @@ def barrier_wait(manifest: dict[str, Any], run: list[Record], threads: int) -> i
     return sum(end - start for _, start, end in waits(manifest, run, threads))
 
 
-def waits(manifest: dict[str, Any], run: list[Record], threads: int) -> list[tuple[int, int, int]]:
+def waits(manifest: Manifest, run: list[Record], threads: int) -> list[tuple[int, int, int]]:
     """Thread, begin and end of each wait at a barrier."""
     ends: dict[int, dict[int, int]] = defaultdict(dict)
     for record in run[1:]:
-        of_stage = ends[manifest["calls"][record.call]["stage"]]
+        of_stage = ends[manifest.calls[record.call].stage]
         of_stage[record.thread] = max(of_stage.get(record.thread, 0), record.end_ns)
     found, before = [], run[0].start_ns
     for _, of_stage in sorted(ends.items()):
@@ -163,30 +163,30 @@ def waits(manifest: dict[str, Any], run: list[Record], threads: int) -> list[tup
     return [wait for wait in found if wait[1] < wait[2]]
 
 
-def call_flops(manifest: dict[str, Any], tokens: int) -> list[float]:
+def call_flops(manifest: Manifest, tokens: int) -> list[float]:
     """Each call's FLOPs at `tokens`: rows are fewer then, and for an attention columns too."""
-    attentions = {k["name"] for k in manifest["kernels"] if k["schedule"] == "attention"}
-    scale = tokens / manifest["tokens"]
+    attentions = {k.name for k in manifest.kernels if k.family == "attention"}
+    scale = tokens / manifest.tokens
     return [
-        call["flops"] * (scale if call["rows"] == manifest["tokens"] else 1)
-        * (scale if call["kernel"] in attentions else 1)
-        for call in manifest["calls"]
+        call.flops * (scale if call.rows == manifest.tokens else 1)
+        * (scale if call.kernel in attentions else 1)
+        for call in manifest.calls
     ]  # fmt: skip
 
 
-def _shares(manifest: dict[str, Any], taken: dict[int, float], tokens: int, key: str) -> list[Share]:
+def _shares(manifest: Manifest, taken: dict[int, float], tokens: int, key: str) -> list[Share]:
     """By kernel or by layer, in the order in which they first run."""
     flops, groups = call_flops(manifest, tokens), defaultdict(list)
-    for index, call in enumerate(manifest["calls"]):
-        groups[call[key]].append(index)
-    scale = tokens / manifest["tokens"]
+    for index, call in enumerate(manifest.calls):
+        groups[getattr(call, key)].append(index)
+    scale = tokens / manifest.tokens
     return [
         Share(
             name,
             len(calls),
             sum(taken[i] for i in calls),
             sum(flops[i] for i in calls),
-            sum(manifest["calls"][i]["bytes"] for i in calls) * scale,
+            sum(manifest.calls[i].bytes for i in calls) * scale,
         )
         for name, calls in groups.items()
     ]

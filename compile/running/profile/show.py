@@ -9,20 +9,18 @@ from typing import Any
 from compile.running.profile.machine import cpu_name
 from compile.running.profile.measure import Profile, Share, call_flops, waits
 
-SCHEDULES = {"linear": "linears", "attention": "attentions"}
+FAMILIES = {"linear": "linears", "attention": "attentions"}
 
 
 def heading(profile: Profile) -> str:
     facts = profile.manifest
     threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
-    return (
-        f"{facts['name']} ({facts['isa']}, {facts['precision']}), {profile.tokens} tokens, {threads}, on {cpu_name()}"
-    )
+    return f"{facts.name} ({facts.isa}, {facts.precision}), {profile.tokens} tokens, {threads}, on {cpu_name()}"
 
 
 def where_it_goes(profile: Profile) -> list[tuple[str, float]]:
     """Seconds of all threads, in parts that add up: what multiply-adds need at the peak rate, and what is above it."""
-    schedule = {k["name"]: k["schedule"] for k in profile.manifest["kernels"]}
+    family = {k.name: k.family for k in profile.manifest.kernels}
     above: dict[str, float] = {}
     ideal = without = 0.0
     for share in profile.kernels:
@@ -31,7 +29,7 @@ def where_it_goes(profile: Profile) -> list[tuple[str, float]]:
             continue
         need = share.flops / profile.peak / 1e9
         ideal += need
-        kind = SCHEDULES.get(schedule[share.name], "other products")
+        kind = FAMILIES.get(family[share.name], "other products")
         above[kind] = above.get(kind, 0.0) + share.seconds - need
     words = {
         "linears": "linears above it: epilogues, loads and stores, remainders",
@@ -53,7 +51,7 @@ def print_tables(profile: Profile) -> None:
 
     console = Console(highlight=False)
     console.width = max(console.width, 100)
-    descriptions = {k["name"]: k.get("description", k["name"]) for k in profile.manifest["kernels"]}
+    descriptions = {k.name: k.description for k in profile.manifest.kernels}
     console.print(heading(profile))
     console.print(
         f"{profile.median * 1e3:.2f} ms a run, the median of {profile.runs}; "
@@ -108,10 +106,10 @@ def to_dict(profile: Profile) -> dict[str, Any]:
 
     facts = profile.manifest
     return {
-        "model": facts["name"],
-        "target": facts["target"],
-        "cpu": facts["cpu"],
-        "sha256": facts["sha256"],
+        "model": facts.name,
+        "target": facts.target,
+        "cpu": facts.cpu,
+        "sha256": facts.sha256,
         "machine": cpu_name(),
         "date": time.strftime("%Y-%m-%d"),
         "threads": profile.threads,
@@ -129,7 +127,7 @@ def to_dict(profile: Profile) -> dict[str, Any]:
 def to_trace(profile: Profile) -> dict[str, Any]:
     """One run in the Trace Event Format, which Perfetto and chrome://tracing open: microseconds from its start."""
     facts, run = profile.manifest, profile.trace
-    words = {k["name"]: k["description"] for k in facts["kernels"]}
+    words = {k.name: k.description for k in facts.kernels}
     begin, flops = run[0].start_ns, call_flops(facts, profile.tokens)
 
     def event(name: str, category: str, thread: int, start: int, end: int, **facts: Any) -> dict[str, Any]:
@@ -145,15 +143,15 @@ def to_trace(profile: Profile) -> dict[str, Any]:
         records = sorted((r for r in run[1:] if r.thread == thread), key=lambda record: record.start_ns)
         layer, first, last = "", 0, 0
         for record in [*records, None]:
-            name = facts["calls"][record.call]["layer"] if record else ""
+            name = facts.calls[record.call].layer if record else ""
             if name != layer and layer:
                 events.append(event(layer, "layer", thread, first, last))
             if record is None:
                 break
             first, last, layer = record.start_ns if name != layer else first, record.end_ns, name
-            call = facts["calls"][record.call]
-            about = {"call": record.call, "kernel": call["kernel"], "stage": call["stage"], "flops": flops[record.call]}
-            events.append(event(words[call["kernel"]], "kernel", thread, record.start_ns, record.end_ns, **about))
+            call = facts.calls[record.call]
+            about = {"call": record.call, "kernel": call.kernel, "stage": call.stage, "flops": flops[record.call]}
+            events.append(event(words[call.kernel], "kernel", thread, record.start_ns, record.end_ns, **about))
     for thread, start, end in waits(facts, run, profile.threads):
         events.append(event("waits at the barrier", "barrier", thread, start, end))
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"tokens": profile.tokens}}
@@ -163,7 +161,7 @@ def draw(profile: Profile, path: Path) -> None:
     """A bar chart: each kernel's time, with the part that its multiply-adds need at the peak rate; and each layer's."""
     from matplotlib.figure import Figure
 
-    words = {k["name"]: k["description"] for k in profile.manifest["kernels"]}
+    words = {k.name: k.description for k in profile.manifest.kernels}
     kernels = sorted(profile.kernels, key=lambda share: share.seconds)
     figure = Figure(figsize=(10, 1.9 + 0.3 * len(kernels) + 2.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(0.3 * len(kernels) + 0.6, 2.2))

@@ -1,6 +1,5 @@
 """What the manifest says of calls and tensors: layers found by structure, data that flows, counts that add up."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -62,37 +61,37 @@ def test_no_attention_is_no_layer(graph: type, lowered: Callable) -> None:
 
 def test_counts_add_up(mobilebert_library: Path) -> None:
     facts = read_manifest(mobilebert_library)
-    assert sum(c["flops"] for c in facts["calls"]) == facts["flops"]
-    assert Counter(c["kernel"] for c in facts["calls"]) == {k["name"]: k["calls"] for k in facts["kernels"]}
-    assert {c["stage"] for c in facts["calls"]} == set(range(facts["stages"]))
-    widest = next(c for c in facts["calls"] if "_k512_n384_bias" in c["kernel"])
-    assert widest["flops"] == 2 * 128 * 512 * 384
+    assert sum(c.flops for c in facts.calls) == facts.flops
+    assert Counter(c.kernel for c in facts.calls) == {k.name: k.calls for k in facts.kernels}
+    assert {c.stage for c in facts.calls} == set(range(facts.stages))
+    widest = next(c for c in facts.calls if "_k512_n384_bias" in c.kernel)
+    assert widest.flops == 2 * 128 * 512 * 384
     # Activations in, weights, bias padded to whole panels, activations out.
-    assert widest["bytes"] == 4 * (128 * 512 + 512 * 384 + 384 + 128 * 384)
-    lookup = next(c for c in facts["calls"] if c["kernel"].startswith("gather_f32_v1000"))
-    assert lookup["bytes"] == 128 * 8 + 2 * 4 * 128 * 128, "128 ids, and as many rows read and written, not the table"
+    assert widest.bytes == 4 * (128 * 512 + 512 * 384 + 384 + 128 * 384)
+    lookup = next(c for c in facts.calls if c.kernel.startswith("gather_f32_v1000"))
+    assert lookup.bytes == 128 * 8 + 2 * 4 * 128 * 128, "128 ids, and as many rows read and written, not the table"
 
 
 def test_what_is_read_was_written(mobilebert_library: Path) -> None:
     facts = read_manifest(mobilebert_library)
-    tensors = facts["tensors"]
-    written = {index for index, t in enumerate(tensors) if t["region"] == "input"}
-    for call in facts["calls"]:
-        assert {index for index, _, _ in call["reads"]} <= written
-        written |= {index for index, _, _ in call["writes"]}
-        for index, column, columns in call["reads"] + call["writes"]:
+    tensors = facts.tensors
+    written = {index for index, t in enumerate(tensors) if t.region == "input"}
+    for call in facts.calls:
+        assert {index for index, _, _ in call.reads} <= written
+        written |= {index for index, _, _ in call.writes}
+        for index, column, columns in call.reads + call.writes:
             assert column >= 0
-            shape = tensors[index]["shape"]
+            shape = tensors[index].shape
             width = max(shape[-1], math.prod(shape) // 128)
             # A convolution over tokens reads three rows as one.
-            assert column + columns <= width * (3 if "_k384_n512" in call["kernel"] else 1)
+            assert column + columns <= width * (3 if "_k384_n512" in call.kernel else 1)
     assert written == set(range(len(tensors)))
-    assert all(t["offset"] + t["bytes"] <= facts["sizes"]["arena_bytes"] for t in tensors if t["region"] == "arena")
+    assert all(t.offset + t.bytes <= facts.sizes.arena_bytes for t in tensors if t.region == "arena")
 
 
 def test_generic_kernels_are_described_by_their_operator(graph: type, lowered: Callable) -> None:
     b = graph()
     plan = make_plan(lowered(b.model(b("Softmax", b.input("x", [1, 8, 16])))), host_target())
-    assert [k["description"] for k in kernel_entries(plan)] == ["generic nn.softmax"]
-    assert json.dumps(call_entries(plan))
-    assert [t["region"] for t in tensor_places(plan)][:2] == ["input", "output"]
+    assert [k.description for k in kernel_entries(plan)] == ["generic nn.softmax"]
+    assert [c.kernel for c in call_entries(plan)] == list(plan.program.kernels)
+    assert [t.region for t in tensor_places(plan)][:2] == ["input", "output"]

@@ -1,16 +1,18 @@
 """report.html as text: what it says is the manifest's, whatever its names are, and it needs nothing from elsewhere."""
 
-import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compile.artifact.manifest import GenericKernel, Manifest, Verification
 from compile.artifact.report import memory, picture, render
 from compile.running.load import read_manifest
+from passes import Refusal
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -46,20 +48,20 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def facts(mobilebert_library: Path) -> dict[str, Any]:
+def facts(mobilebert_library: Path) -> Manifest:
     return read_manifest(mobilebert_library)
 
 
 def look_up(facts: Any, key: str) -> Any:
     for part in key.split("."):
-        facts = len(facts) if part == "length" else facts[int(part)] if isinstance(facts, list) else facts[part]
+        facts = len(facts) if part == "length" else facts[int(part)] if isinstance(facts, tuple) else facts[part]
     return facts
 
 
-def test_every_number_is_the_manifests(mobilebert_library: Path, facts: dict[str, Any]) -> None:
+def test_every_number_is_the_manifests(mobilebert_library: Path, facts: Manifest) -> None:
     page = Page((mobilebert_library / "report.html").read_text())
     assert {"flops", "sizes.library_bytes", "stages", "passes.after.nodes", "kernels.0.calls"} <= set(page.data)
-    assert {key: str(look_up(facts, key)) for key in page.data} == page.data
+    assert {key: str(look_up(facts.to_dict(), key)) for key in page.data} == page.data
 
 
 def test_page_stands_alone_and_is_small(mobilebert_library: Path) -> None:
@@ -75,62 +77,66 @@ def test_page_stands_alone_and_is_small(mobilebert_library: Path) -> None:
     assert len(text) < 200_000
 
 
-def test_same_manifest_same_page_and_no_time_in_it(facts: dict[str, Any]) -> None:
-    slower = copy.deepcopy(facts)
-    slower["build_seconds"] = dict.fromkeys(facts["build_seconds"], 1.0)
-    for entry in slower["passes"]["passes"]:
-        entry["seconds"] = 1.0
+def test_same_manifest_same_page_and_no_time_in_it(facts: Manifest) -> None:
+    slow = tuple(replace(entry, seconds=1.0) for entry in facts.passes.passes)
+    slower = replace(
+        facts, build_seconds=dict.fromkeys(facts.build_seconds, 1.0), passes=replace(facts.passes, passes=slow)
+    )
     assert render(slower) == render(facts)
 
 
-def test_hostile_names_stay_text(facts: dict[str, Any]) -> None:
-    hostile, changed = '"><script>alert(1)</script>&amp;', copy.deepcopy(facts)
-    changed["name"] = changed["linker"] = hostile
-    for entry in changed["inputs"] + changed["tensors"]:
-        entry["name"] = hostile
-    changed["passes"]["passes"][0]["refusals"] = [{"reason": hostile, "where": hostile, "times": 2}]
-    changed["generic_kernels"] = [{"operator": hostile, "reason": hostile}]
-    changed["model"] = {"file": hostile}
+def test_hostile_names_stay_text(facts: Manifest) -> None:
+    hostile = '"><script>alert(1)</script>&amp;'
+    first, *others = facts.passes.passes
+    refusing = replace(first, refusals=(Refusal(hostile, hostile, 2),))
+    changed = replace(
+        facts,
+        name=hostile,
+        linker=hostile,
+        inputs=tuple(replace(entry, name=hostile) for entry in facts.inputs),
+        tensors=tuple(replace(entry, name=hostile) for entry in facts.tensors),
+        passes=replace(facts.passes, passes=(refusing, *others)),
+        generic_kernels=(GenericKernel(hostile, hostile),),
+        model={"file": hostile},
+    )
     page = Page(render(changed))
     assert render(changed).count("<script>") == 1, "the page's own"
     assert page.text.count(hostile) > 8
 
 
-def test_what_is_missing_is_said(facts: dict[str, Any]) -> None:
-    unverified = {key: value for key, value in facts.items() if key not in ("verification", "passes")}
+def test_what_is_missing_is_said(facts: Manifest) -> None:
+    unverified = replace(facts, verification=(), passes=None)
     text = Page(render(unverified)).text
     assert "Not verified" in text
     assert "no record of passes" in text
-    verified = facts | {"verification": [
-        {"where": "this machine", "samples": 3, "error": 2.5e-7, "tolerance": 1e-4, "passed": True}
-    ]}  # fmt: skip
+    verified = replace(facts, verification=(Verification("this machine", 3, 2.5e-7, 1e-4, True),))
     assert "Verified: error 2.5e-07" in Page(render(verified)).text
 
 
-def test_refusals_and_fallbacks_are_listed(facts: dict[str, Any]) -> None:
+def test_refusals_and_fallbacks_are_listed(facts: Manifest) -> None:
     text = Page(render(facts)).text
-    reasons = [r["reason"] for p in facts["passes"]["passes"] for r in p["refusals"]]
+    reasons = [r.reason for p in facts.passes.passes for r in p.refusals]
     assert reasons
     assert all(reason in text for reason in reasons)
     assert "No operator fell back" in text
-    changed = facts | {"generic_kernels": [{"operator": "cumsum", "reason": "no kernel family takes it"}]}
+    changed = replace(facts, generic_kernels=(GenericKernel("cumsum", "no kernel family takes it"),))
     assert "no kernel family takes it" in Page(render(changed)).text
 
 
-def test_equal_layers_are_drawn_once(facts: dict[str, Any]) -> None:
+def test_equal_layers_are_drawn_once(facts: Manifest) -> None:
     blocks = picture.find_blocks(facts)
     assert [b.name for b in blocks] == ["embeddings", "layer 1", "layer 2", "head"]
     kinds = picture.find_kinds(facts, blocks)
     # The last layer also undoes the scale that the stream carried, so it is a kind of its own.
     assert [k.title for k in kinds] == ["Embeddings", "Layer 1", "Layer 2", "Head"]
-    again = [{**c, "layer": "layer 3"} for c in facts["calls"] if c["layer"] == "layer 2"]
-    deeper = facts | {"calls": [c for c in facts["calls"] if c["layer"] != "head"] + again}
+    again = tuple(replace(c, layer="layer 3") for c in facts.calls if c.layer == "layer 2")
+    deeper = replace(facts, calls=tuple(c for c in facts.calls if c.layer != "head") + again)
     titles = [k.title for k in picture.find_kinds(deeper, picture.find_blocks(deeper))]
     assert titles == ["Embeddings", "Layer 1", "Layers 2 to 3"]
 
 
 @pytest.mark.parametrize("areas", [memory.arena_areas, lambda facts: memory.scratch_areas(facts)[1]])
-def test_rectangles_of_the_memory_plan_never_overlap(areas: Callable, facts: dict[str, Any]) -> None:
+def test_rectangles_of_the_memory_plan_never_overlap(areas: Callable, facts: Manifest) -> None:
     found = areas(facts)
     assert len(found) > 4
     for n, one in enumerate(found):

@@ -7,21 +7,23 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import compile
+from compile.artifact.manifest import Call, Kernel, Manifest
 from compile.running.load import Record, read_manifest
 from compile.running.profile import __main__ as command_line
 from compile.running.profile import measure, show
 from compile.targets import host_target
 
 
-def inputs(facts: dict[str, Any], tokens: int) -> dict[str, np.ndarray]:
+def inputs(facts: Manifest, tokens: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(tokens)
-    return {e["name"]: rng.integers(*e.get("range", (0, 2)), (1, tokens)) for e in facts["inputs"]}
+    return {e.name: rng.integers(*(e.range or (0, 2)), (1, tokens)) for e in facts.inputs}
 
 
 @pytest.mark.parametrize(("threads", "tokens"), [(1, 128), (2, 128), (3, 128), (3, 2), (2, 1)])
@@ -29,7 +31,7 @@ def test_every_call_of_every_block_is_there_once_and_in_order(
     threads: int, tokens: int, mobilebert_library: Path
 ) -> None:
     facts = read_manifest(mobilebert_library)
-    calls = facts["calls"]
+    calls = facts.calls
     with compile.load(mobilebert_library, threads, profile=True) as library:
         assert library.profile() == []
         library.run(inputs(facts, 128))  # a longer run before must leave nothing
@@ -38,16 +40,16 @@ def test_every_call_of_every_block_is_there_once_and_in_order(
         assert library.profile() == [run, *records]
     rows = -(-tokens // threads)
     blocks = -(-tokens // (rows if threads == 1 else -(-rows // 4) * 4))
-    assert Counter(r.call for r in records) == {i: blocks if c["shared"] else 1 for i, c in enumerate(calls)}
+    assert Counter(r.call for r in records) == {i: blocks if c.shared else 1 for i, c in enumerate(calls)}
     assert run.call == -1
     assert all(run.start_ns <= r.start_ns <= r.end_ns <= run.end_ns for r in records)
-    assert {r.thread for r in records if not calls[r.call]["shared"]} <= {0}
+    assert {r.thread for r in records if not calls[r.call].shared} <= {0}
     for thread in range(threads):
         own = sorted((r for r in records if r.thread == thread), key=lambda r: r.start_ns)
         assert all(a.end_ns <= b.start_ns for a, b in pairwise(own))
-    for stage in range(1, facts["stages"]):
-        before = max(r.end_ns for r in records if calls[r.call]["stage"] == stage - 1)
-        assert before <= min(r.start_ns for r in records if calls[r.call]["stage"] == stage)
+    for stage in range(1, facts.stages):
+        before = max(r.end_ns for r in records if calls[r.call].stage == stage - 1)
+        assert before <= min(r.start_ns for r in records if calls[r.call].stage == stage)
 
 
 def test_profiled_run_computes_the_same(mobilebert_library: Path) -> None:
@@ -92,14 +94,14 @@ def test_c_interface_refuses_what_is_no_profile(mobilebert_library: Path) -> Non
 
 # --- sums
 
-FACTS = {
-    "tokens": 4,
-    "kernels": [{"name": "a", "schedule": "linear", "description": "linear"},
-                {"name": "b", "schedule": "map", "description": "copy"}],
-    "calls": [{"kernel": "a", "layer": "layer 1", "stage": 0, "rows": 4, "flops": 400, "bytes": 40},
-              {"kernel": "b", "layer": "layer 1", "stage": 0, "rows": 4, "flops": 0, "bytes": 40},
-              {"kernel": "a", "layer": "head", "stage": 1, "rows": 1, "flops": 100, "bytes": 10}],
-}  # fmt: skip
+FACTS = cast(Manifest, SimpleNamespace(
+    tokens=4,
+    kernels=[Kernel("a", "linear", "linear", "float32", 2, True, 500),
+             Kernel("b", "copy", "map", "float32", 1, True, 0)],
+    calls=[Call("a", "layer 1", 0, True, rows=4, flops=400, bytes=40, reads=(), writes=()),
+           Call("b", "layer 1", 0, True, rows=4, flops=0, bytes=40, reads=(), writes=()),
+           Call("a", "head", 1, False, rows=1, flops=100, bytes=10, reads=(), writes=())],
+))  # fmt: skip
 # Thread 0 ends stage 0 at 50, thread 1 at 80; then thread 0 works alone until 100, and the run ends at 110.
 RUN = [Record(-1, 0, 0, 110), Record(0, 0, 10, 40), Record(1, 0, 40, 50), Record(0, 1, 20, 70), Record(1, 1, 70, 80),
        Record(2, 0, 85, 100)]  # fmt: skip
@@ -136,16 +138,16 @@ def test_flops_of_a_shorter_sequence_are_those_of_a_shorter_model(graph: type, l
     from compile.artifact.outline import call_entries, kernel_entries
     from compile.planning.plan import make_plan
 
-    def facts(tokens: int) -> dict[str, Any]:
+    def facts(tokens: int) -> Any:
         b = graph()
         y = b.linear(b.attention(b.input("x", [1, tokens, 16]), tokens, 2, 8), 16, 40)
         first = b("Gather", y, b.const(np.array(0)), axis=1)
         plan = make_plan(lowered(b.model(b.linear(first, 40, 12)), tokens), host_target())
-        return {"tokens": tokens, "calls": call_entries(plan), "kernels": kernel_entries(plan)}
+        return SimpleNamespace(tokens=tokens, calls=call_entries(plan), kernels=kernel_entries(plan))
 
     long, short = facts(64), facts(24)
-    assert {k["schedule"] for k in long["kernels"]} >= {"linear", "attention"}
-    assert measure.call_flops(long, 24) == pytest.approx([c["flops"] for c in short["calls"]])
+    assert {k.family for k in long.kernels} >= {"linear", "attention"}
+    assert measure.call_flops(long, 24) == pytest.approx([c.flops for c in short.calls])
 
 
 # --- the command
@@ -186,17 +188,17 @@ def test_trace_is_one_that_perfetto_reads(written: Path, mobilebert_library: Pat
             assert not open_until or event["ts"] + event["dur"] <= open_until[-1] + 1e-6
             open_until.append(event["ts"] + event["dur"])
     calls = Counter(e["args"]["call"] for e in complete if e["cat"] == "kernel")
-    assert calls == {i: 2 if c["shared"] else 1 for i, c in enumerate(facts["calls"])}
+    assert calls == {i: 2 if c.shared else 1 for i, c in enumerate(facts.calls)}
     assert {e["name"] for e in complete if e["cat"] == "layer"} == {"embeddings", "layer 1", "layer 2", "head"}
 
 
 def test_figures_add_up_in_json(written: Path, mobilebert_library: Path) -> None:
     found, facts = json.loads((written / "j.json").read_text()), read_manifest(mobilebert_library)
     assert (found["threads"], found["tokens"], found["runs"]) == (2, 128, 4)
-    assert sum(k["flops"] for k in found["kernels"]) == facts["flops"]
+    assert sum(k["flops"] for k in found["kernels"]) == facts.flops
     for key in ("kernels", "layers"):
         assert sum(e["seconds"] for e in found[key]) == pytest.approx(sum(e["seconds"] for e in found["kernels"]))
-        assert sum(e["calls"] for e in found[key]) == len(facts["calls"])
+        assert sum(e["calls"] for e in found[key]) == len(facts.calls)
     assert sum(found["where_it_goes"].values()) == pytest.approx(2 * found["seconds"])
     assert 0 < found["peak_gflops_per_core"] < 1000
 

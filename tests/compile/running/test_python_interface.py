@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import compile
-from compile.artifact.folder import seal
+from compile.artifact.manifest import seal
 
 
 @pytest.fixture

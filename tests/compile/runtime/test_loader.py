@@ -38,7 +38,7 @@ def library(small_library: Callable) -> Path:
 
 def line(artifact: Path) -> str:
     facts = read_manifest(artifact)
-    return f"{facts['name']} {facts['tokens']} {facts['sizes']['weights_bytes']}"
+    return f"{facts.name} {facts.tokens} {facts.sizes.weights_bytes}"
 
 
 def test_all_ways_lead_to_the_same_model(load: Callable, library: Path, tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_two_models_from_files_of_the_same_number(how: str, load: Callable, smal
     artifacts = [small_library(), small_library(name="another")]
     arguments = []
     for artifact in (*artifacts, *artifacts):
-        library = artifact / read_manifest(artifact)["library"]
-        arguments += [how.format(library.stat().st_size), library, read_manifest(artifact)["name"]]
+        library = artifact / read_manifest(artifact).library
+        arguments += [how.format(library.stat().st_size), library, read_manifest(artifact).name]
     assert load(*arguments) == [line(artifact) for artifact in (*artifacts, *artifacts)]
 
 

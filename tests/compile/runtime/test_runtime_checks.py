@@ -33,17 +33,17 @@ class Model:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self.manifest = read_manifest(folder)
-        library = ctypes.CDLL(str(folder / self.manifest["library"]))
+        library = ctypes.CDLL(str(folder / self.manifest.library))
         self.open, self.run_model, self.close_model, self.error = (
-            getattr(library, f"{self.manifest['name']}_{f}") for f in ("open", "run", "close", "last_error")
+            getattr(library, f"{self.manifest.name}_{f}") for f in ("open", "run", "close", "last_error")
         )
         self.error.restype = ctypes.c_char_p
         self.error.argtypes = self.close_model.argtypes = [ctypes.c_void_p]
         self.handle = ctypes.c_void_p()
         assert self.open(ctypes.byref(Options(ctypes.sizeof(Options), threads)), ctypes.byref(self.handle)) == OK
         rng = np.random.default_rng(0)
-        self.arrays = [rng.integers(*e.get("range", (0, 2)), e["shape"]) for e in self.manifest["inputs"]]
-        self.results = [np.full(e["shape"], np.nan, np.float32) for e in self.manifest["outputs"]]
+        self.arrays = [rng.integers(*(e.range or (0, 2)), e.shape) for e in self.manifest.inputs]
+        self.results = [np.full(e.shape, np.nan, np.float32) for e in self.manifest.outputs]
         self.inputs, self.outputs = tensors(self.arrays), tensors(self.results)
 
     def run(self, **changes: Any) -> int:

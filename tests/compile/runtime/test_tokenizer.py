@@ -314,7 +314,7 @@ def test_model_of_ids_alone(build: Build, tmp_path: Path) -> None:
 
 def test_library_without_a_vocabulary(mobilebert_library: Path) -> None:
     with compile.load(mobilebert_library) as library:
-        assert library.manifest["vocabulary"] is None
+        assert library.manifest.vocabulary is None
         for call in (library.tokenize, library.run_text):
             with pytest.raises(compile.CompileError, match=r"no vocabulary.*--vocab"):
                 call("a")
@@ -324,9 +324,9 @@ def test_library_without_a_vocabulary(mobilebert_library: Path) -> None:
 
 
 def test_manifest_names_the_vocabulary(tokenizer: Tokenizer, pieces: list[str]) -> None:
-    entry = tokenizer.library.manifest["vocabulary"]
-    assert (entry["pieces"], entry["cased"]) == (len(pieces), tokenizer.cased)
-    assert re.fullmatch("[0-9a-f]{64}", entry["sha256"])
+    entry = tokenizer.library.manifest.vocabulary
+    assert (entry.pieces, entry.cased) == (len(pieces), tokenizer.cased)
+    assert re.fullmatch("[0-9a-f]{64}", entry.sha256)
 
 
 GOOD = "".join(f"{piece}\n" for piece in (*SPECIAL, "a", "b", "##a", "##", "##b")).encode()

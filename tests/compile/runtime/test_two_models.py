@@ -15,6 +15,6 @@ def test_two_models_linked_into_one_program(small_library: Callable, program: Ca
     got = [np.array(line.split(), np.float32) for line in done.stdout.splitlines()]
     for folder, numbers in zip(folders, got, strict=True):
         with compile.load(folder) as model:
-            zeros = {e["name"]: np.zeros(e["shape"], np.int64) for e in model.manifest["inputs"]}
+            zeros = {e.name: np.zeros(e.shape, np.int64) for e in model.manifest.inputs}
             assert np.array_equal(model.run(zeros)["last_hidden_state"].ravel()[:8], numbers)
     assert not np.array_equal(*got)

@@ -1,0 +1,359 @@
+"""`manifest.json`: what an artifact is and how it was made, as dataclasses that are checked when they are read.
+
+A `Manifest` is built once, when everything in it is known, written sealed with its own sha256, and never patched:
+`dataclasses.replace` makes another. On disk it is JSON in the order of the fields; what is None is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from compile.artifact.typed_json import Check, from_json
+from compile.databases import TuningSummary
+from compile.errors import CompileError
+from compile.targets import CPUS, TARGETS
+from passes.report import Report
+
+FORMAT = 3
+FILE = "manifest.json"
+WIDTH = 240  # of a line, where a value is not one by itself
+PACKAGES = ("pocketbert", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim", "onnxruntime", "ziglang", "numpy")
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return str(parts) == path != "." and path.isprintable() and not (parts.is_absolute() or ".." in parts.parts)
+
+
+Count = Annotated[int, Check(lambda v: 0 < v < 1 << 31, "a number from 1 to 2³¹ − 1")]
+Natural = Annotated[int, Check(lambda v: 0 <= v < 1 << 53, "a number from 0 to 2⁵³ − 1")]
+Name = Annotated[str, Check(lambda v: v.isascii() and v.isidentifier(), "a C identifier")]
+Digest = Annotated[str, Check(lambda v: re.fullmatch("[0-9a-f]{64}", v) is not None, "64 hex digits")]
+Inside = Annotated[str, Check(_is_inside, "a path inside the artifact")]
+FileName = Annotated[Inside, Check(lambda v: "/" not in v, "the name of a file")]
+TargetName = Annotated[str, Check(lambda v: v in TARGETS, "a known target")]
+CpuName = Annotated[str, Check(lambda v: v in CPUS, "a known CPU")]
+Shape = Annotated[tuple[Count, ...], Check(lambda v: len(v) <= 4 and math.prod(v) < 1 << 40, "a shape of rank 0 to 4")]
+IdRange = Annotated[tuple[int, int], Check(lambda v: v[0] < v[1], "low < high")]
+Dtype = Literal["float32", "int64", "int32", "bool"]
+Precision = Literal["float32", "int8"]
+Part = tuple[Natural, Natural, Natural]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An in- or output. token_axis: the one that may have any length up to the shape's; range: low ≤ id < high."""
+
+    name: str
+    shape: Shape
+    dtype: Dtype
+    token_axis: Natural | None = None
+    range: IdRange | None = None
+
+    def shape_for(self, tokens: int) -> tuple[int, ...]:
+        """The shape for a sequence of `tokens`, as far as it depends on that."""
+        return tuple(tokens if axis == self.token_axis else size for axis, size in enumerate(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * {"float32": 4, "int32": 4, "int64": 8, "bool": 1}[self.dtype]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A CPU that the library has kernels for: what it must have, and the CPU whose kernels it runs."""
+
+    cpu: CpuName
+    features: tuple[str, ...]
+    kernels_for: CpuName
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes; tensors: what temporaries would take if none shared memory."""
+
+    library_bytes: Natural
+    weights_bytes: Natural
+    arena_bytes: Natural
+    scratch_bytes_per_row: Natural
+    workspace_bytes_per_thread: Natural
+    tensors_bytes_without_sharing: Natural
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel, how often a run calls it, and the FLOPs (2 × multiply-adds) that all its calls do."""
+
+    name: str
+    description: str
+    family: str
+    precision: Precision
+    calls: Natural
+    rows_shared_by_threads: bool
+    flops: Natural
+    tile: str | None = None
+
+
+@dataclass(frozen=True)
+class GenericKernel:
+    """An operator that no kernel family takes, and why."""
+
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class KeptInFloat:
+    """A layer that stays in float32 in an int8 library. snr_db: signal to noise of its outputs in int8, if measured."""
+
+    layer: str
+    reason: str
+    snr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel call; its number is its place in the list. bytes: all it reads and writes for the longest sequence.
+
+    reads and writes: a tensor's number, its first column and how many. Weights are counted in `bytes` only.
+    """
+
+    kernel: str
+    layer: str
+    stage: Natural
+    shared: bool
+    rows: Natural
+    flops: Natural
+    bytes: Natural
+    reads: tuple[Part, ...]
+    writes: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor lives: offset and bytes in its region, in "scratch" for one row; 0 for in- and outputs."""
+
+    name: str
+    shape: tuple[Natural, ...]
+    dtype: str
+    region: str
+    offset: Natural
+    bytes: Natural
+
+
+@dataclass(frozen=True)
+class VocabularyFacts:
+    """How many pieces, whether text keeps its case and accents, and the sha256 of vocab.txt."""
+
+    pieces: Count
+    cased: bool
+    sha256: Digest
+
+
+@dataclass(frozen=True)
+class Package:
+    """What --package made: its file; for Gradle also the Maven repository and the coordinates there."""
+
+    file: FileName
+    repository: Inside | None = None
+    coordinates: str | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """error: the largest absolute difference from the reference, as a share of that output's range."""
+
+    where: str
+    samples: Count
+    error: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class MeasuredTime:
+    """Latency of this library: median and interquartile range of `runs`, on what; an estimate is called one."""
+
+    device: str
+    cores: tuple[Natural, ...]
+    threads: Count
+    tokens: Count
+    runs: Count
+    median_ms: float
+    spread_ms: float
+    date: str
+    estimate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryFacts:
+    """What a runner needs to know of a library. name: the prefix of its symbols; linker, versions: what made it."""
+
+    name: Name
+    target: TargetName
+    cpu: CpuName
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    linker: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(LibraryFacts):
+    """Everything that is known of an artifact.
+
+    model: where it came from; cpu_features_required: of `cpu`; precision: "int8" if any kernel's is;
+    shorter_sequences: whether any length up to `tokens` runs at its own cost; sanitize: clang's sanitizers in the
+    runtime, "" for none; task, labels, pooling: what the model is for, None and () if that was not said;
+    checked: rules of the target that the linked file keeps; files: all of the artifact's, this one too;
+    build_seconds: by phase; signature: over the manifest, by whoever signed it.
+    """
+
+    model: dict[str, str | int | None] = field(default_factory=dict)
+    library: FileName
+    header: Inside
+    sha256: Digest
+    triple: str
+    isa: str
+    cpu_features_required: tuple[str, ...]
+    levels: tuple[Level, ...]
+    precision: Precision
+    kept_in_float: tuple[KeptInFloat, ...] = ()
+    tokens: Count
+    shorter_sequences: bool
+    default_threads: Natural = 0
+    sanitize: str = ""
+    task: str | None = None
+    labels: tuple[str, ...] = ()
+    pooling: str | None = None
+    vocabulary: VocabularyFacts | None = None
+    flops: Natural
+    sizes: Sizes
+    stages: Natural
+    kernels: tuple[Kernel, ...]
+    generic_kernels: tuple[GenericKernel, ...]
+    calls: tuple[Call, ...]
+    tensors: tuple[TensorPlace, ...]
+    passes: Report | None = None
+    tuning: TuningSummary | None = None
+    checked: tuple[str, ...] = ()
+    package: Package | None = None
+    verification: tuple[Verification, ...] = ()
+    measured: tuple[MeasuredTime, ...] = ()
+    build_seconds: dict[str, float] = field(default_factory=dict)
+    files: tuple[Inside, ...] = ()
+    signature: str | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """The manifest of an artifact folder. Raises CompileError, which names the key, if it is not one."""
+        path = Path(folder) / FILE
+        try:
+            text = path.read_bytes().decode()
+            data = json.loads(text, parse_constant=_refuse)
+        except OSError as error:
+            words = f"cannot be read ({error.strerror}): give the folder that a build left"
+            raise CompileError(f"{path} {words}") from error
+        except (ValueError, RecursionError) as error:
+            raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise CompileError(f"{path} has another format than this version reads: build the artifact again")
+        if not _is_sealed(text, data.pop("manifest_sha256", None)):
+            raise CompileError(f"{path} is damaged: its own sha256 is not the one it states; build the artifact again")
+        try:
+            manifest: Manifest = from_json(cls, data)
+            _require_consistent(manifest)
+        except ValueError as error:
+            raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into an artifact folder, sealed."""
+        (folder / FILE).write_text(seal(self.to_dict()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What stands in the file, but for its seal."""
+        return {"format": FORMAT, **asdict(self, dict_factory=_without_none)}
+
+
+def list_files(folder: Path) -> tuple[str, ...]:
+    """Every file of an artifact folder by its path inside, in order, with the manifest that is still to be written."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return tuple(sorted(files | {FILE}))
+
+
+def toolchain_versions() -> dict[str, str]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _require_consistent(manifest: Manifest) -> None:
+    """Raises ValueError where one part contradicts another."""
+    kernels, tensors = {k.name for k in manifest.kernels}, len(manifest.tensors)
+    for n, call in enumerate(manifest.calls):
+        known = call.kernel in kernels and call.stage < manifest.stages
+        if not (known and all(tensor < tensors for tensor, _, _ in call.reads + call.writes)):
+            raise ValueError(f"at 'calls.{n}': it names a kernel, stage or tensor that is not there")
+    for tensor in manifest.inputs + manifest.outputs:
+        if tensor.token_axis is not None and tensor.token_axis >= len(tensor.shape):
+            raise ValueError(f"at 'inputs' or 'outputs': {tensor.name!r} has no axis {tensor.token_axis}")
+    if CPUS[manifest.cpu].arch != TARGETS[manifest.target].arch:
+        raise ValueError(f"at 'cpu': {manifest.cpu} is no CPU of {manifest.target}")
+
+
+def _without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if value is not None}
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def seal(data: dict[str, Any]) -> str:
+    """The manifest as text. Its last entry is the sha256 of that text without the digest itself."""
+    text = _json({**data, "manifest_sha256": ""}) + "\n"
+    return text.replace(_sealed(""), _sealed(hashlib.sha256(text.encode()).hexdigest()))
+
+
+def _is_sealed(text: str, digest: Any) -> bool:
+    """Whether `text` is as `seal` made it, to the last bit."""
+    return isinstance(digest, str) and sha256(text.replace(_sealed(digest), _sealed("")).encode()) == digest
+
+
+def _sealed(digest: str) -> str:
+    return f'"manifest_sha256": "{digest}"'
+
+
+def sha256(content: bytes | Path) -> str:
+    """Of bytes, or of a file."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with content.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _json(value: Any, margin: str = "\n") -> str:
+    """JSON, indented down to what fits on one line."""
+    text, inner = json.dumps(value, allow_nan=False), margin + "  "
+    if len(margin) + len(text) <= WIDTH or not value or not isinstance(value, dict | list | tuple):
+        return text
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_json(v, inner)}" for key, v in value.items()]
+        return "{" + inner + f",{inner}".join(parts) + margin + "}"
+    return "[" + inner + f",{inner}".join(_json(v, inner) for v in value) + margin + "]"
