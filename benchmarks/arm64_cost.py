@@ -24,8 +24,8 @@ import compile
 import model as core
 from benchmarks.command import INTERRUPTED, new_file, new_parser
 from benchmarks.presets import export
-from compile.command import exit_status
 from compile.targets import CPUS
+from pocketbert.command import exit_status
 from tune.runners.cycles import estimated_cycles
 from tune.runners.emulated import EmulatedRunner
 

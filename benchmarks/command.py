@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compile.command import Parser, exit_status
+from pocketbert.command import Parser, exit_status
 
 INTERRUPTED = "no figures"
 

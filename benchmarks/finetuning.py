@@ -25,8 +25,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.command import new_file, new_parser
 from benchmarks.knowledge_transfer import BERTS, PROCESSES, SEEDS, SHARED, TRAINED, machine
-from compile.command import exit_status
 from model import ModelError
+from pocketbert.command import exit_status
 
 
 @dataclass(frozen=True)

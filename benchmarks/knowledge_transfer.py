@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.command import new_file, new_parser, number
-from compile.command import exit_status
+from pocketbert.command import exit_status
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, f
 
 
 def kept_metrics(size: Size, work: Path, trained: Path, started: float) -> dict[str, float]:
-    from model.files import written_whole
+    from pocketbert.files import written_whole
 
     seconds = time.perf_counter() - started
     metrics = held_out(size, work, trained) | {"seconds": seconds}

@@ -27,7 +27,7 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.command import INTERRUPTED, LAYERS, RUNS, new_file, new_parser
-from compile.command import exit_status
+from pocketbert.command import exit_status
 
 GRAPHS = ("ours", "transformers torchscript", "transformers dynamo")
 SEQUENCE = 128

@@ -15,19 +15,19 @@ from pathlib import Path
 
 from compile.artifact.aar import PACKAGES
 from compile.artifact.manifest import Manifest
-from compile.command import Parser, exit_status
 from compile.databases import TuningSummary
 from compile.targets import CPUS, TARGETS, find_target
+from pocketbert.command import Parser, exit_status
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
 
 EXAMPLES = """examples:
-  python -m compile --target arm64-android                     MobileBERT for every 64-bit Android phone
-  python -m compile mobilebert-tiny --target host --verify     for this machine, compared with ONNX Runtime
-  python -m compile ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
-  python -m compile ./my-checkpoint --vocab ./my-checkpoint/vocab.txt       the library tokenizes, too
-  python -m compile model.onnx --target arm64-linux --out build/mine
-  python -m compile --seq-len 32,64,128                        one library for all lengths, one copy of the weights
+  %(prog)s --target arm64-android                     MobileBERT for every 64-bit Android phone
+  %(prog)s mobilebert-tiny --target host --verify     for this machine, compared with ONNX Runtime
+  %(prog)s ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
+  %(prog)s ./my-checkpoint --vocab ./my-checkpoint/vocab.txt       the library tokenizes, too
+  %(prog)s model.onnx --target arm64-linux --out build/mine
+  %(prog)s --seq-len 32,64,128                        one library for all lengths, one copy of the weights
 """
 
 
@@ -39,13 +39,8 @@ def lengths(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens, nor several with commas") from None
 
 
-def parser() -> argparse.ArgumentParser:
-    result = Parser(
-        prog="python -m compile",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser(prog: str) -> argparse.ArgumentParser:
+    result = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
     add = result.add_argument
     add("model", nargs="?", default="mobilebert", metavar="MODEL", help="preset, folder or .onnx (default: mobilebert)")
     add("--target", default="arm64-android", help=f"{', '.join(TARGETS)} or host (default: arm64-android)")
@@ -75,14 +70,14 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m compile") -> int:
     """Parse, build, print. Returns the exit status: 0, or 2 after one line on the error stream."""
-    args = parser().parse_args(arguments)
-    action = list_targets if args.list_targets else list_models if args.list_models else run
+    args = parser(prog).parse_args(arguments)
+    action = list_targets if args.list_targets else list_models if args.list_models else compile_model
     return exit_status(action, args, "nothing was left behind")
 
 
-def run(args: argparse.Namespace) -> None:
+def compile_model(args: argparse.Namespace) -> None:
     find_target(args.target, args.cpu)  # a wrong name should not wait for tvm to be imported
     from compile.build import build
 

@@ -16,6 +16,7 @@ from compile.errors import CompileError
 from compile.importer.graph import import_shaped
 from compile.lowering.lower import lower
 from compile.targets import Target
+from pocketbert.errors import first_line
 
 
 def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception) -> CompileError:
@@ -32,9 +33,9 @@ def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception)
             name = node.name or node.output[0]
             return CompileError(
                 f"operator {node.op_type} (node {name!r}) cannot be lowered: rewrite it with other operators "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             )
-    return error if isinstance(error, CompileError) else CompileError(f"no code for this model: {_first_line(error)}")
+    return error if isinstance(error, CompileError) else CompileError(f"no code for this model: {first_line(error)}")
 
 
 def _one_by_one(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.ModelProto]]:
@@ -59,7 +60,3 @@ def _one_by_one(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.M
         held = [weights[n] for n in dict.fromkeys(node.input) if n in weights]
         alone = onnx.helper.make_graph(nodes, "one node", [infos[n] for n in given], outputs, held)
         yield node, onnx.helper.make_model(alone, opset_imports=inferred.opset_import, ir_version=inferred.ir_version)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

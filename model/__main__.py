@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 import textwrap
-import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
+
+from pocketbert.command import Parser, exit_status
 
 from .commands import table
 from .config import HEADS, ModelConfig
@@ -25,11 +26,6 @@ EPILOG = "\n\n".join(
 )
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def length(text: str) -> int | Literal["dynamic"]:
     if text == "dynamic":
         return "dynamic"
@@ -38,9 +34,8 @@ def length(text: str) -> int | Literal["dynamic"]:
     return int(text)
 
 
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    main = Parser(prog="python -m model", description=__doc__, epilog=EPILOG, formatter_class=raw)
+def parser(prog: str) -> argparse.ArgumentParser:
+    main = Parser(prog=prog, description=__doc__, epilog=EPILOG)
     commands = main.add_subparsers(dest="command", required=True)
 
     inspect = commands.add_parser(
@@ -49,7 +44,6 @@ def parser() -> argparse.ArgumentParser:
         description="Print the layer table, #Params and #FLOPs (2 x multiply-adds) of a preset or checkpoint folder,"
         "\nor with --all every figure of the papers' tables beside ours.",
         epilog=EPILOG,
-        formatter_class=raw,
     )
     inspect.add_argument("model", nargs="?", metavar="PRESET|FOLDER")
     inspect.add_argument("--all", action="store_true", help="compare with the papers' tables")
@@ -62,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
         description="Write a preset (random weights) or a checkpoint folder as ONNX, with ai.onnx operators only."
         "\nInputs are input_ids, attention_mask and token_type_ids (not for DistilBERT), int64 (batch, sequence).",
         epilog=EPILOG,
-        formatter_class=raw,
     )
     export.add_argument("model", metavar="PRESET|FOLDER")
     export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
@@ -78,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
-def run_inspect(args: argparse.Namespace) -> None:
+def inspect_model(args: argparse.Namespace) -> None:
     if args.all == bool(args.model):
         raise ModelError("give either a preset or folder, or --all")
     config = None if args.all else find_config(args.model)
@@ -132,7 +125,7 @@ def find_config(name: str) -> ModelConfig:
     return find_preset(name)
 
 
-def run_export(args: argparse.Namespace) -> None:
+def export_model(args: argparse.Namespace) -> None:
     if not Path(args.model).is_dir():
         find_preset(args.model)
     from . import export, load, randomize_norms  # torch is slow to import, so only now
@@ -145,18 +138,11 @@ def run_export(args: argparse.Namespace) -> None:
     print(f"{path}: {size / 1e6:.1f} MB, batch {args.batch}, sequence {args.seq_len}, outputs {model.output_names}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore
-        try:
-            {"inspect": run_inspect, "export": run_export}.get(args.command, table.run)(args)
-        except ModelError as error:
-            if args.debug:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 0
+def main(arguments: list[str] | None = None, prog: str = "python -m model") -> int:
+    """Parse, do, print. Returns the exit status: 0, or 2 after one line on the error stream."""
+    args = parser(prog).parse_args(arguments)
+    action = {"inspect": inspect_model, "export": export_model}.get(args.command, table.run_command)
+    return exit_status(action, args, table.INTERRUPTED.get(args.command, "nothing was written"))
 
 
 if __name__ == "__main__":

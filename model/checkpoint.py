@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+from pocketbert.errors import first_line
+from pocketbert.files import files_written_whole
 
 from .config import HEADS, Head, ModelConfig
 from .errors import ModelError
@@ -65,7 +66,6 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
 
     An architecture that `transformers` has no class for is saved under the model type "pocketbert".
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder, config = Path(folder), model.config
@@ -74,16 +74,10 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
         tensor_name(config, config.family, name, base): value.detach().contiguous()
         for name, value in model.state_dict().items()
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".save-") as unfinished:
-            weights, settings = Path(unfinished) / "model.safetensors", Path(unfinished) / "config.json"
-            save_file(tensors, weights, metadata={"format": "pt"})
-            settings.write_text(json.dumps(config_to_json(config, model.head_name), indent=2) + "\n")
-            for file in (weights, settings):
-                os.replace(file, folder / file.name)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot write {folder}: {_first_line(error)}; choose another folder") from error
+    with files_written_whole(folder, ModelError) as unfinished:
+        save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(config_to_json(config, model.head_name), indent=2) + "\n"
+        (unfinished / "config.json").write_text(text)
     return folder
 
 
@@ -95,13 +89,13 @@ def read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
     except FileNotFoundError as error:
         raise ModelError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object")
     try:
         return content.get("model_type", ""), *config_from_json(content)
     except (TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} has a value of the wrong type: {_first_line(error)}") from error
+        raise ModelError(f"{path} has a value of the wrong type: {first_line(error)}") from error
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -112,7 +106,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} is not a safetensors index: {_first_line(error)}") from error
+            raise ModelError(f"{index} is not a safetensors index: {first_line(error)}") from error
         if outside := [name for name in names if Path(name).name != name]:
             raise ModelError(f"{index} names {outside[0]}, which is not a file of its folder")
         files = [folder / name for name in names]
@@ -136,7 +130,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever a broken file leads them to
-        raise ModelError(f"{file} cannot be read, it may be cut short: {_first_line(error)}") from error
+        raise ModelError(f"{file} cannot be read, it may be cut short: {first_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{file} is not a state dict of tensors")
     return content
@@ -183,7 +177,3 @@ def _check_unused(config: ModelConfig, unused: set[str], base: str, folder: Path
             part in name for part in never_read
         ):
             raise ModelError(f"{folder}: tensor {name} has no place in the model that config.json describes")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,8 +2,10 @@
 
 import difflib
 
+from pocketbert.errors import PocketBERTError
 
-class ModelError(Exception):
+
+class ModelError(PocketBERTError):
     """A configuration, checkpoint or export that cannot work; the message is one line with the remedy."""
 
 

@@ -6,11 +6,12 @@ here: names for the weights it transposed, reshapes without shape arithmetic, ev
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pocketbert.files import files_written_whole
 
 from .errors import ModelError
 
@@ -40,17 +41,9 @@ def export(
     if seq_len != "dynamic" and seq_len > table:
         raise ModelError(f"sequence length {seq_len} exceeds the position table's {table}: choose at most {table}")
     shapes = _shapes(model, "sequence" if seq_len == "dynamic" else seq_len, "batch" if batch == "dynamic" else batch)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            traced, finished = Path(folder) / "traced", Path(folder) / "finished"
-            traced.mkdir()
-            finished.mkdir()
-            _trace(model, traced / "m.onnx", shapes)
-            _finish(traced / "m.onnx", finished / path.name, shapes)
-            for file in sorted(finished.iterdir(), reverse=True):  # the data first, then what needs it
-                os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    with files_written_whole(path.parent, ModelError) as folder, tempfile.TemporaryDirectory(dir=folder) as traced:
+        _trace(model, Path(traced) / "m.onnx", shapes)
+        _finish(Path(traced) / "m.onnx", folder / path.name, shapes)
     return path
 
 

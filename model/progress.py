@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pocketbert.files import written_whole
+
 from .errors import ModelError
-from .files import written_whole
 
 
 class Progress:
@@ -98,5 +99,5 @@ def _forget(path: Path, done: int) -> None:
             content: Any = json.loads(line)
             if content["step"] <= done:
                 kept.append(line)
-    with written_whole(path) as file:
+    with written_whole(path, ModelError) as file:
         file.write("".join(kept).encode())

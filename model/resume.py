@@ -9,8 +9,10 @@ from typing import Any, Literal, overload
 
 import torch
 
+from pocketbert.errors import first_line
+from pocketbert.files import written_whole
+
 from .errors import ModelError
-from .files import written_whole
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,8 @@ def write(folder: Path, position: Position, state: dict[str, Any], keep: int) ->
     for unfinished in (folder / "checkpoints").glob(".step-*"):  # of a run that was killed while it wrote
         with suppress(OSError):
             unfinished.unlink()
-    with written_whole(path) as file:
-        try:
-            torch.save(state | {"position": asdict(position)}, file)
-        except RuntimeError as error:  # how torch's writer reports a disk that is full
-            raise OSError(0, str(error).splitlines()[0], str(path)) from error
+    with written_whole(path, ModelError) as file:
+        torch.save(state | {"position": asdict(position)}, file)
     for old in _all(folder)[:-keep]:
         with suppress(OSError):
             old.unlink()
@@ -56,7 +55,7 @@ def newest(folder: Path, only_path: bool = False) -> Any:
     try:
         return torch.load(paths[-1], map_location="cpu", weights_only=True)
     except Exception as error:
-        text = str(error).splitlines()[0]
+        text = first_line(error)
         raise ModelError(f"{paths[-1]} cannot be read: {text}; delete it to go on from the one before") from error
 
 

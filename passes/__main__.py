@@ -7,7 +7,6 @@ that finds nothing to do, or refuses, says so in the table and in the report.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,22 +16,21 @@ from passes import files, pipeline
 from passes.errors import PassError
 from passes.options import Options
 from passes.report import LayerPrecision, PassReport, Report
+from pocketbert.command import Parser, exit_status
+from pocketbert.files import write_whole
 
 EXAMPLES = """examples:
-  python -m passes model.onnx -o fast.onnx                        all passes, in order
-  python -m passes model.onnx -o fast.onnx --report report.json   what was done and refused, as JSON
-  python -m passes model.onnx -o fast.onnx --skip fold_nonorm     all but one
-  python -m passes model.onnx -o fast.onnx --dump stages/         keep the model after every pass
-  python -m passes model.onnx -o small.onnx --quantize int8       int8 weights, a quarter of the size
-  python -m passes --list                                         the passes, phase by phase
+  %(prog)s model.onnx -o fast.onnx                        all passes, in order
+  %(prog)s model.onnx -o fast.onnx --report report.json   what was done and refused, as JSON
+  %(prog)s model.onnx -o fast.onnx --skip fold_nonorm     all but one
+  %(prog)s model.onnx -o fast.onnx --dump stages/         keep the model after every pass
+  %(prog)s model.onnx -o small.onnx --quantize int8       int8 weights, a quarter of the size
+  %(prog)s --list                                         the passes, phase by phase
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    result = argparse.ArgumentParser(
-        "python -m passes", description=__doc__, epilog=EXAMPLES, formatter_class=formatter
-    )
+def parser(prog: str) -> argparse.ArgumentParser:
+    result = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
     add = result.add_argument
     add("model", nargs="?", help="the .onnx file to rewrite; it is not changed")
     add("-o", "--output", metavar="OUT", help="where to write the result")
@@ -58,29 +56,21 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m passes") -> int:
     """Parse, run, print; return the exit status: 0, or 2 after one line on the error stream."""
-    args = parser().parse_args(arguments)
-    console = Console(highlight=False)
-    if args.list:
-        print_passes(console)
-        return 0
-    try:
-        if not args.model or not args.output:
-            raise PassError("give a model and -o OUT, or --list; --help has examples")
-        _rewrite(args, console)
-    except PassError as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parser(prog).parse_args(arguments)
+    return exit_status(list_passes if args.list else rewrite, args, "nothing was written")
 
 
-def _rewrite(args: argparse.Namespace, console: Console) -> None:
+def rewrite(args: argparse.Namespace) -> None:
+    """Run the passes on one file, write the result and say what was done."""
+    if not args.model or not args.output:
+        raise PassError("give a model and -o OUT, or --list; --help has examples")
+    console, errors = Console(highlight=False), Console(highlight=False, stderr=True)
+
     def progress(done: PassReport) -> None:
         error = "" if done.error is None else f", error {done.error:.0e} of range"
-        console.print(f"{done.name}: {done.applied} rewrites, {done.nodes_after} nodes left{error}")
+        errors.print(f"{done.name}: {done.applied} rewrites, {done.nodes_after} nodes left{error}")
 
     model, report = pipeline.run(
         args.model,
@@ -99,13 +89,14 @@ def _rewrite(args: argparse.Namespace, console: Console) -> None:
     )
     files.write(model, args.output)
     if args.report:
-        files.replace_file(Path(args.report), report.to_json().encode())
+        write_whole(args.report, report.to_json(), PassError)
     print_report(console, report)
     console.print(f"wrote {escape(str(args.output))}")
 
 
-def print_passes(console: Console) -> None:
+def list_passes(_: argparse.Namespace) -> None:
     """The phases and their passes, each with the first line of its module's docstring."""
+    console = Console(highlight=False)
     for phase in pipeline.PHASES:
         console.print(f"[bold]{phase.name}")
         for entry in phase.passes:

@@ -1,14 +1,15 @@
 """Read and write ONNX files; whatever is wrong with one becomes a PassError with the remedy."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
-from passes.errors import PassError, first_line
+from passes.errors import PassError
+from pocketbert.errors import first_line
+from pocketbert.files import write_whole
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes: an ONNX file with its weights inside cannot be larger
 
@@ -45,22 +46,7 @@ def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
         data = model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise PassError(f"{path}: the model is larger than 2 GiB and cannot be one ONNX file") from error
-    replace_file(path, data)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, then rename it over `path`."""
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise PassError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
+    write_whole(path, data, PassError)
 
 
 def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -93,9 +79,3 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
         total += info.length or file.stat().st_size
     if total > PROTOBUF_LIMIT:
         raise PassError(f"{path}: {total / 2**30:.1f} GiB of external data; these passes handle models up to 2 GiB")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

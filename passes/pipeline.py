@@ -31,12 +31,13 @@ from passes import (
 )
 from passes.check import check
 from passes.cost import measure
-from passes.errors import PassError, first_line
+from passes.errors import PassError
 from passes.graph import infer_shapes
 from passes.keep import check_patterns
 from passes.options import Options
 from passes.report import Outcome, PassReport, Refusal, Report
 from passes.verify import TOLERANCE, Referee
+from pocketbert.errors import first_line
 
 COARSE = 0.25  # of the range: rounding weights adds up over layers; more is a broken pass, or a model that int8 breaks
 

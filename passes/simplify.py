@@ -5,23 +5,18 @@ a graph input, so that folding cannot make a transposed or concatenated copy of 
 folding an Expand or a ConstantOfShape into a large tensor, the result without constant folding is taken instead.
 """
 
-import contextlib
-import io
-import os
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
 import onnxsim
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, TopologicalSortPass
 
-from passes.errors import first_line
 from passes.graph import infer_shapes
 from passes.options import Options
 from passes.report import Outcome, Refusals
+from pocketbert.errors import first_line
+from pocketbert.silence import silent
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
 SHARED_BYTES = 1 << 20  # initializers from this size on are never copied
@@ -106,7 +101,7 @@ def _target_opset(proto: onnx.ModelProto) -> int | None:
 
 
 def _simplify(proto: onnx.ModelProto, opset: int | None, **options: bool) -> onnx.ModelProto:
-    with _quiet():
+    with silent():  # every failure also raises or shows in the report
         try:
             simplified, _ = onnxsim.simplify(proto, skipped_optimizers=SKIPPED, target_opset_version=opset, **options)
         except Exception:
@@ -114,17 +109,3 @@ def _simplify(proto: onnx.ModelProto, opset: int | None, **options: bool) -> onn
                 raise
             simplified, _ = onnxsim.simplify(proto, skipped_optimizers=SKIPPED, **options)
     return simplified
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence onnxsim, native code included: every failure also raises or shows in the report."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as sink, contextlib.redirect_stdout(io.StringIO()):
-        saved = os.dup(2)
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from passes.errors import PassError, first_line
+from passes.errors import PassError
 from passes.inputs import random_inputs
+from pocketbert.errors import first_line
 
 TOLERANCE = 1e-4
 SEEDS = (0, 1)

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from compile.command import Parser, exit_status
+from pocketbert.command import Parser, exit_status
 from tune.errors import TuneError
 
 # Sub-command -> its module: `add_arguments(parser)`, `run(args) -> exit status`, and a docstring for --help.
@@ -19,8 +19,8 @@ COMMANDS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    result = Parser(prog="python -m tune", description=__doc__)
+def parser(prog: str) -> argparse.ArgumentParser:
+    result = Parser(prog=prog, description=__doc__)
     commands = result.add_subparsers(required=True, metavar="COMMAND")
     for name, path in COMMANDS.items():
         module = importlib.import_module(path)
@@ -29,7 +29,6 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=text.partition("\n")[0].rstrip("."),
             description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -37,13 +36,15 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m tune") -> int:
     """Parse and run one sub-command. Returns the exit status: 2 after one line on the error stream."""
     kept = "what was measured is kept; the same command goes on from there"
-    return exit_status(run, parser().parse_args(arguments), kept)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser(prog).parse_args(given, argparse.Namespace(given=given))
+    return exit_status(run_command, args, kept)
 
 
-def run(args: argparse.Namespace) -> int | None:
+def run_command(args: argparse.Namespace) -> int | None:
     try:
         return args.run(args)
     except ModuleNotFoundError as error:

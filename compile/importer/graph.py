@@ -7,11 +7,7 @@ matching in `lower` reads as what it looks for.
 from __future__ import annotations
 
 import gc
-import os
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
+from pocketbert.silence import silent
 
 
 @dataclass(eq=False)
@@ -108,7 +105,7 @@ def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph
     from tvm.relax.frontend.onnx import from_onnx
 
     failure = None
-    with _silent():
+    with silent():  # TVM prints what it then raises
         try:
             module = from_onnx(model, shape_dict=shapes, keep_params_in_input=False)
         except Exception as error:  # the importer raises whatever its converters happen to raise
@@ -139,20 +136,6 @@ def _forget_locals(error: Exception) -> None:
     traceback.clear_frames(error.__traceback__)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         _ = frame.f_locals  # a look at them refreshes the copy that an earlier look has left
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """TVM prints what it then raises, from Python and from C++: nothing of it is meant for our users."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
-            os.dup2(nowhere.fileno(), 2)
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Graph:

@@ -19,6 +19,8 @@ CONFIGURED = {
     "attention-maps": ("draw the attention of teacher and students to PNG (Figure 3)", "AttentionMapsConfig"),
 }
 """Name to help and the dataclass that the TOML file fills, in the recipe of that name."""
+INTERRUPTED = dict.fromkeys(("pretrain", "distill", "finetune"), "the same command goes on from the last checkpoint")
+"""What is said after Ctrl-C."""
 
 
 def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
@@ -27,8 +29,7 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     for name, (text, kind) in CONFIGURED.items():
         command = commands.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="settings and their defaults:\n" + "\n".join(describe(_dataclass(name, kind))),
+            epilog="settings and their defaults:\n" + "\n".join(describe(_dataclass(name, kind))).replace("%", "%%"),
         )  # fmt: skip
         command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see configs/")
         command.add_argument(
@@ -50,7 +51,7 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     return [*added, score]
 
 
-def run(args: argparse.Namespace) -> None:
+def run_command(args: argparse.Namespace) -> None:
     """Do what the parsed arguments ask for."""
     name = args.command.replace("-", "_")
     try:

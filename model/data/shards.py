@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketbert.files import written_whole
+
 from ..errors import ModelError
-from ..files import written_whole
 from .corpus import documents
 from .vocabulary import SPECIAL, read_vocabulary
 
@@ -178,7 +179,7 @@ def _kept(path: Path, shard: Shard, length: int) -> np.ndarray:
     if not path.exists():
         chunks = shard.chunks(length)
         try:
-            with written_whole(path) as file:
+            with written_whole(path, ModelError) as file:
                 np.save(file, chunks)
         except ModelError:
             return chunks  # a folder that cannot be written

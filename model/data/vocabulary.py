@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pocketbert.files import written_whole
+
 from ..errors import ModelError
-from ..files import written_whole
 from .corpus import lines
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522) -> Pa
     if trained.get_vocab_size() <= len(SPECIAL):
         raise ModelError(f"there are no words to train {path} on: the corpus is empty")
     pieces = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    with written_whole(path) as file:
+    with written_whole(path, ModelError) as file:
         file.write("".join(f"{piece}\n" for piece, _ in pieces).encode())
     return path
 

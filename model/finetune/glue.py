@@ -117,11 +117,11 @@ def _label(task: GlueTask, text: str, path: Path, number: int) -> float:
 
 def write_predictions(task: GlueTask, examples: list[Example], predicted: list[float], path: Path) -> Path:
     """The format of the GLUE server: a header, then index and label (or score) a line."""
-    from ..files import written_whole
+    from pocketbert.files import written_whole
 
     names = [task.labels[int(p)] if task.labels else f"{min(5.0, max(0.0, p)):.3f}" for p in predicted]
     text = "".join(f"{e.index}\t{name}\n" for e, name in zip(examples, names, strict=True))
-    with written_whole(path) as file:
+    with written_whole(path, ModelError) as file:
         file.write(f"index\tprediction\n{text}".encode())
     return path
 

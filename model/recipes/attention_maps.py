@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pocketbert.files import written_whole
+
 from ..errors import ModelError
-from ..files import written_whole
 from .sources import ModelSource
 
 if TYPE_CHECKING:
@@ -102,6 +103,6 @@ def draw(rows: dict[str, dict[int, np.ndarray]], tokens: list[str], path: Path) 
         if len(tokens) <= LABELLED:
             axes[0].set_yticks(range(len(tokens)), tokens, fontsize=6)
     figure.colorbar(shown, ax=grid, shrink=0.6, label="attention of a query (row) to a key (column)")
-    with written_whole(path) as file:
+    with written_whole(path, ModelError) as file:
         figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
     pyplot.close(figure)

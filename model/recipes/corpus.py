@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pocketbert.files import written_whole
+
 from ..data import PreTrainingBatches, prepare, train_vocabulary
 from ..errors import ModelError
-from ..files import written_whole
 from ..processes import Processes
 from .sources import TextData
 
@@ -35,5 +36,5 @@ def check_vocabulary(model: str, vocabulary: Path) -> None:
 def keep_vocabulary(model: Path, vocabulary: Path) -> None:
     """Beside the model's weights, where `check_vocabulary` and tokenizers find it."""
     if vocabulary.exists():
-        with written_whole(model / "vocab.txt") as file:
+        with written_whole(model / "vocab.txt", ModelError) as file:
             file.write(vocabulary.read_bytes())

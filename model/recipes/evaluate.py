@@ -89,7 +89,7 @@ def evaluate_words(model: Model, batches: PreTrainingBatches, count: int, size: 
 
 def evaluate_task(model: Model, task: str, data: TaskData, output: Path | None, batch_size: int) -> dict[str, Any]:
     """Metrics of each development file; predictions and metrics.json go to `output` where it is given."""
-    from ..files import written_whole
+    from pocketbert.files import written_whole
 
     if not (data.dev or data.test):
         raise ModelError("data.dev is missing: name the task's development file, or data.test")
@@ -102,7 +102,7 @@ def evaluate_task(model: Model, task: str, data: TaskData, output: Path | None, 
         for name in ("test", "test_mismatched"):
             if getattr(data, name):
                 predict_test(model, task, data, Path(getattr(data, name)), output, name, batch_size)
-        with written_whole(output / "metrics.json") as opened:
+        with written_whole(output / "metrics.json", ModelError) as opened:
             opened.write((json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
 
@@ -144,7 +144,8 @@ def predict_glue(model: Model, examples: list[Example], data: TaskData, batch_si
 def evaluate_squad(
     model: Model, task: str, data: TaskData, file: Path, output: Path | None, name: str, batch_size: int
 ) -> dict[str, float]:
-    from ..files import written_whole
+    from pocketbert.files import written_whole
+
     from ..finetune.features import RowBatches
     from ..finetune.spans import SpanSettings, best_answers, final_answers, windows
     from ..finetune.squad import read_questions, score
@@ -162,6 +163,6 @@ def evaluate_squad(
         n_best = {q.id: [vars(a) for a in ranked] for q, ranked in zip(questions, answers, strict=True)}
         written = {"predictions": predictions, "n-best": n_best} | ({"null-odds": odds} if version == "2.0" else {})
         for kind, content in written.items():
-            with written_whole(output / f"{name}-{kind}.json") as opened:
+            with written_whole(output / f"{name}-{kind}.json", ModelError) as opened:
                 opened.write(json.dumps(content).encode())
     return score(questions, predictions, version, odds if version == "2.0" else None)

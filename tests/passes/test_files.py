@@ -164,15 +164,15 @@ def test_command_line_writes_model_and_report(saved, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["missing.onnx", "-o", "o.onnx"], [], ["MODEL", "-o", "/nowhere/o.onnx"],
+    "arguments", [["missing.onnx", "-o", "o.onnx"], [], ["MODEL", "-o", "/dev/null/o.onnx"],
                   ["MODEL", "-o", "o.onnx", "--only", "unheard_of"]],
 )  # fmt: skip
 def test_command_line_errors_are_one_line_and_leave_no_file(saved, tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     assert main([str(saved) if a == "MODEL" else a for a in arguments]) == 2
-    error = capsys.readouterr().err
+    *progress, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    assert all("nodes left" in line for line in progress)
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
 
 
@@ -187,7 +187,7 @@ def test_full_disk_leaves_no_file(small, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(passes.PassError, match="No space left"):
+    with pytest.raises(passes.PassError, match="disk full"):
         files.write(small, tmp_path / "o.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -19,10 +19,10 @@ import tempfile
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
-from compile.command import Parser
 from compile.errors import CompileError
 from compile.linking.link import build_runner
 from compile.targets import host_target
+from pocketbert.command import Parser
 from tune.errors import TuneError
 from tune.runners.base import RunFailed
 from tune.runners.local import LocalRunner

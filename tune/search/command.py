@@ -18,9 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compile.errors import CompileError
-from model.errors import ModelError
-from passes.errors import PassError
+from pocketbert.errors import PocketBERTError
 from tune.errors import TuneError
 from tune.runners.base import RunnerError
 from tune.runners.choose import add_runner_arguments, make_runner
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from tune.search.candidate import Search
     from tune.search.workers import Worker
 
-OUR_ERRORS = (TuneError, CompileError, ModelError, PassError)  # one candidate's: the search goes on
 EXAMPLES = """examples:
   python -m tune search --study mine --storage sqlite:///mine.db --space mobilebert --quality mine.toml --trials 100
   python -m tune search --study toy --storage journal:toy.log --space mobilebert-toy --workers 2
@@ -68,17 +65,14 @@ def run(args: argparse.Namespace) -> int:
     for name in ("trials", "workers", "threads", "seq_len"):
         if getattr(args, name) < 1:
             raise TuneError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
-    return spawn(args.workers) if args.workers > 1 else work(args)
+    return spawn(args.given, args.workers) if args.workers > 1 else work(args)
 
 
-def spawn(count: int) -> int:
+def spawn(given: list[str], count: int) -> int:
     """The same command `count` times at once, each a worker with a name of its own; the worst exit status."""
-    given = sys.argv[1:]
     base = given[given.index("--worker") + 1] if "--worker" in given else default_name()
-    commands = [
-        [sys.executable, "-m", "tune", *given, "--workers", "1", "--worker", f"{base}-{i + 1}"] for i in range(count)
-    ]
-    processes = [subprocess.Popen(command) for command in commands]
+    command = [sys.executable, "-m", "pocketbert", "tune", *given, "--workers", "1", "--worker"]
+    processes = [subprocess.Popen([*command, f"{base}-{i + 1}"]) for i in range(count)]
     return max(abs(process.wait()) for process in processes)
 
 
@@ -144,7 +138,7 @@ def loop(search: Search, worker: Worker, trials: int, time_limit: float | None) 
         ):  # the device's fault and not the candidate's: another worker, or this one later, tries again
             worker.give_up(trial)
             raise
-        except (TrialPruned, *OUR_ERRORS) as reason:
+        except (TrialPruned, PocketBERTError) as reason:  # one candidate's: the search goes on
             pruned = isinstance(reason, TrialPruned)
             what = "pruned" if pruned else "failed"
             trial.set_user_attr(what, str(reason))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tune.search.findings import Findings, Point
 from tune.search.hypervolume import history
@@ -143,8 +142,8 @@ def _predictor(axes: Axes, findings: Findings) -> None:
     axes.legend(frameon=False, loc="upper left")
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=130, format="png")
+def save_png(figure: Figure, file: BinaryIO) -> None:
+    figure.savefig(file, dpi=130, format="png")
 
 
 def svg(figure: Figure) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
 from compile.codegen.escape import xml as escape
+from pocketbert.files import write_whole, written_whole
+from tune.errors import TuneError
 from tune.search.figures import save_png, svg
 from tune.search.findings import Findings, Point
 
@@ -21,13 +22,11 @@ PAGE = Path(__file__).with_name("page.html")
 
 def write(findings: Findings, figures: Mapping[str, Figure], out: Path) -> Path:
     """index.html and a PNG of each figure in `out`, each replaced whole; returns the page."""
-    out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        save_png(figure, temporary := out / f".{name}.png")
-        os.replace(temporary, out / f"{name}.png")
-    temporary = out / ".index.html"
-    temporary.write_text(page(findings, {name: svg(figure) for name, figure in figures.items()}))
-    os.replace(temporary, out / "index.html")
+        with written_whole(out / f"{name}.png", TuneError) as file:
+            save_png(figure, file)
+    drawings = {name: svg(figure) for name, figure in figures.items()}
+    write_whole(out / "index.html", page(findings, drawings), TuneError)
     return out / "index.html"
 
 

@@ -9,31 +9,25 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from compile.command import Parser, exit_status
 from compile.errors import CompileError
+from pocketbert.command import Parser, exit_status
+from pocketbert.files import write_whole, written_whole
 
 EXAMPLES = """examples:
-  python -m compile.profile build/mobilebert-host
-  python -m compile.profile build/mobilebert-host --threads 2 --png bars.png --trace trace.json
-  python -m compile.profile build/mobilebert-host --tokens 32 --runs 100 --json figures.json
+  %(prog)s build/mobilebert-host
+  %(prog)s build/mobilebert-host --threads 2 --png bars.png --trace trace.json
+  %(prog)s build/mobilebert-host --tokens 32 --runs 100 --json figures.json
 
 --trace is a file for https://ui.perfetto.dev or chrome://tracing: a line for each thread, one run.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    result = Parser(
-        prog="python -m compile.profile",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser(prog: str) -> argparse.ArgumentParser:
+    result = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
     add = result.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder, built for this machine")
     add("--runs", type=int, default=20, metavar="N", help="runs that count, after three that warm up (default: 20)")
@@ -46,12 +40,12 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m compile.profile") -> int:
     """Parse, measure, print. Returns the exit status: 0, or 2 after one line on the error stream."""
-    return exit_status(run, parser().parse_args(arguments), "nothing was written")
+    return exit_status(profile_artifact, parser(prog).parse_args(arguments), "nothing was written")
 
 
-def run(args: argparse.Namespace) -> None:
+def profile_artifact(args: argparse.Namespace) -> None:
     for name, value, most in (("--runs", args.runs, 100_000), ("--threads", args.threads, 64)):
         if not 1 <= value <= most:
             raise CompileError(f"{name} {value}: choose 1 to {most}")
@@ -73,23 +67,12 @@ def run(args: argparse.Namespace) -> None:
         )
     show.print_tables(found)
     if args.json:
-        write(args.json, lambda path: path.write_text(json.dumps(show.to_dict(found), indent=2) + "\n"))
+        write_whole(args.json, json.dumps(show.to_dict(found), indent=2) + "\n", CompileError)
     if args.trace:
-        write(args.trace, lambda path: path.write_text(json.dumps(show.to_trace(found)) + "\n"))
+        write_whole(args.trace, json.dumps(show.to_trace(found)) + "\n", CompileError)
     if args.png:
-        write(args.png, lambda path: show.draw(found, path))
-
-
-def write(path: Path, produce: Callable[[Path], object]) -> None:
-    """`produce` writes a temporary file beside `path`, which then takes its place: a file is whole or absent."""
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        produce(Path(name))
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        with written_whole(args.png, CompileError) as file:
+            show.draw(found, file)
 
 
 if __name__ == "__main__":

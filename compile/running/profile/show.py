@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from compile.running.profile.machine import cpu_name
 from compile.running.profile.measure import Profile, Share, call_flops, waits
@@ -157,7 +156,7 @@ def to_trace(profile: Profile) -> dict[str, Any]:
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"tokens": profile.tokens}}
 
 
-def draw(profile: Profile, path: Path) -> None:
+def draw(profile: Profile, file: BinaryIO) -> None:
     """A bar chart: each kernel's time, with the part that its multiply-adds need at the peak rate; and each layer's."""
     from matplotlib.figure import Figure
 
@@ -183,4 +182,4 @@ def draw(profile: Profile, path: Path) -> None:
     figure.suptitle(
         f"{heading(profile)}\n{profile.seconds * 1e3:.1f} ms a run, mean of the fastest quarter", fontsize=11
     )
-    figure.savefig(path, dpi=150, format="png")
+    figure.savefig(file, dpi=150, format="png")
