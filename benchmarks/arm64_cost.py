@@ -94,6 +94,8 @@ def show(result: dict) -> None:
     )
     for loop in result["inner_loops"]:
         line = f"  inner loop: {loop['instructions']} instructions, {loop['multiply_adds']} of them multiply-adds"
+        if not loop["estimated_cycles"]:
+            line += "; no estimate of cycles: llvm-mca is not installed (Debian package llvm)"
         for name, cycles in loop["estimated_cycles"].items():
             line += f"; ESTIMATED {cycles:.0f} cycles on {name} ({loop['multiply_adds'] / cycles:.2f} a cycle)"
         print(line)

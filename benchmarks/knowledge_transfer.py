@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -249,6 +250,10 @@ def verdicts(results: dict[str, list[dict[str, float]]]) -> list[str]:
     lines = []
     for better, worse in CLAIMS:
         pairs = list(zip(results[better], results[worse], strict=True))
+        diverged = [name for name in (better, worse) if not all(math.isfinite(run["mlm"]) for run in results[name])]
+        if diverged:
+            lines.append(f"{better} below {worse}: failed, {' and '.join(diverged)} diverged")
+            continue
         wins = sum(a["mlm"] < b["mlm"] for a, b in pairs)
         gain = statistics.mean(b["mlm"] - a["mlm"] for a, b in pairs)
         word = "held" if wins == len(pairs) else "did not hold" if not wins else "held for some seeds"

@@ -54,6 +54,14 @@ ABSENT = 3  # a worker's exit status
 TOLERANCE = 1e-3  # of the range of the hidden states
 
 
+class PeerFailed(Exception):
+    """A peer's process ended. name: the peer's; the message is the last that it said."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        super().__init__(last_line(log))
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Peer:
     """name: in the table; module: in benchmarks/peers; source: what it is made from; pip: what brings it."""
@@ -129,15 +137,17 @@ def served(peer: Peer, found: dict[str, Any], folder: Path, threads: int) -> Ite
         def read() -> str:
             if line := process.stdout.readline():
                 return line.strip()
-            raise SystemExit(f"{peer.name} failed: {last_line(log)}")
+            raise PeerFailed(peer.name, log)
 
         def run() -> float:
-            process.stdin.write("run\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # `read` says what became of it
+                process.stdin.write("run\n")
+                process.stdin.flush()
             return float(read())
 
         yield run, np.load(read())
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def agrees(outputs: Any, expected: np.ndarray) -> bool:
@@ -161,13 +171,24 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         for peer in PEERS:
             if peer.name in found:
-                calls[peer.name], outputs = stack.enter_context(served(peer, found[peer.name], folder, count))
-                if not agrees(outputs, expected):
-                    del calls[peer.name]
+                try:
+                    call, outputs = stack.enter_context(served(peer, found[peer.name], folder, count))
+                except PeerFailed as failure:
+                    refused[peer.name] = f"failed with {count} threads: {failure}"
+                    continue
+                if agrees(outputs, expected):
+                    calls[peer.name] = call
+                else:
                     refused[peer.name] = f"its outputs are not ours with {count} threads"
         rate, peaks = measure_peak(folder, count), []
         calls["peak"] = lambda: peaks.append(rate())
-        taken = in_turns(calls, runs, f"{count} threads")
+        while True:
+            try:
+                taken = in_turns(calls, runs, f"{count} threads")
+                break
+            except PeerFailed as failure:  # the others take their turns again without it
+                del calls[failure.name]
+                refused[failure.name] = f"failed with {count} threads: {failure}"
     del taken["peak"]
     peak = median(peaks)
     rows = []

@@ -37,10 +37,12 @@ from compile.kernels.tiles import DEFAULT_TILES
 from compile.targets import host_target
 from tune.kernels.library import build_candidate, compile_harness, describe
 from tune.kernels.model import program_of
-from tune.kernels.search import without_tensor_intrinsics, workload
+from tune.kernels.search import tensor_intrinsics, workload
 from tune.kernels.tasks import Task, inputs_and_answer, tasks_of
 from tune.runners.local import LocalRunner, this_machine
 
+UNMEASURED_MS = 1e10  # and more is what MetaSchedule records of a schedule that did not run
+INTRINSICS = {"x86_64": "x86", "aarch64": "arm_cpu"}
 SEARCH = "import sys; from benchmarks.tuning import search_alone; search_alone(sys.argv[1])"
 
 
@@ -80,24 +82,33 @@ def one_task(task: Task, tuned: Any, rounds: int, runner: LocalRunner, folder: P
     return compare(in_turns(calls, rounds))
 
 
-def stock(task: Task, seconds: float) -> float | None:
-    """ms of one product by the best schedule that MetaSchedule finds alone; None if it finds none in that time."""
+def stock(task: Task, seconds: float) -> dict[str, Any]:
+    """What MetaSchedule finds alone for one product: the best schedule's ms, None of no result; or why it failed."""
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         folder = Path(name)
         (folder / "task").write_bytes(pickle.dumps(task))
         command = [sys.executable, "-c", SEARCH, name]
         # MetaSchedule's workers outlive it: as one session they can be ended together.
-        search = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr, start_new_session=True)
+        with (folder / "log").open("w") as log:
+            search = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 search.wait(seconds)
+            ended = search.poll()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(search.pid, signal.SIGKILL)
             search.wait()
+        if ended:
+            said = (folder / "log").read_text(errors="replace").strip().splitlines() or [f"status {ended}"]
+            return {"failed": said[-1].strip()}
         records = folder / "records.json"
         lines = records.read_text().splitlines() if records.exists() else []
-    return min((1e3 * min(json.loads(line)[1][1]) for line in lines if line.endswith("]")), default=None)
+    measured = [1e3 * min(json.loads(line)[1][1]) for line in lines if line.endswith("]")]
+    good = [ms for ms in measured if ms < UNMEASURED_MS]
+    if measured and not good:
+        return {"failed": f"none of its {len(measured)} schedules ran"}
+    return {"ms": min(good, default=None), "schedules": len(good)}
 
 
 def search_alone(folder: str) -> None:
@@ -106,7 +117,7 @@ def search_alone(folder: str) -> None:
     from tvm.s_tir import meta_schedule as ms
 
     task = pickle.loads(Path(folder, "task").read_bytes())
-    with without_tensor_intrinsics():
+    with tensor_intrinsics(INTRINSICS[host_target().arch]):
         ms.tir_integration.tune_tir(
             tvm.IRModule({"main": workload(0, task)}),
             tvm.target.Target(host_target().llvm(num_cores=1)),
@@ -144,7 +155,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             rows.append({"task": task.name, "tile": f"{tile} ×{tile.k_unroll}", "gflop": task.flops / 1e9, **row})
             if task.key.family == "linear" and args.stock_seconds:
                 plain = replace(task, kernel=replace(task.kernel, bias=False, steps=(), strides=()))
-                rows[-1]["stock_ms"] = stock(plain, args.stock_seconds)
+                rows[-1]["stock"] = stock(plain, args.stock_seconds)
     device = this_machine(runner.cores)
     return {
         "machine": device.name,
@@ -170,10 +181,22 @@ def show(result: dict[str, Any]) -> None:
     print(f"\n{'task':<16} {'tile':>10} {'default GFLOP/s':>16} {'tuned':>7} {'tuned is':>15} {'stock':>7}")
     for row in result["tasks"]:
         default, tuned = (1e3 * row["gflop"] / row[f"{name}_ms"] for name in ("default", "tuned"))
-        ms = row.get("stock_ms", 0)
-        alone = "" if ms == 0 else "none" if ms is None else f"{1e3 * row['gflop'] / ms:.1f}"
+        alone = stock_cell(row)
         faster = f"{1 / row['tuned_of_default'] - 1:+.1%} faster"
         print(f"{row['task']:<16} {row['tile']:>10} {default:>16.1f} {tuned:>7.1f} {faster:>15} {alone:>7}")
+    for row in result["tasks"]:
+        if reason := row.get("stock", {}).get("failed"):
+            print(f"stock failed on {row['task']}: {reason}")
+
+
+def stock_cell(row: dict[str, Any]) -> str:
+    """GFLOP/s; "none": no result in its time; "failed": it ended before, or nothing that it made ran."""
+    stock = row.get("stock")
+    if not stock:
+        return ""
+    if "failed" in stock:
+        return "failed"
+    return f"{1e3 * row['gflop'] / stock['ms']:.1f}" if stock["ms"] else "none"
 
 
 def main() -> int:

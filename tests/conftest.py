@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,12 @@ def subprocess_limit() -> Iterator[SubprocessLimit]:
     limit = SubprocessLimit()
 
     def limited(method: Callable) -> Callable:
+        parameters = signature(method)
+
         @wraps(method)
-        def call(*args: Any, timeout: float | None = None) -> Any:
-            return method(*args, timeout=limit.seconds if timeout is None else timeout)
+        def call(*args: Any, **named: Any) -> Any:
+            given = parameters.bind(*args, **named).arguments
+            return method(**given | {"timeout": limit.seconds if given.get("timeout") is None else given["timeout"]})
 
         return call
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -106,6 +108,98 @@ def test_no_process_of_a_search_outlives_ctrl_c() -> None:
         for process in marked(marker):
             process.kill()
         search.wait()
+
+
+def stock_alone(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float) -> dict[str, Any]:
+    """What benchmarks/tuning.py makes of a stock search that is `program`."""
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    from benchmarks import tuning
+
+    monkeypatch.setattr(tuning, "SEARCH", program)
+    return tuning.stock("any task", seconds)
+
+
+FOUND = """
+import sys
+with open(sys.argv[1] + "/records.json", "w") as file:
+    file.write({lines!r})
+import time
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "result"),
+    [
+        ("import sys; sys.exit('no intrinsic')", {"failed": "no intrinsic"}),
+        ("import os; os.kill(os.getpid(), 11)", {"failed": "status -11"}),
+        (FOUND.format(lines=""), {"ms": None, "schedules": 0}),
+        (FOUND.format(lines="[0, [0, [0.002]]]\n[0, [0, [0.001, 0.003]]]\n[0, [0"), {"ms": 1.0, "schedules": 2}),
+        (FOUND.format(lines="[0, [0, [1e10]]]\n"), {"failed": "none of its 1 schedules ran"}),
+    ],
+    ids=["error", "crash", "nothing yet", "two", "none ran"],
+)
+def test_a_stock_search_that_failed_is_not_one_that_found_nothing(
+    program: str, result: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stock_alone(monkeypatch, program, 3.0 if "time" in program else 60.0) == result
+    from benchmarks.tuning import stock_cell
+
+    cell = "failed" if "failed" in result else "none" if result["ms"] is None else "2000.0"
+    assert stock_cell({"gflop": 2.0, "stock": result}) == cell
+
+
+DIES = """
+import numpy, sys
+_, outputs, runs = sys.argv
+if int(runs) == 0:
+    sys.exit("no memory left")
+numpy.savez(outputs, y=numpy.load(outputs)["y"])
+print(outputs, flush=True)
+for _ in range(int(runs)):
+    sys.stdin.readline()
+    print(1.0, flush=True)
+sys.exit("no memory left")
+"""
+
+
+@pytest.mark.parametrize("runs", [0, 1, 3], ids=["at its start", "while it warms up", "in the middle"])
+def test_a_peer_that_dies_says_so_and_the_others_are_measured(
+    runs: int, mobilebert_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    import compile
+    from benchmarks import latency
+    from compile.running.verify import random_samples
+
+    shutil.copytree(mobilebert_library, tmp_path / "artifact")
+    with compile.load(mobilebert_library) as library:
+        sample = random_samples(library.manifest, 1)[0]
+        np.savez(tmp_path / "sample.npz", **sample)
+        np.savez(tmp_path / "outputs.npz", y=library.run(sample)["last_hidden_state"])
+    found = {peer.name: {"file": "", "python": sys.executable} for peer in latency.PEERS if peer.module == "mnn"}
+    (tmp_path / "found.json").write_text(json.dumps(found))
+
+    def start(python: str, log: Path, *_: object) -> subprocess.Popen:
+        command, pipe = [python, "-c", DIES, str(tmp_path / "outputs.npz"), str(runs)], subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log.open("w"), text=True)
+
+    monkeypatch.setattr(latency, "start", start)
+    got = latency.measure_prepared(tmp_path, 1, 3)
+    assert got["refused"] == {"MNN": "failed with 1 threads: no memory left"}
+    assert all("MNN" not in row["name"] for row in got["rows"])
+    assert got["rows"]
+
+
+def test_a_student_that_diverged_holds_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    from benchmarks.knowledge_transfer import CLAIMS, verdicts
+
+    results = {name: [{"mlm": 1.0}, {"mlm": 2.0}] for claim in CLAIMS for name in claim}
+    worse = CLAIMS[0][1]
+    results[worse][1]["mlm"] = float("nan")
+    lines = verdicts(results)
+    assert lines[0].endswith(f"failed, {worse} diverged")
 
 
 def marked(variable: str) -> list[psutil.Process]:

@@ -41,4 +41,7 @@ def test_a_process_that_hangs_is_killed(subprocess_limit, monkeypatch: pytest.Mo
 
 def test_a_limit_of_its_own_goes_before(subprocess_limit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess_limit, "seconds", 0.01)
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(0.2)"], timeout=60, check=True)
+    command = [sys.executable, "-c", "import time; time.sleep(0.2)"]
+    subprocess.run(command, timeout=60, check=True)
+    with subprocess.Popen(command) as process:
+        process.wait(60)

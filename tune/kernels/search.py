@@ -6,11 +6,13 @@ tiles that fit the instruction set. The decision ends up as an annotation, from 
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ def contexts(tasks: Sequence[Task], target: Target, seed: int) -> list[Any]:
     import tvm
 
     llvm = tvm.target.Target(target.llvm())
-    with without_tensor_intrinsics():
+    with tensor_intrinsics():  # our space has none
         return [
             ms.TuneContext(
                 mod=workload(index, task),
@@ -55,17 +57,21 @@ def contexts(tasks: Sequence[Task], target: Target, seed: int) -> list[Any]:
 
 
 @contextmanager
-def without_tensor_intrinsics() -> Iterator[None]:
-    """A tuning context imports the tensor intrinsics of every GPU, which takes over a minute; our space has none."""
-    name = "tvm.s_tir.tensor_intrin"
-    if name in sys.modules:
+def tensor_intrinsics(*names: str) -> Iterator[None]:
+    """Of TVM's tensor intrinsics, only those in these modules: a tuning context imports every GPU's, over a minute."""
+    package = "tvm.s_tir.tensor_intrin"
+    if package not in sys.modules:
+        stub = types.ModuleType(package)
+        stub.__path__ = [str(Path(s_tir.__file__).with_name("tensor_intrin"))]
+        sys.modules[package] = stub
+        try:
+            for name in names:
+                importlib.import_module(f"{package}.{name}")
+            yield
+        finally:
+            del sys.modules[package]
+    else:
         yield
-        return
-    sys.modules[name] = types.ModuleType(name)
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 def workload(index: int, task: Task) -> Any:
