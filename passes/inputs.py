@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from passes.errors import PassError
+from pocketbert.numerics import random_input
 
 # Operators that hand token ids on unchanged, as far as their range goes.
 _SAME_IDS = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Identity", "Expand", "Concat"}
@@ -13,11 +14,7 @@ DYNAMIC_BATCH, DYNAMIC_LENGTH = 2, 12  # sizes given to symbolic dimensions: the
 
 
 def random_inputs(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
-    """One set of valid inputs.
-
-    Integers that index a table lie in its range; other integers and bools are masks, 1 for a random prefix of the
-    last axis and 0 for padding; floats are normal.
-    """
+    """One set of valid inputs, as `random_input` makes them; ids lie in the smallest table that they index."""
     rng = np.random.default_rng(seed)
     weights = {tensor.name for tensor in model.graph.initializer}
     rows = dict(_table_rows(model.graph))
@@ -30,21 +27,9 @@ def random_inputs(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
             raise PassError(f"input {value.name!r} is not a tensor; only tensors can be verified")
         shape = _shape(value, symbols)
         kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        if value.name in rows and np.issubdtype(kind, np.integer):
-            feeds[value.name] = rng.integers(0, rows[value.name], shape).astype(kind)
-        elif np.issubdtype(kind, np.floating) and "mask" not in value.name.lower():
-            feeds[value.name] = rng.standard_normal(shape).astype(kind)
-        else:
-            feeds[value.name] = _prefix_mask(rng, shape).astype(kind)
+        ids = (0, rows[value.name]) if value.name in rows else None
+        feeds[value.name] = random_input(rng, value.name, shape, kind, ids)
     return feeds
-
-
-def _prefix_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    if not shape:
-        return np.ones(shape)
-    length = shape[-1]
-    kept = rng.integers(max(1, length // 3), length + 1, (*shape[:-1], 1))
-    return np.arange(length) < kept
 
 
 def _shape(value: onnx.ValueInfoProto, symbols: dict[str, int]) -> tuple[int, ...]:

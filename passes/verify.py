@@ -2,10 +2,10 @@
 
 Each model runs once on the same random valid inputs (token ids in their table's range, masks as prefixes with
 padding), without ONNX Runtime's own graph optimisations, so that the referee shares no rewrite with the passes.
-Two outputs agree when their largest absolute difference is at most TOLERANCE of the first one's range and they agree on
-which values are not finite. The range is the largest − the smallest finite value, or the largest magnitude where that
-is more: two scores that happen to be almost equal leave no range, but each of them is rounded as a number of its size.
+Two outputs agree when their `relative_error` is at most TOLERANCE.
 """
+
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,11 +14,9 @@ import onnxruntime as ort
 from passes.errors import PassError
 from passes.inputs import random_inputs
 from pocketbert.errors import first_line
+from pocketbert.numerics import TOLERANCE, Outputs, relative_error
 
-TOLERANCE = 1e-4
 SEEDS = (0, 1)
-
-Outputs = list[dict[str, np.ndarray]]  # one dict of named outputs per seed
 
 
 class Referee:
@@ -28,7 +26,7 @@ class Referee:
         self.feeds = [random_inputs(model, seed) for seed in seeds]
         self.data = model.SerializeToString()
         try:
-            self.outputs = self._run(self.data)
+            self.outputs = run_model(self.data, self.feeds)
         except Exception as error:
             raise PassError(
                 f"ONNX Runtime cannot run the input model ({first_line(error)}); repair the export, or skip the "
@@ -45,7 +43,7 @@ class Referee:
         if data == self.data:
             return 0.0
         try:
-            outputs = self._run(data)
+            outputs = run_model(data, self.feeds)
         except Exception as error:
             raise PassError(
                 f"pass {name!r} broke the model: ONNX Runtime says {first_line(error)}; --skip {name}"
@@ -56,6 +54,8 @@ class Referee:
             raise PassError(f"pass {name!r} broke the model: {mismatch}; --skip {name}") from mismatch
         if not difference <= tolerance:
             change = f"{difference:.1e} of their range (allowed: {tolerance:.0e})"
+            if difference == np.inf:
+                change = "values that are no longer finite, or no longer NaN or infinite"
             raise PassError(f"pass {name!r} changed the outputs by {change}; --skip {name}")
         self.outputs, self.data = outputs, data
         return difference
@@ -63,11 +63,6 @@ class Referee:
     def total_error(self) -> float:
         """The last checked model against the first one."""
         return compare(self.first, self.outputs)
-
-    def _run(self, data: bytes) -> Outputs:
-        session = open_session(data)
-        names = [output.name for output in session.get_outputs()]
-        return [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in self.feeds]
 
 
 def open_session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:
@@ -81,29 +76,19 @@ def open_session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def compare(before: Outputs, after: Outputs) -> float:
-    """Largest difference over the range of `before`, over all outputs; ValueError where they cannot be compared."""
-    worst = 0.0
+def run_model(model: onnx.ModelProto | bytes, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Outputs]:
+    """ONNX Runtime's outputs, by name, for each of `feeds`."""
+    session = open_session(model)
+    names = [output.name for output in session.get_outputs()]
+    return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
+
+
+def compare(before: Sequence[Outputs], after: Sequence[Outputs]) -> float:
+    """The largest `relative_error` of all seeds; ValueError where names, shapes or types of the outputs changed."""
     for first, second in zip(before, after, strict=True):
         if list(first) != list(second):
             raise ValueError(f"outputs {list(first)} became {list(second)}")
         for name, expected in first.items():
-            worst = max(worst, _difference(name, expected, second[name]))
-    return worst
-
-
-def _difference(name: str, expected: np.ndarray, actual: np.ndarray) -> float:
-    if expected.shape != actual.shape or expected.dtype != actual.dtype:
-        raise ValueError(
-            f"output {name!r} was {expected.dtype}{expected.shape} and became {actual.dtype}{actual.shape}"
-        )
-    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
-    finite = np.isfinite(expected)
-    if not np.array_equal(expected[~finite], actual[~finite], equal_nan=True):
-        raise ValueError(f"output {name!r} differs in its infinities or NaNs")
-    if not finite.any():
-        return 0.0
-    if not np.isfinite(actual[finite]).all():
-        raise ValueError(f"output {name!r} is no longer finite")
-    span = max(1e-30, float(np.ptp(expected[finite])), float(np.abs(expected[finite]).max()))
-    return float(np.abs(expected[finite] - actual[finite]).max()) / span
+            if expected.dtype != second[name].dtype:
+                raise ValueError(f"output {name!r} was {expected.dtype} and became {second[name].dtype}")
+    return max((relative_error(second, first) for first, second in zip(before, after, strict=True)), default=0.0)

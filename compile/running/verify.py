@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from compile.errors import CompileError
 from compile.linking.link import build_runner
 from compile.running.load import Library, read_manifest
 from compile.targets import CPUS, TARGETS, Target, runs_here, with_cpu
+from pocketbert.numerics import TOLERANCE, Outputs, random_input, relative_error
 
-TOLERANCE = 1e-4
 # Where Debian's libc6-arm64-cross puts glibc for arm64.
 ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
 
@@ -34,46 +34,16 @@ Sample = dict[str, NDArray[Any]]
 def random_samples(manifest: Manifest, count: int, seed: int = 0) -> list[Sample]:
     """Valid random inputs: ids inside their tables, masks that are ones and then zeros, of random lengths."""
     rng = np.random.default_rng(seed)
-    samples = []
-    for _ in range(count):
-        length = int(rng.integers(1, manifest.tokens + 1))
-        sample: Sample = {}
-        for entry in manifest.inputs:
-            shape, dtype = entry.shape, entry.dtype
-            if entry.range:
-                sample[entry.name] = rng.integers(*entry.range, shape).astype(dtype)
-            elif dtype == "float32":
-                sample[entry.name] = rng.standard_normal(shape).astype(dtype)
-            else:
-                mask = np.zeros(shape, dtype)
-                mask[..., :length] = 1
-                sample[entry.name] = mask
-        samples.append(sample)
-    return samples
+    return [
+        {e.name: random_input(rng, e.name, e.shape, e.dtype, e.range) for e in manifest.inputs} for _ in range(count)
+    ]
 
 
-def reference(model: onnx.ModelProto, samples: list[Sample]) -> list[dict[str, NDArray[Any]]]:
+def reference(model: onnx.ModelProto, samples: Sequence[Sample]) -> list[Outputs]:
     """ONNX Runtime's outputs."""
-    import onnxruntime
+    from passes.verify import run_model
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return [dict(zip(names, session.run(None, sample), strict=True)) for sample in samples]
-
-
-def relative_error(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) -> float:
-    """Largest |got − want| over the range of each wanted output; infinite where anything is not finite.
-
-    The range is no less than the largest magnitude: two scores may be almost equal.
-    """
-    worst = 0.0
-    for name, expected in want.items():
-        span = float(max(np.ptp(expected), np.abs(expected).max())) or 1.0
-        difference = float(np.abs(got[name] - expected).max())
-        worst = max(worst, difference / span if np.isfinite(difference) else float("inf"))
-    return worst
+    return run_model(model, samples)
 
 
 def can_run(target: Target) -> str | None:

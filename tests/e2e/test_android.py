@@ -10,8 +10,9 @@ import pytest
 
 import compile
 from compile.running.load import read_manifest
-from compile.running.verify import ARM64_ROOT, can_run, emulator, relative_error
+from compile.running.verify import ARM64_ROOT, can_run, emulator
 from compile.targets import TARGETS
+from pocketbert.numerics import relative_error
 from tune.runners.emulated import EmulatedRunner
 
 BOUND = 1e-4

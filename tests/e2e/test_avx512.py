@@ -12,8 +12,9 @@ import pytest
 
 from compile.linking.link import find_toolchain, run_compiler
 from compile.running.load import read_manifest
-from compile.running.verify import input_bytes, relative_error
+from compile.running.verify import input_bytes
 from compile.targets import TARGETS
+from pocketbert.numerics import relative_error
 from tune.runners.base import RunFailed
 from tune.runners.bochs import AVX2_CPU, AVX512_CPU, YMM, ZMM, Machine, Result, missing
 

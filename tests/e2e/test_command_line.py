@@ -17,7 +17,7 @@ import transformers as hf
 
 import compile
 from compile import __main__ as command_line
-from compile.running.verify import relative_error
+from pocketbert.numerics import relative_error
 
 THIRD_PARTY = Path(os.environ.get("POCKETBERT_ONNX", Path(__file__).parents[2] / "../shared/data/onnx"))
 

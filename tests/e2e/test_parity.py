@@ -9,8 +9,8 @@ import pytest
 
 import compile
 import model
-from compile.running.verify import relative_error
 from compile.targets import find_target, runs_here
+from pocketbert.numerics import relative_error
 
 BOUND = 1e-4
 ARCHITECTURES = ["mobilebert", "mobilebert-tiny", "mobilebert-without-opt", "bert-base", "distilbert-6l", "tinybert"]

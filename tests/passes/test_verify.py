@@ -52,14 +52,30 @@ def test_a_pass_that_changes_the_outputs_is_named(embedding, monkeypatch):
     passes.run(embedding, verify=False)
 
 
-def test_almost_equal_scores_are_compared_as_numbers_of_their_size():
-    scores = np.array([[0.02, 0.02 + 1e-5]], np.float32)
-    rounded = np.nextafter(scores, np.float32(1))
-    assert 0 < compare([{"scores": scores}], [{"scores": rounded}]) < 1e-6
-    assert compare([{"scores": scores}], [{"scores": scores + np.float32(1e-5)}]) > 1e-4
-    same = np.full(2, 3, np.float32)
-    assert compare([{"y": same}], [{"y": same}]) == 0
-    assert compare([{"y": same}], [{"y": same + 1}]) > 0.3
+def test_a_pass_whose_outputs_are_no_longer_numbers_is_named(embedding, monkeypatch):
+    """In one place alone: max(0, nan) is 0."""
+
+    def run(model, _options):
+        (words,) = (v for v in model.graph.initializers.values() if v.shape == (1000, 8))
+        broken = words.const_value.numpy().copy()
+        broken[:, 3] = np.nan
+        words.const_value = ir.tensor(broken, name=words.name)
+        return Outcome(1)
+
+    sabotage(monkeypatch, run)
+    with pytest.raises(passes.PassError, match="'sabotage' changed the outputs by values that are no longer finite"):
+        passes.run(embedding)
+
+
+def test_outputs_keep_their_order_shapes_and_types():
+    y = np.arange(4, dtype=np.float32)
+    assert compare([{"y": y}], [{"y": y + 0.3}]) == pytest.approx(0.1)
+    others = ({"z": y}, {"y": y, "z": y}, {"y": y[None]}, {"y": y.astype(np.float64)})
+    for other in others:
+        with pytest.raises(ValueError, match="output"):
+            compare([{"y": y}], [other])
+    with pytest.raises(ValueError, match="outputs"):
+        compare([{"y": y, "z": y}], [{"z": y, "y": y}])
 
 
 def test_a_pass_that_makes_an_invalid_model_is_named(embedding, monkeypatch):

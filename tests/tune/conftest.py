@@ -68,7 +68,8 @@ def local_runner(linear_library: Callable[[str], Path]) -> Any:
 @pytest.fixture
 def agrees(linear_model: Path) -> Callable[..., bool]:
     """agrees(sample, outputs): whether ONNX Runtime makes the same of the sample."""
-    from compile.running.verify import reference, relative_error
+    from compile.running.verify import reference
+    from pocketbert.numerics import relative_error
 
     def check(sample: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> bool:
         (wanted,) = reference(onnx.load(linear_model), [sample])

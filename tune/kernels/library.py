@@ -17,9 +17,9 @@ from compile.artifact.manifest import LibraryFacts, Tensor, toolchain_versions
 from compile.codegen.objects import compile_kernels
 from compile.kernels.tiles import TileConfig
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
-from compile.running.verify import relative_error
 from compile.runtime import INCLUDE
 from compile.targets import Target
+from pocketbert.numerics import relative_error
 from tune.kernels.tasks import Buffer, Task, inputs_and_answer
 
 HARNESS = Path(__file__).with_name("harness.c")
