@@ -17,7 +17,11 @@ def first_line(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Any error in one line, as command lines show it."""
+    """Any error in one line, as command lines show it: what comes from a file cannot steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _describe(error))
+
+
+def _describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if disk_is_full(error):
         if isinstance(error, PocketBERTError):

@@ -15,11 +15,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from compile.artifact.typed_json import Check, from_json
 from compile.databases import TuningSummary
 from compile.errors import CompileError
 from compile.targets import CPUS, TARGETS
 from passes.report import Report
+from pocketbert.reading import parse_json
+from pocketbert.typed import Check, typed
 
 FORMAT = 3
 FILE = "manifest.json"
@@ -257,18 +258,18 @@ class Manifest(LibraryFacts):
         path = Path(folder) / FILE
         try:
             text = path.read_bytes().decode()
-            data = json.loads(text, parse_constant=_refuse)
+            data = parse_json(text)
         except OSError as error:
             words = f"cannot be read ({error.strerror}): give the folder that a build left"
             raise CompileError(f"{path} {words}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise CompileError(f"{path} has another format than this version reads: build the artifact again")
         if not _is_sealed(text, data.pop("manifest_sha256", None)):
             raise CompileError(f"{path} is damaged: its own sha256 is not the one it states; build the artifact again")
         try:
-            manifest: Manifest = from_json(cls, data)
+            manifest = typed(cls, data)
             _require_consistent(manifest)
         except ValueError as error:
             raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
@@ -316,10 +317,6 @@ def _require_consistent(manifest: Manifest) -> None:
 
 def _without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in pairs if value is not None}
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def seal(data: dict[str, Any]) -> str:

@@ -7,11 +7,14 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from ..errors import ModelError, nearest
+from pocketbert.reading import read_toml
+from pocketbert.typed import Misfit, typed
+
+from ..errors import ModelError
 
 T = TypeVar("T")
 
@@ -21,19 +24,14 @@ def read(path: Path, kind: type[T], sets: Sequence[str] = ()) -> T:
 
     Raises `ModelError` that names the file and the key for whatever is unknown, missing or of the wrong type.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: {error}") from error
+    content = read_toml(path, ModelError)
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ModelError(f"--set {text}: write it as key=value, such as train.steps=100")
         try:
             parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             parsed = value  # a word without quotes
         place, names = content, key.strip().split(".")
         for name in names[:-1]:
@@ -41,25 +39,10 @@ def read(path: Path, kind: type[T], sets: Sequence[str] = ()) -> T:
             if not isinstance(place, dict):
                 raise ModelError(f"--set {text}: {name} is not a section")
         place[names[-1]] = parsed
-    return build(kind, content, str(path))
-
-
-def build(kind: type[T], content: dict[str, Any], where: str, prefix: str = "", base: T | None = None) -> T:
-    """What `content` leaves out is as in `base`, or else as the class has it."""
-    hints, values = get_type_hints(kind), {}
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    for name, value in content.items():
-        if name not in known:
-            raise ModelError(f"{where}: {prefix}{name} is unknown{nearest(name, list(known))}")
-        section = _section(known[name])
-        if section is not None and isinstance(value, dict):
-            values[name] = build(type(section), value, where, f"{prefix}{name}.", section)
-        else:
-            values[name] = _convert(hints[name], value, where, prefix + name)
-    for name, f in known.items():
-        if base is None and name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise ModelError(f"{where}: {prefix}{name} is missing")
-    return kind(**values) if base is None else replace(base, **values)  # type: ignore[type-var]
+    try:
+        return typed(kind, content)
+    except Misfit as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _section(f: Field[Any]) -> Any:
@@ -82,30 +65,3 @@ def describe(kind: type, prefix: str = "", base: Any = None) -> list[str]:
         key = prefix + f.name + ("" if made is MISSING else f" = {json.dumps(made)}")
         lines.append(f"  {key:42} {comment[1] if comment else ''}".rstrip())
     return lines
-
-
-def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
-    if is_dataclass(hint) and isinstance(value, dict):
-        return build(hint, value, where, name + ".")  # type: ignore[arg-type]
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ModelError(f"{where}: {name} is {value!r}: choose from {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_convert(get_args(hint)[0], item, where, name) for item in value)
-    if get_origin(hint) in (Union, type(int | None)):
-        return value if value is None else _convert(get_args(hint)[0], value, where, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = dict if get_origin(hint) is dict else hint
-    if not isinstance(plain, type) or not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        wanted = {
-            "str": "text",
-            "int": "a whole number",
-            "float": "a number",
-            "bool": "true or false",
-            "tuple": "a list",
-        }
-        named = wanted.get(getattr(get_origin(hint) or plain, "__name__", ""), "a section")
-        raise ModelError(f"{where}: {name} is {value!r}: it must be {named}")
-    return value

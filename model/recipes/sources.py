@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketbert.typed import nearest
+
 from ..config import Head, ModelConfig
-from ..errors import ModelError, nearest
+from ..errors import ModelError
 from ..presets import find_preset
 
 if TYPE_CHECKING:

@@ -65,6 +65,7 @@ def started(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     ("error", "line"),
     [
         (PocketBERTError("two\n  lines"), "error: two lines"),
+        (PocketBERTError("\x1b[2J\ud800 é"), "error: \\x1b[2J\\ud800 é"),
         (OSError(errno.ENOENT, "No such file or directory", "x"), "error: No such file or directory: x"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), "error: disk full: x; free some space and try again"),
         (sqlite3.OperationalError("database or disk is full"), "error: disk full: database or disk is full; free"),

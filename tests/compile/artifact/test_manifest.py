@@ -1,9 +1,9 @@
 """manifest.json: what was written is read back, and whatever else is in the file is refused by the name of its key."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 
@@ -17,7 +17,6 @@ from compile.artifact.manifest import (
     VocabularyFacts,
     seal,
 )
-from compile.artifact.typed_json import Check, Misfit, from_json
 
 
 @pytest.fixture
@@ -150,35 +149,3 @@ def test_number_that_is_none_is_neither_written_nor_read(manifest: Manifest, tmp
     (tmp_path / "manifest.json").write_text(json.dumps(broken.to_dict()))
     with pytest.raises(CompileError, match="NaN"):
         Manifest.read(tmp_path)
-
-
-@dataclass(frozen=True)
-class Point:
-    x: int
-    y: Annotated[float, Check(lambda v: v >= 0, "a height")] = 0.0
-    tag: Literal["a", 1] | None = None
-    more: dict[str, tuple[int, ...]] | None = None
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({}, "'x': this key is missing"),
-        ({"x": 1, "z": 2}, "'z': no such key"),
-        ({"x": False}, "'x': an integer"),
-        ({"x": 1, "y": -1}, "'y': a height"),
-        ({"x": 1, "y": float("inf")}, "'y': a finite number"),
-        ({"x": 1, "y": 10**400}, "'y': a finite number"),
-        ({"x": 1, "tag": True}, "'tag': one of a, 1"),
-        ({"x": 1, "more": {"k": [1, "2"]}}, "'more.k.1': an integer"),
-        ([], "an object"),
-    ],
-)
-def test_dataclass_from_json_names_what_does_not_fit(data: Any, words: str) -> None:
-    with pytest.raises(Misfit, match=words):
-        from_json(Point, data)
-
-
-def test_dataclass_from_json() -> None:
-    assert from_json(Point, {"x": 1, "y": 2, "more": {"k": [1]}}) == Point(1, 2.0, None, {"k": (1,)})
-    assert from_json(Point, {"x": 1, "tag": 1}) == Point(1, tag=1)

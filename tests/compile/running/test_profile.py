@@ -256,13 +256,3 @@ def test_library_for_a_phone_is_refused_with_the_remedy(
     assert "arm64-android" in message
     assert "--target host" in message
     assert len(message.splitlines()) == 1
-
-
-def test_file_is_whole_or_absent(tmp_path: Path) -> None:
-    def fails(path: Path) -> None:
-        path.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        command_line.write(tmp_path / "t.json", fails)
-    assert list(tmp_path.iterdir()) == []

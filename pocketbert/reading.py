@@ -1,0 +1,86 @@
+"""JSON and TOML from anywhere: bounded in size, and whatever is wrong is one line that names the place.
+
+Numbers are finite and nesting ends where Python's does; what the values must be is for `pocketbert.typed` to say.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pocketbert.errors import PocketBERTError
+from pocketbert.typed import Misfit, typed
+
+T = TypeVar("T")
+LIMIT = 64 << 20  # bytes of a file whose size nothing else bounds
+
+
+def read_text(path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT) -> str:
+    """A file of UTF-8. Raises `error` if it cannot be read, is no file, is not UTF-8 or exceeds `limit` bytes."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise error(f"{path} is not a file")
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise error(f"{path} is larger than {limit >> 20} MiB: not a file of this kind")
+        return data.decode()
+    except OSError as failure:
+        raise error(f"cannot read {path}: {failure.strerror}") from failure
+    except UnicodeDecodeError as failure:
+        raise error(f"{path}: not UTF-8 at byte {failure.start + 1}") from failure
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError, whose message is one line: what json.loads says, NaN, Infinity, too deep."""
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as failure:
+        raise ValueError("nested too deeply") from failure
+
+
+def read_json(path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT) -> Any:
+    """What a JSON file holds. Raises `error`, with the line where it breaks off being JSON."""
+    text = read_text(path, error, limit)
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as failure:
+        raise error(f"{path}:{failure.lineno}: not JSON at column {failure.colno}: {failure.msg}") from failure
+    except ValueError as failure:
+        raise error(f"{path}: not JSON: {failure}") from failure
+
+
+def read_typed_json(
+    kind: type[T], path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT
+) -> T:
+    """A JSON file as a `kind` (see `typed`). Raises `error` with the key that does not fit."""
+    value = read_json(path, error, limit)
+    try:
+        return typed(kind, value)
+    except Misfit as failure:
+        raise error(f"{path}: {failure}") from failure
+
+
+def read_toml(path: str | Path, error: type[PocketBERTError] = PocketBERTError) -> dict[str, Any]:
+    """What a TOML file holds. Raises `error`."""
+    text = read_text(path, error)
+    try:
+        return tomllib.loads(text)
+    except ValueError as failure:  # also for a number of thousands of digits
+        raise error(f"{path}: {failure}") from failure
+    except RecursionError as failure:
+        raise error(f"{path}: nested too deeply") from failure
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text[:20]} is beyond every number")
+    return value
