@@ -32,6 +32,8 @@ INPUTS = {
     "segment_ids": "PB_TEXT_SEGMENTS",
 }
 PREFIX = b"##"
+# Unicode's White_Space, which `tokenizers` cuts off the end of a line; Python's also has the separators 1C to 1F.
+WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 MAX_BASE = 1 << 24
 WINDOW = 1 << 12  # places that are tried at once
 
@@ -46,26 +48,26 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path, cased: bool) -> Vocabulary:
-    """The pieces of a vocab.txt, one a line. Raises CompileError naming the line that is wrong."""
+    """The pieces of a vocab.txt, one a line, as `tokenizers` reads them: white space at the end of a line is not the
+    piece's, and a piece that stands twice has its last line's id. Raises CompileError naming the line that is wrong.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CompileError(f"--vocab {path} cannot be read: {error.strerror}") from error
     lines = data.removesuffix(b"\n").split(b"\n")
-    seen: dict[str, int] = {}
+    pieces = []
     for number, line in enumerate(lines, 1):
         try:
-            piece = line.rstrip(b"\r").decode()
+            piece = line.decode().rstrip(WHITE_SPACE)
         except UnicodeDecodeError as error:
             raise CompileError(f"--vocab {path}:{number}: not UTF-8: give BERT's vocab.txt") from error
         if "\0" in piece:
             raise CompileError(f"--vocab {path}:{number}: a NUL byte: save the file as UTF-8")
-        if piece in seen:
-            raise CompileError(f"--vocab {path}:{number}: piece {piece!r} already stands in line {seen[piece]}")
-        seen[piece] = number
-    if missing := [piece for piece in (UNKNOWN, CLS, SEP) if piece not in seen]:
+        pieces.append(piece)
+    if missing := [piece for piece in (UNKNOWN, CLS, SEP) if piece not in pieces]:
         raise CompileError(f"--vocab {path}: {', '.join(missing)} is missing: not a vocab.txt of BERT's kind")
-    return Vocabulary(tuple(seen), cased, sha256(data).hexdigest())
+    return Vocabulary(tuple(pieces), cased, sha256(data).hexdigest())
 
 
 def text_inputs(plan: Plan, vocabulary: Vocabulary) -> list[str]:
@@ -101,7 +103,7 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
     from compile.codegen.weights import assembler_source  # beside the plan, which knows tvm
 
     ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
-    lines = [f"#define PB_PIECES {len(ids)}", f"#define PB_CASED {int(vocabulary.cased)}"]
+    lines = [f"#define PB_PIECES {len(vocabulary.pieces)}", f"#define PB_CASED {int(vocabulary.cased)}"]
     lines += [f"#define {name} {ids.get(piece, -1)}" for name, piece in SPECIAL.items()]
     lines.append(f"#define PB_TEXT_INPUTS {', '.join(inputs)}")
     (folder / "vocabulary.h").write_text("\n".join(lines) + "\n")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Unicode's White_Space, which `tokenizers` (and the compiled model) cut off the end of a line.
+WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 
 
 def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522) -> Path:
@@ -48,7 +50,7 @@ def read_vocabulary(path: Path) -> Tokenizer:
 
     vocabulary: dict[str, int] = {}
     for number, line in enumerate(lines(path)):
-        piece = line.rstrip("\r\n")
+        piece = line.rstrip(WHITE_SPACE)
         if piece in vocabulary:
             raise ModelError(f"{path}:{number + 1}: piece {piece!r} already stands in line {vocabulary[piece] + 1}")
         vocabulary[piece] = number

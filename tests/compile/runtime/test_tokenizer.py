@@ -122,7 +122,7 @@ def build(host: Any, graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Bu
         if "token_type_ids" in given:
             y = b("Add", y, b("Gather", b.normal(2, 4), given["token_type_ids"]))
         if "attention_mask" in given:
-            y = b("Mul", y, b("Unsqueeze", b("Cast", given["attention_mask"], to=1), b.const(np.array([2]))))
+            y = b("Add", y, b("Unsqueeze", b("Cast", given["attention_mask"], to=1), b.const(np.array([2]))))
         folder = tmp_path_factory.mktemp("text") / "artifact"
         options = Options(seq_len=16, vocabulary=read_vocabulary(vocab, cased))
         return build_library(b.model(y), "words", target, folder, options).folder
@@ -304,6 +304,9 @@ def test_model_of_one_length_gets_padded_text(build: Build, tmp_path: Path) -> N
         inputs["attention_mask"][0, :5] = inputs["token_type_ids"][0, 3:5] = 1
         (got,), (wanted,) = library.run_text("a", "?").values(), library.run(inputs).values()
         assert np.array_equal(got, wanted)
+        # Nothing of a longer pair before is left, neither ids nor segments nor the mask.
+        library.run_text("a " * 4, "a " * 40)
+        assert np.array_equal(library.run_text("a", "?").popitem()[1], wanted)
 
 
 def test_model_of_ids_alone(build: Build, tmp_path: Path) -> None:
@@ -337,7 +340,6 @@ GOOD = "".join(f"{piece}\n" for piece in (*SPECIAL, "a", "b", "##a", "##", "##b"
     [
         (GOOD.replace(b"[UNK]\n", b""), r"\[UNK\] is missing"),
         (GOOD.replace(b"[CLS]\n", b"").replace(b"[SEP]\n", b""), r"\[CLS\], \[SEP\] is missing"),
-        (GOOD + b"a\n", "vocab.txt:11: piece 'a' already stands in line 6"),
         (GOOD + b"\xff\xfe\n", "vocab.txt:11: not UTF-8"),
         (GOOD + b"\xed\xa0\x80\n", "vocab.txt:11: not UTF-8"),
         (GOOD + b"a\0b\n", "vocab.txt:11: a NUL"),
@@ -359,6 +361,54 @@ def test_wrong_vocabulary(data: bytes | None, words: str, tmp_path: Path) -> Non
 def test_line_ends_do_not_matter(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(data)
     assert read_vocabulary(tmp_path / "vocab.txt", cased=True).pieces[5:] == ("a", "b", "##a", "##", "##b")
+
+
+LINES = st.lists(
+    st.sampled_from([*SPECIAL, "a", "b", "##a", "##b", "c", "##", "é", "", "x y", "\ufeff", "\u200b"]).flatmap(
+        lambda piece: st.text(
+            "\r\t\v\f \x1c\x1f\x85\xa0\u1680\u180e\u2003\u200b\u2028\u2029\u202f\u3000\ufeff", max_size=3
+        ).map(piece.__add__)
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=LINES, begin=st.sampled_from(["", "\ufeff"]), end=st.sampled_from(["", "\n", "\r\n", "\n\n"]))
+def test_odd_lines_have_the_ids_that_tokenizers_gives_them(
+    lines: list[str], begin: str, end: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Blanks of every kind at their ends, a byte order mark, empty ones, the same piece twice."""
+    path = tmp_path_factory.mktemp("lines", numbered=True) / "vocab.txt"
+    path.write_text(begin + "\n".join([*SPECIAL, *lines]) + end, encoding="utf-8", newline="")
+    wanted = tokenizers.models.WordPiece.read_file(str(path))
+    pieces = read_vocabulary(path, cased=False).pieces
+    assert {piece: number for number, piece in enumerate(pieces)} == wanted
+
+
+def test_text_by_a_vocabulary_of_odd_lines(build: Build, tmp_path: Path) -> None:
+    """The first [SEP], "a" and "##b" are overruled; of the others only the ends are cut off."""
+    lines = [
+        "\ufeff[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "a",
+        "##b",
+        "",
+        "\xa0",
+        " b",
+        "b\xa0 ",
+        "[SEP]\u3000",
+        "a\x85",
+        "c\x1c",
+        "##b\t",
+    ]
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(lines), encoding="utf-8", newline="")
+    tokenizer = Tokenizer(path, False, build(path, table=len(lines)))
+    assert tokenizer.agree("a b abb ac c [PAD] [SEP] \xa0") == [2, 11, 9, 11, 13, 13, 1, 1, 1, 1, 1, 10, 10]
+    assert [tokenizer.library.token(i) for i in (4, 6, 7, 9, 10, 11)] == ["a", "", "", "b", "[SEP]", "a"]
 
 
 @pytest.mark.parametrize(
