@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compile.artifact.aar import check_package
+from compile.artifact.folder import require_replaceable
 from compile.codegen.escape import library_name
 from compile.codegen.vocabulary import read_vocabulary
 from compile.databases import read, shipped
@@ -16,6 +16,7 @@ from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
 from compile.targets import find_target
+from pocketbert.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult, Progress
@@ -74,13 +75,15 @@ def build(
     database = None if str(db) == "none" else Path(db) if db else shipped(spec.cpu)
     if database:
         read(database, spec.cpu)
+    if out:
+        require_replaceable(Path(out))
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
     from compile.pipeline import Options, build_library  # tvm
 
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
-        graph, name, origin = obtain(str(model), Path(work), longest, head, seed, progress or (lambda *_: None))
+    with TemporaryFolder() as work:
+        graph, name, origin = obtain(str(model), work, longest, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
         options = Options(

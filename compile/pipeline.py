@@ -125,7 +125,7 @@ def build_program(
     with clock.phase("plan memory and stages"):
         plan = make_plan(program, target)
         takes = text_inputs(plan, options.vocabulary) if options.vocabulary else []
-    with staging(out.absolute()) as folder:
+    with staging(out) as folder:
         require_space(folder, (5 if options.package == "aar" else 3) * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()

@@ -77,7 +77,9 @@ def _convert(kind: Any, value: Any, place: Place) -> Any:
     if origin is tuple:
         return _tuple(arguments, value, place)
     if origin is dict:
-        return {key: _convert(arguments[1], v, (*place, key)) for key, v in _object(value, place).items()}
+        known, kept = arguments
+        pairs = _object(value, place).items()
+        return {_convert(known, key, (*place, key)): _convert(kept, v, (*place, key)) for key, v in pairs}
     if is_dataclass(kind):
         return _dataclass(kind, value, place)
     if kind is float and type(value) is int and abs(value) < 1 << 53:

@@ -24,6 +24,7 @@ from pocketbert.typed import Check, typed
 
 FORMAT = 3
 FILE = "manifest.json"
+SIGNATURE = "manifest.json.sig"  # what a key's owner says of it
 WIDTH = 240  # of a line, where a value is not one by itself
 PACKAGES = ("pocketbert", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim", "onnxruntime", "ziglang", "numpy")
 
@@ -213,8 +214,8 @@ class Manifest(LibraryFacts):
     model: where it came from; cpu_features_required: of `cpu`; precision: "int8" if any kernel's is;
     shorter_sequences: whether any length up to `tokens` runs at its own cost; sanitize: clang's sanitizers in the
     runtime, "" for none; task, labels, pooling: what the model is for, None and () if that was not said;
-    checked: rules of the target that the linked file keeps; files: all of the artifact's, this one too;
-    build_seconds: by phase; signature: over the manifest, by whoever signed it.
+    checked: rules of the target that the linked file keeps; build_seconds: by phase; files: the sha256 of each
+    of the artifact's but this one, by its path.
     """
 
     model: dict[str, str | int | None] = field(default_factory=dict)
@@ -249,8 +250,7 @@ class Manifest(LibraryFacts):
     verification: tuple[Verification, ...] = ()
     measured: tuple[MeasuredTime, ...] = ()
     build_seconds: dict[str, float] = field(default_factory=dict)
-    files: tuple[Inside, ...] = ()
-    signature: str | None = None
+    files: dict[Inside, Digest] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
@@ -266,7 +266,7 @@ class Manifest(LibraryFacts):
             raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise CompileError(f"{path} has another format than this version reads: build the artifact again")
-        if not _is_sealed(text, data.pop("manifest_sha256", None)):
+        if not is_sealed(text, data.pop("manifest_sha256", None)):
             raise CompileError(f"{path} is damaged: its own sha256 is not the one it states; build the artifact again")
         try:
             manifest = typed(cls, data)
@@ -284,10 +284,10 @@ class Manifest(LibraryFacts):
         return {"format": FORMAT, **asdict(self, dict_factory=_without_none)}
 
 
-def list_files(folder: Path) -> tuple[str, ...]:
-    """Every file of an artifact folder by its path inside, in order, with the manifest that is still to be written."""
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return tuple(sorted(files | {FILE}))
+def list_files(folder: Path) -> dict[str, str]:
+    """The sha256 of each file in an artifact folder, by its path in it: of all but the manifest, which states it."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: sha256(path) for name, path in paths.items() if name not in (FILE, SIGNATURE)}
 
 
 def toolchain_versions() -> dict[str, str]:
@@ -325,7 +325,7 @@ def seal(data: dict[str, Any]) -> str:
     return text.replace(_sealed(""), _sealed(hashlib.sha256(text.encode()).hexdigest()))
 
 
-def _is_sealed(text: str, digest: Any) -> bool:
+def is_sealed(text: str, digest: Any) -> bool:
     """Whether `text` is as `seal` made it, to the last bit."""
     return isinstance(digest, str) and sha256(text.replace(_sealed(digest), _sealed("")).encode()) == digest
 

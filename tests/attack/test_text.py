@@ -164,7 +164,7 @@ def test_input_that_nothing_reads_keeps_the_names_in_step(tiny: Callable, tmp_pa
     onnx.save(model, tmp_path / "m.onnx")
     folder = compile.build(tmp_path / "m.onnx", target="host", seq_len=4, out=tmp_path / "o", verify=True).folder
     with compile.load(folder) as library:
-        assert [entry["name"] for entry in library.manifest["inputs"]] == ["a.b", "a/b", "a_b"]
+        assert [entry.name for entry in library.manifest.inputs] == ["a.b", "a/b", "a_b"]
 
 
 @pytest.mark.parametrize("text", ["", "a", "*/", '"\\\n', "??/", "\x7f\xff", "é1", "\x011"])

@@ -36,7 +36,6 @@ def test_everything_that_is_written_is_read_back(manifest: Manifest, tmp_path: P
         package=Package("m.aar", "maven", "com.pocketbert:m:1"),
         verification=(Verification("this machine", 3, 1e-7, 1e-4, True),),
         measured=(MeasuredTime("Pixel 4", (4, 5), 2, 128, 30, 61.5, 0.25, "2026-11-27"),),
-        signature="abc",
     )  # fmt: skip
     for one in (manifest, full):
         one.write(tmp_path)
@@ -76,11 +75,11 @@ def replaced(data: Any, place: str, value: Any) -> None:
         ("library", ""),
         ("library", "."),
         ("header", "include/../../m.h"),
-        ("files.0", "../../etc/passwd"),
-        ("files.0", "/etc/passwd"),
-        ("files.0", "a\nb"),
-        ("files.0", "a\0b"),
-        ("files.0", "a//b"),
+        ("files", {"../../etc/passwd": "0" * 64}),
+        ("files", {"/etc/passwd": "0" * 64}),
+        ("files", {"a\nb": "0" * 64}),
+        ("files", {"a\0b": "0" * 64}),
+        ("files", {"a//b": "0" * 64}),
         ("files", "lib"),
         ("sha256", "0" * 63),
         ("sha256", "0" * 64 + "\n"),
