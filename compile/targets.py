@@ -7,7 +7,7 @@ zig disagree: TVM classes an `arm64-…` triple as 32-bit Arm, so the architectu
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compile.errors import CompileError
@@ -19,17 +19,20 @@ class Isa:
 
     lanes: float32 elements in one vector register; registers: how many vector registers there are;
     by_element: whether a multiply-add can take one lane of a register as its factor (Arm's fmla by element).
+    dot: what multiplies int8 numbers; it changes nothing for float32 (`kernels.linear_int8` says what each is).
     """
 
     name: str
     lanes: int
     registers: int
     by_element: bool
+    dot: str = field(compare=False)
 
 
-NEON = Isa("neon", lanes=4, registers=32, by_element=True)
-AVX2 = Isa("avx2", lanes=8, registers=16, by_element=False)
-AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False)
+NEON = Isa("neon", lanes=4, registers=32, by_element=True, dot="mull")
+AVX2 = Isa("avx2", lanes=8, registers=16, by_element=False, dot="maddwd")
+AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False, dot="maddwd")
+LINUX_NAMES = {"asimddp": "dotprod", "asimdhp": "fp16", "avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni"}
 # All that LLVM takes for granted in x86-64-v4; Xeon Phi lacks three of them.
 AVX512_FEATURES = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
@@ -59,7 +62,7 @@ CPUS = {
         Cpu(
             "cortex-a76",
             "aarch64",
-            NEON,
+            replace(NEON, dot="sdot"),
             "cortex-a76",
             ("+neon", "+dotprod", "+fullfp16"),
             ("dotprod", "fp16"),
@@ -69,14 +72,30 @@ CPUS = {
         Cpu(
             "cortex-x2",
             "aarch64",
-            NEON,
+            replace(NEON, dot="smmla"),
             "cortex-a76",
             ("+neon", "+dotprod", "+fullfp16", "+i8mm", "+bf16"),
             ("dotprod", "fp16", "i8mm", "bf16"),
             "max",
         ),
         Cpu("x86-64-v3", "x86_64", AVX2, "x86-64-v3", (), ("avx2", "fma")),
+        Cpu(
+            "x86-64-v3-vnni",
+            "x86_64",
+            replace(AVX2, dot="vnni"),
+            "x86-64-v3",
+            ("+avxvnni",),
+            ("avx2", "fma", "avxvnni"),
+        ),
         Cpu("x86-64-v4", "x86_64", AVX512, "x86-64-v4", (), ("avx2", "fma", *AVX512_FEATURES)),
+        Cpu(
+            "x86-64-v4-vnni",
+            "x86_64",
+            replace(AVX512, dot="vnni"),
+            "x86-64-v4",
+            ("+avx512vnni",),
+            ("avx2", "fma", *AVX512_FEATURES, "avx512vnni"),
+        ),
     )
 }
 
@@ -161,14 +180,14 @@ TARGETS = {
             "libm.so.6",
             CPUS["x86-64-v3"],
             "64-bit x86 Linux with glibc and AVX2",
-            (CPUS["x86-64-v4"],),
+            (CPUS["x86-64-v3-vnni"], CPUS["x86-64-v4"], CPUS["x86-64-v4-vnni"]),
         ),
     )
 }
 
 
 def host_cpu_flags() -> frozenset[str]:
-    """Feature flags of this machine's first core, as Linux names them; empty where there is no /proc/cpuinfo."""
+    """Feature flags of this machine's first core, as `Cpu.required` has them; empty without /proc/cpuinfo."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -176,7 +195,7 @@ def host_cpu_flags() -> frozenset[str]:
     for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
+            return frozenset(LINUX_NAMES.get(flag, flag) for flag in value.split())
     return frozenset()
 
 
@@ -190,7 +209,9 @@ def host_target() -> Target:
     flags = host_cpu_flags()
     if not {"avx2", "fma"} <= flags:
         raise CompileError("--target host: this CPU lacks AVX2 or FMA, the least that x86-64 kernels need")
-    return with_cpu(TARGETS["x86_64-linux"], "x86-64-v4" if set(AVX512_FEATURES) <= flags else "x86-64-v3")
+    name = "x86-64-v4" if set(AVX512_FEATURES) <= flags else "x86-64-v3"
+    vnni = CPUS[f"{name}-vnni"]
+    return replace(with_cpu(TARGETS["x86_64-linux"], name), newer=(vnni,) if set(vnni.required) <= flags else ())
 
 
 def names() -> str:
@@ -220,8 +241,4 @@ def runs_here(target: Target) -> bool:
     """Whether this machine can load a library built for `target`."""
     if platform.system() != "Linux" or platform.machine() != target.arch or target.is_android:
         return False
-    if target.arch == "aarch64":
-        flags = {{"asimddp": "dotprod", "asimdhp": "fp16"}.get(f, f) for f in host_cpu_flags()}
-    else:
-        flags = set(host_cpu_flags())
-    return set(target.cpu.required) <= flags
+    return set(target.cpu.required) <= host_cpu_flags()

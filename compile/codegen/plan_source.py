@@ -24,6 +24,8 @@ CPU_FEATURES = {
     "avx512cd": "PB_CPU_AVX512CD",
     "avx512dq": "PB_CPU_AVX512DQ",
     "avx512vl": "PB_CPU_AVX512VL",
+    "avxvnni": "PB_CPU_AVXVNNI",
+    "avx512vnni": "PB_CPU_AVX512VNNI",
 }
 MAX_RANK = 4
 

@@ -32,6 +32,11 @@ class Pointer:
     def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
         T.buffer_store(self.buffer, value, [_ramp(index, lanes)])
 
+    def seen_as(self, dtype: str, align: int = 64) -> Pointer:
+        """The same memory as elements of another type. LLVM takes accesses of two types for ones that never meet."""
+        buffer = T.decl_buffer((1 << 30,), dtype, data=self.buffer.data, align=align, layout=None)
+        return Pointer(buffer, dtype)
+
     def prefetch(self, index: Expr) -> None:
         """Ask for the cache line of element `index`, down to the second level; outside the array it does nothing."""
         read, second_level, data = (tirx.const(n, "int32") for n in (0, 2, 1))
@@ -54,6 +59,15 @@ def broadcast(value: Expr, lanes: int) -> Expr:
 
 def const(value: float, lanes: int = 1) -> Expr:
     return broadcast(tirx.const(value, "float32"), lanes)
+
+
+def integer(value: int, lanes: int = 1) -> Expr:
+    return broadcast(tirx.const(value, "int32"), lanes)
+
+
+def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
+    """a · b + c, rounded once on every CPU."""
+    return tirx.call_llvm_pure_intrin("float32" if lanes == 1 else f"float32x{lanes}", "llvm.fma", a, b, c)
 
 
 def lane(vector: Expr, index: int) -> Expr:
@@ -118,14 +132,12 @@ class Kernel:
             # The extent is never read: the plan owns the bounds.
             pointer.buffer = T.decl_buffer((1 << 30,), pointer.dtype, data=pointer.buffer, align=align, layout=None)
 
-    def registers(self, count: int, lanes: int) -> list[Pointer]:
+    def registers(self, count: int, lanes: int, dtype: str = "float32") -> list[Pointer]:
         """`count` vectors that LLVM keeps in registers.
 
         Each is an array of its own: of one large array LLVM may make one large vector and shuffle its parts about.
         """
-        return [
-            Pointer(T.alloc_buffer((lanes,), "float32", scope="local", layout=None), "float32") for _ in range(count)
-        ]
+        return [Pointer(T.alloc_buffer((lanes,), dtype, scope="local", layout=None), dtype) for _ in range(count)]
 
 
 @contextmanager

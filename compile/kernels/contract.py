@@ -71,9 +71,9 @@ def vector(name: str, columns: int) -> Parameter:
     return Parameter(name, "vector", -(-columns // VECTOR_PADDING) * VECTOR_PADDING, align=64)
 
 
-def pack_vector(values: NDArray[np.float32], width: int = VECTOR_PADDING) -> NDArray[np.float32]:
+def pack_vector(values: NDArray[Any], width: int = VECTOR_PADDING) -> NDArray[Any]:
     """(N,) padded with zeros to a multiple of `width`."""
-    padded = np.zeros(-(-values.size // width) * width, np.float32)
+    padded = np.zeros(-(-values.size // width) * width, values.dtype)
     padded[: values.size] = values
     return padded
 

@@ -10,12 +10,12 @@ time, each token's row x[K] by itself:
 ⌊·⌉ rounds the exact value once, ties to even: one fused multiply-add onto 1.5 · 2^23 + z leaves q in the lowest bits of
 its result. Because z is rounded from the same product, −½ ≤ lo · inv + z ≤ ½ and hi · inv + z < 254.6: q lies in
 [0, 255] and needs no clamp (this is why it is 254 and not 255). Where no element is negative, z = 0. A row of zeros has
-q = z = 0. A row with a NaN or an infinity gets s = NaN, so its results are NaN and no other row's are.
+q = z = 0. A row with a NaN or an infinity, or whose r overflows, gets s = NaN: its results are NaN, no other row's are.
 
     c[n] = Σ_k q[k] · w[k, n] − z · Σ_k w[k, n]        exact in int32 for K ≤ 65536
     y[n] = float(c[n]) · s · s_w[n] + b[n]             float(c) · s rounded, then one fused multiply-add
 
-Without a bias the last step is a multiplication. Kernels may hold q as q − 128 and z as z − 128 (Arm's products are of
+Without a bias, b = 0. Kernels may hold q as q − 128 and z as z − 128 (Arm's products are of
 signed numbers): c is the same integer.
 """
 
@@ -46,7 +46,8 @@ class QuantizedRows:
 
 def quantize_rows(x: NDArray[np.float32]) -> QuantizedRows:
     """x: (rows, K)."""
-    finite = np.logical_and.reduce(np.isfinite(x), axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(x.max(axis=1, initial=0.0) - x.min(axis=1, initial=0.0))
     safe = np.where(finite[:, None], x, np.float32(0.0))
     low, high = np.minimum(safe.min(axis=1), np.float32(0.0)), np.maximum(safe.max(axis=1), np.float32(0.0))
     span = np.maximum(high - low, SMALLEST_RANGE)
@@ -68,7 +69,7 @@ def linear(
     total = rows.q.astype(np.int64) @ weight.astype(np.int64)
     total -= rows.zero[:, None] * weight.astype(np.int64).sum(axis=0)
     scaled = total.astype(np.float32) * rows.scale[:, None]
-    return scaled * weight_scale if bias is None else fma(scaled, weight_scale, bias)
+    return fma(scaled, weight_scale, np.zeros_like(weight_scale) if bias is None else bias)
 
 
 def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, KernelSpec, Paramet
 from compile.targets import Isa
 
 
-def _over_columns(columns: int, lanes: int, body: Any) -> None:
+def over_columns(columns: int, lanes: int, body: Any) -> None:
     """body(column, width) over a row: whole vectors in a loop, then one element at a time."""
     whole = columns // lanes
     if whole:
@@ -60,7 +60,7 @@ class Map(KernelSpec):
                     value = epilogue.apply(self.steps, operands, value, row, column, width)
                     y.store(row * ldy + column, value, width)
 
-                _over_columns(self.n, self.isa.lanes, body)
+                over_columns(self.n, self.isa.lanes, body)
         return kernel.func
 
 
@@ -94,7 +94,7 @@ class PadRows(KernelSpec):
                 y.store(column, const(0.0, width), width)
                 y.store((tokens + 1) * self.n + column, const(0.0, width), width)
 
-            _over_columns(self.n, self.isa.lanes, body)
+            over_columns(self.n, self.isa.lanes, body)
         return kernel.func
 
 
@@ -158,7 +158,7 @@ class Gather(KernelSpec):
                     with loop(self.n) as column:
                         body(column, 1)
                 else:
-                    _over_columns(self.n, self.isa.lanes, body)
+                    over_columns(self.n, self.isa.lanes, body)
         return kernel.func
 
 
@@ -202,7 +202,7 @@ class LayerNorm(KernelSpec):
                         where = partial if width == lanes else rest
                         where.store(0, where.load(0, width) + term(x.load(row * ldx + column, width), width), width)
 
-                    _over_columns(self.n, lanes, body)
+                    over_columns(self.n, lanes, body)
                     return bind(fold_lanes(partial.load(0, lanes), lanes, lambda a, b: a + b) + rest.load(0))
 
                 def to_scalar(vector: Expr) -> Expr:
@@ -222,5 +222,5 @@ class LayerNorm(KernelSpec):
                     centred = (x.load(row * ldx + column, width) - wide(mean)) * wide(scale)
                     y.store(row * ldy + column, centred * gamma.load(column, width) + beta.load(column, width), width)
 
-                _over_columns(self.n, lanes, normalise)
+                over_columns(self.n, lanes, normalise)
         return kernel.func

@@ -31,6 +31,14 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16, k_unroll=8),
     ("avx512", "f32"): TileConfig(4, 64, k_unroll=8),
     ("neon", "f32"): TileConfig(8, 12, k_unroll=16),
+    # int8 by what multiplies; k_unroll counts words of four elements.
+    ("avx512", "i8_vnni"): TileConfig(6, 64, k_unroll=4),
+    ("avx512", "i8_maddwd"): TileConfig(5, 64, k_unroll=2),
+    ("avx2", "i8_vnni"): TileConfig(6, 16, k_unroll=4),
+    ("avx2", "i8_maddwd"): TileConfig(4, 16, k_unroll=2),
+    ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=4),
+    ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=4),
+    ("neon", "i8_mull"): TileConfig(4, 8, k_unroll=2),
 }
 
 

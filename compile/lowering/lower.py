@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from compile.errors import CompileError
 from compile.importer.graph import Graph, Node
+from compile.kernels import int8_reference
 from compile.kernels.attention import Attention
 from compile.kernels.contract import KernelSpec, TiledKernel, pack_vector
 from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
+from compile.kernels.gather_int8 import GatherInt8
 from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_weight
+from compile.kernels.linear_int8 import LinearInt8, weight_operands
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
 from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.epilogues import Chain, find_chain
@@ -35,6 +38,7 @@ from compile.lowering.patterns import (
     constant_of,
     match_attention,
     match_part,
+    match_quantized_weight,
     match_trigram,
     through_reshapes,
 )
@@ -255,7 +259,10 @@ class _Lowering:
         return math.prod(node.shape[:-1]), node.shape[-1]
 
     def linear(self, node: Node, chain: Chain) -> View:
-        weight = constant_of(chain.source.inputs[1])
+        source = chain.source.inputs[1]
+        quantized = match_quantized_weight(source, axis=1)
+        quantized = quantized if quantized and len(quantized.values) <= int8_reference.MAX_K else None
+        weight: NDArray[Any] | None = quantized.values if quantized else constant_of(source)
         assert weight is not None
         (k, n), rows = weight.shape, math.prod(node.shape[:-1])
         x, weight = self.linear_input(chain.source.inputs[0], rows, k, weight)
@@ -264,14 +271,21 @@ class _Lowering:
             bias = chain.operands[0]
             chain = Chain(chain.source, chain.steps[1:], chain.operands[1:])
         operands = self.operands(chain, rows, n, node)
-        kernel = self.tiled(Linear(k, n, bias is not None, tuple(chain.steps), default_tile(self.isa), self.isa))
-        packed = self.whole(self.weight(pack_weight(weight, kernel.tile), chain.source.inputs[1].name))
+        has_bias, steps = bias is not None, tuple(chain.steps)
+        if quantized:
+            tile = default_tile(self.isa, f"i8_{self.isa.dot}")
+            kernel = self.tiled(LinearInt8(k, n, has_bias, steps, tile, self.isa))
+            constants = weight_operands(weight, quantized.scales)
+        else:
+            kernel = self.tiled(Linear(k, n, has_bias, steps, default_tile(self.isa), self.isa))
+            constants = {"w": pack_weight(weight, kernel.tile)}
+        packed = {name: self.whole(self.weight(data, source.name)) for name, data in constants.items()}
         to = self.result(node, rows, n)
         strides = [operands[p.name].stride for p in kernel.signature() if p.role == "rows" and p.name in operands]
         kernel = replace(kernel, strides=(x.view.stride, to.stride, *strides))
         if bias is not None:
             operands["bias"] = self.vector(bias, node)
-        return self.emit(kernel, {"x": x, "w": packed, **operands}, to, node)
+        return self.emit(kernel, {"x": x, **packed, **operands}, to, node)
 
     def linear_input(self, node: Node, rows: int, k: int, weight: NDArray[Any]) -> tuple[Rows, NDArray[Any]]:
         """A linear's operand and its weight. A 3-convolution reads three rows of its input as one.
@@ -302,16 +316,21 @@ class _Lowering:
             self.program.ranges[ids.name] = InputRange(0, min(count, known.high) if known else count)
 
     def gather(self, node: Node, chain: Chain) -> View:
-        table = constant_of(chain.source.inputs[0])
+        source, ids = chain.source.inputs
+        quantized = match_quantized_weight(source, axis=0)
+        table = quantized.values if quantized else constant_of(source)
         assert table is not None
-        ids, (count, columns) = chain.source.inputs[1], table.shape
+        count, columns = table.shape
         self.limit(ids, count)
         rows = math.prod(node.shape[:-1])
         view, operands = self.seen_as(ids, rows, 1), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
-        stored = self.whole(self.weight(table, chain.source.inputs[0].name))
-        kernel = Gather(count, columns, tuple(chain.steps), self.isa)
-        return self.emit(kernel, {"ids": view, "table": stored, **operands}, to, node)
+        stored = {"table": self.whole(self.weight(table, source.name))}
+        kernel: KernelSpec = Gather(count, columns, tuple(chain.steps), self.isa)
+        if quantized:
+            kernel = GatherInt8(count, columns, tuple(chain.steps), self.isa)
+            stored["scales"] = self.whole(self.weight(quantized.scales, source.name))
+        return self.emit(kernel, {"ids": view, **stored, **operands}, to, node)
 
     def operands(self, chain: Chain, rows: int, columns: int, node: Node) -> dict[str, View]:
         """The epilogue's operands by their names in the kernel's signature."""

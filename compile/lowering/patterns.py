@@ -176,6 +176,34 @@ def _dequantized(node: Node) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
+class QuantizedWeight:
+    """values (K, N) int8 in [−127, 127]; scales: (N,) where they go by columns, (K,) where by rows."""
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+def match_quantized_weight(node: Node, axis: int) -> QuantizedWeight | None:
+    """A constant matrix that comes from int8 numbers with a scale for each entry along `axis`, 0 or 1."""
+    if (axes := permutation(node)) == (1, 0):
+        found = match_quantized_weight(node.inputs[0], 1 - axis)
+        return found and QuantizedWeight(found.values.T, found.scales)
+    if axes is not None or node.op != "dequantize" or len(node.shape) != 2:
+        return None
+    values, scale, zero = (operand.data for operand in node.inputs)
+    if values is None or scale is None or zero is None or values.dtype not in (np.int8, np.uint8):
+        return None
+    if scale.size > 1 and int(node.attrs.axis) % 2 != axis:
+        return None
+    shape = (-1, 1) if int(node.attrs.axis) % 2 == 0 else (1, -1)
+    shifted = values.astype(np.int32) - zero.astype(np.int32).reshape(shape)
+    if not np.all(scale > 0) or np.abs(shifted).max(initial=0) > 127:
+        return None
+    scales = np.broadcast_to(scale.reshape(-1), (node.shape[axis],))
+    return QuantizedWeight(shifted.astype(np.int8), np.ascontiguousarray(scales, np.float32))
+
+
+@dataclass(frozen=True)
 class Part:
     """Entries [begin, begin + count) of `source` along `axis`."""
 

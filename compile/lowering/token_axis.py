@@ -55,5 +55,6 @@ class Tokens:
 
 
 def _constant(node: Node) -> bool:
-    """Whether `node` is a constant, perhaps laid out anew."""
-    return node.is_const or (node.op in (*RESHAPES, "permute_dims", "concat") and all(map(_constant, node.inputs)))
+    """Whether `node` is a constant, perhaps laid out anew or stored as int8."""
+    layouts = (*RESHAPES, "permute_dims", "concat", "dequantize")
+    return node.is_const or (node.op in layouts and all(map(_constant, node.inputs)))

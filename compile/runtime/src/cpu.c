@@ -25,27 +25,28 @@ uint32_t pb_cpu_features(void)
 
 #else
 
-static void cpuid(uint32_t leaf, uint32_t registers[4])
+static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4])
 {
     __asm__ volatile("cpuid"
                      : "=a"(registers[0]), "=b"(registers[1]), "=c"(registers[2]), "=d"(registers[3])
-                     : "a"(leaf), "c"(0));
+                     : "a"(leaf), "c"(subleaf));
 }
 
 uint32_t pb_cpu_features(void)
 {
     uint32_t r[4], low, high;
-    cpuid(1, r);
+    cpuid(1, 0, r);
     const bool fma = r[2] & (1u << 12), osxsave = r[2] & (1u << 27), avx = r[2] & (1u << 28);
     if (!osxsave || !avx)
         return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 6) != 6) /* the operating system saves ymm registers */
         return 0;
-    cpuid(7, r);
     uint32_t found = fma ? PB_CPU_FMA : 0;
-    if (r[1] & (1u << 5))
-        found |= PB_CPU_AVX2;
+    cpuid(7, 1, r);
+    found |= r[0] & (1u << 4) ? PB_CPU_AVXVNNI : 0;
+    cpuid(7, 0, r);
+    found |= r[1] & (1u << 5) ? PB_CPU_AVX2 : 0;
     if ((low & 0xe6) != 0xe6) /* but zmm registers it does not */
         return found;
     found |= r[1] & (1u << 16) ? PB_CPU_AVX512F : 0;
@@ -53,6 +54,7 @@ uint32_t pb_cpu_features(void)
     found |= r[1] & (1u << 28) ? PB_CPU_AVX512CD : 0;
     found |= r[1] & (1u << 30) ? PB_CPU_AVX512BW : 0;
     found |= r[1] & (1u << 31) ? PB_CPU_AVX512VL : 0;
+    found |= r[2] & (1u << 11) ? PB_CPU_AVX512VNNI : 0;
     return found;
 }
 

@@ -43,6 +43,8 @@ enum {
     PB_CPU_AVX512CD = 256,
     PB_CPU_AVX512DQ = 512,
     PB_CPU_AVX512VL = 1024,
+    PB_CPU_AVXVNNI = 2048,
+    PB_CPU_AVX512VNNI = 4096,
 };
 
 /* The functions that compute the plan's calls on CPUs that have all of `features`. */

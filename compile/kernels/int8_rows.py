@@ -1,0 +1,235 @@
+"""Rows quantised inside a kernel, into its workspace, as `int8_reference` states it.
+
+Where a row's bytes lie depends on the instruction that will multiply them; four successive elements are always one
+word of 32 bits (with 16-bit products: two words, of the first and third and of the second and fourth element).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, loop
+from compile.kernels.int8_reference import SMALLEST_RANGE, STEPS
+from compile.kernels.microkernel import unrolled
+from compile.targets import Isa
+
+GROUP = 4  # elements a word
+BAND = 4  # rows that lie together where activations are multiplied by element
+STEP = 16  # elements of a row that an Arm kernel quantises at a time
+UNROLL = 8
+# Added to a number of moderate size this leaves it rounded to a whole number in the lowest bits.
+ROUND = 1.5 * 2.0**23
+ROUND_BITS = 0x4B400000
+# Of these bits a rounded number has none; NaN has all.
+NOT_FINITE = 0x34800000
+SIGNED_OFFSET = 128
+
+
+def padded_depth(k: int) -> int:
+    """K as the weights have it: a multiple of what any level's instructions take at a time."""
+    return -(-k // 8) * 8
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Up to `rows` rows of k elements in a workspace: their scales, their zero points, their bytes.
+
+    memory: the workspace as int32; as_float: the same memory.
+    """
+
+    memory: Pointer
+    as_float: Pointer
+    rows: Expr
+    k: int
+    isa: Isa
+
+    @staticmethod
+    def nbytes(rows: int, k: int, dot: str) -> int:
+        rows = -(-rows // STEP) * STEP
+        return rows * (2 + _row_words(k, dot)) * 4
+
+    @property
+    def banded(self) -> bool:
+        return self.isa.by_element
+
+    @property
+    def row_words(self) -> int:
+        return _row_words(self.k, self.isa.dot)
+
+    def _capacity(self) -> Expr:
+        return tirx.truncdiv(self.rows + (STEP - 1), STEP) * STEP
+
+    def scale(self, row: Expr, lanes: int = 1) -> Expr:
+        return self.as_float.load(row, lanes)
+
+    def zero(self, row: Expr, lanes: int = 1) -> Expr:
+        """The zero point; less 128 where products are of signed numbers."""
+        return self.memory.load(self._capacity() + row, lanes)
+
+    def at(self, row: Expr) -> Expr:
+        """The word where a row begins; where they are banded, a band."""
+        return 2 * self._capacity() + row * self.row_words
+
+    def word(self, band: Expr, row: int, group: Expr) -> Expr:
+        """Where word `group` of the band's row lies, from the band's beginning."""
+        if not self.banded:
+            return group * (2 if self.isa.dot == "maddwd" else 1)
+        if self.isa.dot == "smmla":
+            return tirx.truncdiv(group, 2) * (2 * BAND) + row * 2 + tirx.truncmod(group, 2)
+        return group * BAND + row
+
+    def quantize(self, x: Pointer, ldx: Expr, registers: Any) -> None:
+        if self.banded:
+            with loop(tirx.truncdiv(self.rows + (BAND - 1), BAND)) as band:
+                self._band(x, ldx, band * BAND, registers)
+        else:
+            with loop(self.rows) as row:
+                self._row(x, bind(row * ldx), row, registers)
+
+    def _row(self, x: Pointer, start: Expr, row: Expr, registers: Any) -> None:
+        lanes, whole = self.isa.lanes, self.k // self.isa.lanes
+        (seen,) = registers(1, lanes, "int32")
+        low, high = self._extremes(x, start, registers)
+        inverse, zero = self._factors(low, high)
+        (tail,) = registers(1, 1, "int32")
+        seen.store(0, integer(0, lanes), lanes)
+        tail.store(0, integer(0))
+        at = bind(self.at(row))
+
+        def quantized(element: Expr, width: int) -> Expr:
+            value = x.load(start + element, width)
+            rounded = fma(value, broadcast(inverse, width), broadcast(zero, width), width)
+            bits = bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
+            where = seen if width == lanes else tail
+            where.store(0, where.load(0, width) | bits, width)
+            return bits
+
+        def step(v: Expr, u: int) -> None:
+            bits = quantized((v + u) * lanes, lanes)
+            self._store_words(at + self.word(0, 0, (v + u) * (lanes // GROUP)), bits)
+
+        unrolled(whole, min(UNROLL, whole or 1), step)
+        for first in range(whole * lanes, self.k, GROUP):
+            bits = [quantized(k, 1) for k in range(first, min(first + GROUP, self.k))]
+            for i, word in enumerate(self._words(bits)):
+                self.memory.store(at + self.word(0, 0, first // GROUP) + i, word)
+        bits = fold_lanes(seen.load(0, lanes), lanes, lambda a, b: a | b)
+        self._keep(row, low, high, zero, finite=((bits | tail.load(0)) & integer(NOT_FINITE)) == 0)
+
+    def _band(self, x: Pointer, ldx: Expr, first: Expr, registers: Any) -> None:
+        """Four rows side by side. Past the last row the last one is read again: nothing is kept of those."""
+        starts, factors = [], []
+        for i in range(BAND):
+            row = bind(tirx.min(first + i, self.rows - 1))
+            starts.append(bind(row * ldx))
+            low, high = self._extremes(x, starts[i], registers)
+            inverse, zero = self._factors(low, high)
+            factors.append((inverse, zero))
+            self._keep(first + i, low, high, zero, finite=True)
+        at = bind(self.at(first))
+
+        def quantized(i: int, element: Expr, width: int) -> Expr:
+            inverse, zero = (broadcast(f, width) for f in factors[i])
+            rounded = fma(x.load(starts[i] + element, width), inverse, zero, width)
+            return bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
+
+        def step(s: Expr, u: int) -> None:
+            words = []
+            for i in range(BAND):
+                parts = [quantized(i, (s + u) * STEP + p, 4) for p in range(0, STEP, 4)]
+                whole = tirx.Shuffle(parts, list(range(STEP)))
+                words.append(bind(tirx.reinterpret("int32x4", tirx.Cast(f"int8x{STEP}", whole))))
+            order = [r * 4 + g for g in range(4) for r in range(BAND)]
+            if self.isa.dot == "smmla":
+                order = [r * 4 + 2 * h + g for h in range(2) for r in range(BAND) for g in range(2)]
+            self.memory.store(at + (s + u) * STEP, tirx.Shuffle(words, order), STEP)
+
+        whole = self.k // STEP
+        unrolled(whole, 1, step)
+        for element in range(whole * STEP, self.k, GROUP):
+            for i in range(BAND):
+                bits = [quantized(i, k, 1) for k in range(element, min(element + GROUP, self.k))]
+                (word,) = self._words(bits)
+                self.memory.store(at + self.word(0, i, element // GROUP), word)
+
+    def _extremes(self, x: Pointer, start: Expr, registers: Any) -> tuple[Expr, Expr]:
+        """min(0, min x) and max(0, max x) of a row, in two chains each."""
+        lanes, whole = self.isa.lanes, self.k // self.isa.lanes
+        lows, highs = registers(2, lanes), registers(2, lanes)
+        for register in (*lows, *highs):
+            register.store(0, const(0.0, lanes), lanes)
+
+        def step(v: Expr, u: int) -> None:
+            value = bind(x.load(start + (v + u) * lanes, lanes))
+            low, high = lows[u % 2], highs[u % 2]
+            low.store(0, self._min(low.load(0, lanes), value, lanes), lanes)
+            high.store(0, self._max(high.load(0, lanes), value, lanes), lanes)
+
+        unrolled(whole, min(UNROLL, whole or 1), step)
+        low = self._fold(self._min(lows[0].load(0, lanes), lows[1].load(0, lanes), lanes), "fminv", tirx.min)
+        high = self._fold(self._max(highs[0].load(0, lanes), highs[1].load(0, lanes), lanes), "fmaxv", tirx.max)
+        for k in range(whole * lanes, self.k):
+            value = bind(x.load(start + k))
+            low, high = bind(self._min(low, value, 1)), bind(self._max(high, value, 1))
+        return low, high
+
+    def _factors(self, low: Expr, high: Expr) -> tuple[Expr, Expr]:
+        """254 / r, and the zero point with what rounds a number added to it."""
+        span = bind(self._max(high - low, const(float(SMALLEST_RANGE)), 1))
+        inverse = bind(const(float(STEPS)) / span)
+        offset = SIGNED_OFFSET if self.banded else 0
+        return inverse, bind(fma(const(0.0) - low, inverse, const(ROUND), 1) - const(float(offset)))
+
+    def _keep(self, row: Expr, low: Expr, high: Expr, zero: Expr, finite: Any) -> None:
+        span = bind(self._max(high - low, const(float(SMALLEST_RANGE)), 1))
+        scale = span * const(float(np.float32(1.0 / STEPS)))
+        usable = tirx.all(span <= const(float(np.finfo(np.float32).max)), finite)
+        self.as_float.store(row, tirx.Select(usable, scale, const(float("nan"))))
+        self.memory.store(self._capacity() + row, tirx.reinterpret("int32", zero) - integer(ROUND_BITS))
+
+    def _words(self, bits: list[Expr]) -> list[Expr]:
+        """One group of up to four rounded elements as words, zeros after the last."""
+        mask = integer(0xFFFF if self.isa.dot == "maddwd" else 0xFF)
+        parts = [b & mask for b in bits] + [integer(0)] * (GROUP - len(bits))
+        if self.isa.dot == "maddwd":
+            return [parts[i] | (parts[i + 2] << integer(16)) for i in range(2)]
+        return [parts[0] | (parts[1] << integer(8)) | (parts[2] << integer(16)) | (parts[3] << integer(24))]
+
+    def _store_words(self, at: Expr, bits: Expr) -> None:
+        lanes = self.isa.lanes
+        if self.isa.dot != "maddwd":
+            packed = tirx.reinterpret(f"int32x{lanes // GROUP}", tirx.Cast(f"int8x{lanes}", bits))
+            self.memory.store(at, packed, lanes // GROUP)
+            return
+        half = lanes // 2
+        first = tirx.Shuffle([bits], [g * GROUP + i for g in range(lanes // GROUP) for i in (0, 1)])
+        third = tirx.Shuffle([bits], [g * GROUP + i for g in range(lanes // GROUP) for i in (2, 3)])
+        packed = (first & integer(0xFFFF, half)) | (third << integer(16, half))
+        self.memory.store(at, packed, half)
+
+    # Arm's own minimum and maximum keep NaN; elsewhere what follows finds it.
+
+    def _min(self, a: Expr, b: Expr, lanes: int) -> Expr:
+        return _intrinsic("llvm.minimum", lanes, a, b) if self.banded else tirx.min(a, b)
+
+    def _max(self, a: Expr, b: Expr, lanes: int) -> Expr:
+        return _intrinsic("llvm.maximum", lanes, a, b) if self.banded else tirx.max(a, b)
+
+    def _fold(self, vector: Expr, across: str, combine: Any) -> Expr:
+        if self.banded:
+            return bind(_intrinsic(f"llvm.aarch64.neon.{across}.f32.v4f32", 1, vector))
+        return fold_lanes(vector, self.isa.lanes, combine)
+
+
+def _intrinsic(name: str, lanes: int, *operands: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin("float32" if lanes == 1 else f"float32x{lanes}", name, *operands)
+
+
+def _row_words(k: int, dot: str) -> int:
+    """A row's words; a multiple of 64 bytes, that rows begin at cache lines."""
+    words = padded_depth(k) // GROUP * (2 if dot == "maddwd" else 1)
+    return -(-words // 16) * 16

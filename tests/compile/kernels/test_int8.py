@@ -1,0 +1,208 @@
+"""int8 kernels of every level against the numpy reference, bit for bit; Arm's under emulation.
+
+Each level's kernels are called by one small program over one block of memory, which it hands back whole: what they
+computed, and whatever else they may have written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compile.codegen.objects import compile_kernels
+from compile.kernels import int8_reference
+from compile.kernels.contract import pack_vector
+from compile.kernels.gather_int8 import GatherInt8
+from compile.kernels.linear_int8 import LinearInt8, weight_operands
+from compile.kernels.tiles import default_tile
+from compile.linking.link import find_toolchain, run_compiler
+from compile.targets import CPUS, TARGETS, Cpu, host_cpu_flags
+
+LEVELS = ["x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "armv8.0", "cortex-a76", "cortex-x2"]
+ROW_COUNTS = [*range(1, 10), 12, 13, 17, 31]
+GUARD = 64
+
+MAIN = """
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+{prototypes}
+static char *memory;
+int main(int argc, char **argv)
+{{
+    (void)argc;
+    memory = aligned_alloc(64, {size});
+    FILE *file = fopen(argv[1], "rb");
+    if (!memory || !file || fread(memory, 1, {size}, file) != {size})
+        return 1;
+    fclose(file);
+    {calls}
+    file = fopen(argv[1], "wb");
+    return !file || fwrite(memory, 1, {size}, file) != {size} || fclose(file);
+}}
+"""
+
+
+@dataclass
+class Calls:
+    """Calls of kernels over arrays in one block of memory."""
+
+    memory: bytearray = field(default_factory=bytearray)
+    kernels: dict[str, Any] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def put(self, array: np.ndarray) -> int:
+        """Where a copy of `array` lies: at a multiple of 64 bytes, with room for a vector read past its end."""
+        at = len(self.memory)
+        self.memory += np.ascontiguousarray(array).tobytes() + bytes(GUARD)
+        self.memory += bytes(-len(self.memory) % 64)
+        return at
+
+    def call(self, kernel: Any, rows: int, **operands: np.ndarray) -> dict[str, int]:
+        """`kernel` on `operands` by name (row strides as the arrays have them); where each lies is returned."""
+        places, arguments, stride = {name: self.put(array) for name, array in operands.items()}, [], 0
+        for parameter in kernel.signature():
+            match parameter.role:
+                case "row_count":
+                    arguments.append(str(rows))
+                case "stride":
+                    arguments.append(str(stride))
+                case "workspace":
+                    size = kernel.workspace_bytes(rows, rows)
+                    places["workspace end"] = self.put(np.full(size + GUARD, 0xA5, np.uint8)) + size
+                    arguments.append(f"memory + {places['workspace end'] - size}")
+                case _:
+                    stride = operands[parameter.name].shape[-1]
+                    arguments.append(f"memory + {places[parameter.name]}")
+        self.kernels[kernel.name] = kernel
+        self.calls.append(f"{kernel.name}({', '.join(arguments)});")
+        return places
+
+    def run(self, cpu: Cpu, folder: Path) -> None:
+        """Execute the calls on this machine or an emulated one; `memory` is then as they left it."""
+        target = TARGETS["arm64-linux" if cpu.arch == "aarch64" else "x86_64-linux"]
+        objects = compile_kernels(self.kernels, target, folder, cpu)
+        prototypes = [
+            f"void {name}({', '.join('void *' if p.is_pointer else 'int32_t' for p in kernel.signature())});"
+            for name, kernel in self.kernels.items()
+        ]
+        text = MAIN.format(prototypes="\n".join(prototypes), size=len(self.memory), calls="\n    ".join(self.calls))
+        (folder / "main.c").write_text(text)
+        (folder / "memory").write_bytes(self.memory)
+        musl = target.zig_triple.replace("gnu", "musl")
+        toolchain = find_toolchain(target)
+        run_compiler(toolchain, ["-target", musl, "-O1", "-static", "main.c", *map(str, objects), "-o", "main"], folder)
+        emulator = ["qemu-aarch64", "-cpu", cpu.emulated] if cpu.arch == "aarch64" else []
+        subprocess.run([*emulator, "./main", "memory"], cwd=folder, check=True, timeout=300)
+        self.memory = bytearray((folder / "memory").read_bytes())
+
+    def at(self, place: int, like: np.ndarray) -> np.ndarray:
+        return np.frombuffer(self.memory, like.dtype, like.size, place).reshape(like.shape)
+
+
+@pytest.fixture(params=LEVELS)
+def cpu(request: pytest.FixtureRequest) -> Cpu:
+    level = CPUS[request.param]
+    if level.arch == "aarch64" and shutil.which("qemu-aarch64") is None:
+        pytest.skip("needs qemu-aarch64 (Debian package qemu-user)")
+    if level.arch != "aarch64" and not set(level.required) <= host_cpu_flags():
+        pytest.skip(f"this CPU is no {level.name}")
+    return level
+
+
+def linear(cpu: Cpu, k: int, n: int, bias: bool, *steps: str, strides: tuple[int, ...] = ()) -> LinearInt8:
+    return LinearInt8(k, n, bias, steps, default_tile(cpu.isa, f"i8_{cpu.isa.dot}"), cpu.isa, strides)
+
+
+CASES = {
+    "wide, relu, strides known": (128, 512, True, ("relu",), (131, 515)),
+    "deep, residual": (512, 128, True, ("add",), ()),
+    "one column": (33, 1, True, (), ()),
+    "two columns, of a question answering head": (128, 2, True, (), ()),
+    "width 30, no bias": (30, 30, False, ("add",), ()),
+    "depth 17, NoNorm": (17, 104, True, ("mulv",), ()),
+    "depth 1": (1, 9, True, (), ()),
+    "depth 65, strides known": (65, 70, True, ("add",), (68, 73, 74)),
+    "TinyBERT's 312": (312, 312, False, (), ()),
+}
+
+
+def rows_of(rng: np.random.Generator, rows: int, k: int) -> np.ndarray:
+    """Rows of all sizes and signs; among them zeros, no negatives, a NaN, both infinities, tiny and huge numbers."""
+    x = rng.standard_normal((rows, k)) * np.exp(rng.uniform(-5, 5, (rows, 1))) + rng.integers(-1, 2, (rows, 1))
+    x = x.astype(np.float32)
+    special = [0.0, np.nan, np.inf, -np.inf, 1e-37, 3e38]
+    for row, value in zip(range(1, rows, 2), special, strict=False):
+        x[row, rng.integers(k) if value else slice(None)] = value
+    x[rows // 2] = np.abs(x[rows // 2])
+    return x
+
+
+def framed(values: np.ndarray, gap: int, fill: float = np.nan) -> np.ndarray:
+    """Rows that lie `gap` elements apart, with one more of them before the first and after the last."""
+    whole = np.full((values.shape[0], values.shape[1] + gap), fill, np.float32)
+    whole[:, : values.shape[1]] = values
+    return whole
+
+
+def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> None:
+    calls, expected = Calls(), []
+    for case, (k, n, has_bias, steps, strides) in CASES.items():
+        rng = np.random.default_rng(k)
+        kernel = linear(cpu, k, n, has_bias, *steps, strides=strides)
+        weight = rng.integers(-127, 128, (k, n)).astype(np.int8)
+        weight[:, n // 2] = 127 * rng.choice([-1, 1])  # sums as large as they can be
+        scales = rng.uniform(0.001, 1, n).astype(np.float32)
+        bias = rng.standard_normal(n).astype(np.float32) if has_bias else None
+        operands: dict[str, Any] = dict(weight_operands(weight, scales))
+        if bias is not None:
+            operands["bias"] = pack_vector(bias)
+        for rows in ROW_COUNTS:
+            x, y = rows_of(rng, rows, k), framed(np.full((rows, n), 7.0, np.float32), 3, fill=7.0)
+            with np.errstate(invalid="ignore", over="ignore"):
+                want = int8_reference.linear(x, weight, scales, bias)
+                for step in steps:
+                    other = rng.standard_normal((1 if step == "mulv" else rows, n)).astype(np.float32)
+                    if step == "relu":
+                        want = np.where(want > 0, want, np.float32(0))
+                    elif step == "mulv":
+                        want, operands["mulv0"] = want * other, pack_vector(other[0])
+                    else:
+                        want, operands["add0"] = want + other, framed(other, 4)
+            places = calls.call(kernel, rows, x=framed(x, 3), y=y, **operands)
+            expected.append((f"{case}, {rows} rows", places, y, want))
+    calls.run(cpu, tmp_path)
+    for name, places, y, want in expected:
+        got, width = calls.at(places["y"], y), want.shape[1]
+        assert np.array_equal(got[:, :width], want, equal_nan=True), name
+        assert (got[:, width:] == 7.0).all(), f"{name}: written outside the tensor"
+        end = calls.at(places["workspace end"], np.zeros(GUARD, np.uint8))
+        assert (end == 0xA5).all(), f"{name}: written past the workspace"
+
+
+def test_lookups_scale_a_row(cpu: Cpu, tmp_path: Path) -> None:
+    calls, expected, rng = Calls(), [], np.random.default_rng(0)
+    for columns, steps in ((128, ()), (30, ("addv",)), (5, ("add",))):
+        table = rng.integers(-127, 128, (50, columns)).astype(np.int8)
+        scales = rng.uniform(0.001, 1, 50).astype(np.float32)
+        ids = np.array([[0], [49], [7], [-3], [99]], np.int64)
+        inside = np.clip(ids[:, 0], 0, 49)
+        want = table[inside] * scales[inside, None]
+        other = rng.standard_normal((5, columns)).astype(np.float32)
+        operands = {"addv0": pack_vector(other[0])} if steps == ("addv",) else {"add0": other} if steps else {}
+        want = want + other[: 1 if steps == ("addv",) else 5] if steps else want
+        y = framed(np.zeros((5, columns), np.float32), 2, fill=7.0)
+        kernel = GatherInt8(50, columns, steps, cpu.isa)
+        places = calls.call(kernel, 5, ids=ids, table=table, scales=scales, y=y, **operands)
+        expected.append((places["y"], y, want))
+    calls.run(cpu, tmp_path)
+    for place, y, want in expected:
+        got = calls.at(place, y)
+        assert np.abs(got[:, :-2] - want).max() <= 1e-6 * np.abs(want).max()
+        assert (got[:, -2:] == 7.0).all()
