@@ -182,8 +182,8 @@ def test_attention_needs_one_barrier(graph: type, lowered: Callable) -> None:
 
 def test_equal_weights_are_stored_once(graph: type, lowered: Callable, tmp_path: Path) -> None:
     b = graph()
-    weight = b.rng.standard_normal((16, 16)).astype(np.float32)
-    x = b.input("x", [1, 8, 16])
+    weight = b.rng.standard_normal((64, 64)).astype(np.float32)
+    x = b.input("x", [1, 8, 64])
     for _ in range(3):
         x = b("Relu", b("MatMul", x, b.const(weight.copy())))
     plan = holds(lowered(b.model(x)))
