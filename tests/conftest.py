@@ -162,6 +162,18 @@ def subprocess_limit() -> Iterator[SubprocessLimit]:
         yield limit
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--level", metavar="CPU", help="what --target host means, as x86-64-v3 (default: the best here)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if level := config.getoption("--level"):
+        from compile import targets
+
+        flags = targets.host_cpu_flags() & set(targets.CPUS[level].required)
+        targets.host_cpu_flags = lambda: flags  # type: ignore[assignment]
+
+
 def running_marker(item: pytest.Item) -> Path:
     """A file that is there while `item` runs, in whichever process."""
     run = getattr(item.config, "workerinput", {}).get("testrunuid", os.getpid())

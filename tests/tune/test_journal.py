@@ -8,7 +8,7 @@ import pytest
 from compile.databases import Record, read, summary, tile_table
 from compile.errors import CompileError
 from compile.kernels.tiles import DEFAULT_TILES, TileConfig, TileKey
-from compile.targets import AVX2, CPUS, TARGETS, with_cpu
+from compile.targets import CPUS, TARGETS, with_cpu
 from tune.kernels.journal import Journal
 
 CPU = CPUS["x86-64-v3"]
@@ -82,13 +82,13 @@ def test_a_build_asks_the_table_and_reports_what_it_got(tmp_path: Path) -> None:
         + "damaged\n"
     )
     table, database = tile_table(path, with_cpu(TARGETS["x86_64-linux"], CPU.name))
-    assert table.choose("linear", AVX2, "f32", 64, 48) == TileConfig(2, 32)
-    assert table.choose("linear", AVX2, "f32", 64, 96) == DEFAULT
-    assert table.choose("attention", AVX2, "f32", 64, 48) == DEFAULT
+    assert table.choose(TileKey("linear", "avx2", "f32", 64, 48)) == TileConfig(2, 32)
+    assert table.choose(TileKey("linear", "avx2", "f32", 64, 96)) == DEFAULT
+    assert table.choose(TileKey("attention", "avx2", "f32", 64, 48)) == DEFAULT
     found = summary(table, database)
-    assert (found["tasks"], found["hits"], found["measured"], found["estimated"]) == (3, 1, 1, 0)
-    assert found["missed"] == ["linear 64x96", "attention 64x48"]
-    assert found["damaged"] == [f"{path}:4: skipped: Expecting value: line 1 column 1 (char 0)"]
+    assert (found.tasks, found.hits, found.measured, found.estimated) == (3, 1, 1, 0)
+    assert found.missed == ("linear 64x96", "attention 64x48")
+    assert found.damaged == (f"{path}:4: skipped: Expecting value: line 1 column 1 (char 0)",)
 
 
 def test_levels_that_read_the_same_weights_get_tiles_that_suit_them_all(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_levels_that_read_the_same_weights_get_tiles_that_suit_them_all(tmp_path
     lines = [record(TileConfig(4, 24), "chosen"), record(TileConfig(4, 32), "chosen", OTHER)]
     path.write_text("".join(line.to_line() for line in lines))
     table, database = tile_table(path, TARGETS["x86_64-linux"])  # AVX-512 too: vectors of 16
-    assert table.choose("linear", AVX2, "f32", 64, 48) == DEFAULT
-    assert table.choose("linear", AVX2, "f32", 64, 96) == TileConfig(4, 32)
-    assert summary(table, database)["hits"] == 1
+    assert table.choose(TileKey("linear", "avx2", "f32", 64, 48)) == DEFAULT
+    assert table.choose(TileKey("linear", "avx2", "f32", 64, 96)) == TileConfig(4, 32)
+    assert summary(table, database).hits == 1
 
 
 def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
