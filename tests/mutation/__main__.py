@@ -1,0 +1,196 @@
+"""How many small faults in the code a room's tests notice.
+
+    pip install -e '.[test,mutation]'
+    python -m tests.mutation passes [--sample 60] [--seed 0] [--jobs 2] [--only passes/fold_nonorm.py]
+
+cosmic-ray plants the faults (an operator, a number, a condition, a loop), one at a time, in a copy of the project. A
+sample is drawn; for each of its faults the room's tests that run the faulty line are run, quickest first, until one
+fails. What none notices is printed as a difference: mend the tests, or name it in tests/mutation/equivalent.txt where
+no test could tell (a line each: file, the original line, the mutated line, separated by tabs).
+"""
+
+import argparse
+import contextlib
+import difflib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import coverage
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+
+ROOT = Path(__file__).parents[2]
+EQUIVALENT = Path(__file__).with_name("equivalent.txt")
+ROOMS = ("pocketbert", "model", "passes", "compile", "tune")
+TESTS_OF = {"compile": ["tests/compile", "tests/attack", "tests/e2e"]}
+# Faults of a kind that people make. The others mostly replace an operator by one that its operands do not have.
+KINDS = re.compile(
+    r"core/(AddNot|ExceptionReplacer|NumberReplacer|ReplaceAndWithOr|ReplaceOrWithAnd|ReplaceBreakWithContinue"
+    r"|ReplaceContinueWithBreak|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ZeroIterationForLoop"
+    r"|ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Mul)|ReplaceUnaryOperator_Delete_\w+"
+    r"|ReplaceComparisonOperator_(Is_IsNot|IsNot_Is|(Eq|NotEq|Lt|LtE|Gt|GtE)_(Eq|NotEq|Lt|LtE|Gt|GtE)))"
+)
+LIMIT = 300  # seconds for one fault's tests
+TESTS = 40  # of those that run the line
+
+
+@dataclass(frozen=True)
+class Fault:
+    path: str
+    line: int
+    before: str
+    after: str  # the whole file with the fault
+
+    @property
+    def difference(self) -> list[str]:
+        lines = difflib.unified_diff(self.before.splitlines(), self.after.splitlines(), lineterm="", n=0)
+        return [text for text in lines if text[:1] in "+-" and text[:3] not in ("+++", "---")]
+
+    @property
+    def key(self) -> str:
+        """What names it in the list of equivalent faults."""
+        return "\t".join([self.path, *(text[1:].strip() for text in self.difference)])
+
+
+def draw(paths: list[str], count: int, seed: int) -> list[Fault]:
+    """`count` of all faults in those files, in random order."""
+    with tempfile.TemporaryDirectory() as folder, use_db(str(Path(folder) / "work.sqlite"), WorkDB.Mode.create) as work:
+        init([ROOT / path for path in paths], work, {})
+        planted = [m for item in work.work_items if KINDS.fullmatch((m := item.mutations[0]).operator_name)]
+    random.Random(seed).shuffle(planted)
+    equivalent = set(EQUIVALENT.read_text().splitlines())
+    drawn: list[Fault] = []
+    for mutation in planted:
+        before = Path(mutation.module_path).read_text()
+        after = mutate_code(before, get_operator(mutation.operator_name)(), mutation.occurrence)
+        path = Path(mutation.module_path).relative_to(ROOT)
+        fault = Fault(str(path), mutation.start_pos[0], before, after or before)
+        if after and after != before and fault.key not in equivalent:
+            drawn.append(fault)
+        if len(drawn) == count:
+            break
+    return drawn
+
+
+def tests_by_line(room: str, tests: list[str], folder: Path) -> dict[tuple[str, int], list[str]]:
+    """Which tests run a line, quickest first."""
+    data = folder / "coverage"
+    command = ["-n", "2", f"--cov={room}", "--cov-context=test", "--cov-report=", "--durations=0", "-vv", "-q", *tests]
+    environment = os.environ | {"COVERAGE_FILE": str(data)}
+    done = subprocess.run([*PYTEST, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the tests fail without a fault:\n{done.stdout[-3000:]}")
+    seconds: dict[str, float] = defaultdict(float)
+    for text in done.stdout.splitlines():
+        parts = text.split()
+        if len(parts) >= 3 and parts[1] in ("setup", "call", "teardown"):
+            seconds[" ".join(parts[2:])] += float(parts[0].rstrip("s"))
+    measured = coverage.CoverageData(str(data))
+    measured.read()
+    found: dict[tuple[str, int], list[str]] = {}
+    for file in measured.measured_files():
+        path = str(Path(file).relative_to(folder.resolve()))
+        for line, contexts in measured.contexts_by_lineno(file).items():
+            names = {context.split("|")[0] for context in contexts if context}
+            found[path, line] = sorted(names, key=lambda name: (seconds[name], name))
+    return found
+
+
+PYTEST = [sys.executable, "-m", "pytest", "--no-header"]
+
+
+def noticed(fault: Fault, tests: list[str], folder: Path) -> bool:
+    """Whether one of `tests` fails, or hangs, with the fault in the copy of the project in `folder`."""
+    if not tests:
+        return False
+    place = folder / fault.path
+    place.write_text(fault.after)
+    command = [*PYTEST, "-n", "0", "-x", "-q", *tests[:TESTS]]
+    try:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            return process.wait(timeout=LIMIT) != 0
+        except subprocess.TimeoutExpired:
+            return True
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        place.write_text(fault.before)
+
+
+@contextlib.contextmanager
+def copies(count: int) -> Iterator[list[Path]]:
+    """Copies of what git tracks, with the data beside them that tests look for."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix="pocketbert-mutation-") as parent:
+        if (ROOT.parent / "shared").exists():
+            (Path(parent) / "shared").symlink_to(ROOT.parent / "shared")
+        folders = [Path(parent) / f"copy-{number}" for number in range(count)]
+        for folder in folders:
+            for name in filter(None, listed.split("\0")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        yield folders
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("room", choices=ROOMS)
+    parser.add_argument("--sample", type=int, default=60, help="faults to draw (default: 60)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="faults tried at the same time (default: 2)")
+    parser.add_argument("--only", nargs="+", metavar="FILE", help="in these files of the room alone")
+    parser.add_argument("--tests", nargs="+", metavar="PATH", help="the tests that should notice (default: the room's)")
+    args = parser.parse_args()
+    paths = args.only or sorted(str(p.relative_to(ROOT)) for p in (ROOT / args.room).rglob("*.py"))
+    os.environ["PYTHONPATH"] = ""
+    faults = draw(paths, args.sample, args.seed)
+    unnoticed = []
+    with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
+        print(f"{len(faults)} faults; running the tests without one", flush=True)
+        tests = tests_by_line(args.room, args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"]), folders[0])
+        free: SimpleQueue[Path] = SimpleQueue()
+        for folder in folders:
+            free.put(folder)
+
+        def attempt(fault: Fault) -> bool:
+            folder = free.get()
+            try:
+                return noticed(fault, tests.get((fault.path, fault.line), []), folder)
+            finally:
+                free.put(folder)
+
+        for fault, seen in zip(faults, pool.map(attempt, faults), strict=True):
+            if not seen:
+                unnoticed.append(fault)
+                covered = len(tests.get((fault.path, fault.line), []))
+                print(
+                    f"\nunnoticed: {fault.path}:{fault.line}, run by {covered} tests",
+                    *fault.difference,
+                    sep="\n",
+                    flush=True,
+                )
+    share = 1 - len(unnoticed) / max(1, len(faults))
+    print(f"\n{args.room}: {len(faults) - len(unnoticed)} of {len(faults)} faults noticed ({share:.0%})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
