@@ -18,11 +18,13 @@ from passes.graph import (
     attempt,
     attribute,
     constant,
+    dims,
     has_control_flow,
     ints,
     is_float,
     last_dim,
     make,
+    scalar,
     used_once,
     write_outputs,
 )
@@ -96,15 +98,15 @@ class _Walk:
             return False
         x, output = node.inputs[0], node.outputs[0]
         weight, transposed = _matrix(node.inputs[1])
-        values, lead = array(weight), None if x is None else leading(x)
-        if x is None or weight is None or values is None or lead is None:
+        lead = None if x is None else leading(x)
+        if x is None or weight is None or lead is None:
             return False
         inputs: list[ir.Value] = [self._flatten(x, node), weight]
         bias = _bias(output)
         if bias is not None:
             output = output.consumers()[0].outputs[0]
             inputs.append(self._vector(bias))
-        size = values.shape[0 if transposed else 1]
+        size = dims(weight)[0 if transposed else 1]
         flags = {"transB": ir.AttrInt64("transB", 1)} if transposed else None
         y = make("Gemm", inputs, before=node, like=output, shape=[_tokens(lead), size], attributes=flags)
         self.flat[output] = y
@@ -255,10 +257,15 @@ def _matrix(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
     """The constant matrix behind an operand, and whether the graph transposes it."""
     node = value.producer() if value is not None else None
     if node is not None and node.op_type == "Transpose" and ints(node, "perm") in (None, [1, 0]):
-        values = array(node.inputs[0])
-        return (node.inputs[0], True) if values is not None and values.ndim == 2 else (None, False)
-    values = array(value)
-    return (value, False) if values is not None and values.ndim == 2 else (None, False)
+        return (node.inputs[0], True) if _is_matrix(node.inputs[0]) else (None, False)
+    return (value, False) if _is_matrix(value) else (None, False)
+
+
+def _is_matrix(value: ir.Value | None) -> bool:
+    """A constant matrix, of floats or of integers behind a DequantizeLinear."""
+    node = value.producer() if value is not None else None
+    values = array(node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else value)
+    return values is not None and values.ndim == 2
 
 
 def _is_linear(node: ir.Node) -> bool:
@@ -285,6 +292,8 @@ def _bias(product: ir.Value) -> ir.Value | None:
 def _acts_on_rows(node: ir.Node) -> bool:
     if node.op_type in UNARY or node.op_type in BINARY:
         return True
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return scalar(node.inputs[1]) is not None
     rank = len(node.outputs[0].shape or ())
     if node.op_type == "LayerNormalization":
         return attribute(node, "axis", -1) in (-1, rank - 1)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from passes import (
     canonical_attention,
+    canonical_weights,
     deduplicate_constants,
+    drop_activation_rounding,
     expand_attention,
     files,
     finite_mask,
@@ -26,10 +29,14 @@ from passes import (
     names,
     quantize_linears,
     quantize_tables,
+    recognise_cast_weights,
+    recognise_dynamic_quantization,
+    recognise_quantized_tables,
     simplify,
     tidy,
 )
 from passes.check import check
+from passes.check_quantized import check_quantized
 from passes.cost import measure
 from passes.errors import PassError
 from passes.graph import infer_shapes
@@ -62,6 +69,17 @@ class Phase:
 
 
 PHASES = (
+    # Before onnxsim, which knows less about integers.
+    Phase(
+        "read integers",
+        (
+            Pass("recognise_dynamic_quantization", recognise_dynamic_quantization.run, opset=13, tolerance=COARSE),
+            Pass("recognise_cast_weights", recognise_cast_weights.run, opset=13),
+            Pass("recognise_quantized_tables", recognise_quantized_tables.run, opset=13),
+            Pass("canonical_weights", canonical_weights.run, opset=13),
+            Pass("drop_activation_rounding", drop_activation_rounding.run, opset=13, tolerance=COARSE),
+        ),
+    ),
     Phase("simplify", (Pass("onnxsim", simplify.run, opset=1),)),
     Phase(
         "recognise",
@@ -131,11 +149,13 @@ def run(
     options = options or Options()
     proto = model if isinstance(model, onnx.ModelProto) else files.read(model)
     check(proto)
+    check_quantized(proto)
     referee = Referee(proto) if verify else None
     feeds = referee.feeds[0] if referee else None
     before = measure(proto, feeds)
     graph = ir.from_proto(proto)
     infer_shapes(graph)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     reports: list[PassReport] = []
     for phase in PHASES:
         for entry in phase.passes:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from compile.artifact.manifest import Manifest, Tensor, sha256
 from compile.errors import CompileError
+from compile.running.arrays import converted, readable, tensors, utf8, whole_number, writable
 from compile.targets import TARGETS, runs_here, with_cpu
 
-TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
+INT32 = -(2**31), 2**31 - 1
+MAX_THREADS = 64
 FUNCTIONS = ("open", "run", "close", "last_error", "tokenize", "run_text", "token")
 
 
@@ -47,29 +52,26 @@ class Record(NamedTuple):
     end_ns: int
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("type", ctypes.c_int32),
-        ("rank", ctypes.c_int32),
-        ("shape", ctypes.c_int64 * 4),
-    ]
-
-
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of an artifact folder. Raises CompileError if it is missing, damaged or of another format."""
     return Manifest.read(folder)
 
 
 class Library:
-    """A model open in this process. One `run` at a time; open another for another thread. Use as a context manager."""
+    """A model open in this process. Use as a context manager.
+
+    Any thread may call it: runs wait for each other, and `close` for a run. To run several at once, open several. After
+    `fork` the child loads its own: a model that it inherits raises CompileError.
+    """
 
     def __init__(
         self, folder: str | Path, threads: int = 0, profile: bool = False, manifest: Manifest | None = None
     ) -> None:
         """manifest: of a folder that has none yet."""
+        threads = whole_number(threads, "threads", 0, MAX_THREADS)
         self.manifest = manifest or read_manifest(folder)
         self._model = ctypes.c_void_p()
+        self._lock, self._process = threading.RLock(), os.getpid()
         name, path = self.manifest.name, Path(folder) / self.manifest.library
         target = with_cpu(TARGETS[self.manifest.target], self.manifest.cpu)
         if not runs_here(target):
@@ -96,9 +98,19 @@ class Library:
         self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
         self._profile = getattr(self._library, f"{name}_profile")
         self._profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-        options = _Options(size=ctypes.sizeof(_Options), threads=threads, profile=profile)
+        options = _Options(size=ctypes.sizeof(_Options), threads=threads, profile=bool(profile))
         if opened(ctypes.byref(options), ctypes.byref(self._model)) != 0:
             raise CompileError(f"{path}: {self._last_error(None).decode()}")
+
+    @contextmanager
+    def _open_model(self) -> Iterator[ctypes.c_void_p]:
+        """The model's handle, for this thread alone. Raises CompileError if it is closed or the parent process's."""
+        if os.getpid() != self._process:  # the lock may be held by a thread that the child does not have
+            raise CompileError("this model was opened before fork(), by the parent process: load it again in this one")
+        with self._lock:
+            if not self._model:
+                raise CompileError("this model is closed: load it again")
+            yield self._model
 
     def run(self, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         """Every output by name. Raises CompileError on wrong names, shapes, types or ids outside their table.
@@ -108,8 +120,6 @@ class Library:
 
         Integer inputs of another integer type are converted; anything else must have the model's type.
         """
-        if not self._model:
-            raise CompileError("this model is closed: load it again")
         arrays = [self._input(entry, inputs) for entry in self.manifest.inputs]
         unknown = set(inputs) - {entry.name for entry in self.manifest.inputs}
         if unknown:
@@ -120,12 +130,20 @@ class Library:
         return outputs
 
     def run_into(self, inputs: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
-        """`run` on arrays that are laid out as the model wants them, in its order: nothing is copied."""
-        if not self._model:
-            raise CompileError("this model is closed: load it again")
-        given, taken = _tensors(inputs), _tensors(outputs)
-        if self._run(self._model, given, len(inputs), taken, len(outputs)) != 0:
-            raise CompileError(self._last_error(self._model).decode())
+        """`run` on arrays in the model's order, which are read and written in place.
+
+        Inputs that are strided, misaligned or of the other byte order are copied first. Raises CompileError for an
+        output that is, or is read-only, and for one that shares memory with another array.
+        """
+        wanted = self.manifest
+        for kind, arrays, entries in (("inputs", inputs, wanted.inputs), ("outputs", outputs, wanted.outputs)):
+            if len(arrays) != len(entries):
+                raise CompileError(f"{len(arrays)} {kind}, the model has {len(entries)}")
+        reads = [readable(array, entry) for array, entry in zip(inputs, wanted.inputs, strict=True)]
+        writes = [writable(array, entry) for array, entry in zip(outputs, wanted.outputs, strict=True)]
+        with self._open_model() as model:
+            if self._run(model, tensors(reads), len(reads), tensors(writes), len(writes)) != 0:
+                raise CompileError(self._last_error(model).decode())
 
     def tokenize(
         self, text: str | bytes, pair: str | bytes | None = None, max_tokens: int | None = None
@@ -135,22 +153,24 @@ class Library:
         The longer text is truncated first, to max_tokens in all (by default the model's). In bytes, what is not UTF-8
         is left out. Raises CompileError if the library was built without --vocab.
         """
-        room = self.manifest.tokens if max_tokens is None else max_tokens
-        ids, segments = (np.empty(max(room, 0), np.int64) for _ in range(2))
+        texts = _text(text, pair)
+        room = self.manifest.tokens if max_tokens is None else whole_number(max_tokens, "max_tokens", *INT32)
+        room = max(min(room, 4 * (texts[1] + texts[3]) + 3), 0)  # no text has more tokens than four a byte
+        ids, segments = (np.empty(room, np.int64) for _ in range(2))
         count = ctypes.c_int32()
-        if self._tokenize(*_text(text, pair), room, ids.ctypes.data, segments.ctypes.data, ctypes.byref(count)) != 0:
+        if self._tokenize(*texts, room, ids.ctypes.data, segments.ctypes.data, ctypes.byref(count)) != 0:
             raise CompileError(self._last_error(None).decode())
         return ids[: count.value], segments[: count.value]
 
     def run_text(self, text: str | bytes, pair: str | bytes | None = None) -> dict[str, NDArray[Any]]:
         """`tokenize` and `run` in one: every output by name, for just the text's tokens. Raises CompileError."""
-        if not self._model:
-            raise CompileError("this model is closed: load it again")
+        texts = _text(text, pair)
         outputs = {e.name: np.empty(e.shape, e.dtype) for e in self.manifest.outputs}
-        taken, count = _tensors(list(outputs.values())), ctypes.c_int32()
-        if self._run_text(self._model, *_text(text, pair), taken, len(outputs), ctypes.byref(count)) != 0:
-            raise CompileError(self._last_error(self._model).decode())
-        shapes = (tensor.shape[: tensor.rank] for tensor in taken)
+        views, count = tensors(list(outputs.values())), ctypes.c_int32()
+        with self._open_model() as model:
+            if self._run_text(model, *texts, views, len(outputs), ctypes.byref(count)) != 0:
+                raise CompileError(self._last_error(model).decode())
+        shapes = (view.shape[: view.rank] for view in views)
         return {
             name: array.reshape(-1)[: math.prod(shape)].reshape(shape)
             for (name, array), shape in zip(outputs.items(), shapes, strict=True)
@@ -158,7 +178,8 @@ class Library:
 
     def token(self, number: int) -> str:
         """The piece whose id is `number`. Raises CompileError where there is none."""
-        piece = self._token(number)
+        number = whole_number(number, "a piece's id")
+        piece = self._token(number) if 0 <= number <= INT32[1] else None
         if piece is None:
             raise CompileError(f"there is no piece {number}: the vocabulary has less, or the library has none")
         return piece.decode()
@@ -166,32 +187,28 @@ class Library:
     def _input(self, entry: Tensor, inputs: Mapping[str, ArrayLike]) -> NDArray[Any]:
         if entry.name not in inputs:
             raise CompileError(f"input {entry.name!r} is missing")
-        array = np.asarray(inputs[entry.name])
-        if array.dtype != entry.dtype:
-            if not (array.dtype.kind in "iub" and np.dtype(entry.dtype).kind == "i"):
-                raise CompileError(f"input {entry.name!r} has type {array.dtype}, the model wants {entry.dtype}")
-            array = array.astype(entry.dtype)
+        array = converted(inputs[entry.name], entry)
         tokens = array.shape[-1] if array.ndim and 1 <= array.shape[-1] <= self.manifest.tokens else 0
         if array.shape != (entry.shape_for(tokens) if tokens else entry.shape):
             raise CompileError(
                 f"input {entry.name!r} has shape {list(array.shape)}, the model wants {list(entry.shape)}"
             )
-        return np.ascontiguousarray(array)
+        return array
 
     def profile(self) -> list[Record]:
         """When each kernel of the last run ran, the whole run first. Only of a model that was opened with `profile`."""
-        if not self._model:
-            raise CompileError("this model is closed: load it again")
         records, count = ctypes.POINTER(_Record)(), ctypes.c_int32()
-        if self._profile(self._model, ctypes.byref(records), ctypes.byref(count)) != 0:
-            raise CompileError(self._last_error(self._model).decode())
-        return [Record(r.call, r.thread, r.start_ns, r.end_ns) for r in records[: count.value]]
+        with self._open_model() as model:
+            if self._profile(model, ctypes.byref(records), ctypes.byref(count)) != 0:
+                raise CompileError(self._last_error(model).decode())
+            return [Record(r.call, r.thread, r.start_ns, r.end_ns) for r in records[: count.value]]
 
     def close(self) -> None:
-        """Free the model. Further calls of `run` raise CompileError."""
-        if self._model:
-            self._close(self._model)
-            self._model = ctypes.c_void_p()
+        """Free the model, once a run under way has ended. What is called afterwards raises CompileError."""
+        with self._lock if os.getpid() == self._process else nullcontext():
+            model, self._model = self._model, ctypes.c_void_p()
+        if model:
+            self._close(model)
 
     def __enter__(self) -> Library:
         return self
@@ -216,17 +233,9 @@ def _open_library(path: Path) -> ctypes.CDLL:
 
 
 def _text(text: str | bytes, pair: str | bytes | None) -> tuple[bytes, int, bytes | None, int]:
-    """Two texts as the C interface takes them. Half a surrogate pair is no UTF-8, so the library leaves it out."""
-    first, second = (t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in (text, pair))
-    return first or b"", len(first or b""), second, len(second or b"")
-
-
-def _tensors(arrays: list[NDArray[Any]]) -> Any:
-    tensors = (_Tensor * len(arrays))()
-    for tensor, array in zip(tensors, arrays, strict=True):
-        tensor.data, tensor.type, tensor.rank = array.ctypes.data, TYPE_CODES.get(str(array.dtype), 0), array.ndim
-        tensor.shape[: array.ndim] = array.shape
-    return tensors
+    """Two texts as the C interface takes them."""
+    first, second = utf8(text, "text"), None if pair is None else utf8(pair, "pair")
+    return first, len(first), second, len(second or b"")
 
 
 def load(folder: str | Path, threads: int = 0, profile: bool = False) -> Library:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from compile.errors import CompileError
 from compile.linking.link import find_toolchain, run_compiler
 from compile.targets import AVX2, AVX512, NEON, Target, host_target
+from tests.support.graphs import Builder
 
 # Every instruction set's kernels are compiled for this machine: LLVM takes wide vectors apart, so all run anywhere.
 ISAS = [NEON, AVX2, AVX512]
@@ -100,68 +100,6 @@ def strided() -> type[Rows]:
 @pytest.fixture(scope="session")
 def at_64_bytes() -> Callable[[np.ndarray], np.ndarray]:
     return aligned
-
-
-class Builder:
-    """Writes small graphs one operator at a time: `b("MatMul", x, b.const(w))` returns the output's name."""
-
-    def __init__(self, seed: int = 0, opset: int = 20) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.opset = opset
-        self.nodes: list[onnx.NodeProto] = []
-        self.inputs: list[onnx.ValueInfoProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def __call__(self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
-        names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
-        name = name or f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def input(self, name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
-        return name
-
-    def const(self, value: Any) -> str:
-        array = np.asarray(value)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), f"const_{len(self.weights)}"))
-        return self.weights[-1].name
-
-    def normal(self, *shape: int, scale: float = 1.0) -> str:
-        return self.const(self.rng.standard_normal(shape) * scale)
-
-    def linear(self, x: str, k: int, n: int) -> str:
-        return self("Add", self("MatMul", x, self.normal(k, n, scale=k**-0.5)), self.normal(n))
-
-    def attention(self, x: str, tokens: int, heads: int, size: int, mask: str | None = None, scale: str = "scores"):
-        """Self-attention over x (1, tokens, heads · size), with 1/√size on the scores, on q, on k, or on q and k."""
-        width = heads * size
-        parts = []
-        for i, axes in enumerate(([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])):
-            y = self("Reshape", self.linear(x, width, width), self.const(np.array([1, tokens, heads, size])))
-            y = self("Transpose", y, perm=axes)
-            if scale == "both" and i < 2:
-                y = self("Mul", y, self.const(np.float32(size**-0.25)))
-            elif scale == "qk"[i : i + 1]:
-                y = self("Div", y, self.const(np.float32(size**0.5)))
-            parts.append(y)
-        q, k, v = parts
-        scores = self("MatMul", q, k)
-        if scale == "scores":
-            scores = self("Mul", scores, self.const(np.float32(size**-0.5)))
-        if mask:
-            scores = self("Add", scores, mask)
-        context = self("Transpose", self("MatMul", self("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
-        return self("Reshape", context, self.const(np.array([1, tokens, width])))
-
-    def model(self, *outputs: str) -> onnx.ModelProto:
-        infos = [onnx.ValueInfoProto(name=name) for name in outputs]
-        graph = helper.make_graph(self.nodes, "test", self.inputs, infos, self.weights)
-        domains = sorted({node.domain for node in self.nodes} - {""})
-        opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        return onnx.shape_inference.infer_shapes(model)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,8 @@ typedef struct {
 } pocketbert_description;
 
 /* A buffer of the caller's: dense, row-major, aligned to its element type. It is read or written in place during the
- * run, and not kept after it. */
+ * run, and not kept after it. Inputs may share memory with each other; an output that shares some with another tensor is
+ * refused. */
 typedef struct {
     void *data;
     int32_t type;

@@ -185,11 +185,16 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
     return status;
 }
 
+static uintptr_t element_bytes(int32_t type)
+{
+    return type == POCKETBERT_INT64 ? 8 : type == POCKETBERT_BOOL ? 1 : 4;
+}
+
 static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const pocketbert_tensor *got)
 {
     if (!got->data)
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is NULL");
-    if ((uintptr_t)got->data & (want->type == POCKETBERT_INT64 ? 7 : 3))
+    if ((uintptr_t)got->data & (element_bytes(want->type) - 1))
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is not aligned to its type");
     if (got->type != want->type)
         return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another type than the model's description says");
@@ -214,6 +219,24 @@ static int32_t check_range(pb_model *model, const pocketbert_info *want, const p
         if (id < want->low || id >= want->high)
             return fail(model, POCKETBERT_ERROR_RANGE, "run: an id lies outside its table (the description gives its range)");
     }
+    return POCKETBERT_OK;
+}
+
+/* Of a tensor that has been checked. */
+static uintptr_t end_of(const pocketbert_tensor *tensor)
+{
+    uintptr_t bytes = element_bytes(tensor->type);
+    for (int32_t i = 0; i < tensor->rank; i++)
+        bytes *= (uintptr_t)tensor->shape[i];
+    return (uintptr_t)tensor->data + bytes;
+}
+
+/* Stages read inputs and write outputs in an order that is the plan's own affair, and several at once. */
+static int32_t check_apart(pb_model *model, const pocketbert_tensor *output, const pocketbert_tensor *others, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        if ((uintptr_t)output->data < end_of(&others[i]) && (uintptr_t)others[i].data < end_of(output))
+            return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: an output shares memory with another tensor: give it its own");
     return POCKETBERT_OK;
 }
 
@@ -247,7 +270,11 @@ static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t i
             return status;
     }
     for (int32_t i = 0; i < output_count; i++) {
-        const int32_t status = check_tensor(model, &plan->outputs[i], &outputs[i]);
+        int32_t status = check_tensor(model, &plan->outputs[i], &outputs[i]);
+        if (status == POCKETBERT_OK)
+            status = check_apart(model, &outputs[i], inputs, input_count);
+        if (status == POCKETBERT_OK)
+            status = check_apart(model, &outputs[i], outputs, i);
         if (status != POCKETBERT_OK)
             return status;
     }

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compile.running.load import TYPE_CODES, read_manifest
+from compile.running.arrays import TYPE_CODES
+from compile.running.load import read_manifest
 
 OK, ARGUMENT, SHAPE, RANGE, MEMORY, CPU, THREAD, BUSY = range(8)
 NAME = "mobilebert"
@@ -148,6 +149,18 @@ def test_misaligned_input(offset: int, model: Model) -> None:
 def test_misaligned_output(offset: int, model: Model) -> None:
     model.outputs[0].data += offset
     refused(model, ARGUMENT, "aligned")
+
+
+def test_output_that_shares_memory(model: Model) -> None:
+    right = model.outputs[1].data
+    inside = model.outputs[0].data + 512 * 4
+    before_the_end = model.outputs[0].data + model.results[0].nbytes - 4
+    for address in (model.inputs[0].data, model.outputs[0].data, inside, before_the_end, inside - 512 * 4 - 4):
+        model.outputs[1].data = address
+        refused(model, ARGUMENT, "shares memory")
+    model.outputs[1].data = right
+    model.inputs[1].data = model.inputs[2].data
+    assert model.run() == OK
 
 
 @pytest.mark.parametrize("changes", [{"inputs": None}, {"outputs": None}])

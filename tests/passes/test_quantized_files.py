@@ -1,0 +1,162 @@
+"""Files that ONNX Runtime's own tools quantised: read with their integers and scales, refused where they are broken."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+import passes
+from passes import PassError, int8
+from passes.inputs import random_inputs
+from passes.verify import open_session
+
+
+class Samples(CalibrationDataReader):
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.feeds = iter([random_inputs(model, seed) for seed in range(4)])
+
+    def get_next(self):
+        return next(self.feeds, None)
+
+
+@pytest.fixture
+def encoder(build) -> onnx.ModelProto:
+    """A lookup, an FFN with a residual, a softmax and a head."""
+    b = build()
+    x = b("Gather", b.normal(40, 64), b.input("ids", [1, 12], TensorProto.INT64))
+    inner = b("Relu", b.linear(x, 64, 128))
+    x = b("LayerNormalization", b("Add", x, b.linear(inner, 128, 64)), b.normal(64), b.normal(64))
+    weights = b("Softmax", b("MatMul", x, b("Transpose", x, perm=[0, 2, 1])), axis=-1)
+    return b.model(b.linear(b("MatMul", weights, x), 64, 8))
+
+
+def quantized(model: onnx.ModelProto, tmp_path, kind: str, weights: QuantType, per_channel: bool) -> onnx.ModelProto:
+    paths = [str(tmp_path / name) for name in ("float.onnx", "int8.onnx")]
+    onnx.save(model, paths[0])
+    if kind == "dynamic":
+        quantize_dynamic(*paths, weight_type=weights, per_channel=per_channel)
+    else:
+        quantize_static(*paths, Samples(model), quant_format=QuantFormat.QDQ, per_channel=per_channel,
+                        activation_type=QuantType.QUInt8, weight_type=weights)  # fmt: skip
+    return onnx.load(paths[1])
+
+
+def integers(model: onnx.ModelProto) -> list[bytes]:
+    """Every int8 matrix, as sorted bytes."""
+    stored = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.INT8]
+    return sorted(a.tobytes() for a in stored if a.ndim == 2)
+
+
+def snr(wanted: onnx.ModelProto, got: onnx.ModelProto) -> float:
+    feeds = random_inputs(wanted, 7)
+    [a], [b] = (open_session(model).run(None, feeds) for model in (wanted, got))
+    return int8.decibels(a, a - b)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("weights", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_a_quantised_file_keeps_its_integers(encoder, tmp_path, kind, weights, per_channel):
+    model = quantized(encoder, tmp_path, kind, weights, per_channel)
+    result, report = passes.run(model)
+    onnx.checker.check_model(result, full_check=True)
+    count = Counter(node.op_type for node in result.graph.node)
+    assert not {"MatMulInteger", "DynamicQuantizeLinear"} & set(count)
+    if weights == QuantType.QInt8:
+        linears = [m for m in integers(model) if len(m) != 40 * 64]
+        assert linears == [m for m in integers(result) if len(m) != 40 * 64]
+        assert len(linears) == 3
+        assert count["QuantizeLinear"] == (3 if kind == "static" else 0)
+    else:  # weights are int8 where the tool gave all of them zero point 128; others become float32, and it is said
+        apart = kind == "static" and per_channel
+        reasons = [r for entry in report.passes for r in entry.refusals if "zero point" in r.reason]
+        assert sum(r.times for r in reasons) == (1 if apart else 4)
+        assert len(integers(result)) == (3 if apart else 0)
+    assert snr(encoder, result) >= snr(encoder, model) - 1
+    assert snr(model, result) > 15
+
+
+def dequantized_linear(b, q, scale, zero=None, axis=1, **attributes):
+    inputs = [b.const(q), b.const(scale)] + ([b.const(zero)] if zero is not None else [])
+    return b("MatMul", b.input("x", [5, q.shape[0]]), b("DequantizeLinear", *inputs, axis=axis, **attributes))
+
+
+@pytest.fixture
+def q() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (16, 8)).astype(np.uint8)
+
+
+def test_uint8_weights_around_128_are_int8(build, check, q, ops):
+    b = build()
+    result, _ = check(b.model(dequantized_linear(b, q, np.float32(0.01), np.uint8(128))), bound=1e-6)
+    assert integers(result) == [(q.astype(np.int16) - 128).astype(np.int8).tobytes()]
+    [node] = [node for node in result.graph.node if node.op_type == "DequantizeLinear"]
+    scales = next(numpy_helper.to_array(t) for t in result.graph.initializer if t.name == node.input[1])
+    assert scales.tolist() == [np.float32(0.01)] * 8
+
+
+@pytest.mark.parametrize(("zero", "axis", "reason"), [
+    (np.full(8, 3, np.uint8), 1, "zero point"), (np.full(16, 128, np.uint8), 0, "summed axis"),
+])  # fmt: skip
+def test_weights_that_no_integer_sum_takes_become_float(build, check, q, zero, axis, reason):
+    b = build()
+    scale = b.rng.uniform(0.01, 0.1, len(zero)).astype(np.float32)
+    result, report = check(b.model(dequantized_linear(b, q, scale, zero, axis)), bound=1e-6)
+    assert integers(result) == []
+    assert any(reason in r.reason for entry in report.passes for r in entry.refusals)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, order):
+    b = build()
+    q = q.view(np.int8)
+    scale = b.const(b.rng.uniform(0.01, 0.1, (1, 8)))
+    weight = b("Mul", *[b("Cast", b.const(q), to=TensorProto.FLOAT), scale][::order])
+    result, _ = check(b.model(b("MatMul", b.input("x", [5, 16]), weight)), bound=1e-6)
+    assert integers(result) == [q.tobytes()]
+
+
+def test_a_lookalike_of_dynamic_quantisation_stays(build, ops):
+    """The product is multiplied by another tensor's scale."""
+    b = build()
+    x, other = b.input("x", [5, 16]), b.input("other", [5, 16])
+    rows, _, zero = b("DynamicQuantizeLinear", x, outputs=3)
+    _, scale, _ = b("DynamicQuantizeLinear", other, outputs=3)
+    q = b.const(np.ones((16, 8), np.int8))
+    product = b("Cast", b("MatMulInteger", rows, q, zero), to=TensorProto.FLOAT)
+    model = b.model(b("Mul", product, scale))
+    result, report = passes.run(model)
+    assert ops(result, "MatMulInteger") == 1
+    assert report.passes[0].refusals[0].reason == "its product is not multiplied by the scales of both factors"
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "axis", "message"),
+    [
+        (np.full(8, 0.1, np.float32), None, 0, "8 scales do not fit axis 0 of shape \\[16, 8\\]"),
+        (np.full(8, 0.1, np.float32), None, 5, "8 scales do not fit axis 5"),
+        (np.float32(0), None, 1, "zero, negative, infinite or no numbers"),
+        (np.float32(np.nan), None, 1, "zero, negative, infinite or no numbers"),
+        (np.float32(0.1), np.full(8, 3, np.uint8), 1, "has shape \\[8\\] for scales of shape \\[\\]"),
+        (np.float32(0.1), np.int32(300), 1, "is no uint8 from 0 to 255"),
+    ],
+)
+def test_a_broken_quantised_file_is_one_line(build, q, scale, zero, axis, message):
+    b = build()
+    y = dequantized_linear(b, q, scale, zero, axis)
+    graph = helper.make_graph(b.nodes, "t", b.inputs, [onnx.ValueInfoProto(name=y)], b.weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(PassError, match=f"DequantizeLinear_0' of 'const_0'.*{message}") as error:
+        passes.run(model)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_scale_is_one_line(build, q):
+    b = build()
+    model = b.model(dequantized_linear(b, q, np.float32(0.1)))
+    model.graph.node[0].input[1] = ""
+    with pytest.raises(PassError, match="has no scale"):
+        passes.run(model)
