@@ -46,7 +46,7 @@ from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, pro
 from benchmarks.presets import SEQUENCE, create
 from compile.running.load import read_manifest
 from compile.running.profile.machine import measure_peak
-from compile.running.verify import random_samples
+from compile.running.samples import random_samples
 
 SHORT = 32
 OURS = "PocketBERT"

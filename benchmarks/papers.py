@@ -30,7 +30,7 @@ import passes
 from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
 from benchmarks.presets import SEQUENCE, build
-from compile.running.verify import random_samples
+from compile.running.samples import full_sample
 from model.presets import PAPER
 
 BERT, MOBILEBERT = "BERT_BASE", "MobileBERT"
@@ -49,19 +49,12 @@ COLUMNS = ("GFLOP", "ms", "GFLOP/s", "× BERT", "paper's", "× Mobile", "paper's
 
 
 def runner(library: compile.Library) -> Callable[[], None]:
-    sample = full_sample(library)
+    sample = full_sample(library.manifest)
 
     def call() -> None:
         library.run(sample)
 
     return call
-
-
-def full_sample(library: compile.Library) -> dict[str, Any]:
-    """Random ids, every token of them attended to."""
-    sample = random_samples(library.manifest, 1)[0]
-    sample["attention_mask"].fill(1)
-    return sample
 
 
 def reference(exported: Path, sample: dict[str, Any], threads: int) -> Callable[[], None]:
@@ -88,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 status.update(f"compile {name}")
                 libraries[name] = compile.load(build(preset, args.layers, folder), threads=args.threads)
             status.update(f"simplify {BERT} for ONNX Runtime")
-            peer = reference(folder / "bert-base.onnx", full_sample(libraries[BERT]), args.threads)
+            peer = reference(folder / "bert-base.onnx", full_sample(libraries[BERT].manifest), args.threads)
         calls = {name: runner(library) for name, library in libraries.items()} | {REFERENCE: peer}
         taken = in_turns(calls, args.runs, f"{args.threads} threads")
     rows = []

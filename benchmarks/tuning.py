@@ -34,12 +34,12 @@ from benchmarks.presets import SEQUENCE, export
 from compile.databases import read, shipped
 from compile.errors import CompileError
 from compile.kernels.tiles import DEFAULT_TILES
+from compile.running.runners.local import LocalRunner, this_machine
 from compile.targets import host_target
 from tune.kernels.library import build_candidate, compile_harness, describe
 from tune.kernels.model import program_of
 from tune.kernels.search import tensor_intrinsics, workload
 from tune.kernels.tasks import Task, inputs_and_answer, tasks_of
-from tune.runners.local import LocalRunner, this_machine
 
 UNMEASURED_MS = 1e10  # and more is what MetaSchedule records of a schedule that did not run
 INTRINSICS = {"x86_64": "x86", "aarch64": "arm_cpu"}

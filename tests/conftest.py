@@ -90,7 +90,8 @@ def samples_and_answers() -> Callable[..., tuple[list[dict[str, np.ndarray]], li
     import onnx
 
     from compile.running.load import read_manifest
-    from compile.running.verify import random_samples, reference
+    from compile.running.samples import random_samples
+    from compile.running.verify import reference
 
     def make(path: Path, artifact: Path, count: int = 5, seed: int = 0) -> Any:
         samples = random_samples(read_manifest(artifact), count, seed)

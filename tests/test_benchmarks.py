@@ -170,7 +170,7 @@ def test_a_peer_that_dies_says_so_and_the_others_are_measured(
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     import compile
     from benchmarks import latency
-    from compile.running.verify import random_samples
+    from compile.running.samples import random_samples
 
     shutil.copytree(mobilebert_library, tmp_path / "artifact")
     with compile.load(mobilebert_library) as library:

@@ -64,12 +64,9 @@ class Library:
     `fork` the child loads its own: a model that it inherits raises CompileError.
     """
 
-    def __init__(
-        self, folder: str | Path, threads: int = 0, profile: bool = False, manifest: Manifest | None = None
-    ) -> None:
-        """manifest: of a folder that has none yet."""
+    def __init__(self, folder: str | Path, threads: int = 0, profile: bool = False) -> None:
         threads = whole_number(threads, "threads", 0, MAX_THREADS)
-        self.manifest = manifest or read_manifest(folder)
+        self.manifest = read_manifest(folder)
         self._model = ctypes.c_void_p()
         self._lock, self._process = threading.RLock(), os.getpid()
         name, path = self.manifest.name, Path(folder) / self.manifest.library

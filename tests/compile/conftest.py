@@ -130,7 +130,8 @@ def agree(host: Target, tmp_path: Path) -> Callable[..., Path]:
     """agree(model, tokens) compiles, runs and compares with ONNX Runtime on five samples; returns the artifact."""
     from compile.pipeline import Options, build_library
     from compile.running.load import load
-    from compile.running.verify import random_samples, reference
+    from compile.running.samples import random_samples
+    from compile.running.verify import reference
     from pocketbert.numerics import relative_error
 
     def check(model: onnx.ModelProto, tokens: int = 8, bound: float = 1e-5, samples: int = 5) -> Path:

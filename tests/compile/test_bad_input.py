@@ -21,6 +21,7 @@ from compile import pipeline
 from compile.artifact import folder as artifact_folder
 from compile.linking import link
 from compile.running import verify
+from compile.running.runners import qemu
 
 
 @pytest.fixture
@@ -217,10 +218,10 @@ def test_nothing_to_emulate_with(
     refused: Callable, small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(verify, "runs_here", lambda target: False)
-    monkeypatch.setattr(verify.shutil, "which", lambda name: None)
+    monkeypatch.setattr(qemu.shutil, "which", lambda name: None)
     refused(small_model, "--seq-len", 8, "--verify", words=("qemu-user",))
-    monkeypatch.setattr(verify.shutil, "which", lambda name: name)
-    monkeypatch.setattr(verify, "ARM64_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr(qemu.shutil, "which", lambda name: name)
+    monkeypatch.setattr(qemu, "ARM64_ROOT", tmp_path / "nowhere")
     refused(small_model, "--seq-len", 8, "--verify", words=("libc6-arm64-cross",))
 
 

@@ -1,7 +1,7 @@
 """The arm64-android library itself, executed under emulation on the oldest, a middle and the newest kind of core."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 
 import compile
 from compile.running.load import read_manifest
-from compile.running.verify import ARM64_ROOT, can_run, emulator
+from compile.running.runners.qemu import ARM64_ROOT, QemuRunner
+from compile.running.verify import can_run
 from compile.targets import TARGETS
 from pocketbert.numerics import relative_error
 from tune.runners.emulated import EmulatedRunner
@@ -28,10 +29,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def emulated() -> Iterator[Any]:
+def emulated() -> Callable[..., list[dict[str, np.ndarray]]]:
+    """emulated(artifact, core, samples, threads): the outputs."""
     assert can_run(ANDROID) is None
-    with emulator(ANDROID) as run:
-        yield run
+
+    def run(artifact: Path, core: str, samples: list[dict[str, np.ndarray]], threads: int = 1) -> Any:
+        facts = read_manifest(artifact)
+        with QemuRunner(core) as runner:
+            return runner.outputs(artifact / facts.library, facts, samples, threads)[0]
+
+    return run
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 
 from compile.linking.link import find_toolchain, run_compiler
 from compile.running.load import read_manifest
-from compile.running.verify import input_bytes
+from compile.running.runners.base import RunFailed
+from compile.running.samples import input_bytes
 from compile.targets import TARGETS
 from pocketbert.numerics import relative_error
-from tune.runners.base import RunFailed
 from tune.runners.bochs import AVX2_CPU, AVX512_CPU, YMM, ZMM, Machine, Result, missing
 
 # As in test_numerics.py: float32's own rounding leaves less, and a mistake in one row or column far more.
@@ -58,7 +58,7 @@ def run(machine: Machine, artifact: Path, given: dict[str, np.ndarray], **option
     manifest = read_manifest(artifact)
     tokens = given["input_ids"].shape[1]
     path = artifact / manifest.library
-    return machine.run(path, manifest.name, input_bytes(manifest, [given]), tokens=tokens, **options)
+    return machine.run(path, manifest.name, input_bytes(manifest, given), tokens=tokens, **options)
 
 
 def outputs_of(artifact: Path, result: Result, tokens: int) -> dict[str, np.ndarray]:

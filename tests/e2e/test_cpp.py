@@ -18,7 +18,8 @@ import compile
 from compile import __main__ as command_line
 from compile.artifact.jar import write_jar
 from compile.running.load import read_manifest
-from compile.running.verify import ARM64_ROOT, random_samples
+from compile.running.runners.qemu import ARM64_ROOT
+from compile.running.samples import random_samples
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 SENTENCE = "the capital of [MASK] is paris"

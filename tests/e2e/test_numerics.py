@@ -10,8 +10,8 @@ import pytest
 
 import compile
 from compile.running.load import read_manifest
-from compile.running.verify import ARM64_ROOT, emulator
-from compile.targets import CPUS, TARGETS
+from compile.running.runners.qemu import ARM64_ROOT, QemuRunner
+from compile.targets import CPUS
 from pocketbert.numerics import relative_error
 
 TOKENS = 128
@@ -68,8 +68,10 @@ def test_every_length_and_every_mask(mobilebert_library: Path, exact: Callable) 
 @pytest.mark.skipif(not ARM64_ROOT.is_dir(), reason="needs glibc for arm64: Debian package libc6-arm64-cross")
 def test_every_level_of_arm64(mobilebert_android: Path, exact: Callable) -> None:
     given = [sample(TOKENS, kind) for kind in MASKS]
-    with emulator(TARGETS["arm64-android"]) as run:
-        for index, level in enumerate(read_manifest(mobilebert_android).levels):
-            some = given[index % 2 :: 2]
-            for got, one in zip(run(mobilebert_android, CPUS[level.cpu].emulated, some), some, strict=True):
-                assert relative_error(got, exact(one)) <= BOUND, level.cpu
+    facts = read_manifest(mobilebert_android)
+    for index, level in enumerate(facts.levels):
+        some = given[index % 2 :: 2]
+        with QemuRunner(CPUS[level.cpu].emulated) as runner:
+            outputs, _ = runner.outputs(mobilebert_android / facts.library, facts, some)
+        for got, one in zip(outputs, some, strict=True):
+            assert relative_error(got, exact(one)) <= BOUND, level.cpu

@@ -53,8 +53,8 @@ def linear_library(linear_model: Path, tmp_path_factory: pytest.TempPathFactory)
 def local_runner(linear_library: Callable[[str], Path]) -> Any:
     """A runner on this machine whose program is built."""
     from compile.errors import CompileError
+    from compile.running.runners.local import LocalRunner
     from compile.targets import host_target
-    from tune.runners.local import LocalRunner
 
     try:
         host_target()

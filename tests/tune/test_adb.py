@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from compile.running.load import read_manifest
+from compile.running.runners.base import RunFailed, RunnerError
+from compile.running.samples import full_sample
 from tune.runners import adb
 from tune.runners.adb import AdbRunner
-from tune.runners.base import RunFailed, RunnerError, full_sample
 
 
 def attach(devices: Path, serial: str, degrees: float = 30.0, abi: str = "arm64-v8a") -> Path:

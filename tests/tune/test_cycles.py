@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from compile.running.load import read_manifest
+from compile.running.runners.base import RunnerError
+from compile.running.samples import full_sample
 from tune.runners import bochs
-from tune.runners.base import RunnerError, full_sample
 from tune.runners.cycles import CyclesRunner, estimated_cycles
 
 pytestmark = pytest.mark.skipif(shutil.which("llvm-mca") is None, reason="needs llvm-mca (Debian package llvm)")

@@ -20,6 +20,7 @@ from compile.kernels.attention import Attention
 from compile.kernels.linear import Linear
 from compile.kernels.tiles import DEFAULT_TILES, TileConfig, candidate_tiles
 from compile.running.load import read_manifest
+from compile.running.runners.local import LocalRunner
 from compile.targets import Target, find_target, host_target
 from tune.__main__ import main
 from tune.kernels.journal import Journal
@@ -27,7 +28,6 @@ from tune.kernels.library import build_candidate, compile_harness, describe, err
 from tune.kernels.session import Session
 from tune.kernels.tasks import Task, inputs_and_answer
 from tune.kernels.trials import Workbench
-from tune.runners.local import LocalRunner
 
 CALLS = {"trap": "__builtin_trap();", "spin": "for (volatile int i = 0;; i++) {}", "idle": ""}
 BAD = {TileConfig(4, 24): "trap", TileConfig(2, 32): "spin", TileConfig(5, 16): "idle", TileConfig(8, 8): "none"}

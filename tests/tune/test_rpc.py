@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from compile.running.load import read_manifest
-from tune.runners.base import RunFailed, RunnerError, full_sample
+from compile.running.runners.base import RunFailed, RunnerError
+from compile.running.samples import full_sample
 from tune.runners.rpc import RpcRunner
 
 KEY = "rack-of-the-test"

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from compile.errors import CompileError
 from compile.linking.link import find_toolchain, run_compiler
 from compile.running.load import read_manifest
+from compile.running.runners.base import RunFailed, RunnerError
+from compile.running.runners.local import LocalRunner
+from compile.running.samples import full_sample
 from compile.targets import host_target
-from tune.errors import TuneError
-from tune.runners.base import RunFailed, RunnerError, full_sample
 from tune.runners.emulated import EmulatedRunner
-from tune.runners.local import LocalRunner
 
 
 def test_a_library_runs_in_a_process_of_its_own(
@@ -62,7 +63,7 @@ def test_what_this_machine_cannot_run_is_refused(local_runner: LocalRunner, line
 
 @pytest.mark.parametrize("wrong", [{"runs": 0}, {"threads": 0}])
 def test_nothing_to_measure_is_refused(wrong: dict, local_runner: LocalRunner, linear_library: Callable) -> None:
-    with pytest.raises(TuneError, match="at least one of each"):
+    with pytest.raises(CompileError, match="at least one of each"):
         local_runner.measure(linear_library("host"), **wrong)
 
 

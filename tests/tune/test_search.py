@@ -62,7 +62,7 @@ class Quality:
 
 @contextmanager
 def search(address, quality):
-    from tune.runners.local import LocalRunner
+    from compile.running.runners.local import LocalRunner
     from tune.search.artifact import Build
 
     settings = Settings("tiny", "x", "y", 16, 1, "local", quality.name, SPACE.max_params, SPACE.mha_ffn, 5.0)

@@ -19,11 +19,11 @@ from tvm.s_tir import meta_schedule as ms
 
 from compile.databases import Record
 from compile.kernels.tiles import TileConfig
+from compile.running.runners.base import RunFailed
 from tune.kernels.journal import Journal
 from tune.kernels.search import BATCH, TileModel, choice_in, contexts, task_of
 from tune.kernels.tasks import Task, peak_task
 from tune.kernels.trials import Workbench
-from tune.runners.base import RunFailed
 
 FINALISTS = 3
 ROUNDS = 5

@@ -12,11 +12,11 @@ from tvm.support.popen_pool import PopenPoolExecutor
 
 from compile.databases import Record
 from compile.kernels.tiles import TileConfig
+from compile.running.runners.base import RunFailed, Runner
+from compile.running.runners.measurement import Measurement
 from compile.targets import Target
 from tune.kernels.library import TOLERANCE, build_candidate, compile_harness, describe, error_of
 from tune.kernels.tasks import Task, inputs_and_answer
-from tune.measurement import Measurement
-from tune.runners.base import RunFailed, Runner
 
 # Timed runs of a trial, and the seconds after which building or running is given up.
 RUNS = 5

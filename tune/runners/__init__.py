@@ -1,1 +1,1 @@
-"""Where an artifact runs: one file each, all with the interface of `tune.runners.base.Runner`."""
+"""Where an artifact runs: one file each, all with the interface of `compile.running.runners.base.Runner`."""

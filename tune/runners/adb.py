@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from compile.artifact.manifest import LibraryFacts
-from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
+from compile.running.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 from tune.runners.program import build_device_program
 
 FOLDER = "/data/local/tmp"

@@ -18,8 +18,8 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
+from compile.running.runners.base import RunFailed, RunnerError
 from compile.targets import TARGETS
-from tune.runners.base import RunFailed, RunnerError
 from tune.runners.program import OPTIONS, compile_device
 
 SOURCES = Path(__file__).with_name("machine")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from compile.running.runners.base import Runner
 from compile.targets import Target
 from tune.errors import TuneError
-from tune.runners.base import Runner
 
 RUNNERS = ("local", "adb", "rpc", "emulated")
 
@@ -30,7 +30,7 @@ def make_runner(args: argparse.Namespace, target: Target) -> Runner:
     """Raises TuneError if the device or a program for it is absent."""
     cores = parse_cores(args.cores)
     if args.runner == "local":
-        from tune.runners.local import LocalRunner
+        from compile.running.runners.local import LocalRunner
 
         return LocalRunner(cores)
     if args.runner == "adb":

@@ -18,8 +18,8 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 from compile.artifact.manifest import LibraryFacts
+from compile.running.runners.base import Device, Execution, Runner, RunnerError
 from compile.targets import TARGETS
-from tune.runners.base import Device, Execution, Runner, RunnerError
 from tune.runners.bochs import AVX2_CPU, AVX512_CPU, Machine
 
 # For each CPU that is compiled for, what Bochs calls a processor that has it, and what LLVM calls that core.

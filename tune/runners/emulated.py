@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
 from compile.linking.link import find_toolchain, run_compiler
+from compile.running.runners.base import Device, Execution, Runner, RunnerError
+from compile.running.runners.local import run_on_files
+from compile.running.runners.qemu import command
 from compile.targets import CPUS, TARGETS, host_target
-from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
 from tune.runners.program import build_device_program
 
 PLUGIN = Path(__file__).with_name("count.c")
@@ -34,10 +34,7 @@ class EmulatedRunner(Runner):
     def __init__(self, core: str | None = None) -> None:
         self.core = core
         self.slots = len(os.sched_getaffinity(0))  # counts do not mind company
-        qemu = shutil.which("qemu-aarch64")
-        if qemu is None:
-            raise RunnerError("qemu-aarch64 was not found: install qemu (Debian package qemu-user)")
-        self._qemu = qemu
+        command("max")  # is there one?
         self._work = tempfile.TemporaryDirectory(prefix="pocketbert-")
         folder = Path(self._work.name)
         self._program = build_device_program(folder)
@@ -53,25 +50,16 @@ class EmulatedRunner(Runner):
         if TARGETS[facts.target].arch != "aarch64":
             raise RunnerError(f"{library.name} is for {facts.target}: only arm64 is emulated here")
         model = self.core or CPUS[facts.cpu].emulated
-        with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
-            given, taken = Path(name, "inputs"), Path(name, "outputs")
-            given.write_bytes(inputs)
-            arguments = [str(library.resolve()), facts.name, str(given), str(taken), str(threads)]
-            before, after = (self._count(model, [*arguments, str(times)], timeout) for times in (0, 1))
-            return Execution(((after - before) / 1e6,), taken.read_bytes(), Device(describe(model), (0,)))
-
-    def _count(self, model: str, arguments: list[str], timeout: float) -> int:
-        command = [self._qemu, "-cpu", model, "-plugin", str(self._plugin), str(self._program), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10 * timeout, check=False)
-        except subprocess.TimeoutExpired:
-            raise RunFailed(f"hung: no result after {10 * timeout:g} s of emulation") from None
-        found = re.search(r"executed=(\d+)", done.stderr)
-        if done.returncode < 0 or done.returncode > 128:
-            raise RunFailed(f"crashed with signal {abs(done.returncode) % 128}")
-        if done.returncode or not found:
-            raise RunFailed(f"failed: {(done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]}")
-        return int(found[1])
+        before = command(model, "-plugin", str(self._plugin))
+        counts, outputs = [], b""
+        for times in (0, 1):
+            numbers = (threads or 1, times)
+            done, outputs = run_on_files([*before, str(self._program)], library, facts, inputs, numbers, 10 * timeout)
+            executed = re.search(r"executed=(\d+)", done.stderr)
+            if not executed:
+                raise RunnerError(f"{before[0]} counted nothing: its plugins do not work")
+            counts.append(int(executed[1]))
+        return Execution(((counts[1] - counts[0]) / 1e6,), outputs, Device(describe(model), (0,)))
 
     def close(self) -> None:
         self._work.cleanup()

@@ -21,11 +21,11 @@ from pathlib import Path
 from compile.artifact.manifest import LibraryFacts
 from compile.errors import CompileError
 from compile.linking.link import build_runner
+from compile.running.runners.base import RunFailed
+from compile.running.runners.local import LocalRunner
 from compile.targets import host_target
 from pocketbert.command import Parser
 from tune.errors import TuneError
-from tune.runners.base import RunFailed
-from tune.runners.local import LocalRunner
 from tune.runners.rpc import RUN
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.artifact.manifest import LibraryFacts
-from tune.runners.base import Device, Execution, RunFailed, Runner, RunnerError
+from compile.running.runners.base import Device, Execution, RunFailed, Runner, RunnerError
 
 RUN = "pocketbert.run"
 # Seconds to wait for a server to be free, and for its connection beyond the run itself.

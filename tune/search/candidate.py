@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 
 from compile.program import Call, Program
 from compile.running.load import read_manifest
+from compile.running.runners.base import Runner
 from model import ModelConfig, ModelError
 from tune.errors import TuneError
-from tune.runners.base import Runner
 from tune.search import predictor
 from tune.search import study as shared
 from tune.search.artifact import Build, export, library, program

@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compile.running.runners.base import RunnerError
 from pocketbert.errors import PocketBERTError
 from tune.errors import TuneError
-from tune.runners.base import RunnerError
 from tune.runners.choose import add_runner_arguments, make_runner
 
 if TYPE_CHECKING:

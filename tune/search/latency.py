@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tune.measurement import Measurement
-from tune.runners.base import Runner
+from compile.running.runners.base import Runner
+from compile.running.runners.measurement import Measurement
 
 TURNS = 11
 RUNS = 5  # a turn

@@ -13,7 +13,7 @@ from compile.artifact.manifest import Manifest
 from compile.errors import CompileError
 from compile.running.load import Record, load, read_manifest
 from compile.running.profile.machine import measure_peak
-from compile.running.verify import Sample, random_samples
+from compile.running.samples import full_sample
 from compile.targets import TARGETS, runs_here, with_cpu
 
 WARM_UP = 3
@@ -109,17 +109,6 @@ def check(folder: Path, manifest: Manifest, tokens: int | None) -> None:
     if tokens is not None and not (1 <= tokens <= most and (tokens == most or manifest.shorter_sequences)):
         fits = f"1 to {most}" if manifest.shorter_sequences else f"{most} alone"
         raise CompileError(f"--tokens {tokens}: the model takes {fits}")
-
-
-def full_sample(manifest: Manifest, tokens: int) -> Sample:
-    """Random ids and a mask of ones: no token is padding."""
-    (sample,) = random_samples(manifest, 1)
-    for entry in manifest.inputs:
-        if not entry.range and entry.dtype != "float32":
-            sample[entry.name][...] = 1
-        if entry.token_axis is not None:
-            sample[entry.name] = sample[entry.name].take(range(tokens), axis=entry.token_axis)
-    return sample
 
 
 def summarise(manifest: Manifest, threads: int, tokens: int, runs: list[list[Record]], peak: float) -> Profile:

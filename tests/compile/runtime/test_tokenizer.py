@@ -20,7 +20,8 @@ import compile
 from compile.codegen import unicode_tables
 from compile.codegen.vocabulary import double_array, read_vocabulary
 from compile.pipeline import Options, build_library
-from compile.running.verify import ARM64_ROOT, can_run
+from compile.running.runners.qemu import ARM64_ROOT
+from compile.running.verify import can_run
 from compile.targets import TARGETS
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers: pip install -e '.[test]'")

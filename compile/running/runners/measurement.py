@@ -10,7 +10,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from compile.artifact.manifest import LibraryFacts
-from tune.errors import TuneError
+from compile.errors import CompileError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if not self.samples_ms:
-            raise TuneError(f"{self.device} gave no samples: run it again")
+            raise CompileError(f"{self.device} gave no samples: run it again")
 
     @property
     def median_ms(self) -> float:
@@ -52,11 +52,11 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
-        """Raises TuneError if `data` is not what `to_dict` made."""
+        """Raises CompileError if `data` is not what `to_dict` made."""
         try:
             return cls(**{**data, "samples_ms": tuple(data["samples_ms"]), "cores": tuple(data["cores"])})
         except (KeyError, TypeError) as error:
-            raise TuneError(f"not a measurement: {error}") from error
+            raise CompileError(f"not a measurement: {error}") from error
 
     def __str__(self) -> str:
         taken = "ESTIMATED, not measured" if self.estimate else f"median of {len(self.samples_ms)}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
 from compile.linking.link import build_runner
+from compile.running.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 from compile.targets import TARGETS, runs_here, with_cpu
-from tune.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 
 
 class LocalRunner(Runner):
@@ -33,20 +33,41 @@ class LocalRunner(Runner):
             raise RunnerError(f"{library.name} is for {target.name} ({target.cpu.name}): this machine cannot run it")
         if self.program is None:
             self.program = build_runner(target, Path(self._folder.name))
-        with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
-            given, taken = Path(name, "inputs"), Path(name, "outputs")
-            given.write_bytes(inputs)
-            device = this_machine(self.cores)
-            command = [str(self.program), str(library.resolve()), facts.name, str(given), str(taken)]
-            printed = run_program([*command, str(threads), str(runs + WARM_UP)], timeout, pinned_to(self.cores))
-            return Execution(parse_times(printed), taken.read_bytes(), device)
+        device, times = this_machine(self.cores), runs + WARM_UP if runs else 0
+        done, outputs = run_on_files(
+            [str(self.program)], library, facts, inputs, (threads, times), timeout, pinned_to(self.cores)
+        )
+        return Execution(parse_times(done.stdout), outputs, device)
 
     def close(self) -> None:
         self._folder.cleanup()
 
 
-def run_program(command: list[str], timeout: float, prepare: Callable[[], None] | None = None) -> str:
-    """What `command` prints. Raises RunFailed, with the last line of its errors, if it fails, crashes or hangs."""
+def run_on_files(
+    program: list[str],
+    library: Path,
+    facts: LibraryFacts,
+    inputs: bytes,
+    numbers: tuple[int, int],
+    timeout: float,
+    prepare: Callable[[], None] | None = None,
+) -> tuple[subprocess.CompletedProcess[str], bytes]:
+    """Run `program`, runner.c or device.c and what goes before it, on one sample; and the outputs that it wrote.
+
+    numbers: threads, and how often the sample is run again for the time.
+    """
+    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
+        given, taken = Path(folder, "inputs"), Path(folder, "outputs")
+        given.write_bytes(inputs)
+        files = [str(library.resolve()), facts.name, str(given), str(taken)]
+        done = run_program([*program, *files, *map(str, numbers)], timeout, prepare)
+        return done, taken.read_bytes()
+
+
+def run_program(
+    command: list[str], timeout: float, prepare: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `command`. Raises RunFailed, with the last line of its errors, if it fails, crashes or hangs."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=timeout, preexec_fn=prepare, errors="replace"
@@ -55,11 +76,11 @@ def run_program(command: list[str], timeout: float, prepare: Callable[[], None] 
         raise RunFailed(f"hung: no result after {timeout:g} s") from None
     except OSError as error:
         raise RunnerError(f"{command[0]} cannot be run: {error.strerror}") from error
-    if done.returncode < 0:
-        raise RunFailed(f"crashed with signal {-done.returncode}")
-    if done.returncode > 0:
+    if done.returncode < 0 or done.returncode > 128:  # an emulator says so by its status
+        raise RunFailed(f"crashed with signal {abs(done.returncode) % 128}")
+    if done.returncode:
         raise RunFailed(f"failed: {(done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]}")
-    return done.stdout
+    return done
 
 
 def pinned_to(cores: Sequence[int]) -> Callable[[], None]:

@@ -7,28 +7,28 @@ of each further run. A runner's own part is to get files there, run a command, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from compile.artifact.manifest import LibraryFacts, Manifest
+from compile.artifact.manifest import LibraryFacts
+from compile.errors import CompileError
 from compile.running.load import read_manifest
-from compile.running.verify import Sample, input_bytes, random_samples, read_outputs
-from tune.errors import TuneError
-from tune.measurement import Measurement, toolchain_hash
+from compile.running.runners.measurement import Measurement, toolchain_hash
+from compile.running.samples import Sample, full_sample, input_bytes, read_outputs
 
 # Runs before the timed ones: they fault pages in and wake the clock.
 WARM_UP = 2
 
 
-class RunnerError(TuneError):
+class RunnerError(CompileError):
     """A device that does not do as it should: absent, unplugged, without space. The message names it."""
 
 
-class RunFailed(TuneError):
+class RunFailed(CompileError):
     """The library itself crashed, hung or refused: its own fault and not the device's."""
 
 
@@ -72,19 +72,28 @@ class Runner(ABC):
         manifest = read_manifest(artifact)
         return self.run_library(artifact / manifest.library, manifest, sample, threads, runs, timeout)
 
+    def outputs(
+        self, library: Path, facts: LibraryFacts, samples: Sequence[Sample], threads: int = 0, timeout: float = 3600.0
+    ) -> tuple[list[dict[str, NDArray[Any]]], str]:
+        """Run each of `samples` once: their outputs, and what ran them. threads 0 is the library's own default."""
+        results, device = [], ""
+        for sample in samples:
+            result = self.execute(library, facts, input_bytes(facts, sample), threads, 0, timeout)
+            results.append(self._read(library, facts, result))
+            device = result.device.name
+        return results, device
+
     def run_library(
         self, library: Path, facts: LibraryFacts, sample: Sample, threads: int, runs: int, timeout: float
     ) -> tuple[Measurement, dict[str, NDArray[Any]]]:
         """`run` for a library that is described by `facts` and need not be in an artifact folder."""
         if runs < 1 or threads < 1:
-            raise TuneError(f"{runs} runs on {threads} threads: at least one of each is needed")
-        result = self.execute(library, facts, input_bytes(facts, [sample]), threads, runs, timeout)
-        expected = sum(e.nbytes for e in facts.outputs)
+            raise CompileError(f"{runs} runs on {threads} threads: at least one of each is needed")
+        result = self.execute(library, facts, input_bytes(facts, sample), threads, runs, timeout)
         wanted = 1 if self.estimate else runs
-        if len(result.samples_ms) != wanted or len(result.outputs) != expected:
+        if len(result.samples_ms) != wanted:
             raise RunFailed(
-                f"{library.name} on {result.device.name}: {len(result.samples_ms)} of {wanted} times and "
-                f"{len(result.outputs)} of {expected} bytes of outputs came back"
+                f"{library.name} on {result.device.name}: {len(result.samples_ms)} of {wanted} times came back"
             )
         measurement = Measurement(
             result.samples_ms,
@@ -96,13 +105,20 @@ class Runner(ABC):
             toolchain_hash(facts),
             self.estimate,
         )
-        return measurement, read_outputs(facts, result.outputs, 1)[0]
+        return measurement, self._read(library, facts, result)
+
+    def _read(self, library: Path, facts: LibraryFacts, result: Execution) -> dict[str, NDArray[Any]]:
+        expected = sum(e.nbytes for e in facts.outputs)
+        if len(result.outputs) != expected:
+            came = f"{len(result.outputs)} of {expected} bytes of outputs came back"
+            raise RunFailed(f"{library.name} on {result.device.name}: {came}")
+        return read_outputs(facts, result.outputs)
 
     @abstractmethod
     def execute(
         self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
-        """Run `library` on the device. Raises RunnerError or RunFailed."""
+        """Run `library` once for its outputs and `runs` times for the time. Raises RunnerError or RunFailed."""
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Give back what the runner holds: files on devices, sessions."""
@@ -112,16 +128,6 @@ class Runner(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def full_sample(manifest: Manifest) -> Sample:
-    """Random inputs in which no token is padding."""
-    sample = random_samples(manifest, 1)[0]
-    ranged = {entry.name for entry in manifest.inputs if entry.range}
-    return {
-        name: value if name in ranged or value.dtype.kind == "f" else np.ones_like(value)
-        for name, value in sample.items()
-    }
 
 
 def parse_times(text: str) -> tuple[float, ...]:

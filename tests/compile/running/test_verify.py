@@ -1,0 +1,82 @@
+"""A library's verification: right on this machine, and whatever a runner hands back that is not, in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from compile.errors import CompileError
+from compile.running.runners.base import Device, Execution, RunFailed, Runner
+from compile.running.runners.local import LocalRunner
+from compile.running.samples import random_samples, read_outputs
+from compile.running.verify import reference, verify
+
+
+class Spoiler(Runner):
+    """Runs on this machine, and hands back what `spoil` makes of the outputs' bytes."""
+
+    def __init__(self, spoil: Callable[[bytes], bytes]) -> None:
+        self.spoil, self.local = spoil, LocalRunner()
+
+    def execute(self, *arguments: Any) -> Execution:
+        result = self.local.execute(*arguments)
+        return Execution(result.samples_ms, self.spoil(result.outputs), Device("a spoiler", (0,)))
+
+    def close(self) -> None:
+        self.local.close()
+
+
+def changed(index: int, value: float) -> Callable[[bytes], bytes]:
+    def spoil(data: bytes) -> bytes:
+        array = np.frombuffer(data, np.float32).copy()
+        array[index] = value
+        return array.tobytes()
+
+    return spoil
+
+
+def test_library_of_this_machine(mobilebert_library: Path, mobilebert: Path) -> None:
+    (result,) = verify(mobilebert_library, onnx.load(mobilebert))
+    assert result.passed
+    assert result.samples == 3
+    assert 0 < result.error <= 1e-5
+    assert result.where
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e3])
+@pytest.mark.parametrize("index", [0, -1])
+def test_one_wrong_number_is_enough(value: float, index: int, mobilebert_library: Path, mobilebert: Path) -> None:
+    with Spoiler(changed(index, value)) as runner, pytest.raises(CompileError) as caught:
+        verify(mobilebert_library, onnx.load(mobilebert), runner, samples=1)
+    assert "verification failed on a spoiler: error" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_crash_and_missing_bytes_are_failures_of_the_library(mobilebert_library: Path, mobilebert: Path) -> None:
+    def crash(_: bytes) -> bytes:
+        raise RunFailed("crashed with signal 11")
+
+    for spoil, words in ((crash, "crashed with signal 11"), (lambda data: data[:-4], "bytes of outputs came back")):
+        with Spoiler(spoil) as runner, pytest.raises(CompileError, match=f"verification failed: .*{words}"):
+            verify(mobilebert_library, onnx.load(mobilebert), runner, samples=1)
+
+
+def test_library_that_kills_its_process_kills_no_more(mobilebert_library: Path, mobilebert: Path) -> None:
+    with LocalRunner(program=Path("/bin/false")) as runner, pytest.raises(CompileError, match="verification failed"):
+        verify(mobilebert_library, onnx.load(mobilebert), runner, samples=1)
+
+
+def test_reference_is_onnx_runtimes_by_name_and_outputs_are_read_in_order(
+    mobilebert_library: Path, mobilebert: Path
+) -> None:
+    from compile.running.load import read_manifest
+
+    facts = read_manifest(mobilebert_library)
+    (sample,) = random_samples(facts, 1)
+    (wanted,) = reference(onnx.load(mobilebert), [sample])
+    assert list(wanted) == [entry.name for entry in facts.outputs]
+    data = b"".join(array.tobytes() for array in wanted.values())
+    assert all(np.array_equal(got, wanted[name]) for name, got in read_outputs(facts, data).items())
