@@ -8,7 +8,7 @@ import torch
 
 from .checkpoint import load_checkpoint
 from .config import Head, ModelConfig
-from .heads import Model
+from .heads import Model, empty_model
 from .initialize import init_parameter
 from .presets import find_preset
 
@@ -19,8 +19,7 @@ def create(preset: str | ModelConfig, head: Head = "none", seed: int = 0) -> Mod
     As BERT does: matrices from a normal of deviation 0.02 cut at two deviations, biases 0, norms γ = 1 and β = 0.
     """
     config = find_preset(preset) if isinstance(preset, str) else preset
-    with torch.device("meta"):
-        model = Model(config, head)
+    model = empty_model(config, head)
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

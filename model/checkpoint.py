@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +13,16 @@ from torch import Tensor
 
 from pocketbert.errors import first_line
 from pocketbert.files import files_written_whole
+from pocketbert.reading import read_json, read_typed_json
+from pocketbert.typed import Misfit
 
 from .config import HEADS, Head, ModelConfig
 from .errors import ModelError
-from .heads import Model
+from .heads import Model, empty_model
 from .initialize import init_parameter
 from .names import config_from_json, config_to_json, tensor_name
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def load_checkpoint(folder: str | Path, head: Head | None = None, seed: int = 0) -> Model:
@@ -36,8 +40,9 @@ def load_checkpoint(folder: str | Path, head: Head | None = None, seed: int = 0)
     config = _without_missing_parts(config, family, chosen, tensors)
     _check_decoder(config, chosen, tensors, folder)
 
-    with torch.device("meta"):
-        model = Model(config, chosen)
+    if config.num_hidden_layers > len(tensors):
+        raise ModelError(f"{folder}: {len(tensors)} tensors for the {config.num_hidden_layers} layers of config.json")
+    model = empty_model(config, chosen)
     base = f"{family}." if any(name.startswith(f"{family}.") for name in tensors) else ""
     state, fresh, used = {}, [], set()
     generator = torch.Generator().manual_seed(seed)
@@ -84,18 +89,23 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
 def read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
     """The model type, which tells how tensors are named, the configuration and the head."""
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+    if not path.exists():
+        raise ModelError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint")
+    content = read_json(path, ModelError)
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object")
     try:
         return content.get("model_type", ""), *config_from_json(content)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} has a value of the wrong type: {first_line(error)}") from error
+    except Misfit as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Index:
+    """model.safetensors.index.json. weight_map: tensor to file."""
+
+    weight_map: dict[str, str]
+    metadata: Any = None
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -103,10 +113,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").exists():
         files = [folder / "model.safetensors"]
     elif index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} is not a safetensors index: {first_line(error)}") from error
+        names = sorted(set(read_typed_json(_Index, index, ModelError).weight_map.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise ModelError(f"{index} names {outside[0]}, which is not a file of its folder")
         files = [folder / name for name in names]
@@ -160,11 +167,19 @@ def _check_decoder(config: ModelConfig, head: Head, tensors: dict[str, Tensor], 
 
 
 def _checked(tensor: Tensor, parameter: Tensor, name: str, folder: Path) -> Tensor:
+    if tensor.dtype not in FLOATS or tensor.layout is not torch.strided:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise ModelError(f"{folder}: tensor {name} is {_kind(tensor)}: weights are dense {kinds}")
     if tensor.shape != parameter.shape:
         raise ModelError(
             f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(parameter.shape)}"
         )
     return tensor.float().contiguous()
+
+
+def _kind(tensor: Tensor) -> str:
+    layout = "" if tensor.layout is torch.strided else f", {tensor.layout}"
+    return str(tensor.dtype).removeprefix("torch.") + layout
 
 
 def _check_unused(config: ModelConfig, unused: set[str], base: str, folder: Path) -> None:

@@ -55,14 +55,17 @@ class ModelConfig:
     pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least) and not (name == "bottleneck_size" and value is None):
-                raise ModelError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+            if not (type(value) is int and least <= value <= most) and not (name in _OPTIONAL and value is None):
+                raise ModelError(f"{name} is {value!r}: it must be a whole number from {least} to {most}")
         for name in ("layer_norm_eps", "hidden_dropout", "attention_dropout"):
             value = getattr(self, name)
-            if not (isinstance(value, float | int) and 0 <= value < 1):
+            if not (type(value) in (float, int) and 0 <= value < 1):
                 raise ModelError(f"{name} is {value!r}: it must be a number from 0 up to 1")
+        for name in ("trigram_input", "next_sentence"):
+            if type(getattr(self, name)) is not bool:
+                raise ModelError(f"{name} is {getattr(self, name)!r}: it must be true or false")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ModelError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(map(str, allowed))}")
@@ -104,19 +107,22 @@ class ModelConfig:
         return ["input_ids", "attention_mask"] + (["token_type_ids"] if self.type_vocab_size else [])
 
 
-_LEAST = {
-    "vocab_size": 1,
-    "max_position_embeddings": 1,
-    "type_vocab_size": 0,
-    "embedding_size": 1,
-    "num_hidden_layers": 1,
-    "hidden_size": 1,
-    "bottleneck_size": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 1,
-    "num_feedforward_networks": 1,
-    "num_labels": 1,
+# Far beyond any encoder that exists, and few enough that what exceeds the memory is found out at once.
+_RANGES = {
+    "vocab_size": (1, 1 << 24),
+    "max_position_embeddings": (1, 1 << 20),
+    "type_vocab_size": (0, 1 << 16),
+    "embedding_size": (1, 1 << 16),
+    "num_hidden_layers": (1, 256),
+    "hidden_size": (1, 1 << 16),
+    "bottleneck_size": (1, 1 << 16),
+    "num_attention_heads": (1, 1 << 12),
+    "intermediate_size": (1, 1 << 18),
+    "num_feedforward_networks": (1, 32),
+    "num_labels": (1, 1 << 20),
+    "pad_token_id": (-1, 1 << 24),
 }
+_OPTIONAL = ("bottleneck_size", "pad_token_id")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention_input": ("stream", "shared-bottleneck", "bottleneck"),
     "normalization": ("no-norm", "layer-norm"),

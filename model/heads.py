@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -158,3 +160,15 @@ class Model(nn.Module):
             token_type_ids = torch.zeros_like(input_ids)
         hidden = self.encoder(input_ids, attention_mask, token_type_ids)
         return dict(zip(self.output_names, self.head(hidden, self.encoder.embeddings.word.weight), strict=True))
+
+
+def empty_model(config: ModelConfig, head: Head) -> Model:
+    """Shapes alone, on the device "meta". Raises `ModelError` where the weights would not fit this machine's memory."""
+    inner, c = config.inner_size, config
+    layer = 3 * inner * inner + 2 * c.num_feedforward_networks * inner * c.intermediate_size
+    need = 4 * (c.vocab_size * c.embedding_size + c.num_hidden_layers * layer)  # bytes, at the least
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
+    if need > have:
+        raise ModelError(f"{need / 2**30:.0f} GiB of weights do not fit {have / 2**30:.0f} GiB of memory")
+    with torch.device("meta"):
+        return Model(config, head)

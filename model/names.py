@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from .config import Head, ModelConfig
+from pocketbert.typed import typed
+
+from .config import HEADS, Head, ModelConfig
 from .errors import ModelError
 from .presets import PRESETS
+
+T = TypeVar("T")
 
 # (ours, theirs): the first pattern that matches a whole parameter name, but for ".weight" or ".bias", translates it.
 # {base} is the model type and a dot in a checkpoint with a head, and nothing in one without.
@@ -148,29 +152,37 @@ def config_to_json(config: ModelConfig, head: Head) -> dict[str, Any]:
 
 
 def config_from_json(json: dict[str, Any]) -> tuple[ModelConfig, Head | None]:
-    """The configuration in a config.json, and the head it names (None: one that we do not have)."""
-    family = json.get("model_type")
-    labels = json.get("num_labels") or len(json.get("id2label") or {}) or 2
+    """The configuration in a config.json, and the head it names (None: one that we do not have).
+
+    Raises Misfit, with the key, or `ModelError`.
+    """
+
+    def given(name: str, kind: type[T], otherwise: T) -> T:
+        return otherwise if json.get(name) is None else typed(kind, json[name], (name,))
+
+    family = given("model_type", str, "")
+    labels = given("num_labels", int, 0) or len(given("id2label", dict[str, str], {})) or 2
     if family == "pocketbert":
-        return ModelConfig(**{f.name: json[f.name] for f in fields(ModelConfig) if f.name in json}), json.get("head")
+        own = {f.name: json[f.name] for f in fields(ModelConfig) if f.name in json}
+        return typed(ModelConfig, own), next((head for head in HEADS if head == json.get("head")), None)
     if family not in FIELDS:
         raise ModelError(f"config.json has model_type {family!r}: choose from {', '.join(FIELDS)}, pocketbert")
     if json.get("position_embedding_type", "absolute") != "absolute" or json.get("is_decoder"):
         raise ModelError("config.json asks for relative positions or a decoder: only absolute encoders are supported")
     values = {ours: json[theirs] for ours, theirs in FIELDS[family].items() if theirs in json}
     if family == "mobilebert":
-        bottleneck = json.get("use_bottleneck", True)
+        bottleneck = given("use_bottleneck", bool, True)
         values["bottleneck_size"] = json.get("intra_bottleneck_size", 128) if bottleneck else None
         values["attention_input"] = "stream"
-        if bottleneck and json.get("key_query_shared_bottleneck", True):
+        if bottleneck and given("key_query_shared_bottleneck", bool, True):
             values["attention_input"] = "shared-bottleneck"
-        if bottleneck and json.get("use_bottleneck_attention", False):
+        if bottleneck and given("use_bottleneck_attention", bool, False):
             values["attention_input"] = "bottleneck"
-        values["normalization"] = json.get("normalization_type", "no_norm").replace("_", "-")
-        values["pooler"] = "tanh" if json.get("classifier_activation", True) else "first-token"
+        values["normalization"] = given("normalization_type", str, "no_norm").replace("_", "-")
+        values["pooler"] = "tanh" if given("classifier_activation", bool, True) else "first-token"
     else:
         values["embedding_size"] = values.get("hidden_size", DEFAULT[family].hidden_size)
-    architecture = (json.get("architectures") or [CLASSES[family] + "Model"])[0]
+    architecture = (given("architectures", tuple[str, ...], ()) or (CLASSES[family] + "Model",))[0]
     head = HEAD_OF_CLASS.get(architecture.removeprefix(CLASSES[family]))
     if architecture.endswith("ForMaskedLM"):
         values["next_sentence"] = False

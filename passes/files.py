@@ -67,8 +67,12 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
     folder = path.parent.resolve()
     total = 0
     for tensor in external_tensors(model):
-        info = ExternalDataInfo(tensor)
-        file = (folder / info.location).resolve()
+        try:
+            info = ExternalDataInfo(tensor)
+            file = (folder / info.location).resolve()
+            file.exists()
+        except (OSError, ValueError) as error:  # a negative length, a name that no file can have
+            raise PassError(f"{path}: tensor {tensor.name!r} points at no file ({first_line(error)})") from error
         if not file.is_relative_to(folder):
             raise PassError(
                 f"{path}: tensor {tensor.name!r} points at {info.location!r}, outside the model's folder; "

@@ -6,6 +6,8 @@ import errno
 import re
 from collections.abc import Iterator
 
+LONGEST = 800  # characters of a line
+
 
 class PocketBERTError(Exception):
     """Something the user can mend: the message names what is wrong, its value and the remedy, in one line."""
@@ -18,7 +20,9 @@ def first_line(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """Any error in one line, as command lines show it: what comes from a file cannot steer the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _describe(error))
+    text = _describe(error)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-200:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _describe(error: BaseException) -> str:

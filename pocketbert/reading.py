@@ -18,7 +18,9 @@ T = TypeVar("T")
 LIMIT = 64 << 20  # bytes of a file whose size nothing else bounds
 
 
-def read_text(path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT) -> str:
+def read_text(
+    path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT, errors: str = "strict"
+) -> str:
     """A file of UTF-8. Raises `error` if it cannot be read, is no file, is not UTF-8 or exceeds `limit` bytes."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
@@ -27,7 +29,7 @@ def read_text(path: str | Path, error: type[PocketBERTError] = PocketBERTError, 
             data = file.read(limit + 1)
         if len(data) > limit:
             raise error(f"{path} is larger than {limit >> 20} MiB: not a file of this kind")
-        return data.decode()
+        return data.decode(errors=errors)
     except OSError as failure:
         raise error(f"cannot read {path}: {failure.strerror}") from failure
     except UnicodeDecodeError as failure:

@@ -8,15 +8,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from compile.errors import CompileError
 from compile.kernels.tiles import TileConfig, TileKey, TileTable
 from compile.targets import Cpu, Target
+from pocketbert.reading import parse_json, read_text
+from pocketbert.typed import between, typed
 
 FOLDER = Path(__file__).parent
+
+
+Size = Annotated[int, between(1, 1 << 24)]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The keys that every line has. A tile beyond these bounds would take the compiler hours."""
+
+    cpu: str
+    family: str
+    isa: str
+    precision: str
+    k: Size
+    n: Size
+    tile: tuple[Annotated[int, between(1, 64)], Annotated[int, between(1, 256)], Annotated[int, between(1, 64)]]
+    status: str
+    how: str
+    ms: Annotated[float, between(0, 1e9)] | None
 
 
 @dataclass(frozen=True)
@@ -39,17 +60,12 @@ class Record:
     @classmethod
     def from_line(cls, line: str) -> Record:
         """Raises ValueError if `line` is not what `to_line` wrote."""
-        data = json.loads(line)
-        try:
-            key = TileKey(**{name: data.pop(name) for name in TileKey._fields})
-            tile = TileConfig(*data.pop("tile"))
-            known = {name: data.pop(name) for name in ("cpu", "status", "how", "ms")}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"no tuning record: {error!r}") from error
-        numbers = (key.k, key.n, tile.mr, tile.nr, tile.k_unroll)
-        if not all(isinstance(n, int) and n > 0 for n in numbers):
-            raise ValueError(f"a size in {numbers} is no positive integer")
-        return cls(key=key, tile=tile, detail=data, **known)
+        data = parse_json(line)
+        names = [f.name for f in fields(_Line)]
+        known = typed(_Line, {k: v for k, v in data.items() if k in names} if isinstance(data, dict) else data)
+        key = TileKey(known.family, known.isa, known.precision, known.k, known.n)
+        detail = {k: v for k, v in data.items() if k not in names}
+        return cls(known.cpu, key, TileConfig(*known.tile), known.status, known.how, known.ms, detail)
 
 
 @dataclass
@@ -84,11 +100,7 @@ def read(path: Path, cpu: Cpu) -> Database:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        raise CompileError(f"--db {path} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path, CompileError, errors="replace").splitlines(), 1):
         if line.strip():
             yield number, line
 

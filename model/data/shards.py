@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 
 from pocketbert.files import written_whole
+from pocketbert.reading import read_json
+from pocketbert.typed import Misfit, between, typed
 
 from ..errors import ModelError
 from .corpus import documents
@@ -124,22 +127,48 @@ class Shard:
         return np.asarray(bounds, np.int64)
 
 
+Natural = Annotated[int, between(0, 1 << 48)]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    tokens: Natural
+    sentences: Natural
+    documents: Natural
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """shards.json"""
+
+    format: int
+    vocab_size: Natural
+    vocabulary_sha256: str
+    special: dict[str, Natural]
+    shards: tuple[_Counts, ...]
+    dtype: Literal["uint16", "uint32"]
+
+
 class Shards:
     """A prepared corpus; raises `ModelError` for a folder that is none, is cut short or of another format."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        path = folder / "shards.json"
+        if not path.exists():
+            raise ModelError(f"{folder} is no prepared corpus: remove it to have it prepared again")
+        content = read_json(path, ModelError)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ModelError(f"{path} is not of format {FORMAT}: remove {folder} to have it prepared again")
         try:
-            settings = json.loads((folder / "shards.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{folder} is no prepared corpus: {error}; remove it to have it prepared again") from error
-        if settings.get("format") != FORMAT:
-            raise ModelError(f"{folder}/shards.json has format {settings.get('format')!r}, not {FORMAT}: prepare again")
-        self.vocab_size: int = settings["vocab_size"]
-        self.vocabulary_sha256: str = settings["vocabulary_sha256"]
-        self.special: dict[str, int] = settings["special"]
-        self.counts: list[dict[str, int]] = settings["shards"]
-        self.dtype: str = settings["dtype"]
+            settings = typed(_Settings, content)
+        except Misfit as error:
+            raise ModelError(f"{path}: {error}") from error
+        self.vocab_size = settings.vocab_size
+        self.vocabulary_sha256 = settings.vocabulary_sha256
+        self.special = settings.special
+        self.counts = [vars(counts) for counts in settings.shards]
+        self.dtype = settings.dtype
         self._index: dict[int, list[np.ndarray]] = {}
         for i, count in enumerate(self.counts):
             file = folder / f"{i:05d}.tokens"

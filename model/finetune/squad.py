@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -10,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pocketbert import reading
+from pocketbert.typed import typed
 
 from ..errors import ModelError
 
@@ -39,8 +41,10 @@ def read_questions(path: Path) -> list[Question]:
                 for k, qa in enumerate(paragraph["qas"]):
                     place = f"data[{i}].paragraphs[{j}].qas[{k}]"
                     answers = qa["answers"]
-                    texts, starts = tuple(a["text"] for a in answers), tuple(int(a["answer_start"]) for a in answers)
-                    questions.append(Question(qa["id"], qa["question"], paragraph["context"], texts, starts))
+                    texts = tuple(typed(str, a["text"], ("text",)) for a in answers)
+                    starts = tuple(typed(int, a["answer_start"], ("answer_start",)) for a in answers)
+                    words = (qa["id"], qa["question"], paragraph["context"])
+                    questions.append(Question(*typed(tuple[str, str, str], list(words), ("text",)), texts, starts))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         cause = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ModelError(f"{path}: {place}: {cause}: not a SQuAD file") from error
@@ -50,14 +54,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: not UTF-8 at byte {error.start + 1}") from error
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    return reading.read_json(path, ModelError, limit=1 << 30)
 
 
 ARTICLE = re.compile(r"\b(a|an|the)\b")

@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketbert.reading import read_json
+
 from ..errors import ModelError
 from ..finetune.squad import VERSIONS
 from ..settings import TrainSettings
@@ -88,7 +90,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     output, data, train = Path(config.output), with_vocabulary(config.data, config.model), config.train
     config = replace(config, data=data)
     if (output / "metrics.json").exists():  # a sweep that was interrupted
-        return json.loads((output / "metrics.json").read_text())
+        return read_json(output / "metrics.json", ModelError)
     processes = join(train.device)
     model = load_model(config.model, config.task, train.seed)
     for name in ("train", "dev"):

@@ -145,7 +145,7 @@ def test_tensor_that_does_not_fit_is_named(edit: Callable, message: str, tiny_be
         ({"hidden_act": "silu"}, "activation is 'silu'"),
         ({"hidden_size": "wide"}, "size is 'wide'"),
         ({"hidden_dropout_prob": 2}, "hidden_dropout is 2"),
-        ({"id2label": 3}, "value of the wrong type"),
+        ({"id2label": 3}, "id2label is 3: it must be an object"),
         ({"num_attention_heads": 7}, "num_attention_heads 7 does not divide"),
         ({"position_embedding_type": "relative_key"}, "relative positions"),
         ({"architectures": ["BertForMultipleChoice"]}, "its head is none of ours"),
@@ -199,7 +199,7 @@ def test_broken_files_are_named_in_one_line(tiny_bert: Path, tmp_path: Path, mon
     index.write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
     fails(re.escape("names ../elsewhere.safetensors, which is not a file of its folder"))
     index.write_text("[]")
-    fails("is not a safetensors index")
+    fails("index.json: it is \[\]: it must be an object")
     for text, message in (("{", "cannot be read"), ("[]", "not a JSON object"), ("{}", "model_type None")):
         config.write_text(text)
         fails(message)

@@ -102,5 +102,5 @@ def test_levels_that_read_the_same_weights_get_tiles_that_suit_them_all(tmp_path
 
 
 def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match=r"--db .*none\.jsonl cannot be read: No such file"):
+    with pytest.raises(CompileError, match=r"cannot read .*none\.jsonl: No such file"):
         read(tmp_path / "none.jsonl", CPU)

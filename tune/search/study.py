@@ -19,6 +19,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from model import ModelConfig
+from pocketbert.typed import Misfit, typed
 from tune.errors import TuneError
 from tune.search.storage import open_storage
 
@@ -73,7 +74,10 @@ def settings_of(study: Study) -> Settings:
     begun = study.user_attrs.get("settings")
     if begun is None:
         raise TuneError(f"--study {study.study_name}: not an architecture search")
-    return Settings(**{**begun, "mha_ffn": tuple(begun["mha_ffn"])})
+    try:
+        return typed(Settings, begun)
+    except Misfit as error:
+        raise TuneError(f"--study {study.study_name}: its settings are not a search's: {error}") from error
 
 
 def complete(study: Study) -> list[FrozenTrial]:
