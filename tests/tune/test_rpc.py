@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from compile.running.load import read_manifest
@@ -28,14 +30,19 @@ def start(*arguments: str) -> tuple[subprocess.Popen, str]:
     return process, process.stdout.readline().split()[-1]
 
 
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def rack() -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """The tracker's address, and the servers."""
-    tracker, address = start("tracker", "--port", "19590")
+    tracker, address = start("tracker", "--port", str(unused_port()))
     servers: list[Any] = [None, None]
 
     def serve(index: int) -> None:
-        servers[index] = start("server", "--tracker", address, "--key", KEY, "--port", str(19700 + 150 * index))[0]
+        servers[index] = start("server", "--tracker", address, "--key", KEY, "--port", str(unused_port()))[0]
 
     threads = [threading.Thread(target=serve, args=(index,)) for index in range(2)]
     for thread in threads:
@@ -63,6 +70,17 @@ def connect(address: str, wait: float = 60.0) -> RpcRunner:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.2)
+
+
+def test_sockets_of_the_rack_listen_on_loopback_alone(rack: tuple[str, list[subprocess.Popen]]) -> None:
+    """All that the tracker's and the servers' processes listen on, the servers' children too."""
+    address, servers = rack
+    assert address.startswith("127.0.0.1:")
+    connections = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid]
+    groups = {process.pid for process in servers}
+    ours = [c for c in connections if os.getpgid(c.pid) in groups or c.laddr.port == int(address.rpartition(":")[2])]
+    assert len(ours) >= 3
+    assert {c.laddr.ip for c in ours} == {"127.0.0.1"}
 
 
 def test_a_session_goes_on_when_a_server_is_killed(
@@ -99,8 +117,48 @@ def test_a_session_goes_on_when_a_server_is_killed(
         runner.run(folder, sample, runs=3)
 
 
-def test_beyond_this_machine_a_key_is_required() -> None:
-    command = [sys.executable, "-m", "tune.runners.rack", "server", "--host", "0.0.0.0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+RACK = [sys.executable, "-m", "tune.runners.rack"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["server", "--host", "0.0.0.0", "--key", "mine"],
+            "--host 0.0.0.0: TVM's RPC runs code for whoever reaches it",
+        ),
+        (["tracker", "--host", "::"], "--host ::: TVM's RPC runs code"),
+        (["server", "--host", "192.0.2.1"], "ssh -R 9190:127.0.0.1:9190 -L 9090:127.0.0.1:9090"),
+        (["server", "--tracker", "192.0.2.1:9190"], "--tracker 192.0.2.1: TVM's RPC runs code"),
+        (["server", "--tracker", "9190"], "--tracker 9190: write HOST:PORT"),
+        (["server", "--key", ""], "--key '': a name of letters"),
+        (["server", "--key", "a:b c"], "--key 'a:b c': a name of letters"),
+    ],
+)
+def test_nothing_listens_beyond_this_machine_and_no_key_is_empty(arguments: list[str], said: str) -> None:
+    done = subprocess.run([*RACK, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_runner_goes_to_no_tracker_beyond_this_machine() -> None:
+    with pytest.raises(RunnerError, match=r"--tracker 192\.0\.2\.1: TVM's RPC runs code"):
+        RpcRunner("192.0.2.1:9190", KEY)
+    with pytest.raises(RunnerError, match="--key ''"):
+        RpcRunner("127.0.0.1:9190", "")
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*RACK, "tracker", "--port", port], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--host 0.0.0.0 lets others run code here: give a --key that is not the default" in done.stderr
+    assert done.stderr.startswith(f"error: --port {port}: Address already in use")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_help_says_what_a_key_is_and_how_to_reach_another_machine() -> None:
+    said = subprocess.run([*RACK, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "it is no password" in said
+    assert "ssh -R 9190:127.0.0.1:9190 -L 9090:127.0.0.1:9090" in said

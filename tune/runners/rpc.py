@@ -7,7 +7,9 @@ that dies in the middle loses its connection; the tracker forgets it, and the wo
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +27,41 @@ CONNECTION_SECONDS = 60.0
 ATTEMPTS = 5
 
 
+def refuse_beyond_loopback(option: str, host: str) -> None:
+    """Raises RunnerError unless `host` is this machine alone: TVM's RPC has no authentication, and runs code."""
+    try:
+        addresses = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError) as error:
+        raise RunnerError(f"{option} {host}: there is no such address") from error
+    if not all(address.is_loopback for address in addresses):
+        raise RunnerError(
+            f"{option} {host}: TVM's RPC runs code for whoever reaches it, so it is used on 127.0.0.1 alone; reach "
+            "another machine through ssh -R 9190:127.0.0.1:9190 -L 9090:127.0.0.1:9090, as python -m tune.runners.rack "
+            "--help says"
+        )
+
+
+def tracker_address(text: str) -> tuple[str, int]:
+    """HOST:PORT. Raises RunnerError if it is none, or beyond this machine."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise RunnerError(f"--tracker {text}: write HOST:PORT, such as 127.0.0.1:9190")
+    refuse_beyond_loopback("--tracker", host)
+    return host, int(port)
+
+
+def check_key(key: str) -> None:
+    """Raises RunnerError: TVM's protocol has words between blanks and ends a key at the first colon."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", key):
+        raise RunnerError(f"--key {key!r}: a name of letters, digits, '.', '_' and '-'")
+
+
 class RpcRunner(Runner):
     """tracker: host:port; key: what the servers registered as; cores: those that a library may use there."""
 
     def __init__(self, tracker: str, key: str, cores: Sequence[int] | None = None, wait: float = WAIT_SECONDS) -> None:
-        host, _, port = tracker.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise RunnerError(f"--tracker {tracker}: write HOST:PORT, such as 127.0.0.1:9190")
-        self.address, self.key, self.cores, self.wait = (host, int(port)), key, list(cores or ()), wait
+        check_key(key)
+        self.address, self.key, self.cores, self.wait = tracker_address(tracker), key, list(cores or ()), wait
         self.slots = self._servers()
 
     def _servers(self) -> int:
