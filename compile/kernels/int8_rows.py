@@ -27,6 +27,7 @@ ROUND_BITS = 0x4B400000
 # Of these bits a rounded number has none; NaN has all.
 NOT_FINITE = 0x34800000
 SIGNED_OFFSET = 128
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def padded_depth(k: int) -> int:
@@ -38,7 +39,8 @@ def padded_depth(k: int) -> int:
 class QuantizedRows:
     """Up to `rows` rows of k elements in a workspace: their scales, their zero points, their bytes.
 
-    memory: the workspace as int32; as_float: the same memory.
+    memory: the workspace as int32; as_float: the same memory. nonnegative: whether no element is below zero, as after a
+    ReLU: the zero point is then 0, and an element's bits alone say whether it is finite.
     """
 
     memory: Pointer
@@ -46,6 +48,7 @@ class QuantizedRows:
     rows: Expr
     k: int
     isa: Isa
+    nonnegative: bool
 
     @staticmethod
     def nbytes(rows: int, k: int, dot: str) -> int:
@@ -92,10 +95,9 @@ class QuantizedRows:
 
     def _row(self, x: Pointer, start: Expr, row: Expr, registers: Any) -> None:
         lanes, whole = self.isa.lanes, self.k // self.isa.lanes
-        (seen,) = registers(1, lanes, "int32")
+        (seen,), (tail,) = registers(1, lanes, "int32"), registers(1, 1, "int32")
         low, high = self._extremes(x, start, registers)
         inverse, zero = self._factors(low, high)
-        (tail,) = registers(1, 1, "int32")
         seen.store(0, integer(0, lanes), lanes)
         tail.store(0, integer(0))
         at = bind(self.at(row))
@@ -104,8 +106,9 @@ class QuantizedRows:
             value = x.load(start + element, width)
             rounded = fma(value, broadcast(inverse, width), broadcast(zero, width), width)
             bits = bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
-            where = seen if width == lanes else tail
-            where.store(0, where.load(0, width) | bits, width)
+            if not self.nonnegative:
+                where = seen if width == lanes else tail
+                where.store(0, where.load(0, width) | bits, width)
             return bits
 
         def step(v: Expr, u: int) -> None:
@@ -117,8 +120,11 @@ class QuantizedRows:
             bits = [quantized(k, 1) for k in range(first, min(first + GROUP, self.k))]
             for i, word in enumerate(self._words(bits)):
                 self.memory.store(at + self.word(0, 0, first // GROUP) + i, word)
-        bits = fold_lanes(seen.load(0, lanes), lanes, lambda a, b: a | b)
-        self._keep(row, low, high, zero, finite=((bits | tail.load(0)) & integer(NOT_FINITE)) == 0)
+        finite = high <= const(LARGEST)
+        if not self.nonnegative:
+            bits = fold_lanes(seen.load(0, lanes), lanes, lambda a, b: a | b)
+            finite = ((bits | tail.load(0)) & integer(NOT_FINITE)) == 0
+        self._keep(row, low, high, zero, finite)
 
     def _band(self, x: Pointer, ldx: Expr, first: Expr, registers: Any) -> None:
         """Four rows side by side. Past the last row the last one is read again: nothing is kept of those."""
@@ -159,6 +165,8 @@ class QuantizedRows:
     def _extremes(self, x: Pointer, start: Expr, registers: Any) -> tuple[Expr, Expr]:
         """min(0, min x) and max(0, max x) of a row, in two chains each."""
         lanes, whole = self.isa.lanes, self.k // self.isa.lanes
+        if self.nonnegative and not self.banded:
+            return const(0.0), self._greatest(x, start, registers)
         lows, highs = registers(2, lanes), registers(2, lanes)
         for register in (*lows, *highs):
             register.store(0, const(0.0, lanes), lanes)
@@ -166,7 +174,8 @@ class QuantizedRows:
         def step(v: Expr, u: int) -> None:
             value = bind(x.load(start + (v + u) * lanes, lanes))
             low, high = lows[u % 2], highs[u % 2]
-            low.store(0, self._min(low.load(0, lanes), value, lanes), lanes)
+            if not self.nonnegative:
+                low.store(0, self._min(low.load(0, lanes), value, lanes), lanes)
             high.store(0, self._max(high.load(0, lanes), value, lanes), lanes)
 
         unrolled(whole, min(UNROLL, whole or 1), step)
@@ -176,6 +185,26 @@ class QuantizedRows:
             value = bind(x.load(start + k))
             low, high = bind(self._min(low, value, 1)), bind(self._max(high, value, 1))
         return low, high
+
+    def _greatest(self, x: Pointer, start: Expr, registers: Any) -> Expr:
+        """The greatest of a row's elements, none of them negative; NaN before infinity before numbers."""
+        lanes, whole, chains = self.isa.lanes, self.k // self.isa.lanes, registers(2, self.isa.lanes, "uint32")
+
+        def bits(element: Expr, width: int) -> Expr:
+            return tirx.reinterpret("uint32" if width == 1 else f"uint32x{width}", x.load(start + element, width))
+
+        for register in chains:
+            register.store(0, broadcast(tirx.const(0, "uint32"), lanes), lanes)
+
+        def step(v: Expr, u: int) -> None:
+            chain = chains[u % 2]
+            chain.store(0, tirx.max(chain.load(0, lanes), bits((v + u) * lanes, lanes)), lanes)
+
+        unrolled(whole, min(UNROLL, whole or 1), step)
+        greatest = fold_lanes(tirx.max(*(c.load(0, lanes) for c in chains)), lanes, tirx.max)
+        for k in range(whole * lanes, self.k):
+            greatest = bind(tirx.max(greatest, bits(k, 1)))
+        return bind(tirx.reinterpret("float32", greatest))
 
     def _factors(self, low: Expr, high: Expr) -> tuple[Expr, Expr]:
         """254 / r, and the zero point with what rounds a number added to it."""
@@ -187,7 +216,7 @@ class QuantizedRows:
     def _keep(self, row: Expr, low: Expr, high: Expr, zero: Expr, finite: Any) -> None:
         span = bind(self._max(high - low, const(float(SMALLEST_RANGE)), 1))
         scale = span * const(float(np.float32(1.0 / STEPS)))
-        usable = tirx.all(span <= const(float(np.finfo(np.float32).max)), finite)
+        usable = tirx.all(span <= const(LARGEST), finite)
         self.as_float.store(row, tirx.Select(usable, scale, const(float("nan"))))
         self.memory.store(self._capacity() + row, tirx.reinterpret("int32", zero) - integer(ROUND_BITS))
 

@@ -1,4 +1,4 @@
-"""linear_i8_{mr}x{nr}_k{K}_n{N}[_{epilogue}]_{isa}_{dot}: y = epilogue(x W) as `int8_reference` states it.
+"""linear_i8_{mr}x{nr}_k{K}_n{N}[_nonnegative][_{epilogue}]_{isa}_{dot}: y = epilogue(x W) by `int8_reference`.
 
 Rows are quantised into the workspace first. Weights are packed in panels of 16 columns, [N/16][K/4][16][4] with zeros
 beyond N and K: one copy for all CPUs of an architecture, whatever multiplies them (`targets.Isa.dot`):
@@ -42,7 +42,7 @@ from compile.targets import Cpu, Isa
 
 PANEL = 16  # columns
 CACHE_LINE = 16  # words
-FEW_ROWS = 32  # a block of so many rows asks for the whole next panel
+FEW_ROWS = 16  # a block of so many rows asks for the whole next panel
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class LinearInt8(TiledKernel):
     """Arguments in C: x, ldx, w, scales, sums, y, ldy, [bias], each epilogue step's operand(s), rows, workspace.
 
     w is int8; scales (N,) are the weights', sums (N,) int32 are −Σ_k w[k, n]. bias and strides as in `Linear`.
+    nonnegative: whether x is known to have no element below zero, so that its zero points are 0.
     """
 
     k: int
@@ -59,13 +60,15 @@ class LinearInt8(TiledKernel):
     tile: TileConfig
     isa: Isa
     strides: tuple[int, ...] = ()
+    nonnegative: bool = False
 
     family = "linear"
     precision = "i8"
 
     @property
     def name(self) -> str:
-        parts = [f"linear_i8_{self.tile}_k{self.k}_n{self.n}", "bias" * self.bias, *self.steps]
+        parts = [f"linear_i8_{self.tile}_k{self.k}_n{self.n}", "nonnegative" * self.nonnegative]
+        parts += ["bias" * self.bias, *self.steps]
         parts += ["ld" + "x".join(map(str, self.strides)) if self.strides else "", self.isa.name, self.isa.dot]
         return "_".join(p for p in parts if p)
 
@@ -159,7 +162,7 @@ class _Code:
             self.ldx, self.ldy, *others = spec.strides
             self.operands = epilogue.with_strides(self.operands, others)
         self.rows = arguments["rows"]
-        self.quantized = QuantizedRows(memory, memory.seen_as("float32"), self.rows, spec.k, spec.isa)
+        self.quantized = QuantizedRows(memory, memory.seen_as("float32"), self.rows, spec.k, spec.isa, spec.nonnegative)
         self.depth = padded_depth(spec.k) // 4  # words
         self.acc = kernel.registers(self.accumulators(), self.isa.lanes, "int32")
         (self.spill,) = kernel.registers(1, self.isa.lanes)
@@ -206,7 +209,9 @@ class _RowMajor(_Code):
         vectors = -(-columns // lanes)
 
         def tile(row: Expr, height: int) -> None:
-            for i in range(height):
+            if self.spec.nonnegative:
+                self.clear(height * vectors)
+            for i in range(0 if self.spec.nonnegative else height):
                 zero = bind(broadcast(self.quantized.zero(row + i), lanes))
                 for v in range(vectors):
                     self.acc[i * vectors + v].store(0, zero * self.sums.load(first + v * lanes, lanes), lanes)

@@ -274,7 +274,8 @@ class _Lowering:
         has_bias, steps = bias is not None, tuple(chain.steps)
         if quantized:
             tile = default_tile(self.isa, f"i8_{self.isa.dot}")
-            kernel = self.tiled(LinearInt8(k, n, has_bias, steps, tile, self.isa))
+            nonnegative = through_reshapes(chain.source.inputs[0]).op == "nn.relu"
+            kernel = self.tiled(LinearInt8(k, n, has_bias, steps, tile, self.isa, nonnegative=nonnegative))
             constants = weight_operands(weight, quantized.scales)
         else:
             kernel = self.tiled(Linear(k, n, has_bias, steps, default_tile(self.isa), self.isa))

@@ -116,13 +116,11 @@ def cpu(request: pytest.FixtureRequest) -> Cpu:
     return level
 
 
-def linear(cpu: Cpu, k: int, n: int, bias: bool, *steps: str, strides: tuple[int, ...] = ()) -> LinearInt8:
-    return LinearInt8(k, n, bias, steps, default_tile(cpu.isa, f"i8_{cpu.isa.dot}"), cpu.isa, strides)
-
-
 CASES = {
     "wide, relu, strides known": (128, 512, True, ("relu",), (131, 515)),
     "deep, residual": (512, 128, True, ("add",), ()),
+    "after a ReLU": (80, 48, True, (), ()),
+    "after a ReLU, odd depth": (43, 20, False, ("add",), (46, 23, 24)),
     "one column": (33, 1, True, (), ()),
     "two columns, of a question answering head": (128, 2, True, (), ()),
     "width 30, no bias": (30, 30, False, ("add",), ()),
@@ -155,7 +153,8 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
     calls, expected = Calls(), []
     for case, (k, n, has_bias, steps, strides) in CASES.items():
         rng = np.random.default_rng(k)
-        kernel = linear(cpu, k, n, has_bias, *steps, strides=strides)
+        tile, nonnegative = default_tile(cpu.isa, f"i8_{cpu.isa.dot}"), "after a ReLU" in case
+        kernel = LinearInt8(k, n, has_bias, steps, tile, cpu.isa, strides, nonnegative)
         weight = rng.integers(-127, 128, (k, n)).astype(np.int8)
         weight[:, n // 2] = 127 * rng.choice([-1, 1])  # sums as large as they can be
         scales = rng.uniform(0.001, 1, n).astype(np.float32)
@@ -164,7 +163,9 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
         if bias is not None:
             operands["bias"] = pack_vector(bias)
         for rows in ROW_COUNTS:
-            x, y = rows_of(rng, rows, k), framed(np.full((rows, n), 7.0, np.float32), 3, fill=7.0)
+            x = rows_of(rng, rows, k)
+            x = np.where(x < 0, np.float32(0), x) if nonnegative else x
+            y = framed(np.full((rows, n), 7.0, np.float32), 3, fill=7.0)
             with np.errstate(invalid="ignore", over="ignore"):
                 want = int8_reference.linear(x, weight, scales, bias)
                 for step in steps:
