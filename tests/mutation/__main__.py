@@ -101,13 +101,18 @@ def tests_by_line(room: str, tests: list[str], folder: Path) -> dict[tuple[str, 
             seconds[" ".join(parts[2:])] += float(parts[0].rstrip("s"))
     measured = coverage.CoverageData(str(data))
     measured.read()
-    found: dict[tuple[str, int], list[str]] = {}
+    covering: dict[tuple[str, int], list[str]] = {}
     for file in measured.measured_files():
         path = str(Path(file).relative_to(folder.resolve()))
-        for line, contexts in measured.contexts_by_lineno(file).items():
-            names = {context.split("|")[0] for context in contexts if context}
-            found[path, line] = sorted(names, key=lambda name: (seconds[name], name))
-    return found
+        lines = {
+            line: {context.split("|")[0] for context in contexts if context}
+            for line, contexts in measured.contexts_by_lineno(file).items()
+        }
+        everything = set().union(*lines.values())
+        for line, names in lines.items():
+            # A constant or a default is read when the module is imported, before any test: all of the file's tests.
+            covering[path, line] = sorted(names or everything, key=lambda name: (seconds[name], name))
+    return covering
 
 
 PYTEST = [sys.executable, "-m", "pytest", "--no-header"]

@@ -78,3 +78,16 @@ def test_look_alikes_of_layer_norm_stay(build, check, ops, case):
     y = layer_norm(b, x, 8, axis=1 if case == "other_axis" else -1, gamma=gamma)
     result, _ = check(b.model(y), "fuse_layer_norm", bound=1e-6)
     assert ops(result, "LayerNormalization") == 0
+
+
+@pytest.mark.parametrize("wrong", ["factor", "power", "cube of another", "no one", "sum instead of product"])
+def test_look_alikes_of_the_tanh_form_stay(build, check, ops, wrong):
+    b = build()
+    x, z = b.input("x", [3, 4]), b.input("z", [3, 4])
+    cube = b("Pow", z if wrong == "cube of another" else x, b.const(2.0 if wrong == "power" else 3.0))
+    inner = b("Add", x, b("Mul", b.const(0.05 if wrong == "factor" else 0.044715), cube))
+    tanh = b("Tanh", b("Mul", b.const(math.sqrt(2 / math.pi)), inner))
+    half = b("Mul", b.const(0.5), b("Add", b.const(0.9 if wrong == "no one" else 1.0), tanh))
+    y = b("Sub" if wrong == "sum instead of product" else "Mul", x, half)
+    result, _ = check(b.model(b("Identity", y)), "fuse_gelu")
+    assert ops(result, "Gelu") == 0

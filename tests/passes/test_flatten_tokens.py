@@ -1,0 +1,65 @@
+"""flatten_tokens: runs of row-wise operators on (tokens, columns), and what must keep its axes."""
+
+import numpy as np
+import pytest
+
+import passes
+
+
+@pytest.mark.parametrize("shape", [[1, 6, 8], [3, 6, 8], ["b", 6, 8], [1, "t", 8], ["b", "t", 8]])
+def test_row_wise_runs_flatten_for_static_and_dynamic_axes(build, check, ops, shape):
+    b = build()
+    x = b.input("x", shape)
+    y = b("Relu", b.norm(b.linear(x, 8, 8), 8))
+    z = b("LayerNormalization", b("Add", b.linear(y, 8, 8), x), b.normal(8), b.normal(8), axis=-1)
+    result, report = check(b.model(z), "flatten_tokens")
+    assert ops(result, "MatMul") == 0
+    assert ops(result, "Gemm") == 2
+    assert report.passes[0].applied == 2
+
+
+@pytest.mark.parametrize("gemm", [False, True])
+def test_positions_broadcast_over_a_batch_keep_three_axes(build, check, gemm):
+    b = build()
+    x = b.input("x", [3, 6, 8])
+    check(b.model(b.linear(b("Add", b.linear(x, 8, 8), b.normal(6, 8)), 8, 4)), "flatten_tokens")
+
+
+def test_mixing_tokens_is_not_row_wise(build, check, ops):
+    b = build()
+    y = b("Softmax", b.linear(b.input("x", [3, 6, 8]), 8, 8), axis=1)
+    z = b("ReduceMean", b.linear(y, 8, 8), b.const(np.array([1])))
+    check(b.model(z, b("Concat", y, y, axis=1)), "flatten_tokens")
+
+
+def test_unnamed_dimensions_are_refused(build, check, ops):
+    b = build()
+    x, shape = b.input("x", [4, 6, 8]), b.input("shape", [3], 7)
+    model = b.model(b.linear(b("Reshape", x, shape), 8, 4))
+    _, report = passes.run(model, only=["flatten_tokens"], verify=False)
+    assert report.passes[0].applied == 0
+    assert "neither size nor name" in report.passes[0].refusals[0].reason
+
+
+def test_what_is_flattened_comes_back_where_an_axis_matters(build, check, ops):
+    b = build()
+    y = b("Relu", b.linear(b.input("x", [2, 6, 8]), 8, 8))
+    result, _ = check(b.model(b("Transpose", y, perm=[0, 2, 1]), b.linear(y, 8, 4)), "flatten_tokens")
+    assert ops(result, "Gemm") == 2
+    shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in result.graph.output]
+    assert shapes == [[2, 8, 6], [2, 6, 4]]
+
+
+@pytest.mark.parametrize("vector", [(8,), (1, 8), (1, 1, 8), ()])
+def test_vectors_with_leading_ones_do_not_bring_a_third_axis_back(build, check, vector):
+    b = build()
+    y = b("Mul", b.linear(b.input("x", [2, 6, 8]), 8, 8), b.normal(*vector))
+    result, _ = check(b.model(b.linear(y, 8, 8)), "flatten_tokens")
+    shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in result.graph.value_info}
+    assert all(shapes[node.output[0]] == 2 for node in result.graph.node if node.op_type in ("Mul", "Gemm"))
+
+
+@pytest.mark.parametrize("vector", [(6, 8), (6, 1), (2, 1, 1), (1, 6, 1)])
+def test_constants_that_tell_tokens_apart_stay(build, check, vector):
+    b = build()
+    check(b.model(b("Mul", b.linear(b.input("x", [2, 6, 8]), 8, 8), b.normal(*vector))), "flatten_tokens")
