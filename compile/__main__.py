@@ -17,7 +17,8 @@ from compile.artifact.aar import PACKAGES
 from compile.artifact.manifest import Manifest
 from compile.databases import TuningSummary
 from compile.targets import CPUS, TARGETS, find_target
-from pocketbert.command import Parser, exit_status, say
+from passes.report import LayerPrecision
+from pocketbert.command import Parser, exit_status
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
 
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   %(prog)s ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
   %(prog)s ./my-checkpoint --vocab ./my-checkpoint/vocab.txt       the library tokenizes, too
   %(prog)s model.onnx --target arm64-linux --out build/mine
+  %(prog)s --precision int8                           int8 linears and tables: a quarter of the size
   %(prog)s --seq-len 32,64,128                        one library for all lengths, one copy of the weights
 """
 
@@ -58,6 +60,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
     add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt: the library then takes text as well as ids")
     add("--cased", action="store_true", help="the vocabulary tells upper from lower case (BERT cased)")
+    add("--precision", choices=("float32", "int8"), default="float32", help="of linears and tables (default: float32)")
+    add("--keep-float", nargs="+", default=[], metavar="PATTERN", help="layers that stay float32: '*classifier*'")
+    add("--min-snr", type=float, metavar="DB", help="layers noisier than that in int8 stay float32 (default: 25)")
+    add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
     add("--package", choices=tuple(PACKAGES), help="also an Android archive in a Maven folder, or a jar (takes a JDK)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
     add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
@@ -65,7 +71,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
     add("--json", action="store_true", help="print the manifest instead of the table")
     add("--list-targets", action="store_true", help="list targets and their CPUs, and exit")
-    add("--list-models", action="store_true", help="list presets with their size, and exit")
+    add("--list-models", action="store_true", help="list presets, and exit")
     add("--debug", action="store_true", help="show the traceback of an error")
     return result
 
@@ -98,10 +104,14 @@ def compile_model(args: argparse.Namespace) -> None:
         sanitize=args.sanitize,
         db=args.db,
         dump=args.dump,
-        progress=report_phase,
+        precision=args.precision,
+        keep_float=args.keep_float,
+        min_snr=args.min_snr,
+        calibrate=args.calibrate,
+        progress=None if args.json else report_phase,
     )
     for line in result.manifest.tuning.damaged if result.manifest.tuning else ():
-        say(f"warning: {line}")
+        print(f"warning: {line}", file=sys.stderr)
     if args.json:
         print((result.folder / "manifest.json").read_text(), end="")
     else:
@@ -109,7 +119,7 @@ def compile_model(args: argparse.Namespace) -> None:
 
 
 def report_phase(name: str, seconds: float) -> None:
-    say(f"{name:<24} {seconds:6.1f} s")
+    print(f"{name:<24} {seconds:6.1f} s", flush=True)
 
 
 def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
@@ -141,9 +151,12 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
         ("tuned tiles", _tuning(manifest.tuning)),
         ("graph passes", f"{sum(p.applied for p in passes)} rewrites, {sum(len(p.refusals) for p in passes)} refused"),
     ]
+    if layers := [layer for entry in passes for layer in entry.layers]:
+        rows += _quantisation(manifest, layers)
     for check in manifest.verification:
+        to = "" if check.snr_db is None else f" to {check.referee}; {check.snr_db:.1f} dB to the model as given"
         verdict = "passed" if check.passed else "FAILED"
-        rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range"))
+        rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range{to}"))
     if package := manifest.package:
         place = f"; {package.coordinates} in {package.repository}/" if package.coordinates else ""
         rows.append(("package", package.file + place))
@@ -151,6 +164,17 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
+
+
+def _quantisation(manifest: Manifest, layers: Sequence[LayerPrecision]) -> list[tuple[str, str]]:
+    """How many layers are int8, what that costs, and a line for each reason that kept some in float32."""
+    count = sum(layer.precision == "int8" for layer in layers)
+    ratio = manifest.passes and manifest.passes.int8_snr
+    rows = [("int8 layers", f"{count} of {len(layers)}" + (f"; outputs {ratio:.1f} dB to float32" if ratio else ""))]
+    for reason in dict.fromkeys(layer.reason for layer in manifest.kept_in_float):
+        names = [layer.layer for layer in manifest.kept_in_float if layer.reason == reason]
+        rows.append(("in float32", f"{', '.join(names[:3])}{', …' * (len(names) > 3)}: {reason}"))
+    return rows
 
 
 def _tuning(tuning: TuningSummary | None) -> str:
@@ -173,11 +197,7 @@ def list_targets(_: argparse.Namespace) -> None:
 def list_models(_: argparse.Namespace) -> None:
     import model as core
 
-    print(f"{'preset':<27}{'parameters':>12}{'FLOPs':>10}   (encoder, 128 tokens; FLOPs are 2 × multiply-adds)")
-    for name, config in core.PRESETS.items():
-        parts = core.count(config, 128)
-        params, flops = sum(part.params for part in parts), sum(part.flops for part in parts)
-        print(f"{name:<27}{params / 1e6:>10.1f} M{flops / 1e9:>8.2f} G")
+    print("\n".join(core.PRESETS))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import passes
 from compile.artifact.aar import check_package
 from compile.artifact.folder import require_replaceable
+from compile.artifact.manifest import Precision
 from compile.codegen.escape import library_name
 from compile.codegen.vocabulary import read_vocabulary
 from compile.databases import read, shipped
@@ -16,6 +18,7 @@ from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
 from compile.targets import find_target
+from passes.calibration import read_texts
 from pocketbert.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ def build(
     sanitize: str = "",
     db: str | Path | None = None,
     dump: str | Path | None = None,
+    precision: Precision = "float32",
+    keep_float: Sequence[str] = (),
+    min_snr: float | None = None,
+    calibrate: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
@@ -52,6 +59,9 @@ def build(
     and compare it with ONNX Runtime; sanitize: for this machine, clang's sanitizers to compile runtime and plan with
     (kernels are machine code that TVM made and stay as they are), for programs that are built with the same ones;
     db: a tuning database, by default the one shipped for the CPU, "none" for none;
+    precision: "int8" stores linears and embedding tables so, but for layers that keep_float's patterns name and for
+    those whose signal-to-noise ratio would be below min_snr decibels (by default 25); calibrate: a file of texts to
+    sample layers on, for models with a vocab;
     dump: a folder for the intermediate representations; progress: called with each
     phase's name and seconds. out is build/<name>-<target> by default.
 
@@ -65,6 +75,13 @@ def build(
         raise CompileError(f"--threads {threads}: choose 1 to 64, or 0 for one a core")
     if cased and not vocab:
         raise CompileError("--cased says how text is read: give --vocab as well")
+    if precision not in ("float32", "int8"):
+        raise CompileError(f"--precision {precision}: choose float32 or int8")
+    if precision != "int8" and (keep_float or min_snr is not None or calibrate):
+        raise CompileError("--keep-float, --min-snr and --calibrate say how to quantise: give --precision int8 as well")
+    if calibrate and not vocab:
+        raise CompileError("--calibrate: texts need the model's words: give --vocab as well")
+    texts = read_texts(Path(calibrate)) if calibrate else []
     spec = find_target(target, cpu)
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
@@ -96,6 +113,10 @@ def build(
             package=package,
             database=database,
             dump=keep,
+            precision=precision,
+            keep_float=tuple(keep_float),
+            min_snr=passes.Options().min_snr if min_snr is None else min_snr,
+            calibration=tuple(texts),
             origin=origin,
         )
         return build_library(graph, library_name(name), spec, folder, options, progress)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import onnx
 
 import passes
 from compile.artifact.aar import PACKAGES
-from compile.artifact.folder import staging
-from compile.artifact.manifest import Manifest, VocabularyFacts, list_files
+from compile.artifact.folder import runtime_sources, staging
+from compile.artifact.manifest import KeptInFloat, Manifest, Precision, Verification, VocabularyFacts, list_files
 from compile.artifact.outline import make_manifest
 from compile.artifact.report import write_report
 from compile.blame import blame
@@ -34,15 +35,18 @@ from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
 from compile.running.verify import verify
-from compile.runtime import SRC
 from compile.targets import Target
+from passes.calibration import text_inputs as calibration_inputs
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `build` was asked for. shorter: sequences below seq_len must run too; origin goes into the manifest."""
+    """What `build` was asked for. shorter: sequences below seq_len must run too; origin goes into the manifest.
+
+    precision: of linears and embedding tables; keep_float, min_snr: as passes.Options has them; calibration: texts.
+    """
 
     seq_len: int = 128
     shorter: bool = False
@@ -53,6 +57,10 @@ class Options:
     package: str | None = None
     database: Path | None = None
     dump: Path | None = None
+    precision: Precision = "float32"
+    keep_float: tuple[str, ...] = ()
+    min_snr: float = passes.Options().min_snr
+    calibration: tuple[str, ...] = ()
     origin: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,7 +83,9 @@ def build_library(
         options.dump.mkdir(parents=True, exist_ok=True)
     program, optimised, extra = lower_model(model, target, options, clock)
     compiling = _naming_the_node(optimised, options.seq_len, target)
-    return build_program(program, name, target, out, options, clock, extra, compiling, verify_with=model)
+    quantized = optimised if _holds_integers(model) or _holds_integers(optimised) else None
+    verifying = partial(verify, model=model, quantized=quantized)
+    return build_program(program, name, target, out, options, clock, extra, compiling, verifying)
 
 
 def lower_model(
@@ -87,8 +97,8 @@ def lower_model(
     """
     dump = options.dump
     with clock.phase("graph passes"):
-        matmuls, kept = passes.Options(attention="matmuls"), dump / "passes" if dump else None
-        optimised, report = passes.run(model, options=matmuls, verify=verify_passes, dump=kept)
+        kept = dump / "passes" if dump else None
+        optimised, report = passes.run(model, options=_pass_options(model, options), verify=verify_passes, dump=kept)
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)
@@ -103,7 +113,27 @@ def lower_model(
             raise CompileError(
                 f"--seq-len: this model computes {options.seq_len} tokens and no fewer: give that length alone"
             )
-    return program, optimised, {"passes": report, "tuning": summary(tiles, database)}
+    layers = [layer for entry in report.passes for layer in entry.layers if layer.precision == "float32"]
+    floats = tuple(KeptInFloat(layer.weight, layer.reason, layer.output_snr) for layer in layers)
+    return program, optimised, {"passes": report, "kept_in_float": floats, "tuning": summary(tiles, database)}
+
+
+def _holds_integers(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in ("DequantizeLinear", "MatMulInteger") for node in model.graph.node)
+
+
+def _pass_options(model: onnx.ModelProto, options: Options) -> passes.Options:
+    words = options.vocabulary
+    samples: tuple[Mapping[str, Any], ...] = ()
+    if words and options.calibration:
+        samples = calibration_inputs(model, options.calibration, words.pieces, words.cased)
+    return passes.Options(
+        attention="matmuls",
+        quantize="int8" if options.precision == "int8" else "none",
+        keep_float=options.keep_float,
+        min_snr=options.min_snr,
+        calibration=samples,
+    )
 
 
 def build_program(
@@ -115,11 +145,12 @@ def build_program(
     clock: Clock,
     extra: dict[str, Any],
     compiling: AbstractContextManager[None] | None = None,
-    verify_with: onnx.ModelProto | None = None,
+    verifying: Callable[..., tuple[Verification, ...]] | None = None,
 ) -> BuildResult:
     """The phases after lowering: a list of kernel calls becomes the artifact folder `out`.
 
-    extra goes into the manifest; compiling is entered while kernels are compiled and may translate what is raised.
+    extra goes into the manifest; compiling is entered while kernels are compiled and may translate what is raised;
+    verifying(folder, manifest=…) says what comparisons the manifest gets, where options ask for them.
     """
     identifier(name)
     toolchain, dump = find_toolchain(target, options.sanitize), options.dump
@@ -142,7 +173,7 @@ def build_program(
             write_weights(plan, work / "pb_weights.bin")
         with clock.phase("link"):
             write_interface(plan, name, target, folder)
-            sources = _write_sources(plan, options, work, dump)
+            sources = _write_sources(plan, options, name, folder, work, dump)
             sources += write_vocabulary(options.vocabulary, takes, work)
             library = folder / f"lib{name}.so"
             link_library(toolchain, target, work, sources, objects, name, library)
@@ -167,9 +198,9 @@ def build_program(
             checked=tuple(rules),
             **extra,
         )
-        if options.verify and verify_with is not None:
+        if options.verify and verifying:
             with clock.phase("verify"):
-                manifest = replace(manifest, verification=verify(folder, verify_with, manifest=manifest))
+                manifest = replace(manifest, verification=verifying(folder, manifest=manifest))
         write_report(folder, manifest)
         manifest = replace(manifest, build_seconds=clock.seconds, files=list_files(folder))
         manifest.write(folder)
@@ -180,13 +211,15 @@ def _vocabulary_facts(vocabulary: Vocabulary | None) -> VocabularyFacts | None:
     return VocabularyFacts(len(vocabulary.pieces), vocabulary.cased, vocabulary.sha256) if vocabulary else None
 
 
-def _write_sources(plan: Any, options: Options, work: Path, dump: Path | None) -> list[Path]:
+def _write_sources(plan: Any, options: Options, name: str, folder: Path, work: Path, dump: Path | None) -> list[Path]:
     text = plan_source(plan, options.threads)
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)
     (work / "weights.c").write_text(assembler_source("pb_weights"))
-    return [*sorted(SRC.glob("*.c")), work / "plan.c", work / "weights.c"]
+    public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
+    (work / "api.h").write_text(public + (folder / "include" / f"{name}.h").read_text())
+    return [*runtime_sources(work), work / "plan.c", work / "weights.c"]
 
 
 @contextmanager

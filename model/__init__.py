@@ -17,7 +17,6 @@ from .presets import PRESETS
 if TYPE_CHECKING:
     from .build import create, load
     from .checkpoint import load_checkpoint, save_checkpoint
-    from .counting import count
     from .heads import Model
     from .initialize import randomize_norms
 
@@ -27,7 +26,6 @@ __all__ = [
     "Model",
     "ModelConfig",
     "ModelError",
-    "count",
     "create",
     "export",
     "load",
@@ -38,7 +36,6 @@ __all__ = [
 
 _NEED_TORCH = {
     "Model": "heads",
-    "count": "counting",
     "create": "build",
     "load": "build",
     "randomize_norms": "initialize",

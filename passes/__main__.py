@@ -6,13 +6,17 @@ that finds nothing to do, or refuses, says so in the table and in the report.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+import onnx
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from passes import files, pipeline
+from passes.calibration import read_texts, read_words, text_inputs
 from passes.errors import PassError
 from passes.options import Options
 from passes.report import LayerPrecision, PassReport, Report
@@ -48,6 +52,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="int8: weights of linears and embedding tables; all else stays float32 (default: none)")  # fmt: skip
     add("--keep-float", nargs="+", default=[], metavar="PATTERN",
         help="layers that stay float32, by node or weight: '*classifier*'")  # fmt: skip
+    add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on in place of random ids")
+    add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt, for --calibrate")
+    add("--cased", action="store_true", help="the vocabulary tells upper from lower case")
     snr = Options().min_snr
     add("--min-snr", type=float, default=snr, metavar="DB",
         help=f"layers with a smaller signal-to-noise ratio in int8 stay float32 (default {snr:g})")  # fmt: skip
@@ -72,8 +79,14 @@ def rewrite(args: argparse.Namespace) -> None:
         error = "" if done.error is None else f", error {done.error:.0e} of range"
         errors.print(f"{done.name}: {done.applied} rewrites, {done.nodes_after} nodes left{error}")
 
+    source: onnx.ModelProto = files.read(args.model)
+    samples: tuple[Mapping[str, np.ndarray], ...] = ()
+    if args.calibrate:
+        if not args.vocab:
+            raise PassError("--calibrate: give the model's --vocab as well")
+        samples = text_inputs(source, read_texts(args.calibrate), read_words(args.vocab), args.cased)
     model, report = pipeline.run(
-        args.model,
+        source,
         only=args.only,
         skip=args.skip,
         verify=not args.no_verify,
@@ -85,6 +98,7 @@ def rewrite(args: argparse.Namespace) -> None:
             quantize=args.quantize,
             keep_float=tuple(args.keep_float),
             min_snr=args.min_snr,
+            calibration=samples,
         ),
     )
     files.write(model, args.output)
@@ -118,7 +132,7 @@ def print_report(console: Console, report: Report) -> None:
             console.print(f"{entry.name}: {refusal.times} × {escape(refusal.reason)} (first: {escape(refusal.where)})")
     layers = [layer for entry in report.passes for layer in entry.layers]
     if layers:
-        _print_layers(console, layers)
+        _print_layers(console, layers, report.int8_snr)
     before, after = report.before, report.after
     line = f"nodes {before.nodes} → {after.nodes}, parameters {before.parameters:,} → {after.parameters:,}"
     if before.flops and after.flops:
@@ -128,12 +142,14 @@ def print_report(console: Console, report: Report) -> None:
     console.print(f"{line}, {report.seconds:.1f} s")
 
 
-def _print_layers(console: Console, layers: Sequence[LayerPrecision]) -> None:
+def _print_layers(console: Console, layers: Sequence[LayerPrecision], outputs: float | None) -> None:
     """How many layers are int8, the noisiest of them, and every one that stays float32 with its reason."""
     small = [layer for layer in layers if layer.precision == "int8"]
     line = f"int8: {len(small)} of {len(layers)} layers"
     if worst := min(small, key=lambda layer: layer.output_snr or 0.0, default=None):
         line += f"; least signal-to-noise ratio {worst.output_snr:.1f} dB ({worst.weight})"
+    if outputs is not None:
+        line += f"; outputs {outputs:.1f} dB"
     console.print(escape(line))
     for layer in layers:
         if layer.reason:

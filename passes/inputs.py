@@ -17,7 +17,7 @@ def random_inputs(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
     """One set of valid inputs, as `random_input` makes them; ids lie in the smallest table that they index."""
     rng = np.random.default_rng(seed)
     weights = {tensor.name for tensor in model.graph.initializer}
-    rows = dict(_table_rows(model.graph))
+    rows = dict(table_rows(model.graph))
     symbols: dict[str, int] = {}
     feeds = {}
     for value in model.graph.input:
@@ -43,7 +43,7 @@ def _shape(value: onnx.ValueInfoProto, symbols: dict[str, int]) -> tuple[int, ..
     return tuple(sizes)
 
 
-def _table_rows(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+def table_rows(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
     """(input name, rows of the smallest table it indexes)."""
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}

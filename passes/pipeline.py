@@ -43,6 +43,7 @@ from passes.graph import infer_shapes
 from passes.keep import check_patterns
 from passes.options import Options
 from passes.report import Outcome, PassReport, Refusal, Report
+from passes.samples import int8_snr
 from passes.verify import TOLERANCE, Referee
 from pocketbert.errors import first_line
 
@@ -169,7 +170,8 @@ def run(
     error = referee.total_error() if referee else None
     seconds = time.perf_counter() - started
     after = measure(result, feeds)
-    return result, Report(before, after, tuple(reports), verify, TOLERANCE, error, seconds)
+    ratio = int8_snr(proto, result, options) if verify and any(layer.precision == "int8" for layer in layers) else None
+    return result, Report(before, after, tuple(reports), verify, TOLERANCE, error, seconds, ratio)
 
 
 def select(only: Collection[str] | None, skip: Collection[str]) -> frozenset[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
+from passes import int8
 from passes.inputs import random_inputs
 from passes.options import Options
+from passes.spell_rounding import spell_rounding
 from passes.verify import SEEDS, open_session
 
 ROWS = 512  # kept of each value, spread evenly over what the samples give
@@ -41,3 +44,13 @@ def activations(model: ir.Model, values: Iterable[ir.Value], options: Options) -
             flat = result.reshape(-1, result.shape[-1])
             rows[name].append(flat[:: -(-len(flat) // share)])
     return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def int8_snr(model: onnx.ModelProto, result: onnx.ModelProto, options: Options) -> float:
+    """The outputs' signal-to-noise ratio in decibels, the least of all: `result` by int8 kernels against `model`."""
+    samples = options.calibration or [random_inputs(model, seed) for seed in SEEDS]
+    sessions = open_session(model), open_session(spell_rounding(result))
+    exact, rounded = ([session.run(None, dict(feeds)) for feeds in samples] for session in sessions)
+    pairs = [[np.concatenate([o.ravel() for o in output]) for output in zip(*runs, strict=True)]
+             for runs in (exact, rounded)]  # fmt: skip
+    return min(int8.decibels(y, y - z) for y, z in zip(*pairs, strict=True))

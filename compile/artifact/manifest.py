@@ -170,13 +170,18 @@ class Package:
 
 @dataclass(frozen=True)
 class Verification:
-    """error: the largest absolute difference from the reference, as a share of that output's range."""
+    """error: the largest absolute difference from the referee, as a share of that output's range.
+
+    snr_db: of an int8 library's outputs to those of the model before it was quantised, in decibels; the least.
+    """
 
     where: str
     samples: Count
     error: float
     tolerance: float
     passed: bool
+    referee: str = "ONNX Runtime"
+    snr_db: float | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def kernel_entries(plan: Plan) -> tuple[Kernel, ...]:
                 name=name,
                 description=kernel.describe(),
                 family=kernel.family,
-                precision="float32",
+                precision="int8" if kernel.precision == "i8" else "float32",
                 calls=calls[name],
                 rows_shared_by_threads=name in shared,
                 flops=flops[name],
