@@ -242,5 +242,8 @@ def test_every_mistake_is_thrown_with_its_code(checks: Path, artifact: Path) -> 
         "another ABI: 8",
         "moved from: 1",
         "assigned: nothing",
+        "inherited: 10",
+        "its own: nothing",
+        "the parent's: nothing",
     ]
     assert all(len(line.split(": ", 2)[2]) > 20 for line in lines if line.count(": ") == 2 and "no piece" not in line)

@@ -1,5 +1,6 @@
 """com.pocketbert.Model in a real Java virtual machine: an Android archive's classes, and libraries for this machine."""
 
+import platform
 import re
 import shlex
 import shutil
@@ -186,6 +187,61 @@ def test_eight_threads_on_one_model_and_on_eight(java: Callable, library: Path) 
 
 def test_close_waits_for_a_run_and_later_runs_are_refused(java: Callable, library: Path) -> None:
     assert java("closing", library) == "closed\n"
+
+
+# A virtual machine does not survive fork(), but Android's zygote is one that forks. This stands in for it: a libc whose
+# getpid gives another number as soon as a file exists.
+ANOTHER_PROCESS = r"""
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+
+static long call(long n, long a, long b, long c, long d, long e, long f)
+{
+    register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+    __asm__ volatile("syscall" : "+a"(n) : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+    return n;
+}
+
+long syscall(long n, ...)
+{
+    va_list list;
+    long a[6];
+    va_start(list, n);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (n == SYS_getpid && call(SYS_access, (long)getenv("FLAG"), 0, 0, 0, 0, 0) == 0)
+        return 1;
+    const long result = call(n, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (result < 0 && result > -4096) {
+        extern int *__errno_location(void);
+        *__errno_location() = (int)-result;
+        return -1;
+    }
+    return result;
+}
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its stand-in for fork() is written for x86-64")
+def test_model_that_a_process_inherits(
+    java: Callable, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "another.c").write_text(ANOTHER_PROCESS)
+    zig = (sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu")
+    run(*zig, "-O1", "-shared", "-fPIC", tmp_path / "another.c", "-o", tmp_path / "libanother.so")
+    monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "libanother.so"))
+    monkeypatch.setenv("FLAG", str(tmp_path / "flag"))
+    lines = java("inherited", library, tmp_path / "flag").splitlines()
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["before", "nothing"],
+        ["run", MODEL],
+        ["text", MODEL],
+        ["close", "nothing"],
+        ["its own", "nothing"],
+    ]
+    assert "opened before fork()" in lines[1]
 
 
 def test_models_that_nobody_closes_do_not_pile_up(java: Callable, library: Path) -> None:

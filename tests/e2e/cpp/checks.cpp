@@ -4,6 +4,9 @@
 //   mistakes                           a line for each: what was thrown
 #include <pocketbert.hpp>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <array>
 #include <fstream>
 #include <functional>
@@ -108,6 +111,21 @@ static void mistakes(const pocketbert_functions *functions, const char *path, co
   attempt("moved from", [&] { model.run(right, outputs.tensors); });
   model = Model(functions);
   attempt("assigned", [&] { model.run_text("a", outputs.tensors); });
+  const auto run_text = [&] {
+    Buffers fresh(model.outputs(), n);
+    model.run_text("a", fresh.tensors);
+  };
+  std::cout.flush();
+  if (const pid_t child = fork(); child == 0) {
+    attempt("inherited", run_text);
+    model = Model(functions);  // closes the inherited one
+    attempt("its own", run_text);
+    std::cout.flush();
+    _exit(0);
+  } else {
+    waitpid(child, nullptr, 0);
+  }
+  attempt("the parent's", run_text);
 }
 
 int main(int argc, char **argv) {

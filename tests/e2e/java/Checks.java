@@ -50,6 +50,9 @@ public final class Checks {
             case "closing":
                 closing(library);
                 break;
+            case "inherited":
+                inherited(library, Paths.get(args[2]));
+                break;
             case "dropped":
                 dropped(library);
                 break;
@@ -323,6 +326,23 @@ public final class Checks {
             });
         }
         System.out.println("closed");
+    }
+
+    /** From when `flag` exists, the library takes this process for a child of the one that opened the model. */
+    private static void inherited(File library, Path flag) throws Exception {
+        Model model = open(library);
+        ByteBuffer[] inputs = model.allocateInputs();
+        ByteBuffer[] outputs = model.allocateOutputs();
+        report("before", () -> model.run(1, inputs, outputs));
+        Files.createFile(flag);
+        report("run", () -> model.run(1, inputs, outputs));
+        report("text", () -> model.runText("a", null, outputs));
+        report("close", model::close);
+        report("its own", () -> {
+            try (Model own = open(library)) {
+                own.run(1, inputs, outputs);
+            }
+        });
     }
 
     /** Prints how many more threads the process has after fifty models of three were dropped without close(). */

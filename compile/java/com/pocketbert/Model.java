@@ -36,7 +36,10 @@ public final class Model implements AutoCloseable {
             return this;
         }
 
-        /** Bit i: the model's threads may use core i; 0 lets the system decide. The caller's thread is not moved. */
+        /**
+         * Bit i: the model's threads may use core i; -1: all; 0: the big ones. The caller's thread is not moved. A core
+         * that the device does not have is an IllegalArgumentException when the model is opened.
+         */
         public Options cores(long mask) {
             cores = mask;
             return this;
