@@ -13,26 +13,49 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx
+from onnx import helper
+
 # A script's own folder comes first on the path; the project's root must.
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks.command import measure_and_show, new_parser
+from compile.artifact.manifest import Manifest
 from compile.running.load import read_manifest
 
 BOUND_SECONDS = 90
 BOUND_GIB = 4
+# Pairs of Tanh and Relu, one after another: ten times as many may take ten times as long.
+PAIRS = (20, 200)
+
+
+def build(model: str, target: str, folder: str, *options: str) -> tuple[float, Manifest]:
+    """Wall time in seconds, and the manifest."""
+    command = [sys.executable, "-m", "compile", model, "--target", target, "--out", f"{folder}/artifact", *options]
+    start = time.perf_counter()
+    done = subprocess.run([*command, "--json"], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # the build has said why
+    return time.perf_counter() - start, read_manifest(Path(folder, "artifact"))
+
+
+def chain_seconds(pairs: int, target: str, folder: str) -> float:
+    """What lowering and kernels take of a chain of `pairs` of element-wise functions."""
+    names = [f"t{i}" for i in range(2 * pairs)]
+    nodes = [helper.make_node(("Tanh", "Relu")[i % 2], [names[i - 1] if i else "x"], [n]) for i, n in enumerate(names)]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8, 64]) for name in ("x", names[-1]))
+    model = helper.make_model(helper.make_graph(nodes, "chain", [x], [y]), opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, f"{folder}/chain.onnx")
+    _, manifest = build(f"{folder}/chain.onnx", target, folder, "--seq-len", "8")
+    return sum(manifest.build_seconds[phase] for phase in ("lower to kernels", "compile kernels"))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-        command = [sys.executable, "-m", "compile", args.model, "--target", args.target, "--out", f"{folder}/artifact"]
-        start = time.perf_counter()
-        done = subprocess.run([*command, "--json"], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-        seconds = time.perf_counter() - start
-        if done.returncode:
-            sys.exit(done.returncode)  # the build has said why
-        manifest = read_manifest(Path(folder, "artifact"))
+        seconds, manifest = build(args.model, args.target, folder)
+        chains = {pairs: chain_seconds(pairs, args.target, folder) for pairs in PAIRS}
     gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
     return {
         "model": args.model,
@@ -44,6 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "library_over_weights": manifest.sizes.library_bytes / manifest.sizes.weights_bytes,
         "phases": manifest.build_seconds,
+        "chain_seconds": chains,
     }
 
 
@@ -54,6 +78,8 @@ def show(result: dict[str, Any]) -> None:
     print(f"library size {result['library_over_weights']:6.4f} × the weights")
     for phase, taken in result["phases"].items():
         print(f"  {phase:<24} {taken:6.1f} s")
+    for pairs, taken in result["chain_seconds"].items():
+        print(f"{pairs} pairs of Tanh and Relu: lowering and kernels {taken:.2f} s")
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from compile.artifact.manifest import Manifest
 from compile.databases import TuningSummary
 from compile.targets import CPUS, TARGETS, find_target
 from passes.report import LayerPrecision
-from pocketbert.command import Parser, exit_status
+from pocketbert.command import Parser, exit_status, say
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
 
@@ -71,7 +71,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
     add("--json", action="store_true", help="print the manifest instead of the table")
     add("--list-targets", action="store_true", help="list targets and their CPUs, and exit")
-    add("--list-models", action="store_true", help="list presets, and exit")
+    add("--list-models", action="store_true", help="list presets with their size, and exit")
     add("--debug", action="store_true", help="show the traceback of an error")
     return result
 
@@ -108,10 +108,10 @@ def compile_model(args: argparse.Namespace) -> None:
         keep_float=args.keep_float,
         min_snr=args.min_snr,
         calibrate=args.calibrate,
-        progress=None if args.json else report_phase,
+        progress=report_phase,
     )
     for line in result.manifest.tuning.damaged if result.manifest.tuning else ():
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
     if args.json:
         print((result.folder / "manifest.json").read_text(), end="")
     else:
@@ -119,7 +119,7 @@ def compile_model(args: argparse.Namespace) -> None:
 
 
 def report_phase(name: str, seconds: float) -> None:
-    print(f"{name:<24} {seconds:6.1f} s", flush=True)
+    say(f"{name:<24} {seconds:6.1f} s")
 
 
 def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
@@ -197,7 +197,11 @@ def list_targets(_: argparse.Namespace) -> None:
 def list_models(_: argparse.Namespace) -> None:
     import model as core
 
-    print("\n".join(core.PRESETS))
+    print(f"{'preset':<27}{'parameters':>12}{'FLOPs':>10}   (encoder, 128 tokens; FLOPs are 2 × multiply-adds)")
+    for name, config in core.PRESETS.items():
+        parts = core.count(config, 128)
+        params, flops = sum(part.params for part in parts), sum(part.flops for part in parts)
+        print(f"{name:<27}{params / 1e6:>10.1f} M{flops / 1e9:>8.2f} G")
 
 
 if __name__ == "__main__":

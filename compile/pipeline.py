@@ -15,7 +15,7 @@ import onnx
 
 import passes
 from compile.artifact.aar import PACKAGES
-from compile.artifact.folder import runtime_sources, staging
+from compile.artifact.folder import staging
 from compile.artifact.manifest import KeptInFloat, Manifest, Precision, Verification, VocabularyFacts, list_files
 from compile.artifact.outline import make_manifest
 from compile.artifact.report import write_report
@@ -35,6 +35,7 @@ from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
 from compile.running.verify import verify
+from compile.runtime import SRC
 from compile.targets import Target
 from passes.calibration import text_inputs as calibration_inputs
 
@@ -173,7 +174,7 @@ def build_program(
             write_weights(plan, work / "pb_weights.bin")
         with clock.phase("link"):
             write_interface(plan, name, target, folder)
-            sources = _write_sources(plan, options, name, folder, work, dump)
+            sources = _write_sources(plan, options, work, dump)
             sources += write_vocabulary(options.vocabulary, takes, work)
             library = folder / f"lib{name}.so"
             link_library(toolchain, target, work, sources, objects, name, library)
@@ -211,15 +212,13 @@ def _vocabulary_facts(vocabulary: Vocabulary | None) -> VocabularyFacts | None:
     return VocabularyFacts(len(vocabulary.pieces), vocabulary.cased, vocabulary.sha256) if vocabulary else None
 
 
-def _write_sources(plan: Any, options: Options, name: str, folder: Path, work: Path, dump: Path | None) -> list[Path]:
+def _write_sources(plan: Any, options: Options, work: Path, dump: Path | None) -> list[Path]:
     text = plan_source(plan, options.threads)
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)
     (work / "weights.c").write_text(assembler_source("pb_weights"))
-    public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
-    (work / "api.h").write_text(public + (folder / "include" / f"{name}.h").read_text())
-    return [*runtime_sources(work), work / "plan.c", work / "weights.c"]
+    return [*sorted(SRC.glob("*.c")), work / "plan.c", work / "weights.c"]
 
 
 @contextmanager

@@ -237,8 +237,14 @@ def find_target(name: str, cpu: str | None = None) -> Target:
     return with_cpu(target, cpu) if cpu else target
 
 
+def why_not_here(target: Target) -> str:
+    """What this machine lacks to load a library built for `target`; empty if it can."""
+    if platform.system() != "Linux" or platform.machine() != target.arch or target.is_android:
+        return f"this machine ({platform.system()} on {platform.machine()}) cannot load it"
+    missing = set(target.cpu.required) - host_cpu_flags()
+    return f"this CPU lacks {', '.join(sorted(missing))}" if missing else ""
+
+
 def runs_here(target: Target) -> bool:
     """Whether this machine can load a library built for `target`."""
-    if platform.system() != "Linux" or platform.machine() != target.arch or target.is_android:
-        return False
-    return set(target.cpu.required) <= host_cpu_flags()
+    return not why_not_here(target)

@@ -17,6 +17,7 @@ from .presets import PRESETS
 if TYPE_CHECKING:
     from .build import create, load
     from .checkpoint import load_checkpoint, save_checkpoint
+    from .counting import count
     from .heads import Model
     from .initialize import randomize_norms
 
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "ModelError",
+    "count",
     "create",
     "export",
     "load",
@@ -36,6 +38,7 @@ __all__ = [
 
 _NEED_TORCH = {
     "Model": "heads",
+    "count": "counting",
     "create": "build",
     "load": "build",
     "randomize_norms": "initialize",

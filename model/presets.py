@@ -172,6 +172,8 @@ def find_preset(name: str) -> ModelConfig:
     """The configuration of a preset or alias; raises `ModelError` with the nearest names where there is none."""
     if (known := ALIASES.get(name, name)) in PRESETS:
         return PRESETS[known]
-    near = difflib.get_close_matches(name.lower(), [*PRESETS, *ALIASES], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(PRESETS)}"
-    raise ModelError(f"there is no preset or folder named {name!r}: {hint}")
+    near = difflib.get_close_matches(name.lower(), [*PRESETS, *ALIASES], n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "pocketbert compile --list-models lists the presets"
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ModelError(f"{name} does not exist: give a folder or file that does, or a preset; {hint}")
+    raise ModelError(f"there is no preset, folder or file named {name!r}: {hint}")

@@ -71,10 +71,39 @@ def test_readme_begins_with_the_two_commands() -> None:
     assert max(places) < 1500
 
 
+def anchors(document: Path) -> set[str]:
+    """What a document's headings are called in links, by GitHub's rule."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / document).read_text()):
-            assert "://" in link or (ROOT / link).exists(), f"{document}: {link}"
+    """To a file of the project, and to a heading that it has."""
+    broken, links = [], 0
+    for document in tracked():
+        if document.suffix == ".md":
+            for link, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", document.read_text()):
+                if "://" not in link:
+                    links += 1
+                    there = document.parent / link if link else document
+                    if not there.exists() or (heading and heading not in anchors(there)):
+                        broken.append(f"{document.relative_to(ROOT)}: {link}#{heading}")
+    assert broken == []
+    assert links > 10
+
+
+def test_folders_that_documents_name_are_there() -> None:
+    """A path in code quotes that begins with one of our rooms."""
+    rooms = "pocketbert|model|passes|compile|tune|tests|benchmarks|configs|docs|examples"
+    missing = [
+        f"{document.relative_to(ROOT)}: {path}"
+        for document in tracked()
+        if document.suffix == ".md" and document.name != "CHANGELOG.md"
+        for path in re.findall(rf"`((?:{rooms})/[\w./-]*)`", document.read_text())
+        if not (ROOT / path).exists()
+    ]
+    assert missing == []
 
 
 def test_continuous_integration_can_be_run() -> None:

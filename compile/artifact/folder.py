@@ -5,25 +5,15 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from compile.artifact.manifest import FILE, SIGNATURE, is_sealed
 from compile.errors import CompileError
-from compile.runtime import GENERATED, INCLUDE, SRC
 from pocketbert.temporary import TemporaryFolder, locked
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
-
-
-def runtime_sources(folder: Path) -> list[Path]:
-    """Copy the runtime into the build folder, beside the generated plan."""
-    for directory in (INCLUDE, GENERATED, SRC):
-        for file in sorted(directory.glob("*.[ch]")):
-            shutil.copy(file, folder / file.name)
-    return sorted(folder / source.name for source in SRC.glob("*.c"))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from compile.codegen.escape import c_comment, fill
 from compile.planning.plan import Plan
 from compile.program import Value
-from compile.runtime import INCLUDE, TEMPLATES
+from compile.runtime import INCLUDE, SRC, TEMPLATES
 from compile.targets import Target
 
 SHARED_HEADERS = ("pocketbert.h", "pocketbert.hpp", "pocketbert_loader.h")
@@ -31,8 +31,8 @@ def write_interface(plan: Plan, name: str, target: Target, folder: Path) -> None
 
 def header(name: str, tensors: str) -> str:
     """The C interface for symbols that begin with `name`; `tensors` are lines of its first comment."""
-    facts = {"TENSORS": tensors, "GUARD": name.upper(), "NAME": name}
-    return fill((TEMPLATES / "api.h.in").read_text(), facts)
+    text = (SRC / "api.h").read_text().replace("PB_API_H", f"{name.upper()}_H")
+    return fill(re.sub(r"\bPB\((\w+)\)", rf"{name}_\1", text), {"TENSORS": tensors, "NAME": name})
 
 
 def abi_version() -> int:

@@ -8,31 +8,18 @@ import numpy as np
 
 from compile.codegen.escape import c_comment, c_string, identifier
 from compile.planning.levels import Level
-from compile.planning.plan import Plan
+from compile.planning.plan import ALIGNMENT, SLACK, Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
 
 TYPES = {name: f"POCKETBERT_{name.upper()}" for name in ("float32", "int64", "int32", "bool")}
-CPU_FEATURES = {
-    "dotprod": "PB_CPU_DOTPROD",
-    "fp16": "PB_CPU_FP16",
-    "i8mm": "PB_CPU_I8MM",
-    "bf16": "PB_CPU_BF16",
-    "avx2": "PB_CPU_AVX2",
-    "fma": "PB_CPU_FMA",
-    "avx512f": "PB_CPU_AVX512F",
-    "avx512bw": "PB_CPU_AVX512BW",
-    "avx512cd": "PB_CPU_AVX512CD",
-    "avx512dq": "PB_CPU_AVX512DQ",
-    "avx512vl": "PB_CPU_AVX512VL",
-    "avxvnni": "PB_CPU_AVXVNNI",
-    "avx512vnni": "PB_CPU_AVX512VNNI",
-}
-MAX_RANK = 4
 
 
 def plan_source(plan: Plan, threads: int) -> str:
     """The C source of the plan; `threads` is the default number of threads, 0 for as many as there are fast cores."""
-    parts = ['#include "runtime.h"\n']
+    parts = [
+        '#include "runtime.h"\n',
+        f'_Static_assert(PB_ALIGNMENT == {ALIGNMENT} && PB_SLACK == {SLACK}, "plan.py");\n',
+    ]
     parts += [_levels(plan), _stages(plan, ""), _stages(plan, "profiled_")]
     program = plan.program
     for name, values in (("inputs", program.inputs), ("outputs", program.outputs)):
@@ -70,7 +57,7 @@ def _levels(plan: Plan) -> str:
     for index, level in enumerate(plan.codes):
         parts += [f"static const struct pb_kernels kernels_{index} = {{", *_members(level, calls), "};"]
     for level in plan.levels:
-        features = " | ".join(CPU_FEATURES[f] for f in level.cpu.required) or "0"
+        features = " | ".join(f"PB_CPU_{feature}" for feature in level.cpu.required) or "0"
         table.append(f'    {{{features}, "{level.cpu.name}", &kernels_{codes.index(level.code)}}},')
     return "\n".join([*parts, *table, "};\n"])
 

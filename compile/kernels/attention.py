@@ -6,6 +6,7 @@ normalised and multiplied by V while they sit in the first-level cache. No tenso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,8 +27,8 @@ from compile.kernels.reference import normal
 from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
 from compile.targets import Cpu, Isa
 
-# Where a maximum starts.
-LOWEST = -3.0e38
+# Where a maximum starts: keys that are all masked by it leave 0 / 0, as the definition does.
+LOWEST = -math.inf
 # Keys an iteration of a sweep over the scores takes.
 SWEEP = 4
 

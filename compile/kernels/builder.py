@@ -53,6 +53,13 @@ def bind(value: Expr) -> Expr:
     return T.Bind(value)
 
 
+def opaque(value: Expr, lanes: int) -> Expr:
+    """Bind `value` so that TVM's simplifier does not look into it: what it does to a nested max grows with 3^depth."""
+    (variable,) = Kernel.registers(1, lanes)
+    variable.store(0, value, lanes)
+    return bind(variable.load(0, lanes))
+
+
 def broadcast(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
@@ -132,7 +139,8 @@ class Kernel:
             # The extent is never read: the plan owns the bounds.
             pointer.buffer = T.decl_buffer((1 << 30,), pointer.dtype, data=pointer.buffer, align=align, layout=None)
 
-    def registers(self, count: int, lanes: int, dtype: str = "float32") -> list[Pointer]:
+    @staticmethod
+    def registers(count: int, lanes: int, dtype: str = "float32") -> list[Pointer]:
         """`count` vectors that LLVM keeps in registers.
 
         Each is an array of its own: of one large array LLVM may make one large vector and shuffle its parts about.

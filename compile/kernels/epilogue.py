@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compile.kernels.builder import Expr, Pointer
+from compile.kernels.builder import Expr, Pointer, opaque
 from compile.kernels.contract import Parameter, Signature, tensor, vector
 from compile.kernels.math import UNARY
 
@@ -57,9 +57,11 @@ def with_strides(operands: list[Operand | None], strides: Sequence[int]) -> list
 def apply(
     steps: tuple[str, ...], operands: list[Operand | None], value: Expr, row: Expr, column: Expr, lanes: int
 ) -> Expr:
+    plain = True
     for step, operand in zip(steps, operands, strict=True):
         if operand is None:
-            value = UNARY[step](value, lanes)
+            value = UNARY[step](value if plain else opaque(value, lanes), lanes)
+            plain = False
             continue
         at = column if operand.stride is None else row * operand.stride + column
         other = operand.pointer.load(at, lanes)

@@ -7,6 +7,7 @@ such kernels says so in its manifest.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,7 +69,7 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
         replaced = _replace(node, params)
         with builder.function("main", list(params.values())):
             builder.emit_func_output(builder.emit(replaced))
-        legal = relax.transform.LegalizeOps(enable_warning=False)(builder.get())
+        legal = relax.transform.LegalizeOps(_propagating(), enable_warning=False)(builder.get())
     except Exception as error:
         raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: {_last_line(error)}") from error
     calls = [
@@ -85,6 +86,41 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
     if not all(getattr(v, "name", None) in order for v in read):
         raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: its kernel reads other values")
     return func, [order[v.name] for v in read]
+
+
+def _propagating() -> dict[str, Callable[[Any, Any], Any]]:
+    """Extremes that are not-a-number where an operand is: TVM's own are whichever side the comparison leaves."""
+    from tvm import topi
+
+    def pair(extreme: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+        def of(x: Any, y: Any) -> Any:
+            return topi.where(topi.isnan(x), x, extreme(x, y))
+
+        return lambda builder, call: builder.call_te(of, *call.args)
+
+    def over_axes(extreme: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+        def of(x: Any, axes: Any, keepdims: bool) -> Any:
+            # A sum of zeros, but for what is not a number.
+            poison = topi.sum(topi.where(topi.isnan(x), x, topi.full_like(x, 0.0)), axes, keepdims)
+            return topi.add(extreme(x, axes, keepdims), poison)
+
+        def legalize(builder: Any, call: Any) -> Any:
+            axes = None if call.attrs.axis is None else [int(axis) for axis in call.attrs.axis]
+            return builder.call_te(of, call.args[0], axes, bool(call.attrs.keepdims))
+
+        return legalize
+
+    def clip(builder: Any, call: Any) -> Any:
+        low, high = (bound.value.value for bound in call.args[1:])
+        return builder.call_te(lambda x: topi.where(topi.isnan(x), x, topi.clip(x, low, high)), call.args[0])
+
+    return {
+        "relax.maximum": pair(topi.maximum),
+        "relax.minimum": pair(topi.minimum),
+        "relax.max": over_axes(topi.max),
+        "relax.min": over_axes(topi.min),
+        "relax.clip": clip,
+    }
 
 
 def _replace(node: Node, params: dict[Node, Any]) -> Any:

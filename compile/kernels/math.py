@@ -1,17 +1,19 @@
 """Vectorised elementary functions, as expressions: no call leaves the kernel.
 
 Accuracy is float32's own to within a few units in the last place, far inside what a model notices; tests compare
-with float64. Arguments and results are vectors of `lanes` float32.
+with float64. Arguments and results are vectors of `lanes` float32. Not-a-number in is not-a-number out, everywhere.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 from tvm import tirx
 
 from compile.kernels.builder import Expr, bind, broadcast, const
+from compile.targets import NEON
 
 LOG2_E = math.log2(math.e)
 # ln 2 in two parts, so that x − n ln 2 loses nothing (Cody and Waite).
@@ -24,10 +26,29 @@ ROUND = 1.5 * 2.0**23 + 127
 ROUND_BITS = struct.unpack("<i", struct.pack("<f", ROUND))[0]
 
 
+def at_least(bound: float, x: Expr, lanes: int) -> Expr:
+    """max(bound, x); not-a-number where x is."""
+    return _bounded("maximum", tirx.max, bound, x, lanes)
+
+
+def at_most(bound: float, x: Expr, lanes: int) -> Expr:
+    """min(bound, x); not-a-number where x is."""
+    return _bounded("minimum", tirx.min, bound, x, lanes)
+
+
+def _bounded(intrinsic: str, compare: Any, bound: float, x: Expr, lanes: int) -> Expr:
+    """One instruction on each instruction set: max and min are their second operand where the two do not compare,
+    as x86's are; Arm's fmax and fmin are LLVM's maximum and minimum, while compare and select would be two.
+    """
+    if lanes == NEON.lanes:
+        return tirx.call_llvm_pure_intrin(f"float32x{lanes}", f"llvm.{intrinsic}", const(bound, lanes), x)
+    return compare(const(bound, lanes), x)
+
+
 def exp(x: Expr, lanes: int) -> Expr:
-    """e^x for x ≤ 88, as 2^n · e^r with |r| ≤ ln 2 / 2 and e^r by a polynomial; 0 below −87.3."""
-    # Below this 2^n would not be a normal number; the clamp makes e^x the smallest one, 1e-38.
-    x = bind(tirx.max(x, const(-87.3, lanes)))
+    """e^x for x ≤ 88, as 2^n · e^r with |r| ≤ ln 2 / 2 and e^r by a polynomial; 0 below −87.7."""
+    # Here n is −127, whose bits as an exponent are those of 0.
+    x = bind(at_least(-88.0, x, lanes))
     int_type, float_type = ("int32", "float32") if lanes == 1 else (f"int32x{lanes}", f"float32x{lanes}")
     rounded = bind(x * const(LOG2_E, lanes) + const(ROUND, lanes))
     # As its bits, because TVM takes (a + b) − b for a.
@@ -46,7 +67,7 @@ def exp(x: Expr, lanes: int) -> Expr:
 def tanh(x: Expr, lanes: int) -> Expr:
     """tanh x = 1 − 2 / (e^{2x} + 1); absolute error below 2e-7."""
     one, two = const(1.0, lanes), const(2.0, lanes)
-    clamped = tirx.min(x, const(40.0, lanes))
+    clamped = at_most(40.0, x, lanes)
     return one - two / (exp(clamped * two, lanes) + one)
 
 
@@ -76,7 +97,7 @@ def gelu_tanh(x: Expr, lanes: int) -> Expr:
 
 
 def relu(x: Expr, lanes: int) -> Expr:
-    return tirx.max(x, const(0.0, lanes))
+    return at_least(0.0, x, lanes)
 
 
 UNARY = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "tanh": tanh}

@@ -19,7 +19,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 
 from compile.errors import CompileError
-from compile.runtime import INCLUDE, TOOLS
+from compile.runtime import INCLUDE, SRC, TOOLS
 from compile.targets import Target, runs_here
 
 ANDROID_API = 23
@@ -125,7 +125,7 @@ def build_runner(target: Target, folder: Path) -> Path:
     """
     toolchain = _zig(target).with_triple(target.zig_triple.replace("android", "gnu"))
     runner = folder / "runner"
-    arguments = ["-O2", *WARNINGS, "-D_GNU_SOURCE", f"-I{INCLUDE}"]
+    arguments = ["-O2", *WARNINGS, f"-I{INCLUDE}"]
     arguments += [str(TOOLS / "runner.c"), "-o", str(runner)]
     run_compiler(toolchain, arguments, folder)
     return runner
@@ -157,7 +157,8 @@ def link_library(
         common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
         if not toolchain.is_zig and target.arch == "aarch64":
             common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
-        arguments = [*common, f"-DPB(x)={name}_##x", "-I", str(folder), "-c", str(source), "-o", str(objects[-1])]
+        includes = [f"-I{path}" for path in (folder, SRC, INCLUDE)]
+        arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", str(source), "-o", str(objects[-1])]
         run_compiler(_freestanding(toolchain, target), arguments, folder)
     wanted = set().union(*(undefined_symbols(o) for o in objects))
     defined = set().union(*(_defined_symbols(o) for o in objects))

@@ -19,6 +19,11 @@ from compile.lowering.patterns import RESHAPES, as_vector, constant_of, match_ge
 # Whether a tensor has to be in memory in any case: it is an output, or is there already.
 Kept = Callable[[Node], bool]
 
+# Steps in one kernel, and operators that are looked through for a product: what is longer becomes several kernels, so
+# that a graph's compile time grows with its size and no faster.
+MOST_STEPS = 16
+SIGHT = 64
+
 UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
 
 
@@ -38,7 +43,7 @@ def find_chain(node: Node, kept: Kept) -> Chain:
     chain = Chain(node)
     columns = node.shape[-1] if node.shape else 1
     current, readers = node, 1
-    while current is node or _absorbable(current, kept, readers):
+    while len(chain.steps) < MOST_STEPS and (current is node or _absorbable(current, kept, readers)):
         step = _step(current, columns, kept)
         if step is None:
             break
@@ -112,24 +117,28 @@ def _depth(node: Node, kept: Kept) -> int:
 
     Of the two sides of a residual add, the later product takes the other side as its epilogue's operand.
     """
-    columns = node.shape[-1]
-    while _absorbable(node, kept):
+    columns, latest = node.shape[-1], -1
+    waiting = [node]
+    for _ in range(SIGHT):
+        if not waiting:
+            break
+        node = waiting.pop()
+        if not _absorbable(node, kept):
+            continue
         if node.op == "matmul":
-            return node.index if constant_of(node.inputs[1]) is not None else -1
-        if node.op in RESHAPES or node.op in UNARY_OPERATORS:
-            node = node.inputs[0]
+            latest = max(latest, node.index if constant_of(node.inputs[1]) is not None else -1)
+        elif node.op in RESHAPES or node.op in UNARY_OPERATORS:
+            waiting.append(node.inputs[0])
         elif node.op in ("add", "subtract", "multiply", "divide"):
             if (x := match_gelu(node)) is not None:
-                node = x
+                waiting.append(x)
             elif _vector_of(node.inputs[1], columns) is not None:
-                node = node.inputs[0]
+                waiting.append(node.inputs[0])
             elif _vector_of(node.inputs[0], columns) is not None:
-                node = node.inputs[1]
+                waiting.append(node.inputs[1])
             else:
-                return max(_depth(i, kept) for i in node.inputs)
-        else:
-            break
-    return -1
+                waiting += node.inputs
+    return latest
 
 
 def _same_row(reshape: Node, node: Node) -> bool:

@@ -86,7 +86,7 @@ def make_plan(program: Program, target: Target) -> Plan:
     for weight in program.weights:
         places[weight] = Place("weight", weight_bytes)
         weight_bytes += _align(weight.nbytes)
-    scratch = _place_scratch(program, stages, stage_of, places)
+    scratch = _place_scratch(program, stages, places)
     arena = _place_arena(program, stage_of, places)
     temporaries = {v for c in program.calls for v in c.outputs if v.kind == "temporary"}
     workspace = max(level.workspace_bytes(program) for level in levels)
@@ -157,13 +157,13 @@ def _offset(block: _Block) -> int:
     return block.offset
 
 
-def _place_scratch(program: Program, stages: list[Stage], stage_of: dict[Call, int], places: dict[Value, Place]) -> int:
+def _place_scratch(program: Program, stages: list[Stage], places: dict[Value, Place]) -> int:
     """Place what a stage's rows make and use up themselves; returns the bytes that the hungriest stage needs a row."""
     outside = set(program.outputs)
-    for call, stage in stage_of.items():
-        made_here = {value for maker in stages[stage].rows for value in maker.outputs}
-        by_rows = call in stages[stage].rows
-        outside |= {value for value, whole in call.reads() if whole or not by_rows or value not in made_here}
+    for stage in stages:
+        made_here = {value for call in stage.rows for value in call.outputs}
+        outside |= {value for call in stage.serial for value, _ in call.reads()}
+        outside |= {value for call in stage.rows for value, whole in call.reads() if whole or value not in made_here}
     total = 0
     for calls in (stage.rows for stage in stages):
         blocks: dict[Value, _Block] = {}

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from compile.artifact.manifest import Manifest, Tensor, sha256
 from compile.errors import CompileError
 from compile.running.arrays import converted, readable, tensors, utf8, whole_number, writable
-from compile.targets import TARGETS, runs_here, with_cpu
+from compile.targets import TARGETS, why_not_here, with_cpu
 
 INT32 = -(2**31), 2**31 - 1
 MAX_THREADS = 64
@@ -71,10 +71,8 @@ class Library:
         self._lock, self._process = threading.RLock(), os.getpid()
         name, path = self.manifest.name, Path(folder) / self.manifest.library
         target = with_cpu(TARGETS[self.manifest.target], self.manifest.cpu)
-        if not runs_here(target):
-            raise CompileError(
-                f"{path} was built for {target.name} ({target.cpu.name}), which this machine cannot load"
-            )
+        if reason := why_not_here(target):
+            raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}): {reason}")
         if self.manifest.sanitize:
             raise CompileError(f"{path} was built with --sanitize {self.manifest.sanitize}: Python cannot load it")
         if not path.is_file() or sha256(path) != self.manifest.sha256:

@@ -1,6 +1,7 @@
 """Builders shared by the tests of compile: kernels called from here, small ONNX graphs, and a referee for them."""
 
 import ctypes
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 
 from compile.errors import CompileError
 from compile.linking.link import find_toolchain, run_compiler
-from compile.targets import AVX2, AVX512, NEON, Target, host_target
+from compile.targets import AVX2, AVX512, CPUS, NEON, Cpu, Isa, Target, host_target, runs_here, with_cpu
 from tests.support.graphs import Builder
 
-# Every instruction set's kernels are compiled for this machine: LLVM takes wide vectors apart, so all run anywhere.
+# Kernels of a level that this machine has are compiled for it, others for this machine: LLVM takes vectors apart.
 ISAS = [NEON, AVX2, AVX512]
 
 
@@ -32,8 +33,26 @@ def host() -> Target:
 
 
 @pytest.fixture(scope="session")
+def host_level(host: Target) -> Callable[[str], Target]:
+    """host_level(cpu) is this machine with that CPU's instruction set alone; skips where it has none of it."""
+
+    def of(cpu: str) -> Target:
+        if CPUS[cpu].arch != host.arch or not runs_here(level := with_cpu(host, cpu)):
+            pytest.skip(f"this machine runs no {cpu} code")
+        return level
+
+    return of
+
+
+def cpu_for(isa: Isa, host: Target) -> Cpu:
+    """The plainest CPU with this instruction set that this machine can stand in for, else this machine's own."""
+    levels = (with_cpu(host, cpu.name) for cpu in CPUS.values() if (cpu.arch, cpu.isa) == (host.arch, isa))
+    return next((level.cpu for level in levels if runs_here(level)), host.cpu)
+
+
+@pytest.fixture(scope="session")
 def link_kernels(host: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Iterable[Any]], Callable]:
-    """link_kernels(kernels) compiles them into one library and returns call(kernel, *arguments).
+    """link_kernels(kernels) compiles them, each for its level, into one library; returns call(kernel, *arguments).
 
     Arguments are arrays (passed by address), pointers or whole numbers, as in the kernel's C signature.
     """
@@ -41,7 +60,11 @@ def link_kernels(host: Target, tmp_path_factory: pytest.TempPathFactory) -> Call
 
     def link(kernels: Iterable[Any]) -> Callable[..., None]:
         folder = tmp_path_factory.mktemp("kernels")
-        objects = compile_kernels({kernel.name: kernel for kernel in kernels}, host, folder)
+        objects, of_cpu = [], defaultdict(dict)
+        for kernel in kernels:
+            of_cpu[cpu_for(kernel.isa, host)][kernel.name] = kernel
+        for cpu, named in of_cpu.items():
+            objects += compile_kernels(named, host, folder, cpu)
         arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", *map(str, objects), "-o", "kernels.so"]
         run_compiler(find_toolchain(host), arguments, folder)
         library = ctypes.CDLL(str(folder / "kernels.so"))
@@ -134,9 +157,11 @@ def agree(host: Target, tmp_path: Path) -> Callable[..., Path]:
     from compile.running.verify import reference
     from pocketbert.numerics import relative_error
 
-    def check(model: onnx.ModelProto, tokens: int = 8, bound: float = 1e-5, samples: int = 5) -> Path:
+    def check(
+        model: onnx.ModelProto, tokens: int = 8, bound: float = 1e-5, samples: int = 5, target: Target = host
+    ) -> Path:
         folder = tmp_path / "artifact"
-        result = build_library(model, "case", host, folder, Options(seq_len=tokens))
+        result = build_library(model, "case", target, folder, Options(seq_len=tokens))
         given = random_samples(result.manifest, samples)
         for threads in (1, 3):
             with load(folder, threads) as library:

@@ -102,7 +102,7 @@ def test_library_for_a_newer_core_refuses_an_older_one(
     artifact = compiled(path, "arm64-android", "cortex-a76", seq_len=16)
     agrees(path, artifact, "cortex-a76")
     samples, _ = samples_and_answers(path, artifact, count=1)
-    with pytest.raises(compile.CompileError, match="this CPU lacks instructions"):
+    with pytest.raises(compile.CompileError, match="this CPU lacks dotprod"):
         emulated(artifact, "cortex-a53", samples)
 
 

@@ -64,8 +64,10 @@ def test_lists(capsys: pytest.CaptureFixture) -> None:
     targets = capsys.readouterr().out
     assert all(name in targets for name in (*compile.TARGETS, *compile.CPUS, "host"))
     assert command_line.main(["--list-models"]) == 0
-    models = capsys.readouterr().out.split()
-    assert {"mobilebert", "mobilebert-tiny", "bert-base", "tinybert", "distilbert-6l"} <= set(models)
+    models = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert models["mobilebert"].split() == ["24.6", "M", "5.39", "G"]
+    assert models["bert-base"].split() == ["108.9", "M", "22.35", "G"]
+    assert {"mobilebert-tiny", "tinybert", "distilbert-6l"} <= set(models)
 
 
 SMALL = {"vocab_size": 500, "max_position_embeddings": 64}

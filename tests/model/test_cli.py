@@ -45,7 +45,11 @@ def test_export_then_inspect_of_a_folder(tmp_path: Path, capsys: pytest.CaptureF
 
 BAD = [
     ("inspect mobilbert", "did you mean mobilebert"),
-    ("inspect nothing-like-it-at-all-xyz", "choose from mobilebert,"),
+    ("inspect nothing-like-it-at-all-xyz", "--list-models lists the presets"),
+    (
+        "inspect ./mobilebert-tyny",
+        "./mobilebert-tyny does not exist: give a folder",
+    ),
     ("inspect", "give either a preset or folder, or --all"),
     ("inspect tinybert --seq-len 513", "--seq-len 513 is outside the position table: 1 to 512"),
     ("inspect .", "has no config.json"),

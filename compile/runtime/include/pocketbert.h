@@ -42,43 +42,40 @@ enum {
 /* Element types. */
 enum { POCKETBERT_FLOAT32 = 1, POCKETBERT_INT64 = 2, POCKETBERT_INT32 = 3, POCKETBERT_BOOL = 4 };
 
-/* What the model says of one input or output. Integers that index a table must satisfy low <= id < high; where low and
- * high are equal any value will do. Where token_axis is not -1, that dimension may be anything from 1 to shape[token_axis]
- * tokens, the same for all tensors of a run: a shorter sequence is computed at exactly its length, so it costs less and
+/* What the model says of one input or output. A shorter sequence is computed at exactly its length, so it costs less and
  * needs no padding. */
 typedef struct {
-    const char *name;
-    int32_t type;
-    int32_t rank;
-    int64_t shape[4];
-    int32_t token_axis;
-    int64_t low;
+    const char *name;   /* UTF-8, as in the model that was compiled */
+    int32_t type;       /* an element type */
+    int32_t rank;       /* how many of the dimensions count, 0 to 4 */
+    int64_t shape[4];   /* in elements, for the longest sequence, the innermost last */
+    int32_t token_axis; /* the dimension that may be 1 to shape[token_axis] tokens, the same in all tensors; -1: none */
+    int64_t low;        /* integers that index a table: low <= id < high; where the two are equal any value will do */
     int64_t high;
-    size_t bytes; /* at the longest sequence */
+    size_t bytes;       /* of a dense buffer, for the longest sequence */
 } pocketbert_info;
 
 /* The model: its tensors in the order in which a run takes them. */
 typedef struct {
-    size_t size;    /* set it to sizeof(pocketbert_description) before the call */
-    int32_t tokens; /* the longest sequence */
-    int32_t input_count;
-    const pocketbert_info *inputs;
-    int32_t output_count;
-    const pocketbert_info *outputs;
-    size_t arena_bytes;  /* memory that an open model needs besides its threads' scratch */
-    size_t weight_bytes; /* read-only and shared by all models and processes */
-    const char *cpu;     /* whose kernels this machine gets, of those that the library has (or would need at least) */
-    int32_t pieces;      /* in the vocabulary; 0: the library has none */
+    size_t size;                    /* set it to sizeof(pocketbert_description) before the call */
+    int32_t tokens;                 /* of the longest sequence */
+    int32_t input_count;            /* entries of `inputs` */
+    const pocketbert_info *inputs;  /* the library's */
+    int32_t output_count;           /* entries of `outputs` */
+    const pocketbert_info *outputs; /* the library's */
+    size_t arena_bytes;             /* memory that an open model needs besides its threads' scratch */
+    size_t weight_bytes;            /* read-only, and shared by all models and processes */
+    const char *cpu;                /* whose kernels this machine gets, of the library's (or would need at least) */
+    int32_t pieces;                 /* in the vocabulary; 0: the library has none */
 } pocketbert_description;
 
-/* A buffer of the caller's: dense, row-major, aligned to its element type. It is read or written in place during the
- * run, and not kept after it. Inputs may share memory with each other; an output that shares some with another tensor is
- * refused. */
+/* A buffer of the caller's, which is read or written in place during the run, and not kept after it. Inputs may share
+ * memory with each other; an output that shares some with another tensor is refused. */
 typedef struct {
-    void *data;
-    int32_t type;
-    int32_t rank;
-    int64_t shape[4];
+    void *data;       /* dense, row-major, aligned to its element type; as many bytes as the shape says */
+    int32_t type;     /* an element type */
+    int32_t rank;     /* how many of the dimensions count, 0 to 4 */
+    int64_t shape[4]; /* in elements, the innermost last */
 } pocketbert_tensor;
 
 /* Set `size` to sizeof(pocketbert_options) and leave the rest 0 for the defaults. */
@@ -86,14 +83,15 @@ typedef struct {
     size_t size;
     int32_t threads; /* 1 to 64 with the caller's own, or 0 for what the library was built with */
     int32_t profile; /* 1: keep when every kernel ran, for the function `profile` */
-    uint64_t cores; /* bit i: the model's threads may use core i; 0: the big ones. The caller's thread is not moved. */
+    uint64_t cores;  /* bit i: the model's threads may use core i; UINT64_MAX: all; 0: the big ones. The caller's thread is
+                      * not moved. A core that the machine does not have is refused. */
 } pocketbert_options;
 
 /* One kernel of one run: when it ran, and on which thread. */
 typedef struct {
-    int32_t call;   /* its number in the manifest's "calls"; -1 is the whole run */
-    int32_t thread; /* 0 is the caller of `run` */
-    int64_t start_ns; /* of the monotonic clock */
+    int32_t call;     /* its number in the manifest's "calls"; -1 is the whole run */
+    int32_t thread;   /* 0 is the caller of `run` */
+    int64_t start_ns; /* nanoseconds of the monotonic clock */
     int64_t end_ns;
 } pocketbert_record;
 

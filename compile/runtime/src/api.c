@@ -1,6 +1,5 @@
 /* The public functions: check what the caller gives, then run the plan's stages. */
 #include "runtime.h"
-#include "vocabulary.h"
 
 enum {
     MAX_THREADS = 64,
@@ -43,7 +42,7 @@ static int32_t fail(pb_model *model, int32_t status, const char *message)
 
 static size_t align(size_t size)
 {
-    return (size + 63) & ~(size_t)63;
+    return (size + PB_ALIGNMENT - 1) & ~(size_t)(PB_ALIGNMENT - 1);
 }
 
 /* What an older caller does not know is 0; what we do not know of a newer one's must be 0. */
@@ -72,6 +71,15 @@ static const pb_level *choose_level(void)
         if ((features & pb_the_plan.levels[i].features) == pb_the_plan.levels[i].features)
             return &pb_the_plan.levels[i];
     return NULL;
+}
+
+/* UINT64_MAX stands for all that there are. Returns whether there are all of those that are named. */
+static bool choose_cores(pocketbert_options *options)
+{
+    const uint64_t present = options->cores ? pb_present_cores() : 0;
+    if (present && options->cores == UINT64_MAX)
+        options->cores = present;
+    return !present || !(options->cores & ~present);
 }
 
 static int32_t choose_threads(const pocketbert_options *options, int32_t cores)
@@ -128,7 +136,7 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->threads = choose_threads(options, cores.count);
     model->blocks = model->threads * (cores.unequal && model->threads > 1 ? BLOCKS_OF_UNEQUAL_CORES : 1);
     model->context.block_rows = block_rows(model, plan->tokens);
-    model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + 64);
+    model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + PB_SLACK);
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
     const size_t text_offset = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
     model->memory_bytes = text_offset + (PB_PIECES ? 3 * sizeof *model->text * (size_t)plan->tokens : 0);
@@ -167,9 +175,11 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
     if (chosen.profile < 0 || chosen.profile > 1)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
+    if (!choose_cores(&chosen))
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->cores names a core that this machine does not have");
     const pb_level *level = choose_level();
     if (!level)
-        return fail(NULL, POCKETBERT_ERROR_CPU, "open: this CPU lacks instructions that the library was compiled for");
+        return fail(NULL, POCKETBERT_ERROR_CPU, pb_cpu_lacks(pb_the_plan.levels[0].features & ~pb_cpu_features()));
 
     const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
     pb_model *model = allocate(bytes);

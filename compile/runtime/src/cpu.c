@@ -9,18 +9,12 @@
 
 uint32_t pb_cpu_features(void)
 {
-    enum { AT_HWCAP = 16, AT_HWCAP2 = 26 };
-    const unsigned long capabilities = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
-    uint32_t found = 0;
-    if (capabilities & (1ul << 20))
-        found |= PB_CPU_DOTPROD;
-    if ((capabilities & (1ul << 9)) && (capabilities & (1ul << 10)))
-        found |= PB_CPU_FP16;
-    if (more & (1ul << 13))
-        found |= PB_CPU_I8MM;
-    if (more & (1ul << 14))
-        found |= PB_CPU_BF16;
-    return found;
+    enum { HWCAP, HWCAP2, AT_HWCAP = 16, AT_HWCAP2 = 26 };
+    const unsigned long words[] = {getauxval(AT_HWCAP), getauxval(AT_HWCAP2)};
+    uint32_t features = 0;
+#define LOOK(name, word, bits) features |= (words[word] & (bits)) == (bits) ? PB_CPU_##name : 0u;
+    PB_ARM_FEATURES(LOOK)
+    return features;
 }
 
 #else
@@ -34,31 +28,32 @@ static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4])
 
 uint32_t pb_cpu_features(void)
 {
-    uint32_t r[4], low, high;
-    cpuid(1, 0, r);
-    const bool fma = r[2] & (1u << 12), osxsave = r[2] & (1u << 27), avx = r[2] & (1u << 28);
-    if (!osxsave || !avx)
+    enum { LEAF_1, LEAF_7, LEAF_7_1 };
+    enum { LEAF_1_ECX = 4 * LEAF_1 + 2, LEAF_7_EBX = 4 * LEAF_7 + 1, LEAF_7_ECX = 4 * LEAF_7 + 2, LEAF_7_1_EAX = 4 * LEAF_7_1 };
+    enum { OSXSAVE = 1 << 27, AVX = 1 << 28, YMM = 0x6, ZMM = 0xe6 };
+    uint32_t r[12], saved, high, features = 0;
+    cpuid(1, 0, &r[4 * LEAF_1]);
+    cpuid(7, 0, &r[4 * LEAF_7]);
+    cpuid(7, 1, &r[4 * LEAF_7_1]);
+    if ((r[LEAF_1_ECX] & (OSXSAVE | AVX)) != (OSXSAVE | AVX))
         return 0;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 6) != 6) /* the operating system saves ymm registers */
-        return 0;
-    uint32_t found = fma ? PB_CPU_FMA : 0;
-    cpuid(7, 1, r);
-    found |= r[0] & (1u << 4) ? PB_CPU_AVXVNNI : 0;
-    cpuid(7, 0, r);
-    found |= r[1] & (1u << 5) ? PB_CPU_AVX2 : 0;
-    if ((low & 0xe6) != 0xe6) /* but zmm registers it does not */
-        return found;
-    found |= r[1] & (1u << 16) ? PB_CPU_AVX512F : 0;
-    found |= r[1] & (1u << 17) ? PB_CPU_AVX512DQ : 0;
-    found |= r[1] & (1u << 28) ? PB_CPU_AVX512CD : 0;
-    found |= r[1] & (1u << 30) ? PB_CPU_AVX512BW : 0;
-    found |= r[1] & (1u << 31) ? PB_CPU_AVX512VL : 0;
-    found |= r[2] & (1u << 11) ? PB_CPU_AVX512VNNI : 0;
-    return found;
+    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+#define LOOK(name, word, bit, registers)                                                                               \
+    features |= (r[word] >> (bit) & 1) && (saved & (registers)) == (registers) ? PB_CPU_##name : 0u;
+    PB_X86_FEATURES(LOOK)
+    return features;
 }
 
 #endif
+
+const char *pb_cpu_lacks(uint32_t missing)
+{
+#define SAY(name, ...)                                                                                                 \
+    if (missing & PB_CPU_##name)                                                                                       \
+        return "open: this CPU lacks " #name ", which the library was compiled for: build it for another CPU";
+    PB_FEATURES(SAY)
+    return "open: this CPU lacks instructions that the library was compiled for";
+}
 
 /* The number that a file begins with; 0 if there is none. */
 static int64_t read_number(const char *path)
@@ -75,30 +70,43 @@ static int64_t read_number(const char *path)
     return number;
 }
 
+enum { CORES = 64 };
+
+/* The path of a file about a core. `path` has room for it. */
+static const char *core_path(char path[static sizeof PB_CPU_FOLDER + 40], int32_t core, const char *file)
+{
+    char *end = path;
+    for (const char *c = PB_CPU_FOLDER "/cpu"; *c; c++)
+        *end++ = *c;
+    if (core >= 10)
+        *end++ = (char)('0' + core / 10);
+    *end++ = (char)('0' + core % 10);
+    do
+        *end++ = *file;
+    while (*file++);
+    return path;
+}
+
 /* How much work the core does in a second, next to the others of its CPU; 0 if the kernel does not say. */
 static int64_t capacity(int32_t core)
 {
-    static const char *const files[] = {"/cpu_capacity", "/cpufreq/cpuinfo_max_freq"};
-    static const char folder[] = PB_CPU_FOLDER "/cpu";
-    int64_t found = 0;
-    for (int32_t f = 0; f < 2 && !found; f++) {
-        char path[sizeof folder + 32], *end = path;
-        for (const char *c = folder; *c; c++)
-            *end++ = *c;
-        if (core >= 10)
-            *end++ = (char)('0' + core / 10);
-        *end++ = (char)('0' + core % 10);
-        for (const char *c = files[f]; *c; c++)
-            *end++ = *c;
-        *end = 0;
-        found = read_number(path);
-    }
-    return found;
+    char path[sizeof PB_CPU_FOLDER + 40];
+    const int64_t number = read_number(core_path(path, core, "/cpu_capacity"));
+    return number ? number : read_number(core_path(path, core, "/cpufreq/cpuinfo_max_freq"));
+}
+
+uint64_t pb_present_cores(void)
+{
+    char path[sizeof PB_CPU_FOLDER + 40];
+    uint64_t present = 0;
+    for (int32_t core = 0; core < CORES; core++)
+        if (syscall(PB_SYS_FACCESSAT, PB_AT_FDCWD, core_path(path, core, ""), 0) == 0)
+            present |= (uint64_t)1 << core;
+    return present;
 }
 
 pb_cores pb_find_cores(uint64_t allowed)
 {
-    enum { CORES = 64 };
     uint64_t mask[16] = {0};
     const long bytes = syscall(PB_SYS_SCHED_GETAFFINITY, 0, sizeof mask, mask);
     pb_cores found = {0};

@@ -2,7 +2,9 @@
 #ifndef PB_RUNTIME_H
 #define PB_RUNTIME_H
 
+#include "config.h"
 #include "api.h"
+#include "cpu_features.h"
 #include "platform.h"
 
 /* What a stage function needs to find its operands. */
@@ -31,23 +33,7 @@ typedef struct {
     pb_stage_function rows;
 } pb_stage;
 
-enum {
-    PB_CPU_DOTPROD = 1,
-    PB_CPU_FP16 = 2,
-    PB_CPU_AVX2 = 4,
-    PB_CPU_FMA = 8,
-    PB_CPU_AVX512F = 16,
-    PB_CPU_I8MM = 32,
-    PB_CPU_BF16 = 64,
-    PB_CPU_AVX512BW = 128,
-    PB_CPU_AVX512CD = 256,
-    PB_CPU_AVX512DQ = 512,
-    PB_CPU_AVX512VL = 1024,
-    PB_CPU_AVXVNNI = 2048,
-    PB_CPU_AVX512VNNI = 4096,
-};
-
-/* The functions that compute the plan's calls on CPUs that have all of `features`. */
+/* The functions that compute the plan's calls on CPUs that have all of `features`, PB_CPU_*. */
 typedef struct {
     uint32_t features;
     const char *cpu;
@@ -116,8 +102,9 @@ int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_
                     int64_t *ids, int64_t *segments);
 const char *pb_piece(int32_t id);
 
-/* cpu.c */
+/* cpu.c: PB_CPU_*, as many as this CPU has; and what to say where it has not all that are needed. */
 uint32_t pb_cpu_features(void);
+const char *pb_cpu_lacks(uint32_t missing);
 
 /* The cores that threads should use, of the mask `allowed` or, if it is 0, of those that the caller may use. Of
  * a CPU with big and little ones the big: those with more than half of the biggest's capacity. */
@@ -128,6 +115,9 @@ typedef struct {
 } pb_cores;
 
 pb_cores pb_find_cores(uint64_t allowed);
+
+/* Mask of the cores that the machine has, at work or not; 0 if the kernel does not show them. */
+uint64_t pb_present_cores(void);
 
 /* profile.c */
 int64_t pb_now(void);

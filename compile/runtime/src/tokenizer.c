@@ -5,11 +5,10 @@
  * decoders put in their place.
  */
 #include "runtime.h"
-#include "vocabulary.h"
 
 #if PB_PIECES
 
-#include "unicode_tables.h"
+#include "../generated/unicode_tables.h"
 
 enum { MAX_CHARACTERS = 100, MAX_UTF8 = 4 };
 enum { WORD_START = 0, WORD_REST = 1 }; /* the trie's roots: of pieces as they are, of pieces that are written with ## */

@@ -4,6 +4,7 @@
  * sample after sample) and writes the outputs' bytes to OUTPUTS. With RUNS the last sample is run that often, and
  * each run's nanoseconds are printed, one a line.
  */
+#define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

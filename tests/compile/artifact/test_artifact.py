@@ -16,10 +16,10 @@ from elftools.elf.elffile import ELFFile
 
 import compile
 from compile.codegen.escape import library_name
-from compile.codegen.headers import header
 from compile.linking import library_rules
 from compile.linking.library_rules import check_library
 from compile.linking.link import WARNINGS
+from compile.runtime import INCLUDE, SRC
 from compile.targets import TARGETS, find_target
 
 ANDROID = TARGETS["arm64-android"]
@@ -205,7 +205,6 @@ def test_c_has_no_warnings_under_another_compiler(
     target: str, vocabulary: bool | None, exported: Callable, tmp_path: Path
 ) -> None:
     """The runtime and the generated plan; every build with zig has the same warnings on."""
-    from compile.artifact.folder import runtime_sources
     from compile.codegen.plan_source import plan_source
     from compile.codegen.vocabulary import Vocabulary, write_vocabulary
     from compile.importer.graph import import_model
@@ -215,12 +214,12 @@ def test_c_has_no_warnings_under_another_compiler(
     spec = find_target("arm64-android" if "aarch64" in target else "x86_64-linux")
     program = lower(import_model(onnx.load(exported("mobilebert-tiny", seq_len=16)), 16), 16, spec.isa)
     (tmp_path / "plan.c").write_text(plan_source(make_plan(program, spec), 0))
-    public = '#define PB_PUBLIC __attribute__((visibility("default")))\n'
-    (tmp_path / "api.h").write_text(public + header("pb", " * any"))
     pieces = None if vocabulary is None else Vocabulary(("[UNK]", "[CLS]", "[SEP]"), vocabulary, "")
     generated = write_vocabulary(pieces, ["PB_TEXT_IDS"], tmp_path)
-    for source in [*runtime_sources(tmp_path), *generated, tmp_path / "plan.c"]:
-        command = ["clang", f"--target={target}", "-ffreestanding", "-fsyntax-only", "-O2", *WARNINGS, "-DPB(x)=pb_##x"]
+    includes = [f"-I{path}" for path in (tmp_path, SRC, INCLUDE)]
+    for source in [*SRC.glob("*.c"), *generated, tmp_path / "plan.c"]:
+        command = ["clang", f"--target={target}", "-ffreestanding", "-fsyntax-only", "-O2", *WARNINGS, *includes]
+        command.append("-DPB(x)=pb_##x")
         done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
     assert {"-Wall", "-Wextra", "-Werror"} <= set(WARNINGS)

@@ -10,6 +10,7 @@ import pytest
 
 from compile.kernels import math as elementary
 from compile.kernels.builder import Kernel, loop
+from compile.kernels.reference import UNARY
 from compile.targets import Isa
 
 COUNT = 1 << 16
@@ -42,10 +43,12 @@ FUNCTIONS = ("exp", "tanh", "erf", "gelu", "gelu_tanh", "relu")
 
 
 @pytest.fixture(scope="module")
-def evaluate(isa: Isa, link_kernels: Callable) -> Callable[[str, np.ndarray], np.ndarray]:
-    kernels = [Elementwise(f, lanes, isa) for f in FUNCTIONS for lanes in (1, isa.lanes)]
-    call = link_kernels(kernels)
+def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
+    return link_kernels([Elementwise(f, lanes, isa) for f in FUNCTIONS for lanes in (1, isa.lanes)])
 
+
+@pytest.fixture(scope="module")
+def evaluate(isa: Isa, call: Callable) -> Callable[[str, np.ndarray], np.ndarray]:
     def run(function: str, x: np.ndarray) -> np.ndarray:
         vector, scalar = (np.full(COUNT, np.nan, np.float32) for _ in range(2))
         call(Elementwise(function, isa.lanes, isa), x, vector)
@@ -108,3 +111,23 @@ def test_gelu_by_tanh(reach: float, evaluate: Callable) -> None:
 def test_relu_is_exact(evaluate: Callable) -> None:
     x = spread(-1e30, 1e30)
     assert np.array_equal(evaluate("relu", x), np.maximum(x, 0))
+
+
+SPECIAL = [np.nan, -np.inf, -3e38, -1e30, -104.0, -88.0, -87.0, -0.0, 0.0, 1e-40]
+# Not for exp, whose argument is at most 88 wherever it is used.
+LARGE = [np.inf, 3e38, 1e30, 89.0]
+REFERENCE = {**UNARY, "exp": np.exp, "erf": np.vectorize(math.erf, otypes=[np.float64])}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_not_a_number_and_infinity_in_any_lane(function: str, isa: Isa, call: Callable) -> None:
+    special = SPECIAL + ([] if function == "exp" else LARGE)
+    x = np.random.default_rng(0).choice([*special, 0.5, -1.5], COUNT).astype(np.float32)
+    want = REFERENCE[function](x.astype(np.float64)).astype(np.float32)
+    finite = np.isfinite(want)
+    for lanes in (1, isa.lanes):
+        y = np.zeros(COUNT, np.float32)
+        call(Elementwise(function, lanes, isa), x, y)
+        assert np.array_equal(y[~finite], want[~finite], equal_nan=True)
+        assert np.all(np.abs(y[finite] - want[finite]) <= 2e-6 * np.maximum(1, np.abs(want[finite])))

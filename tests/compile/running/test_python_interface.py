@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import compile
+from compile import targets
 from compile.artifact.manifest import seal
 
 
@@ -425,6 +426,14 @@ def test_manifest_with_a_value_that_cannot_be(changes: dict[str, Any], artifact:
 
 def test_library_for_another_machine(mobilebert_android: Path) -> None:
     rejected(mobilebert_android, "arm64-android", "cannot load")
+
+
+def test_library_for_a_better_cpu_names_what_is_missing(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    required = targets.CPUS[compile.load(artifact).manifest.cpu].required
+    if not required:
+        pytest.skip("this machine's libraries run on every CPU of its kind")
+    monkeypatch.setattr(targets, "host_cpu_flags", lambda: frozenset(required[:-1]))
+    rejected(artifact, f"this CPU lacks {required[-1]}")
 
 
 def test_two_artifacts_of_one_name_do_not_mix(artifact: Path, mobilebert_library: Path) -> None:

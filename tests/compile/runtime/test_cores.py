@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import compile
-from compile.codegen.headers import header
 from compile.linking import link
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.runtime import INCLUDE, SRC
@@ -29,16 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cores(host: Target, folder: Path) -> Callable[..., tuple[int, int, bool]]:
     """cores(first, second, allowed=0) is what the runtime finds where two cores have these capacities."""
-    (folder / "api.h").write_text("#define PB_PUBLIC\n" + header("pb", ""))
-    options = [
-        "-O1",
-        *WARNINGS,
-        f'-DPB_CPU_FOLDER="{folder}"',
-        "-DPB(x)=pb_##x",
-        f"-I{SRC}",
-        f"-I{INCLUDE}",
-        f"-I{folder}",
-    ]
+    options = ["-O1", *WARNINGS, f'-DPB_CPU_FOLDER="{folder}"', f"-I{SRC}", f"-I{INCLUDE}"]
     run_compiler(find_toolchain(host), [*options, str(HERE / "cores.c"), str(SRC / "cpu.c"), "-o", "cores"], folder)
 
     def find(*capacities: int | None, file: str = "cpu_capacity", allowed: int = 0) -> tuple[int, int, bool]:

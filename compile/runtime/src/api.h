@@ -1,0 +1,110 @@
+/* @NAME@: a compiled model in one library. C11 or C++; needs libc and libm, nothing else.
+ *
+ *     pocketbert_model *model;
+ *     if (PB(open)(NULL, &model) != POCKETBERT_OK)
+ *         puts(PB(last_error)(NULL));
+ *     pocketbert_tensor inputs[] = {...}, outputs[] = {...};     // in the order of PB(describe)
+ *     if (PB(run)(model, inputs, N, outputs, M) != POCKETBERT_OK)
+ *         puts(PB(last_error)(model));
+ *     PB(close)(model);
+ *
+@TENSORS@
+ */
+#ifndef PB_API_H
+#define PB_API_H
+
+#include "pocketbert.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Every function may be called from any thread at any time; pocketbert.h says more of threads and of fork(). Functions that
+ * return a status return POCKETBERT_OK or POCKETBERT_ERROR_*; the message to it is what PB(last_error) returns. */
+
+/* The POCKETBERT_ABI that the library was built with. Where yours is another, call nothing else. */
+int32_t PB(abi_version)(void);
+
+/* Prepare the model, its memory and its threads.
+ *
+ * options: how many threads, on which cores; NULL for the defaults. It is read, and not kept.
+ * model: receives a handle, which is yours until you give it to PB(close); NULL on failure.
+ * Returns a status: ARGUMENT for an option out of range, MEMORY (also for more than 256 models at once), CPU, THREAD. */
+int32_t PB(open)(const pocketbert_options *options, pocketbert_model **model);
+
+/* One inference, on the caller's thread and those of the model. Everything is checked before anything is computed: a run
+ * that fails leaves the outputs as they were.
+ *
+ * model: from PB(open).
+ * inputs, outputs: tensors in the order of PB(describe), each with its type, its rank and its shape; where the description
+ *     has a token axis, all have the same number of tokens there, 1 to what it says. The arrays and the buffers are yours.
+ *     Inputs are read, and outputs, which share no memory with another tensor, written in place; nothing is kept.
+ * input_count, output_count: as many as the description has.
+ * Returns a status: ARGUMENT, SHAPE, RANGE, BUSY where another thread runs this model, FORK. */
+int32_t PB(run)(pocketbert_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                const pocketbert_tensor *outputs, int32_t output_count);
+
+/* The ids of a text as BERT's tokenizer gives them: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP]. For a library that
+ * was built with --vocab. It needs no open model, and any number of threads may be in it.
+ *
+ * text, text_bytes: UTF-8 of any length in bytes, without a NUL at its end; what is not UTF-8 in it is left out. "[MASK]"
+ *     and the other special pieces may stand in it.
+ * pair, pair_bytes: the second text; NULL and 0 for none.
+ * max_tokens: at least 2, or 3 with a pair; a longer result is truncated to that, the longer text first.
+ * ids: receives them; yours, with room for max_tokens.
+ * segments: receives 0 for the first text with its [CLS] and [SEP], 1 for the second; yours, with the same room.
+ * count: receives how many were written.
+ * Returns a status: ARGUMENT, VOCABULARY. Its message is that of PB(last_error)(NULL). */
+int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
+                     int64_t *ids, int64_t *segments, int32_t *count);
+
+/* Tokenize and run, at just the length that the text has and at most the model's.
+ *
+ * model: from PB(open).
+ * text, text_bytes, pair, pair_bytes: as in PB(tokenize).
+ * outputs: only `data` need be set, each a buffer of yours with room for the `bytes` of its description; type, rank, and
+ *     the shape for just these tokens are filled in.
+ * output_count: as many as the description has.
+ * tokens: receives their number; may be NULL.
+ * Returns a status: ARGUMENT, VOCABULARY, BUSY, FORK. */
+int32_t PB(run_text)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                     pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
+
+/* The piece with this id as UTF-8 that ends with a NUL, "##" and all; NULL where there is none. It belongs to the library
+ * and is valid as long as that is loaded. */
+const char *PB(token)(int32_t id);
+
+/* Wait until no other thread is using the model, and free everything that is its own. What is called with it afterwards is
+ * refused.
+ *
+ * model: from PB(open), NULL, or closed before. Of two calls at once one frees the model, and the other may return first. */
+void PB(close)(pocketbert_model *model);
+
+/* What went wrong in the last failed call on a model, in English, and what to do.
+ *
+ * model: from PB(open); NULL for the last failed PB(open) or PB(tokenize), on whatever thread.
+ * Returns text that belongs to the library and is valid as long as that is loaded. Never NULL. */
+const char *PB(last_error)(const pocketbert_model *model);
+
+/* What the model takes and gives.
+ *
+ * description: yours; `size` says how much of it you know, and so much is filled in. What its pointers lead to belongs to
+ *     the library and is valid as long as that is loaded. */
+void PB(describe)(pocketbert_description *description);
+
+/* When each kernel of the last run ran, of a model that was opened with options->profile. Any other reads no clock.
+ *
+ * model: from PB(open).
+ * records: receives an array of the model's, first the whole run, then one record for each call of a kernel on a thread,
+ *     in no order. It stays as it is until PB(profile) is called again or the model is closed.
+ * count: receives their number; 0 before the first run.
+ * Returns a status: ARGUMENT, BUSY, FORK. */
+int32_t PB(profile)(pocketbert_model *model, const pocketbert_record **records, int32_t *count);
+
+/* All of these in one table of the library's: what C++ and code that serves any model take. */
+const pocketbert_functions *PB(functions)(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
