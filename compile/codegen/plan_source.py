@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from compile.codegen.escape import c_comment, c_string, identifier
+from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.planning.levels import Level
-from compile.planning.plan import ALIGNMENT, SLACK, Plan
+from compile.planning.plan import Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
 
 TYPES = {name: f"POCKETBERT_{name.upper()}" for name in ("float32", "int64", "int32", "bool")}
@@ -18,7 +19,7 @@ def plan_source(plan: Plan, threads: int) -> str:
     """The C source of the plan; `threads` is the default number of threads, 0 for as many as there are fast cores."""
     parts = [
         '#include "runtime.h"\n',
-        f'_Static_assert(PB_ALIGNMENT == {ALIGNMENT} && PB_SLACK == {SLACK}, "plan.py");\n',
+        f'_Static_assert(PB_ALIGNMENT == {ALIGNMENT} && PB_SLACK == {SLACK}, "contract.py");\n',
     ]
     parts += [_levels(plan), _stages(plan, ""), _stages(plan, "profiled_")]
     program = plan.program

@@ -101,6 +101,7 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
         (folder / "vocabulary.h").write_text("#define PB_PIECES 0\n#define PB_PAD -1\n#define PB_TEXT_INPUTS 0\n")
         return []
     from compile.codegen.weights import assembler_source  # beside the plan, which knows tvm
+    from compile.kernels.contract import ALIGNMENT
 
     ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
     lines = [f"#define PB_PIECES {len(vocabulary.pieces)}", f"#define PB_CASED {int(vocabulary.cased)}"]
@@ -117,7 +118,7 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
     parts = []
     for name, table in tables.items():
         (folder / f"{name}.bin").write_bytes(table.tobytes())
-        parts.append(assembler_source(name, alignment=64))
+        parts.append(assembler_source(name, alignment=ALIGNMENT))
     source.write_text("".join(parts))
     return [source]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.codegen.escape import identifier
+from compile.kernels.contract import ALIGNMENT
 from compile.planning.plan import Plan
 
 # Page-aligned for the largest page in use (Android's 16 KiB): the pages hold weights alone and stay shared and clean.
@@ -28,7 +29,7 @@ def write_weights(plan: Plan, path: Path) -> None:
             assert weight.data is not None
             file.seek(plan.place(weight).offset)
             file.write(np.ascontiguousarray(weight.data).tobytes())
-        file.truncate(max(plan.weight_bytes, 64))
+        file.truncate(max(plan.weight_bytes, ALIGNMENT))
 
 
 def assembler_source(symbol: str, alignment: int = SECTION_ALIGNMENT) -> str:

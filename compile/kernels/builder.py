@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from compile.kernels.contract import Signature
+from compile.kernels.contract import ALIGNMENT, Signature
 
 Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
 
@@ -32,7 +32,7 @@ class Pointer:
     def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
         T.buffer_store(self.buffer, value, [_ramp(index, lanes)])
 
-    def seen_as(self, dtype: str, align: int = 64) -> Pointer:
+    def seen_as(self, dtype: str, align: int = ALIGNMENT) -> Pointer:
         """The same memory as elements of another type. LLVM takes accesses of two types for ones that never meet."""
         buffer = T.decl_buffer((1 << 30,), dtype, data=self.buffer.data, align=align, layout=None)
         return Pointer(buffer, dtype)

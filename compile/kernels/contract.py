@@ -19,6 +19,10 @@ from compile.targets import Cpu, Isa
 
 Role = Literal["rows", "whole", "vector", "weight", "table", "workspace", "stride", "row_count", "token_count"]
 POINTERS = ("rows", "whole", "vector", "weight", "table", "workspace")
+# Bytes: tensors and weights begin at multiples of a cache line, which is the widest vector, too.
+ALIGNMENT = 64
+# Bytes after a tensor's last row that a vector kernel may read, never write: up to one vector.
+SLACK = 64
 # A vector operand is padded to so many elements: every instruction set may read whole panels of it.
 VECTOR_PADDING = 64
 Arrays = dict[str, NDArray[Any]]
@@ -56,7 +60,7 @@ class Parameter:
 
 Signature = tuple[Parameter, ...]
 TOKENS = 0  # the size of what has one element a token
-WORKSPACE = Parameter("workspace", "workspace", align=64)
+WORKSPACE = Parameter("workspace", "workspace", align=ALIGNMENT)
 TOKEN_COUNT = Parameter("tokens", "token_count")
 ROW_COUNT = Parameter("rows", "row_count")
 
@@ -68,7 +72,7 @@ def tensor(name: str, columns: int, role: Role = "rows", written: bool = False, 
 
 
 def vector(name: str, columns: int) -> Parameter:
-    return Parameter(name, "vector", -(-columns // VECTOR_PADDING) * VECTOR_PADDING, align=64)
+    return Parameter(name, "vector", -(-columns // VECTOR_PADDING) * VECTOR_PADDING, align=ALIGNMENT)
 
 
 def pack_vector(values: NDArray[Any], width: int = VECTOR_PADDING) -> NDArray[Any]:

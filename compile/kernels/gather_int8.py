@@ -9,7 +9,7 @@ from tvm import tirx
 
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, bind, broadcast, loop
-from compile.kernels.contract import ROW_COUNT, KernelSpec, Parameter, Signature, tensor
+from compile.kernels.contract import ALIGNMENT, ROW_COUNT, KernelSpec, Parameter, Signature, tensor
 from compile.kernels.rowwise import over_columns
 from compile.targets import Isa
 
@@ -32,8 +32,8 @@ class GatherInt8(KernelSpec):
 
     def signature(self) -> Signature:
         ids = Parameter("ids", "rows", 1, "int64", align=8)
-        table = Parameter("table", "table", self.table_rows * self.n, "int8", align=64)
-        scales = Parameter("scales", "table", self.table_rows, align=64)
+        table = Parameter("table", "table", self.table_rows * self.n, "int8", align=ALIGNMENT)
+        scales = Parameter("scales", "table", self.table_rows, align=ALIGNMENT)
         operands = epilogue.signature(self.steps, self.n)
         return (ids, table, scales, *tensor("y", self.n, written=True), *operands, ROW_COUNT)
 

@@ -20,6 +20,7 @@ from tvm import tirx
 from compile.kernels import epilogue, reference
 from compile.kernels.builder import Expr, Kernel, bind, const, loop
 from compile.kernels.contract import (
+    ALIGNMENT,
     ROW_COUNT,
     VECTOR_PADDING,
     WORKSPACE,
@@ -69,7 +70,7 @@ class Linear(TiledKernel):
 
     def signature(self) -> Signature:
         size = -(-self.n // self.tile.nr) * self.tile.nr * self.k
-        weight = Parameter("w", "weight", size, align=64)
+        weight = Parameter("w", "weight", size, align=ALIGNMENT)
         bias = (vector("bias", self.n),) if self.bias else ()
         operands = epilogue.signature(self.steps, self.n)
         workspace = (WORKSPACE,) if self.isa.by_element else ()

@@ -25,6 +25,7 @@ from tvm import tirx
 from compile.kernels import epilogue, int8_reference, reference
 from compile.kernels.builder import Expr, Kernel, bind, broadcast, const, fma, integer, loop, when
 from compile.kernels.contract import (
+    ALIGNMENT,
     ROW_COUNT,
     WORKSPACE,
     Arrays,
@@ -74,7 +75,7 @@ class LinearInt8(TiledKernel):
 
     def signature(self) -> Signature:
         words = -(-self.n // PANEL) * PANEL * padded_depth(self.k) // 4
-        weight = Parameter("w", "weight", words, "int32", align=64)
+        weight = Parameter("w", "weight", words, "int32", align=ALIGNMENT)
         factors = vector("scales", self.n), replace(vector("sums", self.n), dtype="int32")
         bias = (vector("bias", self.n),) if self.bias else ()
         operands = epilogue.signature(self.steps, self.n)

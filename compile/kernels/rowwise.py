@@ -9,7 +9,7 @@ from tvm import tirx
 
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, bind, const, fold_lanes, lane, loop
-from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, KernelSpec, Parameter, Signature, tensor, vector
+from compile.kernels.contract import ALIGNMENT, ROW_COUNT, TOKEN_COUNT, KernelSpec, Parameter, Signature, tensor, vector
 from compile.targets import Isa
 
 
@@ -124,7 +124,7 @@ class Gather(KernelSpec):
 
     def signature(self) -> Signature:
         ids = Parameter("ids", "rows", 1, "int64", align=8)
-        table = Parameter("table", "table", self.table_rows * self.n, align=64)
+        table = Parameter("table", "table", self.table_rows * self.n, align=ALIGNMENT)
         operands = epilogue.signature(self.steps, self.n)
         return (ids, table, *tensor("y", self.n, written=True), *operands, ROW_COUNT)
 

@@ -11,13 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.planning.levels import Level, make_levels
 from compile.program import Call, Program, Rows, Value
 from compile.targets import Target
-
-ALIGNMENT = 64
-# A vector kernel may read, never write, up to one vector past the last column of a tensor's last row.
-SLACK = 64
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from compile.artifact.manifest import LibraryFacts, Tensor, toolchain_versions
 from compile.codegen.objects import compile_kernels
+from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.kernels.tiles import TileConfig
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.runtime import INCLUDE
@@ -81,7 +82,7 @@ def task_header(task: Task, repeats: int) -> str:
             continue
         copies = repeats if argument.name == "w" and not task.hot else 1
         lines.append(f"enum {{ {argument.name}_BYTES = {_padded(argument)} }};")
-        lines.append(f"static _Alignas(64) char {argument.name}[{copies}][{argument.name}_BYTES];")
+        lines.append(f"static _Alignas({ALIGNMENT}) char {argument.name}[{copies}][{argument.name}_BYTES];")
         calls.append(f"{argument.name}[{'turn' if copies > 1 else '0'}]")
         prototype.append("void *")
     for role in ("input", "output"):
@@ -102,4 +103,4 @@ def task_header(task: Task, repeats: int) -> str:
 
 def _padded(buffer: Buffer) -> int:
     """Bytes of a buffer: whole cache lines, and one to spare for a vector read past the end."""
-    return -(-4 * buffer.size // 64) * 64 + 64
+    return -(-4 * buffer.size // ALIGNMENT) * ALIGNMENT + SLACK

@@ -22,7 +22,7 @@
 #define PB_TEXT_INPUTS PB_TEXT_IDS, PB_TEXT_MASK, PB_TEXT_SEGMENTS /* what each input of the model takes of a text */
 #endif
 
-/* As in compile/planning/plan.py, which the generated plan compares with these. */
+/* As in compile/kernels/contract.py, with which the generated plan compares them. */
 enum {
     PB_ALIGNMENT = 64, /* bytes: tensors begin at multiples of a cache line, which is the widest vector, too */
     PB_SLACK = 64,     /* bytes after a tensor that a vector kernel may read, and never write */
