@@ -51,7 +51,8 @@ static void print_memory(const char *when, const char *path)
             ours = strstr(line, path) != NULL;
         else if (sscanf(line, "Private_Dirty: %llu", &kib) == 1)
             dirty += kib << 10;
-        else if (ours && (sscanf(line, "Private_Clean: %llu", &kib) == 1 || sscanf(line, "Shared_Clean: %llu", &kib) == 1))
+        else if (ours &&
+                 (sscanf(line, "Private_Clean: %llu", &kib) == 1 || sscanf(line, "Shared_Clean: %llu", &kib) == 1))
             mapped += kib << 10;
     }
     fclose(maps);

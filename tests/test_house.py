@@ -32,6 +32,12 @@ def test_ruff() -> None:
     run(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
+@pytest.mark.skipif(shutil.which("clang-format") is None, reason="needs clang-format: pip install clang-format")
+def test_c_is_formatted() -> None:
+    """As .clang-format says; .clang-format-ignore names what is generated or C++."""
+    run("clang-format", "--dry-run", "-Werror", *(str(path) for path in tracked() if path.suffix in (".c", ".h")))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="needs mypy: pip install -e '.[test]'")
 def test_types() -> None:
     run(sys.executable, "-m", "mypy")

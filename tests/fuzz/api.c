@@ -18,7 +18,7 @@ const pocketbert_functions *JOIN(MODEL, _functions)(void);
 
 enum { MAX_TENSORS = 8, MODELS = 4, STEPS = 8 };
 
-#define CHECK(condition)                                                                                              \
+#define CHECK(condition)                                                                                               \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
             fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
@@ -233,8 +233,8 @@ static void run_text(pocketbert_model *handle, int valid)
     const int paired = one_in(3);
     char *text = take_text(&text_bytes), *pair = take_text(&pair_bytes);
     int32_t tokens = -1;
-    const int32_t status = api->run_text(handle, text, text_bytes, paired ? pair : NULL, paired ? pair_bytes : 0, outputs,
-                                         model.output_count, &tokens);
+    const int32_t status = api->run_text(handle, text, text_bytes, paired ? pair : NULL, paired ? pair_bytes : 0,
+                                         outputs, model.output_count, &tokens);
     check_status(status, handle);
     CHECK((status == POCKETBERT_OK) == valid);
     CHECK(!valid || (tokens >= 2 && tokens <= model.tokens));
@@ -288,7 +288,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             open[which] = NULL;
             api->close(closed[which]);
             api->close(closed[which]);
-            api->close(handle == open[0] || handle == open[1] || handle == open[2] || handle == open[3] ? NULL : handle);
+            api->close(handle == open[0] || handle == open[1] || handle == open[2] || handle == open[3] ? NULL
+                                                                                                        : handle);
         } else if (what <= 3)
             run(handle, valid);
         else if (what == 4)

@@ -98,9 +98,15 @@ static const struct {
     const char *name;
     void *address;
 } libc[] = {
-    {"memcpy", (void *)memcpy},       {"memmove", (void *)memmove},           {"memset", (void *)memset},
-    {"mmap", (void *)map},            {"munmap", (void *)unmap},              {"syscall", (void *)system_call},
-    {"getauxval", (void *)get_auxiliary}, {"clock_gettime", (void *)get_time}, {"pthread_create", (void *)create_thread},
+    {"memcpy", (void *)memcpy},
+    {"memmove", (void *)memmove},
+    {"memset", (void *)memset},
+    {"mmap", (void *)map},
+    {"munmap", (void *)unmap},
+    {"syscall", (void *)system_call},
+    {"getauxval", (void *)get_auxiliary},
+    {"clock_gettime", (void *)get_time},
+    {"pthread_create", (void *)create_thread},
     {"pthread_join", (void *)join_thread},
 };
 
@@ -205,8 +211,8 @@ static void relocate(const image *library, const Elf64_Rela *entries, size_t byt
         case ABSOLUTE:
         case GLOBAL:
         case JUMP:
-            *place = (uintptr_t)entries[i].r_addend +
-                     (symbol->st_shndx ? (uintptr_t)library->base + symbol->st_value : find(library->names + symbol->st_name));
+            *place = (uintptr_t)entries[i].r_addend + (symbol->st_shndx ? (uintptr_t)library->base + symbol->st_value
+                                                                        : find(library->names + symbol->st_name));
             break;
         default:
             die("library", "it has a relocation that this program does not know");

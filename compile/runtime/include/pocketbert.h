@@ -27,14 +27,14 @@ enum { POCKETBERT_ABI = 1 };
 /* What the functions return. */
 enum {
     POCKETBERT_OK = 0,
-    POCKETBERT_ERROR_ARGUMENT = 1, /* a closed model, a null or misaligned pointer, a wrong count, an option out of range */
+    POCKETBERT_ERROR_ARGUMENT = 1, /* a closed model, a null or misaligned pointer, a wrong count or option */
     POCKETBERT_ERROR_SHAPE = 2,    /* a tensor's type, rank or shape is not the model's */
     POCKETBERT_ERROR_RANGE = 3,    /* an id outside the vocabulary */
     POCKETBERT_ERROR_MEMORY = 4,
-    POCKETBERT_ERROR_CPU = 5,    /* this CPU lacks instructions that the library needs */
-    POCKETBERT_ERROR_THREAD = 6, /* threads could not be created */
-    POCKETBERT_ERROR_BUSY = 7,   /* another thread is running this model */
-    POCKETBERT_ERROR_LIBRARY = 8, /* pocketbert_loader.h: not a library that this machine can load */
+    POCKETBERT_ERROR_CPU = 5,        /* this CPU lacks instructions that the library needs */
+    POCKETBERT_ERROR_THREAD = 6,     /* threads could not be created */
+    POCKETBERT_ERROR_BUSY = 7,       /* another thread is running this model */
+    POCKETBERT_ERROR_LIBRARY = 8,    /* pocketbert_loader.h: not a library that this machine can load */
     POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a vocabulary: it takes ids, not text */
     POCKETBERT_ERROR_FORK = 10 /* the model was opened before fork(), by the parent of this process: open another */
 };
@@ -50,8 +50,8 @@ typedef struct {
     int32_t rank;       /* how many of the dimensions count, 0 to 4 */
     int64_t shape[4];   /* in elements, for the longest sequence, the innermost last */
     int32_t token_axis; /* the dimension that may be 1 to shape[token_axis] tokens, the same in all tensors; -1: none */
-    int64_t low;        /* integers that index a table: low <= id < high; where the two are equal any value will do */
-    int64_t high;
+    int64_t low;        /* the least id of integers that index a table; where it equals `high` any value will do */
+    int64_t high;       /* one more than the largest id */
     size_t bytes;       /* of a dense buffer, for the longest sequence */
 } pocketbert_info;
 
@@ -78,13 +78,13 @@ typedef struct {
     int64_t shape[4]; /* in elements, the innermost last */
 } pocketbert_tensor;
 
-/* Set `size` to sizeof(pocketbert_options) and leave the rest 0 for the defaults. */
+/* Set `size` to sizeof(pocketbert_options) and leave the rest 0 for the defaults. The caller's thread is never moved to
+ * another core. */
 typedef struct {
     size_t size;
     int32_t threads; /* 1 to 64 with the caller's own, or 0 for what the library was built with */
     int32_t profile; /* 1: keep when every kernel ran, for the function `profile` */
-    uint64_t cores;  /* bit i: the model's threads may use core i; UINT64_MAX: all; 0: the big ones. The caller's thread is
-                      * not moved. A core that the machine does not have is refused. */
+    uint64_t cores;  /* bit i: core i, which must exist, for the model's threads; UINT64_MAX: all; 0: the big ones */
 } pocketbert_options;
 
 /* One kernel of one run: when it ran, and on which thread. */
@@ -110,8 +110,8 @@ typedef struct {
     void (*describe)(pocketbert_description *description);
     int32_t (*tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
                         int64_t *ids, int64_t *segments, int32_t *count);
-    int32_t (*run_text)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                        pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
+    int32_t (*run_text)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair,
+                        size_t pair_bytes, pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
     const char *(*token)(int32_t id);
     int32_t (*profile)(pocketbert_model *model, const pocketbert_record **records, int32_t *count);
 } pocketbert_functions;

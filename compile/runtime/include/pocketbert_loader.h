@@ -48,7 +48,8 @@ static inline int32_t pocketbert_load_file(pocketbert_library *library, int file
                                            const char *name);
 
 /* Load it from memory, which is copied. */
-static inline int32_t pocketbert_load_memory(pocketbert_library *library, const void *data, size_t bytes, const char *name);
+static inline int32_t pocketbert_load_memory(pocketbert_library *library, const void *data, size_t bytes,
+                                             const char *name);
 
 /* No model of the library may be open. A library that failed to load is allowed. */
 static inline void pocketbert_unload(pocketbert_library *library);
@@ -184,7 +185,8 @@ static inline int32_t pocketbert_load_file(pocketbert_library *library, int file
     return wrong ? pocketbert_load_failed(library, "file", wrong) : pocketbert_map(library, offset, name);
 }
 
-static inline int32_t pocketbert_load_memory(pocketbert_library *library, const void *data, size_t bytes, const char *name)
+static inline int32_t pocketbert_load_memory(pocketbert_library *library, const void *data, size_t bytes,
+                                             const char *name)
 {
     const char *wrong = NULL;
     pocketbert_load_begin(library);

@@ -4,8 +4,8 @@
 enum {
     MAX_THREADS = 64,
     BLOCKS_OF_UNEQUAL_CORES = 3, /* a thread */
-    OPTIONS_SIZE_1 = 16, /* of the first version, which ends before `cores` */
-    LARGEST_SIZE = 256,  /* of a later version's structs: what is more than this is no size */
+    OPTIONS_SIZE_1 = 16,         /* of the first version, which ends before `cores` */
+    LARGEST_SIZE = 256,          /* of a later version's structs: what is more than this is no size */
 };
 
 struct pb_model {
@@ -29,7 +29,8 @@ struct pb_model {
 
 static const char *_Atomic open_error = "no error";
 static const char not_open[] = "the model is NULL, closed or of another library: open it first";
-static const char inherited_model[] = "the model was opened before fork(), and its threads are the parent's: open another";
+static const char inherited_model[] =
+    "the model was opened before fork(), and its threads are the parent's: open another";
 
 static int32_t fail(pb_model *model, int32_t status, const char *message)
 {
@@ -169,14 +170,16 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
     *result = NULL;
     pocketbert_options chosen;
     if (!read_options(options, &chosen))
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
-                    "open: options->size is not sizeof(pocketbert_options), or an option is set that this library lacks");
+        return fail(
+            NULL, POCKETBERT_ERROR_ARGUMENT,
+            "open: options->size is not sizeof(pocketbert_options), or an option is set that this library lacks");
     if (chosen.threads < 0 || chosen.threads > MAX_THREADS)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
     if (chosen.profile < 0 || chosen.profile > 1)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
     if (!choose_cores(&chosen))
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->cores names a core that this machine does not have");
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
+                    "open: options->cores names a core that this machine does not have");
     const pb_level *level = choose_level();
     if (!level)
         return fail(NULL, POCKETBERT_ERROR_CPU, pb_cpu_lacks(pb_the_plan.levels[0].features & ~pb_cpu_features()));
@@ -212,7 +215,8 @@ static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const 
         return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another rank than the model's description says");
     for (int32_t i = 0; i < want->rank; i++)
         if (got->shape[i] != (i == want->token_axis ? model->context.tokens : want->shape[i]))
-            return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another shape than the model's description says");
+            return fail(model, POCKETBERT_ERROR_SHAPE,
+                        "run: a tensor has another shape than the model's description says");
     return POCKETBERT_OK;
 }
 
@@ -225,9 +229,11 @@ static int32_t check_range(pb_model *model, const pocketbert_info *want, const p
     for (int32_t i = 0; i < want->rank; i++)
         count *= got->shape[i];
     for (int64_t i = 0; i < count; i++) {
-        const int64_t id = want->type == POCKETBERT_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
+        const int64_t id =
+            want->type == POCKETBERT_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
         if (id < want->low || id >= want->high)
-            return fail(model, POCKETBERT_ERROR_RANGE, "run: an id lies outside its table (the description gives its range)");
+            return fail(model, POCKETBERT_ERROR_RANGE,
+                        "run: an id lies outside its table (the description gives its range)");
     }
     return POCKETBERT_OK;
 }
@@ -242,11 +248,13 @@ static uintptr_t end_of(const pocketbert_tensor *tensor)
 }
 
 /* Stages read inputs and write outputs in an order that is the plan's own affair, and several at once. */
-static int32_t check_apart(pb_model *model, const pocketbert_tensor *output, const pocketbert_tensor *others, int32_t count)
+static int32_t check_apart(pb_model *model, const pocketbert_tensor *output, const pocketbert_tensor *others,
+                           int32_t count)
 {
     for (int32_t i = 0; i < count; i++)
         if ((uintptr_t)output->data < end_of(&others[i]) && (uintptr_t)others[i].data < end_of(output))
-            return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: an output shares memory with another tensor: give it its own");
+            return fail(model, POCKETBERT_ERROR_ARGUMENT,
+                        "run: an output shares memory with another tensor: give it its own");
     return POCKETBERT_OK;
 }
 
@@ -263,8 +271,8 @@ static void set_tokens(pb_model *model, const pocketbert_tensor *inputs)
     model->context.block_rows = block_rows(model, model->context.tokens);
 }
 
-static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count, const pocketbert_tensor *outputs,
-                     int32_t output_count)
+static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                     const pocketbert_tensor *outputs, int32_t output_count)
 {
     const pb_plan *plan = &pb_the_plan;
     if (!inputs || !outputs)
@@ -360,7 +368,8 @@ static int32_t run(pb_model *model, const pocketbert_tensor *inputs, int32_t inp
 static int32_t begin_use(const pocketbert_model *handle, pb_slot **slot)
 {
     const int32_t status = pb_handle_enter(handle, slot);
-    return status == POCKETBERT_OK ? status : fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
+    return status == POCKETBERT_OK ? status
+                                   : fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
 }
 
 /* Until end_run the caller has the model to itself. */
@@ -398,7 +407,8 @@ static int32_t check_text(pb_model *model, const char *text, size_t text_bytes, 
                           int32_t max_tokens)
 {
     if (!PB_PIECES)
-        return fail(model, POCKETBERT_ERROR_VOCABULARY, "the library has no vocabulary: build it with --vocab vocab.txt");
+        return fail(model, POCKETBERT_ERROR_VOCABULARY,
+                    "the library has no vocabulary: build it with --vocab vocab.txt");
     if ((!text && text_bytes) || (!pair && pair_bytes))
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: `text` or `pair` is NULL but has bytes");
     if (max_tokens < (pair ? 3 : 2))
@@ -444,8 +454,8 @@ static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, co
     if (!outputs || output_count != plan->output_count)
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
     int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
-    const int32_t found = pb_text_ids(text, text_bytes, pair, pair_bytes, plan->tokens, values[PB_TEXT_IDS],
-                                      values[PB_TEXT_SEGMENTS]);
+    const int32_t found =
+        pb_text_ids(text, text_bytes, pair, pair_bytes, plan->tokens, values[PB_TEXT_IDS], values[PB_TEXT_SEGMENTS]);
     const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : found;
     for (int32_t i = 0; i < length; i++) {
         values[PB_TEXT_MASK][i] = i < found;
@@ -477,7 +487,8 @@ PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_
     const int32_t status = begin_run(handle, &slot);
     if (status != POCKETBERT_OK)
         return status;
-    return end_run(slot, run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
+    return end_run(slot,
+                   run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
 }
 
 PB_PUBLIC void PB(close)(pocketbert_model *handle)

@@ -29,7 +29,12 @@ static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4])
 uint32_t pb_cpu_features(void)
 {
     enum { LEAF_1, LEAF_7, LEAF_7_1 };
-    enum { LEAF_1_ECX = 4 * LEAF_1 + 2, LEAF_7_EBX = 4 * LEAF_7 + 1, LEAF_7_ECX = 4 * LEAF_7 + 2, LEAF_7_1_EAX = 4 * LEAF_7_1 };
+    enum {
+        LEAF_1_ECX = 4 * LEAF_1 + 2,
+        LEAF_7_EBX = 4 * LEAF_7 + 1,
+        LEAF_7_ECX = 4 * LEAF_7 + 2,
+        LEAF_7_1_EAX = 4 * LEAF_7_1
+    };
     enum { OSXSAVE = 1 << 27, AVX = 1 << 28, YMM = 0x6, ZMM = 0xe6 };
     uint32_t r[12], saved, high, features = 0;
     cpuid(1, 0, &r[4 * LEAF_1]);

@@ -13,9 +13,9 @@ typedef struct {
     const pocketbert_tensor *inputs;
     const pocketbert_tensor *outputs;
     const struct pb_kernels *kernels; /* of the level that this CPU runs */
-    int32_t tokens;           /* of this run */
-    int32_t block_rows;       /* rows in a thread's block */
-    size_t workspace_offset;  /* of the workspace within a thread's scratch */
+    int32_t tokens;                   /* of this run */
+    int32_t block_rows;               /* rows in a thread's block */
+    size_t workspace_offset;          /* of the workspace within a thread's scratch */
 } pb_context;
 
 /* Where a profiled run of one block keeps when its calls ended; `records` has room for each call of the plan. */

@@ -11,7 +11,8 @@
 #include "../generated/unicode_tables.h"
 
 enum { MAX_CHARACTERS = 100, MAX_UTF8 = 4 };
-enum { WORD_START = 0, WORD_REST = 1 }; /* the trie's roots: of pieces as they are, of pieces that are written with ## */
+/* The trie's roots: of pieces as they are, of pieces that are written with ##. */
+enum { WORD_START = 0, WORD_REST = 1 };
 
 typedef struct {
     const uint8_t *text;
@@ -210,7 +211,8 @@ static size_t add_special(reader *r, size_t i)
     static const struct {
         char text[7];
         int32_t id;
-    } specials[] = {{"[MASK]", PB_MASK}, {"[UNK]", PB_UNKNOWN}, {"[SEP]", PB_SEP}, {"[CLS]", PB_CLS}, {"[PAD]", PB_PAD}};
+    } specials[] = {
+        {"[MASK]", PB_MASK}, {"[UNK]", PB_UNKNOWN}, {"[SEP]", PB_SEP}, {"[CLS]", PB_CLS}, {"[PAD]", PB_PAD}};
     for (size_t s = 0; s < sizeof specials / sizeof *specials; s++) {
         size_t n = 0;
         while (specials[s].text[n] && i + n < r->size && r->text[i + n] == (uint8_t)specials[s].text[n])

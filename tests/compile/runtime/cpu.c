@@ -3,7 +3,8 @@
 
 #include "runtime.h"
 
-#define SHOW(name, ...) printf("%s %d %s\n", #name, (pb_cpu_features() & PB_CPU_##name) != 0, pb_cpu_lacks(PB_CPU_##name));
+#define SHOW(name, ...)                                                                                                \
+    printf("%s %d %s\n", #name, (pb_cpu_features() & PB_CPU_##name) != 0, pb_cpu_lacks(PB_CPU_##name));
 
 int main(void)
 {

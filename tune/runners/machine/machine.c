@@ -64,7 +64,15 @@ static void clear(uintptr_t to, uint64_t bytes)
 
 static void read_disk(uintptr_t to, uint64_t sectors)
 {
-    enum { DATA = 0x1f0, SECTORS = 0x1f2, ADDRESS = 0x1f3, DRIVE = 0x1f6, COMMAND = 0x1f7, READ_SECTORS = 0x20, READY = 8 };
+    enum {
+        DATA = 0x1f0,
+        SECTORS = 0x1f2,
+        ADDRESS = 0x1f3,
+        DRIVE = 0x1f6,
+        COMMAND = 0x1f7,
+        READ_SECTORS = 0x20,
+        READY = 8
+    };
     for (uint64_t done = 0; done < sectors; done++) {
         if (done % 256 == 0) {
             out(SECTORS, (uint8_t)(sectors - done < 256 ? sectors - done : 0));
