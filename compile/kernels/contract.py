@@ -83,7 +83,7 @@ def pack_vector(values: NDArray[Any], width: int = VECTOR_PADDING) -> NDArray[An
 
 
 class KernelSpec(ABC):
-    """family: what it computes, the manifest's `schedule`; precision: what it multiplies in."""
+    """family: what it computes, as the manifest and the report call it; precision: what it multiplies in."""
 
     family: ClassVar[str]
     precision: ClassVar[str] = "f32"

@@ -43,8 +43,8 @@ def size(number: float) -> str:
     return f"{number / 1024:.1f} KiB" if number >= 1024 else f"{number:.0f} bytes"
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def work(flops: float) -> str:

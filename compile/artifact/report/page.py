@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compile.artifact.manifest import Manifest, Tensor
+from compile.artifact.manifest import Manifest
 from compile.artifact.report import memory, picture
 from compile.artifact.report.markup import Markup, count, datum, join, size, tag, work
 
@@ -18,8 +18,8 @@ def write_report(folder: Path, manifest: Manifest) -> None:
 
 def render(manifest: Manifest) -> str:
     """The whole page."""
-    sections = [hero(manifest), model(manifest), kernels(manifest), passes(manifest), plan(manifest)]
-    sections += [verification(manifest), toolchain(manifest)]
+    parts = (hero, interface, model, kernels, precision, passes, plan, measured, verification, toolchain)
+    sections = [part(manifest) for part in parts]
     title = join(f"{manifest.name} for {manifest.target}")
     text = TEMPLATE.read_text(encoding="utf-8")
     return text.replace("@TITLE@", title).replace("@BODY@", "\n".join(sections))
@@ -64,6 +64,22 @@ def _verdict(manifest: Manifest) -> Markup:
     passed = all(r.passed for r in results)
     words = f"{'Verified' if passed else 'Verification failed'}: error {worst:.1e} of the output range"
     return tag("p", words, class_="badge passed" if passed else "badge failed")
+
+
+def interface(manifest: Manifest) -> Markup:
+    rows = []
+    for kind, entries in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for entry in entries:
+            shape = " × ".join("tokens" if n == entry.token_axis else str(d) for n, d in enumerate(entry.shape))
+            limits = f" · {entry.range[0]} ≤ id < {entry.range[1]}" if entry.range else ""
+            words = f"{kind} · {entry.dtype} · {shape or 'one number'}{limits}"
+            rows.append(tag("div", tag("dt", entry.name), tag("dd", words)))
+    most = f"up to {manifest.tokens}" if manifest.shorter_sequences else f"exactly {manifest.tokens}"
+    lead = f"What a run takes and gives: {most} tokens."
+    if vocabulary := manifest.vocabulary:
+        case = "cased" if vocabulary.cased else "uncased"
+        lead += f" It takes text too: a {case} vocabulary of {vocabulary.pieces} pieces is inside."
+    return section("interface", "Inputs and outputs", lead, tag("dl", *rows, class_="facts"))
 
 
 def model(manifest: Manifest) -> Markup:
@@ -116,7 +132,8 @@ def kernels(manifest: Manifest) -> Markup:
         bar = tag("span", style=f"width:{share:.2%}", class_=f"fill {family[entry.name]}")
         words = entry.description
         under = join(
-            tag("code", entry.name), f" · tile {entry.tile}" if entry.tile else "",
+            tag("code", entry.name), f" · {entry.precision}" if manifest.precision != "float32" else "",
+            f" · tile {entry.tile}" if entry.tile else "",
             "" if entry.rows_shared_by_threads else " · one thread",
         )  # fmt: skip
         rows.append(
@@ -159,14 +176,43 @@ def _tuning(manifest: Manifest) -> Markup:
     return tag("div", tag("p", words), details, class_="counts")
 
 
+def precision(manifest: Manifest) -> Markup:
+    """Of a library whose kernels are not all float32: which layers stayed so, and why."""
+    if manifest.precision == "float32":
+        return Markup("")
+    kept = [
+        tag("li", tag("b", k.layer), f": {k.reason}", "" if k.snr_db is None else f" ({k.snr_db:.1f} dB in int8)")
+        for k in manifest.kept_in_float
+    ]
+    content = tag("ul", *kept, class_="notes") if kept else tag("p", "No layer was kept in float32.", class_="good")
+    lead = "Weights are int8 and rows are rounded to int8 as they come; sums are exact, and all else is float32."
+    return section("precision", "Precision", lead, content)
+
+
+def measured(manifest: Manifest) -> Markup:
+    """Times, only where they were measured; an estimate is called one."""
+    rows = []
+    for i, m in enumerate(manifest.measured):
+        time = datum(m.median_ms, f"measured.{i}.median_ms", f"{m.median_ms:.2f} ± {m.spread_ms:.2f} ms")
+        how = "estimated" if m.estimate else f"median of {count(m.runs, 'run')}"
+        words = f": {how}, {m.tokens} tokens, {count(m.threads, 'thread')}, {m.device}, {m.date}"
+        rows.append(tag("li", tag("b", time), words))
+    if not rows:
+        return Markup("")
+    return section("times", "Latency", "Of this library, on the devices named.", tag("ul", *rows, class_="notes"))
+
+
 def passes(manifest: Manifest) -> Markup:
     report = manifest.passes
     if not report:
         return section("passes", "Graph passes", "The manifest holds no record of passes.")
     before, after = report.before, report.after
     most = max(before.nodes, after.nodes, 1)
-    rows = []
+    rows, idle = [], []
     for index, entry in enumerate(report.passes):
+        if not (entry.applied or entry.refusals):
+            idle.append(tag("li", entry.name, tag("small", entry.phase)))
+            continue
         counts = [f"{key.replace('_', ' ')}: {value}" for key, value in entry.counts.items() if value]
         refusals = [
             tag("li", refusal.reason, tag("small", f"{refusal.times} × · first at {refusal.where}"))
@@ -200,7 +246,12 @@ def passes(manifest: Manifest) -> Markup:
         "Each pass was run in ONNX Runtime and compared with the model as it came."
         if report.verified else "The passes were not compared with the model as it came.",
     )  # fmt: skip
-    return section("passes", "Graph passes", lead, tag("ol", *rows, class_="passes"))
+    done = tag("ol", *rows, class_="passes") if rows else Markup("")
+    if not idle:
+        return section("passes", "Graph passes", lead, done)
+    words = f"{count(len(idle), 'pass', 'passes')} found nothing to do"
+    fold = tag("details", tag("summary", words), tag("ul", *idle, class_="notes"), class_="idle-passes")
+    return section("passes", "Graph passes", lead, done, fold)
 
 
 def plan(manifest: Manifest) -> Markup:
@@ -283,14 +334,7 @@ def toolchain(manifest: Manifest) -> Markup:
         facts.append(("sanitizers", manifest.sanitize))
     facts += [("needs of the CPU", ", ".join(manifest.cpu_features_required) or "nothing beyond its architecture")]
     facts += list(manifest.versions.items())
-    facts += [(f"input {entry.name}", _tensor(entry)) for entry in manifest.inputs]
-    facts += [(f"output {entry.name}", _tensor(entry)) for entry in manifest.outputs]
     facts.append(("sha256", manifest.sha256))
     rows = [tag("div", tag("dt", key), tag("dd", value)) for key, value in facts]
     lead = "What went in, and what made it."
     return section("toolchain", "Toolchain", lead, tag("dl", *rows, class_="facts"))
-
-
-def _tensor(entry: Tensor) -> str:
-    limits = f", {entry.range[0]} ≤ id < {entry.range[1]}" if entry.range else ""
-    return f"{entry.dtype} {' × '.join(map(str, entry.shape))}{limits}"

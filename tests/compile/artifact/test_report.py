@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compile.artifact.manifest import GenericKernel, Manifest, Verification
+from compile.artifact.manifest import GenericKernel, KeptInFloat, Manifest, MeasuredTime, Verification
 from compile.artifact.report import memory, picture, render
 from compile.running.load import read_manifest
 from passes import Refusal
@@ -111,6 +111,46 @@ def test_what_is_missing_is_said(facts: Manifest) -> None:
     assert "no record of passes" in text
     verified = replace(facts, verification=(Verification("this machine", 3, 2.5e-7, 1e-4, True),))
     assert "Verified: error 2.5e-07" in Page(render(verified)).text
+
+
+def test_inputs_and_outputs_come_before_the_model(facts: Manifest) -> None:
+    text = Page(render(facts)).text
+    first = text.index("The model")
+    for entry in facts.inputs + facts.outputs:
+        assert text.index(entry.name) < first
+    assert "0 ≤ id < 1000" in text[:first]
+    assert "up to 128 tokens" in text[:first]
+    assert "exactly 128 tokens" in Page(render(replace(facts, shorter_sequences=False))).text
+
+
+def test_passes_that_did_nothing_are_folded_away_but_those_that_refused_are_not(facts: Manifest) -> None:
+    idle = [p.name for p in facts.passes.passes if not (p.applied or p.refusals)]
+    assert idle
+    page = render(facts)
+    fold = page[page.index('class="idle-passes"') :]
+    fold = fold[: fold.index("</details>")]
+    assert all(name in fold for name in idle)
+    assert not [p.name for p in facts.passes.passes if (p.applied or p.refusals) and f">{p.name}<" in fold]
+    none_idle = replace(facts, passes=replace(facts.passes, passes=()))
+    assert "idle-passes" not in render(none_idle).partition("<main>")[2]
+
+
+def test_precision_says_what_stayed_float_and_why(facts: Manifest) -> None:
+    assert "float32" in Page(render(facts)).text
+    kept = (KeptInFloat("layer 3", "its outputs saturate", 12.34), KeptInFloat("head", "asked for"))
+    kernels = (replace(facts.kernels[0], precision="int8"), *facts.kernels[1:])
+    text = Page(render(replace(facts, precision="int8", kept_in_float=kept, kernels=kernels))).text
+    for words in ("layer 3: its outputs saturate (12.3 dB in int8)", "head: asked for", "· int8"):
+        assert words in text
+    assert "No layer was kept" in Page(render(replace(facts, precision="int8"))).text
+
+
+def test_times_are_there_where_they_were_measured_and_say_on_what(facts: Manifest) -> None:
+    assert "Latency" not in Page(render(facts)).text
+    time = MeasuredTime("Pixel 4", (4, 5), 2, 128, 30, 61.5, 0.25, "2026-11-27")
+    text = Page(render(replace(facts, measured=(time, replace(time, estimate=True))))).text
+    assert "61.50 ± 0.25 ms: median of 30 runs, 128 tokens, 2 threads, Pixel 4, 2026-11-27" in text
+    assert "ms: estimated, 128 tokens" in text
 
 
 def test_refusals_and_fallbacks_are_listed(facts: Manifest) -> None:
