@@ -15,8 +15,8 @@ q = z = 0. A row with a NaN or an infinity, or whose r overflows, gets s = NaN: 
     c[n] = Σ_k q[k] · w[k, n] − z · Σ_k w[k, n]        exact in int32 for K ≤ 65536
     y[n] = float(c[n]) · s · s_w[n] + b[n]             float(c) · s rounded, then one fused multiply-add
 
-Without a bias, b = 0. Kernels may hold q as q − 128 and z as z − 128 (Arm's products are of
-signed numbers): c is the same integer.
+b is the bias; without one, what else is added first (b[t, n] then), or nothing: the last step multiplies. Kernels may
+hold q as q − 128 and z as z − 128 (Arm's products are of signed numbers): c is the same integer.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def linear(
     weight_scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """(rows, K) × (K, N) with weight_scale (N,) and bias (N,) -> (rows, N)."""
+    """(rows, K) × (K, N) with weight_scale (N,) and bias (N,) or (rows, N) -> (rows, N)."""
     rows = quantize_rows(x)
     total = rows.q.astype(np.int64) @ weight.astype(np.int64)
     total -= rows.zero[:, None] * weight.astype(np.int64).sum(axis=0)
     scaled = total.astype(np.float32) * rows.scale[:, None]
-    return fma(scaled, weight_scale, np.zeros_like(weight_scale) if bias is None else bias)
+    return scaled * weight_scale if bias is None else fma(scaled, weight_scale, bias)
 
 
 def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -60,6 +60,11 @@ class QuantizedRows:
         return self.isa.by_element
 
     @property
+    def bands(self) -> int:
+        """Bands that alternate, so that a tile of eight rows lies in one place."""
+        return 1 if self.isa.dot == "mull" else 2
+
+    @property
     def row_words(self) -> int:
         return _row_words(self.k, self.isa.dot)
 
@@ -73,17 +78,30 @@ class QuantizedRows:
         """The zero point; less 128 where products are of signed numbers."""
         return self.memory.load(self._capacity() + row, lanes)
 
-    def at(self, row: Expr) -> Expr:
-        """The word where a row begins; where they are banded, a band."""
-        return 2 * self._capacity() + row * self.row_words
+    @property
+    def end(self) -> Expr:
+        """The first word behind them."""
+        return self._capacity() * (2 + self.row_words)
 
-    def word(self, band: Expr, row: int, group: Expr) -> Expr:
-        """Where word `group` of the band's row lies, from the band's beginning."""
+    def at(self, row: Expr) -> Expr:
+        """The word where a row begins; where they are banded, the band that `row` is the first of."""
+        if not self.banded:
+            return 2 * self._capacity() + row * self.row_words
+        rows = self.bands * BAND
+        tile, band = tirx.truncdiv(row, rows), tirx.truncmod(tirx.truncdiv(row, BAND), self.bands)
+        return 2 * self._capacity() + tile * (rows * self.row_words) + band * STEP
+
+    def word(self, row: int, group: Expr) -> Expr:
+        """Where word `group` of row `row` of a band lies, from its beginning; of a row where it is not banded."""
         if not self.banded:
             return group * (2 if self.isa.dot == "maddwd" else 1)
+        if self.bands == 1:
+            return group * BAND + row
+        step, inside = tirx.truncdiv(group, STEP // GROUP), tirx.truncmod(group, STEP // GROUP)
+        begin = step * (self.bands * STEP)
         if self.isa.dot == "smmla":
-            return tirx.truncdiv(group, 2) * (2 * BAND) + row * 2 + tirx.truncmod(group, 2)
-        return group * BAND + row
+            return begin + tirx.truncdiv(inside, 2) * (2 * BAND) + row * 2 + tirx.truncmod(group, 2)
+        return begin + inside * BAND + row
 
     def quantize(self, x: Pointer, ldx: Expr, registers: Any) -> None:
         if self.banded:
@@ -113,13 +131,13 @@ class QuantizedRows:
 
         def step(v: Expr, u: int) -> None:
             bits = quantized((v + u) * lanes, lanes)
-            self._store_words(at + self.word(0, 0, (v + u) * (lanes // GROUP)), bits)
+            self._store_words(at + self.word(0, (v + u) * (lanes // GROUP)), bits)
 
         unrolled(whole, min(UNROLL, whole or 1), step)
         for first in range(whole * lanes, self.k, GROUP):
             bits = [quantized(k, 1) for k in range(first, min(first + GROUP, self.k))]
             for i, word in enumerate(self._words(bits)):
-                self.memory.store(at + self.word(0, 0, first // GROUP) + i, word)
+                self.memory.store(at + self.word(0, first // GROUP) + i, word)
         finite = high <= const(LARGEST)
         if not self.nonnegative:
             bits = fold_lanes(seen.load(0, lanes), lanes, lambda a, b: a | b)
@@ -152,7 +170,7 @@ class QuantizedRows:
             order = [r * 4 + g for g in range(4) for r in range(BAND)]
             if self.isa.dot == "smmla":
                 order = [r * 4 + 2 * h + g for h in range(2) for r in range(BAND) for g in range(2)]
-            self.memory.store(at + (s + u) * STEP, tirx.Shuffle(words, order), STEP)
+            self.memory.store(at + (s + u) * (self.bands * STEP), tirx.Shuffle(words, order), STEP)
 
         whole = self.k // STEP
         unrolled(whole, 1, step)
@@ -160,7 +178,7 @@ class QuantizedRows:
             for i in range(BAND):
                 bits = [quantized(i, k, 1) for k in range(element, min(element + GROUP, self.k))]
                 (word,) = self._words(bits)
-                self.memory.store(at + self.word(0, i, element // GROUP), word)
+                self.memory.store(at + self.word(i, tirx.const(element // GROUP, "int32")), word)
 
     def _extremes(self, x: Pointer, start: Expr, registers: Any) -> tuple[Expr, Expr]:
         """min(0, min x) and max(0, max x) of a row, in two chains each."""

@@ -6,7 +6,7 @@ beyond N and K: one copy for all CPUs of an architecture, whatever multiplies th
     vnni    four products a lane of unsigned activations and signed weights (vpdpbusd): a broadcast word of activations
     maddwd  the same from two products of 16-bit numbers each (vpmaddwd), never the ones of 8 bits that saturate
     sdot    four products a lane of signed numbers, the activations one lane of a register that holds four rows
-    smmla   2 × 2 sums of eight products: two words of a column are brought side by side by a zip
+    smmla   2 × 2 sums of eight products: two words of a column are brought side by side by a zip, once a block of rows
     mull    any Arm: two 16-bit products are added (smull, smlal), which cannot overflow, then pairwise to 32 bits
 
 The panel loop is outermost, as in `linear`: a tile asks for its share of the next panel while it computes this one.
@@ -15,6 +15,7 @@ The panel loop is outermost, as in `linear`: a tile asks for its share of the ne
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from compile.kernels import epilogue, int8_reference, reference
-from compile.kernels.builder import Expr, Kernel, bind, broadcast, const, fma, integer, loop, when
+from compile.kernels.builder import Expr, Kernel, bind, broadcast, fma, integer, loop, when
 from compile.kernels.contract import (
     ALIGNMENT,
     ROW_COUNT,
@@ -93,8 +94,9 @@ class LinearInt8(TiledKernel):
         return 2 * rows * self.k * self.n
 
     def workspace_bytes(self, rows: int, tokens: int) -> int:
-        """For the quantised rows."""
-        return QuantizedRows.nbytes(rows, self.k, self.isa.dot)
+        """For the quantised rows; and where columns are brought side by side, for those of one tile."""
+        side_by_side = padded_depth(self.k) * self.tile.nr if self.isa.dot == "smmla" else 0
+        return QuantizedRows.nbytes(rows, self.k, self.isa.dot) + side_by_side
 
     @property
     def weight_bytes(self) -> int:
@@ -157,36 +159,43 @@ class _Code:
         self.x, self.ldx, self.w, self.scales, self.sums, self.y, self.ldy = (
             arguments[name] for name in ("x", "ldx", "w", "scales", "sums", "y", "ldy")
         )
-        self.bias, memory = arguments.get("bias"), arguments["workspace"]
+        self.bias, self.memory = arguments.get("bias"), arguments["workspace"]
         self.operands = epilogue.operands(spec.steps, arguments)
         if spec.strides:
             self.ldx, self.ldy, *others = spec.strides
             self.operands = epilogue.with_strides(self.operands, others)
         self.rows = arguments["rows"]
-        self.quantized = QuantizedRows(memory, memory.seen_as("float32"), self.rows, spec.k, spec.isa, spec.nonnegative)
+        self.quantized = QuantizedRows(
+            self.memory, self.memory.seen_as("float32"), self.rows, spec.k, spec.isa, spec.nonnegative
+        )
         self.depth = padded_depth(spec.k) // 4  # words
         self.acc = kernel.registers(self.accumulators(), self.isa.lanes, "int32")
         (self.spill,) = kernel.registers(1, self.isa.lanes)
 
-    def finish(self, row: Expr, first: Expr, columns: int, totals: list[Expr]) -> None:
-        """Sums of one row, zero points already taken off, to results."""
-        lanes = self.isa.lanes
-        scale, results = bind(broadcast(self.quantized.scale(row), lanes)), []
+    def finish(self, row: Expr, first: Expr, columns: int, totals: list[Expr], scale: Expr) -> None:
+        """Sums of one row, zero points already taken off, to results; scale: the row's, in all lanes."""
+        lanes, results = self.isa.lanes, []
         for v, total in enumerate(totals):
             column = first + v * lanes
-            value = tirx.Cast(f"float32x{lanes}", total) * scale
-            bias = self.bias.load(column, lanes) if self.bias else const(0.0, lanes)
-            value = fma(value, self.scales.load(column, lanes), bias, lanes)
-            results.append(epilogue.apply(self.spec.steps, self.operands, value, row, column, lanes))
+            value, weight = tirx.Cast(f"float32x{lanes}", total) * scale, self.scales.load(column, lanes)
+            steps, operands = self.spec.steps, self.operands
+            if self.bias:
+                value = fma(value, weight, self.bias.load(column, lanes), lanes)
+            elif steps[:1] == ("add",) and (first_added := operands[0]):
+                other = first_added.pointer.load(row * first_added.stride + column, lanes)
+                value, steps, operands = fma(value, weight, other, lanes), steps[1:], operands[1:]
+            else:
+                value = value * weight
+            results.append(epilogue.apply(steps, operands, value, row, column, lanes))
         epilogue.store_columns(self.y, row * self.ldy + first, results, columns, lanes, self.spill)
 
     def accumulators(self) -> int:
         return self.tile.mr * self.tile.nr // self.isa.lanes
 
-    def weight(self, column: Expr, group: Expr, lanes: int) -> Expr:
-        """Word `group` of columns from `column` on; column % 16 + lanes ≤ 16."""
-        panel = tirx.truncdiv(column, PANEL)
-        at = (panel * self.depth + group) * PANEL + tirx.truncmod(column, PANEL)
+    def weight(self, first: Expr, offset: int, group: Expr, lanes: int) -> Expr:
+        """Word `group` of columns from first + offset on; what lies in one panel with `first` lies there as a whole."""
+        panel = tirx.truncdiv(first, PANEL) + offset // PANEL
+        at = (panel * self.depth + group) * PANEL + tirx.truncmod(first, PANEL) + offset % PANEL
         return self.w.load(at, lanes)
 
     def bytes_of(self, words: Expr) -> Expr:
@@ -222,9 +231,9 @@ class _RowMajor(_Code):
             def step(k: Expr, u: int) -> None:
                 if ahead and u == 0:
                     ahead(k)
-                b = [self.factors(bind(self.weight(first + v * lanes, k + u, lanes))) for v in range(vectors)]
+                b = [self.factors(bind(self.weight(first, v * lanes, k + u, lanes))) for v in range(vectors)]
                 for i in range(height):
-                    at = self.quantized.at(row + i) + self.quantized.word(0, 0, k + u)
+                    at = self.quantized.at(row + i) + self.quantized.word(0, k + u)
                     words = [
                         bind(self.bytes_of(broadcast(self.quantized.memory.load(at + p), lanes)))
                         for p in range(len(b[0]))
@@ -235,7 +244,9 @@ class _RowMajor(_Code):
 
             unrolled(self.depth, unroll, step)
             for i in range(height):
-                self.finish(row + i, first, columns, [a.load(0, lanes) for a in self.acc[i * vectors :][:vectors]])
+                scale = bind(broadcast(self.quantized.scale(row + i), lanes))
+                totals = [a.load(0, lanes) for a in self.acc[i * vectors :][:vectors]]
+                self.finish(row + i, first, columns, totals, scale)
 
         for_row_tiles(self.rows, mr, tile)
 
@@ -283,19 +294,19 @@ class _Banded(_Code):
         vectors = -(-columns // 4)
         vectors += vectors % 2 if self.dot == "smmla" else 0
         full = bind(tirx.truncdiv(rows, mr))
+        if self.dot == "smmla":
+            self.bring_side_by_side(first, vectors)
 
         def tile(row: Expr, height: int, valid: Expr | None) -> None:
-            self.multiply_band = {"sdot": self.by_element, "smmla": self.by_matrix, "mull": self.by_halves}[self.dot]
-            self.multiply_band(row, first, height, vectors)
+            bands = range(0, height, BAND)
+            zeros = [bind(self.quantized.zero(row + band, BAND)) for band in bands]
+            multiply = {"sdot": self.by_element, "smmla": self.by_matrix, "mull": self.by_halves}[self.dot]
+            multiply(row, first, height, vectors, zeros)
+            scales = [bind(self.quantized.scale(row + band, BAND)) for band in bands]
             for i in range(height):
-                totals = self.totals(i, vectors)[: -(-columns // 4)]
-                zero = broadcast(self.quantized.zero(row + i), 4)
-                totals = [t + zero * self.sums.load(first + 4 * v, 4) for v, t in enumerate(totals)]
-                if valid is None:
-                    self.finish(row + i, first, columns, totals)
-                else:
-                    with when(valid > i):
-                        self.finish(row + i, first, columns, totals)
+                totals = self.totals(i, first, vectors, zeros)[: -(-columns // 4)]
+                with nullcontext() if valid is None else when(valid > i):
+                    self.finish(row + i, first, columns, totals, _lane_of_band(scales, i))
 
         with loop(full) as index:
             tile(index * mr, mr, None)
@@ -308,53 +319,64 @@ class _Banded(_Code):
     def words(self, row: Expr, band: int, offset: Expr, lanes: int = 4) -> Expr:
         return self.quantized.memory.load(self.quantized.at(row + band * BAND) + offset, lanes)
 
-    def by_element(self, row: Expr, first: Expr, height: int, vectors: int) -> None:
-        self.clear(height * vectors)
+    def by_element(self, row: Expr, first: Expr, height: int, vectors: int, zeros: list[Expr]) -> None:
+        """Sums begin at what the zero points take off."""
+        for v in range(vectors):
+            sums = bind(self.sums.load(first + 4 * v, 4))
+            for i in range(height):
+                self.acc[i * vectors + v].store(0, sums * _lane_of_band(zeros, i), 4)
 
         def step(k: Expr, u: int) -> None:
-            a = [bind(self.words(row, band, (k + u) * BAND)) for band in range(height // BAND)]
-            b = [bind(self.bytes_of(self.weight(first + 4 * v, k + u, 4))) for v in range(vectors)]
+            a = [bind(self.words(row, band, self.quantized.word(0, k + u))) for band in range(height // BAND)]
+            b = [bind(self.bytes_of(self.weight(first, 4 * v, k + u, 4))) for v in range(vectors)]
             for i in range(height):
-                factor = self.bytes_of(tirx.Shuffle([a[i // BAND]], [i % BAND] * 4))
+                factor = self.bytes_of(_lane_of_band(a, i))
                 for v in range(vectors):
                     self.add(i * vectors + v, "llvm.aarch64.neon.sdot.v4i32.v16i8", b[v], factor)
 
         unrolled(self.depth, self.tile.k_unroll, step)
 
-    def by_matrix(self, row: Expr, first: Expr, height: int, vectors: int) -> None:
+    def bring_side_by_side(self, first: Expr, vectors: int) -> None:
+        """Eight bytes of a column, of two words that lie 64 bytes apart in the panel; once for all rows."""
+        with loop(self.depth // 2) as pair:
+            for v in range(vectors):
+                words = [bind(self.weight(first, 4 * v, pair * 2 + g, 4)) for g in range(2)]
+                for half, order in enumerate(([0, 4, 1, 5], [2, 6, 3, 7])):
+                    at = self.quantized.end + ((pair * vectors + v) * 2 + half) * 4
+                    self.memory.store(at, tirx.Shuffle(words, order), 4)
+
+    def by_matrix(self, row: Expr, first: Expr, height: int, vectors: int, _: list[Expr]) -> None:
         """Accumulator (i, v) holds rows 2i and 2i + 1 of columns 2v and 2v + 1."""
         self.clear(height * vectors)
         pairs = height // 2
 
         def step(k: Expr, u: int) -> None:
             group = (k + u) * 2
-            a = [bind(self.bytes_of(self.words(row, i // 2, group * BAND + (i % 2) * BAND))) for i in range(pairs)]
-            for v in range(vectors):
-                low, high = (bind(self.weight(first + 4 * v, group + g, 4)) for g in range(2))
-                for half, order in enumerate(([0, 4, 1, 5], [2, 6, 3, 7])):
-                    b = bind(self.bytes_of(tirx.Shuffle([low, high], order)))
-                    for i in range(pairs):
-                        at = (i * vectors + v) * 2 + half
-                        self.add(at, "llvm.aarch64.neon.smmla.v4i32.v16i8", a[i], b)
+            a = [
+                bind(self.bytes_of(self.words(row, i // 2, self.quantized.word(i % 2 * 2, group))))
+                for i in range(pairs)
+            ]
+            for v in range(2 * vectors):
+                b = bind(self.bytes_of(self.memory.load(self.quantized.end + ((k + u) * 2 * vectors + v) * 4, 4)))
+                for i in range(pairs):
+                    self.add(i * 2 * vectors + v, "llvm.aarch64.neon.smmla.v4i32.v16i8", a[i], b)
 
         unrolled(self.depth // 2, max(self.tile.k_unroll // 2, 1), step)
 
-    def by_halves(self, row: Expr, first: Expr, height: int, vectors: int) -> None:
+    def by_halves(self, row: Expr, first: Expr, height: int, vectors: int, _: list[Expr]) -> None:
         """Accumulator (i, v, h) holds two sums each of columns 4v + 2h and 4v + 2h + 1."""
         self.clear(height * vectors * 2)
+        bands = range(height // BAND)
 
         def step(k: Expr, u: int) -> None:
-            group = (k + u) * 2
-            a = [
-                [self.words(row, i // BAND, (group + g) * BAND + i % BAND, 1) for g in range(2)] for i in range(height)
-            ]
-            factors = [[bind(tirx.reinterpret("int8x8", broadcast(word, 2))) for word in words] for words in a]
+            groups = [(k + u) * 2 + g for g in range(2)]
+            a = [[bind(self.words(row, band, self.quantized.word(0, g))) for g in groups] for band in bands]
             for v in range(vectors):
-                b = [bind(self.bytes_of(self.weight(first + 4 * v, group + g, 4))) for g in range(2)]
+                b = [bind(self.bytes_of(self.weight(first, 4 * v, g, 4))) for g in groups]
                 for i in range(height):
+                    factors = [self.bytes_of(_lane(words, i % BAND)) for words in a[i // BAND]]
                     for half in range(2):
-                        lanes = list(range(8 * half, 8 * half + 8))
-                        products = [_mull(tirx.Shuffle([b[g]], lanes), factors[i][g]) for g in range(2)]
+                        products = [_mull(_half(b[g], half), _half(factors[g], half)) for g in range(2)]
                         pairs = tirx.call_llvm_pure_intrin(
                             "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products[0] + products[1]
                         )
@@ -363,20 +385,33 @@ class _Banded(_Code):
 
         unrolled(self.depth // 2, max(self.tile.k_unroll // 2, 1), step)
 
-    def totals(self, i: int, vectors: int) -> list[Expr]:
-        """Row i's sums, four columns a vector."""
+    def totals(self, i: int, first: Expr, vectors: int, zeros: list[Expr]) -> list[Expr]:
+        """Row i's sums, four columns a vector, zero points taken off."""
         if self.dot == "sdot":
             return [self.acc[i * vectors + v].load(0, 4) for v in range(vectors)]
         found = []
         for v in range(vectors):
             row = i // 2 if self.dot == "smmla" else i
-            low, high = (self.acc[(row * vectors + v) * 2 + half].load(0, 4) for half in range(2))
+            low, high = (bind(self.acc[(row * vectors + v) * 2 + half].load(0, 4)) for half in range(2))
             if self.dot == "smmla":
-                found.append(tirx.Shuffle([low, high], [0, 1, 4, 5] if i % 2 == 0 else [2, 3, 6, 7]))
+                total = tirx.Shuffle([low, high], [0, 1, 4, 5] if i % 2 == 0 else [2, 3, 6, 7])
             else:
-                low, high = bind(low), bind(high)
-                found.append(tirx.Shuffle([low, high], [0, 2, 4, 6]) + tirx.Shuffle([low, high], [1, 3, 5, 7]))
+                total = tirx.Shuffle([low, high], [0, 2, 4, 6]) + tirx.Shuffle([low, high], [1, 3, 5, 7])
+            found.append(total + self.sums.load(first + 4 * v, 4) * _lane_of_band(zeros, i))
         return found
+
+
+def _lane_of_band(bands: list[Expr], row: int) -> Expr:
+    """One row's number in all lanes, of vectors with four rows' each."""
+    return _lane(bands[row // BAND], row % BAND)
+
+
+def _lane(vector: Expr, index: int) -> Expr:
+    return tirx.Shuffle([vector], [index] * BAND)
+
+
+def _half(vector: Expr, half: int) -> Expr:
+    return tirx.Shuffle([vector], list(range(8 * half, 8 * half + 8)))
 
 
 def _mull(a: Expr, b: Expr) -> Expr:

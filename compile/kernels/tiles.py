@@ -36,8 +36,8 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx512", "i8_maddwd"): TileConfig(5, 64, k_unroll=2),
     ("avx2", "i8_vnni"): TileConfig(6, 16, k_unroll=4),
     ("avx2", "i8_maddwd"): TileConfig(4, 16, k_unroll=2),
-    ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=4),
-    ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=4),
+    ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=16),
+    ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_mull"): TileConfig(4, 8, k_unroll=2),
 }
 
