@@ -69,6 +69,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
     add("--db", metavar="FILE", help="tuning database (default: the one shipped for the CPU; none: no database)")
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
+    add("--sign", type=Path, metavar="KEY", help="sign the artifact with the key in this file (takes cryptography)")
+    add("--new-key", type=Path, metavar="KEY", help="make a key: KEY, to keep secret, and KEY.pub; and exit")
     add("--json", action="store_true", help="print the manifest instead of the table")
     add("--list-targets", action="store_true", help="list targets and their CPUs, and exit")
     add("--list-models", action="store_true", help="list presets with their size, and exit")
@@ -79,7 +81,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m compile") -> int:
     """Parse, build, print. Returns the exit status: 0, or 2 after one line on the error stream."""
     args = parser(prog).parse_args(arguments)
-    action = list_targets if args.list_targets else list_models if args.list_models else compile_model
+    actions = ((args.list_targets, list_targets), (args.list_models, list_models), (args.new_key, make_key))
+    action = next((action for asked, action in actions if asked), compile_model)
     return exit_status(action, args, "nothing was left behind")
 
 
@@ -108,6 +111,7 @@ def compile_model(args: argparse.Namespace) -> None:
         keep_float=args.keep_float,
         min_snr=args.min_snr,
         calibrate=args.calibrate,
+        sign=args.sign,
         progress=report_phase,
     )
     for line in result.manifest.tuning.damaged if result.manifest.tuning else ():
@@ -124,6 +128,7 @@ def report_phase(name: str, seconds: float) -> None:
 
 def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     sizes = manifest.sizes
@@ -162,7 +167,7 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
         rows.append(("package", package.file + place))
     rows.append(("time", f"{seconds:.1f} s"))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(highlight=False).print(table)
 
 
@@ -192,6 +197,12 @@ def list_targets(_: argparse.Namespace) -> None:
         cpus = [c.name for c in CPUS.values() if c.arch == target.arch]
         print(f"{target.name:<14} {target.description}\n{'':<14} --cpu {', '.join(cpus)} (default {target.cpu.name})")
     print(f"{'host':<14} this machine, at its best instruction set")
+
+
+def make_key(args: argparse.Namespace) -> None:
+    from compile.artifact.signature import new_key
+
+    print(new_key(args.new_key))
 
 
 def list_models(_: argparse.Namespace) -> None:

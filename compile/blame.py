@@ -6,8 +6,6 @@ The compiler's own graph has names of its own, so a failure there is traced by c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 
@@ -17,6 +15,7 @@ from compile.importer.graph import import_shaped
 from compile.lowering.lower import lower
 from compile.targets import Target
 from pocketbert.errors import first_line
+from pocketbert.temporary import TemporaryFolder
 
 
 def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception) -> CompileError:
@@ -27,8 +26,8 @@ def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception)
         shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in alone.graph.input}
         try:
             program = lower(import_shaped(alone, shapes), tokens, target.isa)
-            with TemporaryDirectory(prefix="pocketbert-") as folder:
-                compile_kernels(program.kernels, target, Path(folder))
+            with TemporaryFolder() as folder:
+                compile_kernels(program.kernels, target, folder)
         except Exception:
             name = node.name or node.output[0]
             return CompileError(

@@ -11,6 +11,7 @@ import passes
 from compile.artifact.aar import check_package
 from compile.artifact.folder import require_replaceable
 from compile.artifact.manifest import Precision
+from compile.artifact.signature import read_key
 from compile.codegen.escape import library_name
 from compile.codegen.vocabulary import read_vocabulary
 from compile.databases import read, shipped
@@ -46,6 +47,7 @@ def build(
     keep_float: Sequence[str] = (),
     min_snr: float | None = None,
     calibrate: str | Path | None = None,
+    sign: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
@@ -62,8 +64,8 @@ def build(
     precision: "int8" stores linears and embedding tables so, but for layers that keep_float's patterns name and for
     those whose signal-to-noise ratio would be below min_snr decibels (by default 25); calibrate: a file of texts to
     sample layers on, for models with a vocab;
-    dump: a folder for the intermediate representations; progress: called with each
-    phase's name and seconds. out is build/<name>-<target> by default.
+    dump: a folder for the intermediate representations; sign: the file of an Ed25519 key to sign the artifact with;
+    progress: called with each phase's name and seconds. out is build/<name>-<target> by default.
 
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
     """
@@ -94,6 +96,8 @@ def build(
         read(database, spec.cpu)
     if out:
         require_replaceable(Path(out))
+    if sign:
+        read_key(Path(sign))
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
@@ -117,6 +121,7 @@ def build(
             keep_float=tuple(keep_float),
             min_snr=passes.Options().min_snr if min_snr is None else min_snr,
             calibration=tuple(texts),
+            sign=Path(sign) if sign else None,
             origin=origin,
         )
         return build_library(graph, library_name(name), spec, folder, options, progress)

@@ -16,9 +16,10 @@ import onnx
 import passes
 from compile.artifact.aar import PACKAGES
 from compile.artifact.folder import staging
-from compile.artifact.manifest import KeptInFloat, Manifest, Precision, Verification, VocabularyFacts, list_files
+from compile.artifact.manifest import FILE, KeptInFloat, Manifest, Precision, Verification, VocabularyFacts, list_files
 from compile.artifact.outline import make_manifest
 from compile.artifact.report import write_report
+from compile.artifact.signature import read_key, sign
 from compile.blame import blame
 from compile.codegen.escape import identifier
 from compile.codegen.headers import write_interface
@@ -62,6 +63,7 @@ class Options:
     keep_float: tuple[str, ...] = ()
     min_snr: float = passes.Options().min_snr
     calibration: tuple[str, ...] = ()
+    sign: Path | None = None
     origin: dict[str, Any] = field(default_factory=dict)
 
 
@@ -205,6 +207,8 @@ def build_program(
         write_report(folder, manifest)
         manifest = replace(manifest, build_seconds=clock.seconds, files=list_files(folder))
         manifest.write(folder)
+        if options.sign:
+            sign(folder, (folder / FILE).read_bytes(), read_key(options.sign))
     return BuildResult(out, manifest, clock.seconds)
 
 

@@ -10,6 +10,7 @@ Each name is imported from its room (`compile`, `model`, `passes`, `tune`) when 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pocketbert.errors import PocketBERTError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from passes import PassError
     from passes import run as optimize
     from tune.errors import TuneError
+
+# ONNX Runtime's builds report their use to its maker, and keep a file for that where temporary files are.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

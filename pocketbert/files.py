@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from pocketbert.errors import PocketBERTError, disk_is_full, first_line
+from pocketbert.temporary import TemporaryFolder
 
 
 @contextmanager
 def written_whole(path: str | Path, error: type[PocketBERTError] = PocketBERTError) -> Iterator[BinaryIO]:
     """A file to write that takes the name `path` when the block ends well; until then `path` stays as it was.
 
-    It has a name of its own (`file.name`, in the same folder) for libraries that write to a path. Folders on the way
+    It has a name of its own (`file.name`, on the same disk) for libraries that write to a path. Folders on the way
     are made. Raises `error` where it cannot be written, a full disk included.
     """
-    path = Path(path)
-    temporary = None
     try:
+        path = _place(Path(path), error)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:200]}-", delete=False) as file:
-            temporary = file.name
-            yield cast(BinaryIO, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
+        with TemporaryFolder(path.parent) as folder:
+            with open(folder / path.name, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, path)
     except Exception as failure:
         if isinstance(failure, PocketBERTError) or not (isinstance(failure, OSError) or disk_is_full(failure)):
             raise
         raise error(f"cannot write {path}: {_reason(failure)}; what was there is kept") from failure
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
 
 
 def write_whole(path: str | Path, data: bytes | str, error: type[PocketBERTError] = PocketBERTError) -> None:
@@ -56,21 +49,23 @@ def files_written_whole(folder: str | Path, error: type[PocketBERTError] = Pocke
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
-            yield Path(unfinished)
-            for file in sorted(Path(unfinished).iterdir(), reverse=True):
-                os.replace(file, folder / file.name)
+        with TemporaryFolder(folder) as unfinished:
+            yield unfinished
+            for file in sorted(unfinished.iterdir(), reverse=True):
+                os.replace(file, _place(folder / file.name, error))
     except Exception as failure:
         if isinstance(failure, PocketBERTError) or not (isinstance(failure, OSError) or disk_is_full(failure)):
             raise
         raise error(f"cannot write {folder}: {_reason(failure)}; choose another folder") from failure
 
 
+def _place(path: Path, error: type[PocketBERTError]) -> Path:
+    """Where a link leads, so that it stays one. Raises `error` where a folder or a device would be replaced."""
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise error(f"cannot write {path}: it is not a file; choose another place")
+    return place
+
+
 def _reason(failure: Exception) -> str:
     return "disk full" if disk_is_full(failure) else getattr(failure, "strerror", None) or first_line(failure)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

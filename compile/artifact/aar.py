@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +20,7 @@ from compile.codegen.escape import identifier, xml
 from compile.errors import CompileError
 from compile.linking.link import ANDROID_API
 from compile.targets import Target
+from pocketbert.temporary import TemporaryFolder
 
 GROUP = "com.pocketbert"
 ABIS = {"aarch64": "arm64-v8a", "x86_64": "x86_64"}
@@ -73,8 +73,8 @@ def write_aar(folder: Path, name: str, target: Target) -> Package:
     """Write `<name>.aar` and `maven/` into the artifact `folder`, which has its library and headers."""
     facts = {"group": GROUP, "name": identifier(name), "version": package_version(), "api": str(ANDROID_API)}
     library, aar = folder / f"lib{name}.so", folder / f"{name}.aar"
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
-        classes = Path(work) / "classes.jar"
+    with TemporaryFolder() as work:
+        classes = work / "classes.jar"
         write_jar(classes)
         write_archive(aar, _entries(classes, library, folder / "include", target, facts))
     write_repository(folder / "maven", aar, facts)

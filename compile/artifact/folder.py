@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from compile.artifact.manifest import FILE, SIGNATURE, is_sealed
+from compile.artifact.manifest import FILE, is_sealed
+from compile.artifact.signature import SIGNATURE
 from compile.errors import CompileError
+from pocketbert.errors import PocketBERTError
+from pocketbert.reading import parse_json, read_text
 from pocketbert.temporary import TemporaryFolder, locked
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
@@ -50,7 +52,9 @@ def require_replaceable(out: Path) -> Path:
                 "its place; choose one inside it"
             )
         problem = _foreign(place)
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a name that is not UTF-8
+    except UnicodeError as error:
+        raise CompileError(f"--out {out}: not UTF-8, which compilers read names in: choose another") from error
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
         raise CompileError(f"--out {out} cannot be used ({error}): choose another") from error
     if problem:
         raise CompileError(f"--out {out} {problem}: nothing was removed; choose another, or remove it yourself")
@@ -79,12 +83,14 @@ def _foreign(place: Path) -> str:
 def _listed_files(manifest: Path) -> set[str] | None:
     """What a folder holds, as its sealed manifest says; empty if that does not say, None if it is none of ours."""
     try:
-        text = manifest.read_bytes().decode() if manifest.is_file() and not manifest.is_symlink() else ""
-        data = json.loads(text)
+        if manifest.is_symlink():
+            return None
+        text = read_text(manifest)
+        data = parse_json(text)
         if not is_sealed(text, data["manifest_sha256"]):
             return None
         return {*data["files"], FILE, SIGNATURE} if "files" in data else set()
-    except (ValueError, TypeError, LookupError, RecursionError):
+    except (PocketBERTError, ValueError, TypeError, LookupError):
         return None
 
 

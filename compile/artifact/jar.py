@@ -6,13 +6,13 @@ import os
 import shutil
 import struct
 import subprocess
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from compile.errors import CompileError
 from compile.linking.library_rules import PAGE
+from pocketbert.temporary import TemporaryFolder
 
 SOURCES = Path(__file__).parents[1] / "java"
 ENTRY_HEADER = 30  # bytes before an entry's name and extra fields
@@ -36,14 +36,14 @@ def java_sources() -> dict[str, bytes | Path]:
 
 def write_jar(path: Path) -> None:
     """Compile com.pocketbert to Java 8 class files, which every Android takes, and write them to the jar at `path`."""
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-        options = ["--release", "8", "-encoding", "UTF-8", "-Xlint:-options", "-d", folder]
+    with TemporaryFolder() as folder:
+        options = ["--release", "8", "-encoding", "UTF-8", "-Xlint:-options", "-d", str(folder)]
         command = [find_javac(), *options, *map(str, java_sources().values())]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             lines = (done.stderr or done.stdout).splitlines() or ["?"]
             raise CompileError(f"javac failed: {lines[0].strip()} (version 9 or later is needed)")
-        classes = sorted(Path(folder).rglob("*.class"))
+        classes = sorted(folder.rglob("*.class"))
         write_archive(path, {file.relative_to(folder).as_posix(): file for file in classes})
 
 

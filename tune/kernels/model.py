@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from compile.build import obtain
@@ -10,6 +9,7 @@ from compile.databases import shipped
 from compile.pipeline import Clock, Options, lower_model
 from compile.program import Program
 from compile.targets import Target
+from pocketbert.temporary import TemporaryFolder
 
 
 def program_of(model: str | Path, target: Target, seq_len: int, head: str | None = None) -> Program:
@@ -18,6 +18,6 @@ def program_of(model: str | Path, target: Target, seq_len: int, head: str | None
     Raises CompileError, PassError or ModelError.
     """
     options = Options(seq_len=seq_len, database=shipped(target.cpu))
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work:
-        graph, _, _ = obtain(str(model), Path(work), seq_len, head, 0, lambda *_: None)
+    with TemporaryFolder() as work:
+        graph, _, _ = obtain(str(model), work, seq_len, head, 0, lambda *_: None)
         return lower_model(graph, target, options, Clock(None), verify_passes=False)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from compile.kernels.tiles import TileConfig
 from compile.running.runners.base import RunFailed, Runner
 from compile.running.runners.measurement import Measurement
 from compile.targets import Target
+from pocketbert.temporary import TemporaryFolder
 from tune.kernels.library import TOLERANCE, build_candidate, compile_harness, describe, error_of
 from tune.kernels.tasks import Task, inputs_and_answer
 
@@ -32,7 +32,7 @@ class Workbench:
         self, target: Target, runner: Runner, run_seconds: float = 20.0, build: Build = build_candidate
     ) -> None:
         self.target, self.runner, self.run_seconds, self.build = target, runner, run_seconds, build
-        self._folder = tempfile.TemporaryDirectory(prefix="pocketbert-")
+        self._folder = TemporaryFolder()
         self._pool = PopenPoolExecutor(max_workers=2, timeout=BUILD_SECONDS)
         self._harnesses: dict[Task, Path] = {}
 
@@ -53,11 +53,11 @@ class Workbench:
         return built
 
     def _place(self, task: Task, tile: TileConfig) -> Path:
-        return Path(self._folder.name, task.name.replace(" ", "-"), f"{tile}u{tile.k_unroll}")
+        return Path(self._folder.path, task.name.replace(" ", "-"), f"{tile}u{tile.k_unroll}")
 
     def _harness(self, task: Task) -> Path:
         if task not in self._harnesses:
-            folder = Path(self._folder.name, task.name.replace(" ", "-"))
+            folder = Path(self._folder.path, task.name.replace(" ", "-"))
             self._harnesses[task] = compile_harness(task, self.target, folder, 1 if self.runner.estimate else None)
         return self._harnesses[task]
 
@@ -102,4 +102,4 @@ class Workbench:
 
     def close(self) -> None:
         self._pool.shutdown()
-        self._folder.cleanup()
+        self._folder.close()

@@ -10,7 +10,6 @@ import os
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.running.runners.base import RunFailed, RunnerError
 from compile.targets import TARGETS
+from pocketbert.temporary import TemporaryFolder
 from tune.runners.program import OPTIONS, compile_device
 
 SOURCES = Path(__file__).with_name("machine")
@@ -56,9 +56,9 @@ class Machine:
     def __init__(self) -> None:
         if lacking := missing():
             raise RunnerError(f"{lacking} was not found: install it")
-        self._work = tempfile.TemporaryDirectory(prefix="pocketbert-")
-        self._rom = Path(self._work.name, "rom")
-        self._rom.write_bytes(build_rom(Path(self._work.name)))
+        self._work = TemporaryFolder()
+        self._rom = self._work.path / "rom"
+        self._rom.write_bytes(build_rom(self._work.path))
 
     def run(
         self,
@@ -82,8 +82,8 @@ class Machine:
             arguments.append(str(tokens))
         files = {"library": library.read_bytes(), "inputs": inputs}
         disk = disk_image(arguments, files, registers or (ZMM if cpu == AVX512_CPU else YMM))
-        with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-            return read_printed(self._start(Path(folder), disk, cpu, timeout))
+        with TemporaryFolder() as folder:
+            return read_printed(self._start(folder, disk, cpu, timeout))
 
     def _start(self, folder: Path, disk: bytes, cpu: str, timeout: float) -> bytes:
         """What came out of the printer's port."""
@@ -124,7 +124,7 @@ class Machine:
         return printed.read_bytes()
 
     def close(self) -> None:
-        self._work.cleanup()
+        self._work.close()
 
     def __enter__(self) -> Machine:
         return self

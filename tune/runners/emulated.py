@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
@@ -17,6 +16,7 @@ from compile.running.runners.base import Device, Execution, Runner, RunnerError
 from compile.running.runners.local import run_on_files
 from compile.running.runners.qemu import command
 from compile.targets import CPUS, TARGETS, host_target
+from pocketbert.temporary import TemporaryFolder
 from tune.runners.program import build_device_program
 
 PLUGIN = Path(__file__).with_name("count.c")
@@ -35,8 +35,8 @@ class EmulatedRunner(Runner):
         self.core = core
         self.slots = len(os.sched_getaffinity(0))  # counts do not mind company
         command("max")  # is there one?
-        self._work = tempfile.TemporaryDirectory(prefix="pocketbert-")
-        folder = Path(self._work.name)
+        self._work = TemporaryFolder()
+        folder = self._work.path
         self._program = build_device_program(folder)
         self._plugin = folder / "count.so"
         zig = find_toolchain(host_target())
@@ -62,7 +62,7 @@ class EmulatedRunner(Runner):
         return Execution(((counts[1] - counts[0]) / 1e6,), outputs, Device(describe(model), (0,)))
 
     def close(self) -> None:
-        self._work.cleanup()
+        self._work.close()
 
 
 def describe(model: str) -> str:

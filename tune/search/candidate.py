@@ -6,8 +6,6 @@ question is pruned with the reason. The papers' rows are never pruned: they are 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from compile.program import Call, Program
 from compile.running.load import read_manifest
 from compile.running.runners.base import Runner
 from model import ModelConfig, ModelError
+from pocketbert.temporary import TemporaryFolder
 from tune.errors import TuneError
 from tune.search import predictor
 from tune.search import study as shared
@@ -45,11 +44,12 @@ class Search:
     folder: Path = field(init=False)
 
     def __enter__(self) -> Search:
-        self.folder = Path(tempfile.mkdtemp(prefix="pocketbert-"))
+        self._temporary = TemporaryFolder()
+        self.folder = self._temporary.path
         return self
 
     def __exit__(self, *exc: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.close()
 
     def prepare(self) -> None:
         """Build the reference; measure it and put the papers' rows in the queue if the study is new.
@@ -113,8 +113,8 @@ class Search:
             trial.set_user_attr("outside", "; ".join(exceeded))
 
     def program(self, config: ModelConfig) -> Program:
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            return program(export(config, Path(folder) / "model.onnx", self.build.seq_len), self.build)
+        with TemporaryFolder(self.folder) as folder:
+            return program(export(config, folder / "model.onnx", self.build.seq_len), self.build)
 
     def predict(self, trial: Trial, made: Program) -> None:
         self.probe(made)
@@ -136,9 +136,9 @@ class Search:
                 self.study.set_user_attr(f"kernel:{key}", self.kernel_ms(call, made))
 
     def kernel_ms(self, call: Call, made: Program) -> float:
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+        with TemporaryFolder(self.folder) as folder:
             repeated, count = probe(call, made)
-            artifact = library(repeated, self.build, "probe", Path(folder) / "probe")
+            artifact = library(repeated, self.build, "probe", folder / "probe")
             taken = measure_beside(self.runner, artifact, self.reference, self.threads, PROBE_TURNS)
         return taken.ratio * self.reference_ms / count
 
@@ -152,8 +152,8 @@ class Search:
 
     def measure(self, config: ModelConfig, made: Program) -> dict[str, Any]:
         name = shared.artifact_name(config)
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            artifact = library(made, self.build, name, Path(folder) / "artifact")
+        with TemporaryFolder(self.folder) as folder:
+            artifact = library(made, self.build, name, folder / "artifact")
             manifest = read_manifest(artifact)
             size = (artifact / manifest.library).stat().st_size / 2**20
             taken = measure_beside(self.runner, artifact, self.reference, self.threads)

@@ -7,7 +7,6 @@ import json
 import math
 import shlex
 import subprocess
-import tempfile
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from model import PRESETS, ModelConfig
 from model.commands.config import read
 from model.recipes.sources import ModelSource, TextData
 from model.settings import TrainSettings
+from pocketbert.temporary import TemporaryFolder
 from tune.errors import TuneError
 
 PRESET = "mobilebert-paper"  # what a candidate's fields are told as differences from
@@ -82,7 +82,7 @@ class Distillation:
         from model.recipes.evaluate import evaluate_words
 
         source = ModelSource(preset=PRESET, fields=differences(config))
-        with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder, redirect_stderr(io.StringIO()):
+        with TemporaryFolder() as folder, redirect_stderr(io.StringIO()):
             job = DistillConfig(
                 f"{folder}/student", str(self._teacher()), source, self.config.text, Transfer("none"), self.config.train
             )
@@ -113,8 +113,8 @@ class Command:
         """Nothing: the command sees to itself."""
 
     def measure(self, config: ModelConfig) -> float:
-        with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-            path = Path(folder) / "config.json"
+        with TemporaryFolder() as folder:
+            path = folder / "config.json"
             path.write_text(json.dumps(asdict(config)))
             words = [word.replace("{config}", str(path)) for word in shlex.split(self.command)]
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from compile.running.load import Record, load, read_manifest
 from compile.running.profile.machine import measure_peak
 from compile.running.samples import full_sample
 from compile.targets import TARGETS, runs_here, with_cpu
+from pocketbert.temporary import TemporaryFolder
 
 WARM_UP = 3
 
@@ -78,8 +78,8 @@ def profile(
     length = tokens or manifest.tokens
     sample = full_sample(manifest, length)
     records, peaks = [], []
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as work, load(folder, threads, profile=True) as library:
-        rate = measure_peak(Path(work), threads, steps=500_000)
+    with TemporaryFolder() as work, load(folder, threads, profile=True) as library:
+        rate = measure_peak(work, threads, steps=500_000)
         for turn in range(WARM_UP + runs):
             library.run(sample)
             if turn >= WARM_UP:

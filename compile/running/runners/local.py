@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from compile.artifact.manifest import LibraryFacts
 from compile.linking.link import build_runner
 from compile.running.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
 from compile.targets import TARGETS, runs_here, with_cpu
+from pocketbert.temporary import TemporaryFolder
 
 
 class LocalRunner(Runner):
@@ -22,7 +22,7 @@ class LocalRunner(Runner):
         self.cores = tuple(sorted(cores or allowed))
         if not set(self.cores) <= allowed:
             raise RunnerError(f"--cores {','.join(map(str, self.cores))}: this process may use {sorted(allowed)}")
-        self._folder = tempfile.TemporaryDirectory(prefix="pocketbert-")
+        self._folder = TemporaryFolder()
         self.program = program
 
     def execute(
@@ -32,7 +32,7 @@ class LocalRunner(Runner):
         if not runs_here(target):
             raise RunnerError(f"{library.name} is for {target.name} ({target.cpu.name}): this machine cannot run it")
         if self.program is None:
-            self.program = build_runner(target, Path(self._folder.name))
+            self.program = build_runner(target, self._folder.path)
         device, times = this_machine(self.cores), runs + WARM_UP if runs else 0
         done, outputs = run_on_files(
             [str(self.program)], library, facts, inputs, (threads, times), timeout, pinned_to(self.cores)
@@ -40,7 +40,7 @@ class LocalRunner(Runner):
         return Execution(parse_times(done.stdout), outputs, device)
 
     def close(self) -> None:
-        self._folder.cleanup()
+        self._folder.close()
 
 
 def run_on_files(
@@ -56,8 +56,8 @@ def run_on_files(
 
     numbers: threads, and how often the sample is run again for the time.
     """
-    with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-        given, taken = Path(folder, "inputs"), Path(folder, "outputs")
+    with TemporaryFolder() as folder:
+        given, taken = folder / "inputs", folder / "outputs"
         given.write_bytes(inputs)
         files = [str(library.resolve()), facts.name, str(given), str(taken)]
         done = run_program([*program, *files, *map(str, numbers)], timeout, prepare)

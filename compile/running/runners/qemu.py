@@ -6,7 +6,6 @@ Android's libraries run too: their sonames lead to glibc's files. Times under em
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
@@ -14,6 +13,7 @@ from compile.linking.link import build_runner
 from compile.running.runners.base import Device, Execution, Runner, RunnerError
 from compile.running.runners.local import run_on_files
 from compile.targets import CPUS, TARGETS
+from pocketbert.temporary import TemporaryFolder
 
 # Where Debian's libc6-arm64-cross puts glibc for arm64.
 ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
@@ -45,8 +45,8 @@ class QemuRunner(Runner):
         if lacking := missing():
             raise RunnerError(f"arm64 libraries run here only with {lacking}: install it")
         self.core = core
-        self._folder = tempfile.TemporaryDirectory(prefix="pocketbert-")
-        self._libraries = Path(self._folder.name)
+        self._folder = TemporaryFolder()
+        self._libraries = self._folder.path
         self._program = build_runner(TARGETS["arm64-linux"], self._libraries)
         for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
             (self._libraries / soname).symlink_to(ARM64_ROOT / "lib" / file)
@@ -62,4 +62,4 @@ class QemuRunner(Runner):
         return Execution((), outputs, Device(f"qemu-aarch64 -cpu {core}", (0,)))
 
     def close(self) -> None:
-        self._folder.cleanup()
+        self._folder.close()

@@ -349,7 +349,7 @@ def test_library_that_is_not_there(artifact: Path) -> None:
 
 
 def test_folder_without_manifest(tmp_path: Path) -> None:
-    rejected(tmp_path / "nowhere", "manifest.json", "cannot be read")
+    rejected(tmp_path / "nowhere", "manifest.json", "cannot read")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 999}', "\x00\xff"])

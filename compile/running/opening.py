@@ -1,0 +1,34 @@
+"""A shared library into this process: the very bytes that were hashed."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from compile.errors import CompileError
+from pocketbert.temporary import TemporaryFolder
+
+
+def open_library(path: Path, sha256: str) -> ctypes.CDLL:
+    """The library at `path`, loaded if its digest is `sha256`; whatever takes its name meanwhile is not looked at.
+
+    The loader follows a link to the open file. The link's name is new each time: by a name that it knows the loader
+    would return an older build. Raises CompileError.
+    """
+    try:
+        # Opening a pipe would wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            if not regular or hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise CompileError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
+            with TemporaryFolder() as folder:
+                link = folder / path.name
+                link.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+                return ctypes.CDLL(str(link))
+    except FileNotFoundError as error:
+        raise CompileError(f"{path} is missing: build it again") from error
+    except OSError as error:
+        raise CompileError(f"{path} cannot be loaded: {error.strerror or error}; build it again") from error
