@@ -257,7 +257,8 @@ class _Phase:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
             if isinstance(error, OSError):
-                raise CompileError(f"{self.name}: {error.strerror} ({error.filename})") from error
+                where = f" ({error.filename})" if error.filename else ""
+                raise CompileError(f"{self.name}: {error.strerror}{where}") from error
             return
         taken = time.perf_counter() - self.start
         self.clock.seconds[self.name] = round(taken, 3)

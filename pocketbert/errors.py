@@ -34,7 +34,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, PocketBERTError):
         return text
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename or 'no file named'}"
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
         return "out of memory: the build of MobileBERT needs 4 GiB"
     return f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows where)"

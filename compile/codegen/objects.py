@@ -94,10 +94,20 @@ def _compile(func: Any, spec: Any, path: Path, dump: Path | None) -> None:
             lowered = lower_scheduled(module, spec)
             lowered[variable] = with_plain_pointers(lowered[variable])
         built = tvm.get_global_func("target.build.llvm")(lowered, spec)
-    built.write_to_file(str(path), "o")
+    _write_object(built, path)
     if dump:
         (dump / f"{path.stem}.tir.py").write_text(lowered.script())
         (dump / f"{path.stem}.s").write_text(built.inspect_source("asm"))
+
+
+def _write_object(built: Any, path: Path) -> None:
+    """LLVM ends the whole process where it cannot write, as on a full disk: it writes to memory, Python to the disk."""
+    if not hasattr(os, "memfd_create"):  # Linux has it
+        built.write_to_file(str(path), "o")
+        return
+    with open(os.memfd_create(path.stem), "rb") as memory:
+        built.write_to_file(f"/proc/self/fd/{memory.fileno()}", "o")
+        path.write_bytes(memory.read())
 
 
 def _is_pointer(parameter: Any) -> bool:

@@ -114,7 +114,11 @@ def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> No
     except OSError as error:
         raise CompileError(f"{toolchain.command[0]} cannot be run: {error.strerror}") from error
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        free = shutil.disk_usage(folder).free
+        if free < 1 << 20:  # zig writes to mapped files: a full disk is a signal, and no message
+            raise CompileError(f"disk full: {toolchain.description} failed, {folder} has {free >> 10} KiB left")
+        silent = [f"exit status {done.returncode}"]
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or silent
         raise CompileError(f"{toolchain.description} failed: {lines[0].strip()}")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compile.running.runners.base import RunnerError
-from pocketbert.errors import PocketBERTError
+from pocketbert.errors import PocketBERTError, disk_is_full
 from tune.errors import TuneError
 from tune.runners.choose import add_runner_arguments, make_runner
 
@@ -139,6 +139,9 @@ def loop(search: Search, worker: Worker, trials: int, time_limit: float | None) 
             worker.give_up(trial)
             raise
         except (TrialPruned, PocketBERTError) as reason:  # one candidate's: the search goes on
+            if disk_is_full(reason):
+                worker.give_up(trial)
+                raise
             pruned = isinstance(reason, TrialPruned)
             what = "pruned" if pruned else "failed"
             trial.set_user_attr(what, str(reason))
