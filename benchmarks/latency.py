@@ -1,16 +1,18 @@
 """Latency of the compiled library beside its peers, in turns, in one run on this machine.
 
-    python benchmarks/latency.py [--model mobilebert] [--threads 1 2] [--runs 30] [--peer-python PATH] [--json]
+    python benchmarks/latency.py [--model mobilebert] [--precision float32] [--seq-len 128] [--threads 1 2] [--runs 30]
+                                 [--peer-python PATH] [--json]
 
 Seeded random weights with NoNorm weights and biases random too (at 1 and 0 an optimiser could drop them). Medians, and
 medians of each turn's ratio to ours; the share of peak is against the multiply-add rate of the cores, measured in the
-same turns. A peer whose outputs are not ours is refused.
+same turns. In float32 a peer whose outputs are not ours is refused; in int8, where each quantises in its own way, the
+table says for each how far its outputs are from the float32 model's, as a signal-to-noise ratio in dB.
 
 `pip install -e '.[bench]'` brings OpenVINO and MNN beside ONNX Runtime. LiteRT and ExecuTorch bring converters with
 many pins: give them an environment of their own and name its interpreter (several are tried in order):
 
     python -m venv peers
-    peers/bin/pip install torch==2.13.0 ai-edge-litert==2.3.0 litert-torch==0.10.0 executorch==1.5.1
+    peers/bin/pip install torch==2.13.0 ai-edge-litert==2.3.0 litert-torch==0.10.0 ai-edge-quantizer executorch==1.5.1
     python benchmarks/latency.py --peer-python peers/bin/python
 
 Every peer is converted and run in a process of its own and takes its turn over a pipe, which is not timed.
@@ -19,6 +21,7 @@ Every peer is converted and run in a process of its own and takes its turn over 
 import argparse
 import contextlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -31,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -41,7 +45,7 @@ sys.path[0] = str(ROOT)
 import compile
 import model as core
 import passes
-from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser
+from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser, number
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
 from benchmarks.presets import SEQUENCE, create
 from compile.running.load import read_manifest
@@ -52,6 +56,7 @@ SHORT = 32
 OURS = "PocketBERT"
 ABSENT = 3  # a worker's exit status
 TOLERANCE = 1e-3  # of the range of the hidden states
+NOISY = 3.0  # dB: with less its outputs have nothing to do with the model
 
 
 class PeerFailed(Exception):
@@ -72,32 +77,48 @@ class Peer:
     pip: str
 
 
-PEERS = [
-    Peer("ONNX Runtime on onnxsim's graph", "onnxruntime", "onnxsim.onnx", "onnxruntime"),
-    Peer("ONNX Runtime on our passes' graph", "onnxruntime", "passes.onnx", "onnxruntime"),
-    Peer("OpenVINO", "openvino", "exported.onnx", "openvino"),
-    Peer("LiteRT (XNNPACK)", "litert", "exported.pt2", "ai-edge-litert==2.3.0 litert-torch==0.10.0"),
-    Peer("ExecuTorch (XNNPACK)", "executorch", "exported.pt2", "executorch==1.5.1"),
-    Peer("MNN", "mnn", "exported.onnx", "MNN==3.6.1"),
-]
+LITERT = "ai-edge-litert==2.3.0 litert-torch==0.10.0"
+PEERS = {
+    "float32": [
+        Peer("ONNX Runtime on onnxsim's graph", "onnxruntime", "onnxsim.onnx", "onnxruntime"),
+        Peer("ONNX Runtime on our passes' graph", "onnxruntime", "passes.onnx", "onnxruntime"),
+        Peer("OpenVINO", "openvino", "exported.onnx", "openvino"),
+        Peer("LiteRT (XNNPACK)", "litert", "exported.pt2", LITERT),
+        Peer("ExecuTorch (XNNPACK)", "executorch", "exported.pt2", "executorch==1.5.1"),
+        Peer("MNN", "mnn", "exported.onnx", "MNN==3.6.1"),
+    ],
+    "int8": [
+        Peer("ONNX Runtime, dynamic int8", "onnxruntime_int8", "onnxsim.onnx", "onnxruntime"),
+        Peer("OpenVINO, static int8", "openvino_int8", "onnxsim.onnx", "openvino"),
+        Peer("LiteRT, dynamic int8", "litert_int8", "exported.pt2", f"{LITERT} ai-edge-quantizer"),
+    ],
+}
 
 
-def prepare(preset: str, layers: int | None, folder: Path) -> None:
+def prepare(preset: str, layers: int | None, precision: str, seq_len: int, folder: Path) -> None:
     """Write what the peers are made from, a sample, and the compiled library."""
     import torch
 
     module = create(preset, layers)
     exported = folder / "exported.onnx"
-    core.export(module, exported, seq_len=SEQUENCE, batch=1)
+    core.export(module, exported, seq_len=seq_len, batch=1)
     onnx.save(passes.run(exported, only=["onnxsim"], verify=False)[0], folder / "onnxsim.onnx")
-    onnx.save(passes.run(exported, verify=False)[0], folder / "passes.onnx")
-    compile.build(exported, target="host", out=folder / "artifact")
+    if precision == "float32":
+        onnx.save(passes.run(exported, verify=False)[0], folder / "passes.onnx")
+    compile.build(exported, target="host", seq_len=seq_len, precision=precision, out=folder / "artifact")
     drawn = random_samples(read_manifest(folder / "artifact"), 1)[0]
     sample = {name: drawn[name] for name in core.PRESETS[preset].input_names}  # in the order of the program's arguments
     sample["attention_mask"].fill(1)
     np.savez(folder / "sample.npz", **sample)
+    np.savez(folder / "reference.npz", float32_outputs(exported, sample))
     arguments = tuple(map(torch.from_numpy, sample.values()))
     torch.export.save(torch.export.export(module, arguments), folder / "exported.pt2")
+
+
+def float32_outputs(path: Path, sample: dict[str, np.ndarray]) -> np.ndarray:
+    """The last hidden state as ONNX Runtime computes it from the exported model."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["last_hidden_state"], sample)[0]
 
 
 def start(python: str, log: Path, *arguments: object) -> subprocess.Popen:
@@ -150,10 +171,17 @@ def served(peer: Peer, found: dict[str, Any], folder: Path, threads: int) -> Ite
             process.stdin.close()
 
 
-def agrees(outputs: Any, expected: np.ndarray) -> bool:
-    """Whether one of a peer's outputs is ours."""
-    same = [outputs[key] for key in outputs if outputs[key].shape == expected.shape]
-    return any(np.abs(array - expected).max() <= TOLERANCE * np.ptp(expected) for array in same)
+def agrees(outputs: list[np.ndarray], reference: np.ndarray) -> bool:
+    """Whether one of the outputs is the float32 reference."""
+    same = [array for array in outputs if array.shape == reference.shape]
+    return any(np.abs(array - reference).max() <= TOLERANCE * np.ptp(reference) for array in same)
+
+
+def signal_to_noise(outputs: list[np.ndarray], reference: np.ndarray) -> float:
+    """dB of the reference's power over that of the error, for the output that comes closest to it."""
+    same = [array for array in outputs if array.shape == reference.shape]
+    noise = min((float(np.square(array - reference, dtype=np.float64).sum()) for array in same), default=math.inf)
+    return 10 * math.log10(float(np.square(reference, dtype=np.float64).sum()) / max(noise, 1e-30))
 
 
 def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
@@ -162,24 +190,29 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     manifest = read_manifest(folder / "artifact")
     sample = dict(np.load(folder / "sample.npz"))
     library = compile.load(folder / "artifact", threads=count)
-    expected = library.run(sample)["last_hidden_state"]
+    precision = manifest.precision
+    reference = np.load(folder / "reference.npz")["arr_0"]
+    quality = {OURS: signal_to_noise([library.run(sample)["last_hidden_state"]], reference)}
     calls: dict[str, Callable[[], Any]] = {OURS: ignoring(library, sample)}
     if manifest.shorter_sequences:
         short = {name: array[:, :SHORT] for name, array in sample.items()}
         calls[f"{OURS}, {SHORT} tokens"] = ignoring(library, short)
     refused = {}
     with contextlib.ExitStack() as stack:
-        for peer in PEERS:
+        for peer in PEERS[precision]:
             if peer.name in found:
                 try:
-                    call, outputs = stack.enter_context(served(peer, found[peer.name], folder, count))
+                    call, answer = stack.enter_context(served(peer, found[peer.name], folder, count))
                 except PeerFailed as failure:
                     refused[peer.name] = f"failed with {count} threads: {failure}"
                     continue
-                if agrees(outputs, expected):
-                    calls[peer.name] = call
+                outputs = [answer[key] for key in answer]
+                quality[peer.name] = signal_to_noise(outputs, reference)
+                if quality[peer.name] < NOISY or (precision == "float32" and not agrees(outputs, reference)):
+                    error = f"{quality[peer.name]:.1f} dB with {count} threads"
+                    refused[peer.name] = f"its outputs are not the model's ({error})"
                 else:
-                    refused[peer.name] = f"its outputs are not ours with {count} threads"
+                    calls[peer.name] = call
         rate, peaks = measure_peak(folder, count), []
         calls["peak"] = lambda: peaks.append(rate())
         while True:
@@ -193,12 +226,14 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     peak = median(peaks)
     rows = []
     for name, values in taken.items():
-        flops = manifest.flops if "tokens" not in name else None
+        flops = manifest.flops if "tokens" not in name and precision == "float32" else None
         row = {"name": name, "threads": count, "median_ms": median(values), "min_ms": min(values)}
         row["ratio"] = paired_ratio(values, taken[OURS])
+        row["snr_db"] = quality.get(name)
         row["share_of_peak"] = flops and flops / (median(values) * 1e6) / (peak * count)
         rows.append(row)
-    return {"flops": manifest.flops, "peak": peak, "rows": rows, "refused": refused}
+    library_bytes = manifest.sizes.library_bytes
+    return {"flops": manifest.flops, "bytes": library_bytes, "peak": peak, "rows": rows, "refused": refused}
 
 
 def ignoring(library: compile.Library, sample: dict[str, np.ndarray]) -> Callable[[], None]:
@@ -216,9 +251,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pythons = [sys.executable, *args.peer_python]
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name, progress_console.status("model") as status:
         folder = Path(name)
-        prepare(args.model, args.layers, folder)
+        prepare(args.model, args.layers, args.precision, args.seq_len, folder)
         found, absent = {}, {}
-        for peer in PEERS:
+        for peer in PEERS[args.precision]:
             status.update(f"convert for {peer.name}")
             answer = convert(peer, pythons, folder)
             (absent if "absent" in answer else found)[peer.name] = answer.get("absent", answer)
@@ -235,7 +270,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": machine(),
         "model": args.model,
-        "tokens": SEQUENCE,
+        "tokens": args.seq_len,
+        "precision": args.precision,
+        "library_bytes": parts[0]["bytes"],
         "runs": args.runs,
         "gflop": parts[0]["flops"] / 1e9,
         "peak_gflops_per_core": peak,
@@ -249,17 +286,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     console = Console()
     console.print(
-        f"{result['model']}, {result['tokens']} tokens, float32: {heading(result['machine'])}", soft_wrap=True
+        f"{result['model']}, {result['tokens']} tokens, {result['precision']}: {heading(result['machine'])}",
+        soft_wrap=True,
     )
     console.print(
         f"{result['gflop']:.2f} GFLOP; peak {result['peak_gflops_per_core']:.1f} GFLOP/s a core, so no less than "
-        f"{result['floor_ms']:.1f} ms on one; medians of {result['runs']} interleaved runs",
+        f"{result['floor_ms']:.1f} ms on one in float32; our library {result['library_bytes'] / 1e6:.1f} MB; "
+        f"medians of {result['runs']} interleaved runs",
         soft_wrap=True,
     )
-    table = Table("", *(Column(title, justify="right") for title in ("threads", "ms", "least", "× ours", "of peak")))
+    table = Table(
+        "", *(Column(title, justify="right") for title in ("threads", "ms", "least", "× ours", "of peak", "dB"))
+    )
     for row in result["results"]:
         share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else ""
-        figures = (f"{row['median_ms']:.1f}", f"{row['min_ms']:.1f}", f"{row['ratio']:.2f}", share)
+        snr = f"{row['snr_db']:.1f}" if row["snr_db"] is not None else ""
+        figures = (f"{row['median_ms']:.1f}", f"{row['min_ms']:.1f}", f"{row['ratio']:.2f}", share, snr)
         table.add_row(row["name"], str(row["threads"]), *figures)
     console.print(table)
     console.print(", ".join(f"{package} {version}" for package, version in result["versions"].items()), soft_wrap=True)
@@ -278,6 +320,8 @@ def main() -> int:
     parser = new_parser(__doc__)
     parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
     parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
+    parser.add_argument("--precision", choices=PEERS, default="float32")
+    parser.add_argument("--seq-len", type=number(int, SHORT, 512), default=SEQUENCE, help="tokens (default: 128)")
     parser.add_argument("--threads", type=THREADS, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=RUNS, default=30, help="timed turns for each number of threads (default: 30)")
     help_peers = "interpreters that have peers"
