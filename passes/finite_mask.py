@@ -3,6 +3,8 @@
 softmax(s + m) is the same for every m below −1e9 where a row keeps one key and scores stay within ±1e8: exp underflows
 to 0 either way. With a finite mask softmax makes no NaN, so the guard Where(IsNaN(p), 0, p) goes too. (A row whose keys
 are all masked becomes uniform; with −inf it was NaN, or 0 behind the guard. No such row is read by a kept position.)
+
+Only where attention is fused: the compiler, which gets it as products, computes −inf and the guard as they stand.
 """
 
 import numpy as np
@@ -17,6 +19,8 @@ CARRIERS = {"Where", "Mul", "Add", "Expand", "Reshape", "Unsqueeze", "Squeeze", 
 
 
 def run(model: ir.Model, options: Options) -> Outcome:
+    if options.attention == "matmuls":
+        return Outcome(0)
     clipped = guards = 0
     for value in list(model.graph.initializers.values()):
         values = array(value)

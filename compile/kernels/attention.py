@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from compile.kernels import epilogue
-from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, lane, loop, when
+from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, lane, loop, opaque, when
 from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, TOKENS, WORKSPACE, Arrays, Signature, TiledKernel, tensor
 from compile.kernels.math import exp
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate, unrolled
@@ -39,7 +40,7 @@ class Attention(TiledKernel):
 
     q and y point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask row, else
     the mask has a row a query and points at the block's first; without a mask neither is read. head_size is d; scale is
-    usually 1/√d.
+    usually 1/√d. guarded: a query whose softmax is not a number, as one without any key's is, gives zeros.
     """
 
     heads: int
@@ -48,12 +49,13 @@ class Attention(TiledKernel):
     has_mask: bool
     tile: TileConfig
     isa: Isa
+    guarded: bool = False
 
     family = "attention"
 
     @property
     def name(self) -> str:
-        mask = "_mask" if self.has_mask else ""
+        mask = "_mask" * self.has_mask + "_guard" * self.guarded
         scale = f"_s{self.scale:.6g}".replace(".", "p").replace("-", "m").replace("+", "")
         return f"attention_f32_{self.tile}_h{self.heads}_d{self.head_size}{scale}{mask}_{self.isa.name}"
 
@@ -187,6 +189,12 @@ class _Code:
         _softmax_row(
             self.keys, at, self.mask, mask_at, self.spec.scale, self.tokens, self.isa.lanes, self.spill, self.sums[i]
         )
+        if self.spec.guarded:
+            is_number = opaque(_is_number(self.sums[i].load(0), 1), 1)
+            with when(is_number < const(0.5)):
+                with loop(self.tokens) as t:
+                    self.keys.store(at + t, const(0.0))
+                self.sums[i].store(0, const(1.0))
 
     def packed(self, head: Expr) -> None:
         """Packed tiles of queries: a lane is a query, also among the scores."""
@@ -207,7 +215,7 @@ class _Code:
             with when(tirx.any(self.ldmask != 0, first == 0)) if tile.valid is None else nullcontext():
                 mask.pack(self.mask, first * self.ldmask, self.ldmask, self.tokens)
         self.scores_packed(queries, scores, mask, vectors)
-        _softmax_columns(scores, self.tokens, self.peak[:vectors], self.total[:vectors], lanes)
+        _softmax_columns(scores, self.tokens, self.peak[:vectors], self.total[:vectors], lanes, self.spec.guarded)
         for column in range(0, d, self.tile.nr):
             store = self.weighted_sum(head, column, scores.factors)
             for i in range(tile.height):
@@ -272,7 +280,14 @@ def _clear(acc: list[Pointer], lanes: int) -> None:
         register.store(0, const(0.0, lanes), lanes)
 
 
-def _softmax_columns(scores: PackedTile, tokens: Expr, peak: list[Pointer], total: list[Pointer], lanes: int) -> None:
+def _is_number(total: Expr, lanes: int) -> Expr:
+    """1 where a sum of exponentials is at least 1, as the largest term alone is; 0 where it is not a number."""
+    return tirx.Select(total > const(0.0, lanes), const(1.0, lanes), const(0.0, lanes))
+
+
+def _softmax_columns(
+    scores: PackedTile, tokens: Expr, peak: list[Pointer], total: list[Pointer], lanes: int, guarded: bool
+) -> None:
     """scores[t] becomes e^{s − max} over t < tokens, for as many queries as it is high; 1 / Σ is left in `total`."""
 
     def sweep(body: Callable[[Expr, int], None]) -> None:
@@ -295,6 +310,18 @@ def _softmax_columns(scores: PackedTile, tokens: Expr, peak: list[Pointer], tota
     sweep(raise_peak)
     _clear(total, lanes)
     sweep(exponential)
+    if guarded:
+        numbers = [opaque(_is_number(register.load(0, lanes), lanes), lanes) for register in total]
+        half = const(0.5, lanes)
+
+        def clear(t: Expr, v: int) -> None:
+            value = scores.vector(t, v * lanes)
+            scores.store(t, v * lanes, tirx.Select(numbers[v] > half, value, const(0.0, lanes)))
+
+        with when(fold_lanes(reduce(tirx.min, numbers), lanes, tirx.min) < const(0.5)):
+            sweep(clear)
+        for register, number in zip(total, numbers, strict=True):
+            register.store(0, tirx.Select(number > half, register.load(0, lanes), const(1.0, lanes)), lanes)
     for register in total:
         register.store(0, const(1.0, lanes) / register.load(0, lanes), lanes)
 

@@ -209,7 +209,9 @@ class _Lowering:
         width = match.heads * match.head_size
         q, k, v = (self.seen_as(part, tokens, width) for part in (match.query, match.key, match.value))
         has_mask, tile = match.mask is not None, default_tile(self.isa)
-        kernel = self.tiled(Attention(match.heads, match.head_size, match.scale, has_mask, tile, self.isa))
+        kernel = self.tiled(
+            Attention(match.heads, match.head_size, match.scale, has_mask, tile, self.isa, match.guarded)
+        )
         mask: Operand = Shared(k)  # never read
         if match.mask is not None:
             own = match.mask.shape[2] != 1

@@ -50,7 +50,10 @@ def strip_scale(node: Node) -> tuple[Node, float]:
 
 @dataclass(frozen=True)
 class AttentionMatch:
-    """softmax(scale · Q Kᵀ + mask) V; query, key, value are (tokens, heads · size) tensors before the head split."""
+    """softmax(scale · Q Kᵀ + mask) V; query, key, value are (tokens, heads · size) tensors before the head split.
+
+    guarded: whether a row of the softmax that is not a number, as one without any key is, counts as zeros.
+    """
 
     query: Node
     key: Node
@@ -59,6 +62,7 @@ class AttentionMatch:
     scale: float
     heads: int
     head_size: int
+    guarded: bool
 
 
 def match_attention(node: Node) -> AttentionMatch | None:
@@ -66,6 +70,7 @@ def match_attention(node: Node) -> AttentionMatch | None:
     if permutation(node) != (0, 2, 1, 3) or node.inputs[0].op != "matmul":
         return None
     probabilities, value_heads = node.inputs[0].inputs
+    probabilities, guarded = _without_guard(probabilities)
     if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, 3):
         return None
     scores, mask = probabilities.inputs[0], None
@@ -85,9 +90,17 @@ def match_attention(node: Node) -> AttentionMatch | None:
     if mask is not None and (len(mask.shape) != 4 or mask.shape[:2] != (1, 1) or mask.shape[3] != query.shape[1]):
         return None
     _, _, heads, size = query.shape
-    return AttentionMatch(
-        query.inputs[0], key.inputs[0], value.inputs[0], mask, scale * query_scale * key_scale, heads, size
-    )
+    operands = query.inputs[0], key.inputs[0], value.inputs[0], mask
+    return AttentionMatch(*operands, scale * query_scale * key_scale, heads, size, guarded)
+
+
+def _without_guard(node: Node) -> tuple[Node, bool]:
+    """p where `node` is where(isnan(p), 0, p), and whether it is."""
+    if node.op == "where" and len(node.inputs) == 3:
+        test, zero, kept = node.inputs
+        if test.op == "isnan" and test.inputs[0] is kept and scalar(zero) == 0.0:
+            return kept, True
+    return node, False
 
 
 def _heads(node: Node, transposed: bool) -> tuple[Node | None, float]:

@@ -37,6 +37,7 @@ def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
     tile = default_tile(isa)
     kernels = [Linear(24, 40, True, (step,), tile, isa) for step in ("relu", "gelu", "tanh", "gelu_tanh")]
     kernels += [Attention(HEADS, SIZE, 0.25, mask, tile, isa) for mask in (False, True)]
+    kernels += [Attention(HEADS, SIZE, 0.25, True, tile, isa, guarded=True)]
     return link_kernels([*kernels, LayerNorm(40, 1e-12, isa)])
 
 
@@ -72,8 +73,8 @@ def test_layer_norm(special: float, isa: Isa, call: Callable, strided: type, at_
         assert np.isfinite(np.delete(y.view, 3, 0)).all()
 
 
-def attend(call: Callable, isa: Isa, strided: type, at_64_bytes: Callable, q, k, v, mask) -> np.ndarray:
-    kernel = Attention(HEADS, SIZE, 0.25, mask is not None, default_tile(isa), isa)
+def attend(call: Callable, isa: Isa, strided: type, at_64_bytes: Callable, q, k, v, mask, guarded=False) -> np.ndarray:
+    kernel = Attention(HEADS, SIZE, 0.25, mask is not None, default_tile(isa), isa, guarded)
     q, k, v = (strided(TOKENS, HEADS * SIZE, gap=3, values=x) for x in (q, k, v))
     rows = strided(TOKENS, TOKENS, values=0.0 if mask is None else mask)
     y = strided(TOKENS, HEADS * SIZE)
@@ -118,3 +119,15 @@ def test_masks(special: float, isa: Isa, call: Callable, strided: type, at_64_by
     if special == -INF:
         assert np.isnan(got[-1]).all()
         assert np.isfinite(got[:-1]).all()
+
+
+@pytest.mark.parametrize("special", [-INF, NAN])
+def test_a_guard_gives_zeros(special: float, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable) -> None:
+    """Where the softmax is not a number; elsewhere it changes no bit."""
+    rng = np.random.default_rng(5)
+    q, k, v = (rng.standard_normal((TOKENS, HEADS * SIZE)).astype(np.float32) for _ in range(3))
+    mask = np.zeros((TOKENS, TOKENS), np.float32)
+    mask[::3] = special
+    plain, guarded = (attend(call, isa, strided, at_64_bytes, q, k, v, mask, guard) for guard in (False, True))
+    assert np.isnan(plain[::3]).all()
+    assert np.array_equal(guarded, np.nan_to_num(plain, nan=0.0))
