@@ -193,7 +193,7 @@ def build_program(
             target,
             library,
             linker=toolchain.description,
-            model=options.origin,
+            model={key: value for key, value in options.origin.items() if value is not None},
             default_threads=options.threads,
             sanitize=options.sanitize,
             vocabulary=_vocabulary_facts(options.vocabulary),

@@ -224,7 +224,7 @@ class Manifest(LibraryFacts):
     of the artifact's but this one, by its path.
     """
 
-    model: dict[str, str | int | None] = field(default_factory=dict)
+    model: dict[str, str | int] = field(default_factory=dict)
     library: FileName
     header: Inside
     sha256: Digest

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import onnx
 import pytest
 
+from compile.errors import CompileError
 from compile.running.load import read_manifest
 from compile.running.runners.base import RunFailed, RunnerError
 from compile.running.samples import full_sample
+from compile.running.verify import verify
 from tune.runners import adb
 from tune.runners.adb import AdbRunner
 
@@ -44,6 +47,19 @@ def test_a_library_runs_on_the_device_and_its_outputs_come_back(
     pushed = [line for line in (device / "log").read_text().splitlines() if line.startswith("push")]
     assert sum(".so" in line for line in pushed) == 1  # the library went there once
     assert not any((device / "tmp").iterdir())  # and nothing stays
+
+
+def test_a_library_is_verified_on_the_device(fake_adb: Path, linear_library: Callable, linear_model: Path) -> None:
+    attach(fake_adb, "A1")
+    folder = linear_library("arm64-android")
+    with AdbRunner() as runner:
+        (result,) = verify(folder, onnx.load(linear_model), runner)
+        assert (result.where, result.samples, result.passed) == ("Phone A1 (A1)", 3, True)
+        assert result.error < 1e-5
+        other = onnx.load(linear_model)
+        other.graph.initializer[1].raw_data = bytes(len(other.graph.initializer[1].raw_data))
+        with pytest.raises(CompileError, match=r"verification failed on Phone A1 \(A1\): error"):
+            verify(folder, other, runner)
 
 
 def test_devices_share_the_work_and_one_that_is_unplugged_is_left_out(fake_adb: Path, linear_library: Callable) -> None:

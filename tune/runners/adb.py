@@ -166,7 +166,8 @@ class AdbRunner(Runner):
             temperature = phone.wait_until_cool(self.cool)
             governor = phone.shell(f"cat /sys/devices/system/cpu/cpu{phone.cores[0]}/cpufreq/scaling_governor")
             mask = f"taskset {sum(1 << core for core in phone.cores):x} " if self.cores else ""
-            command = f"./device ./{digest}.so {shlex.quote(name)} inputs outputs {threads} {runs + WARM_UP}"
+            times = runs + WARM_UP if runs else 0
+            command = f"./device ./{digest}.so {shlex.quote(name)} inputs outputs {threads} {times}"
             status, printed = phone.shell(
                 f"cd {there} && {mask}timeout {timeout:g} {command}", seconds=timeout + COMMAND_SECONDS
             )

@@ -328,7 +328,7 @@ def verification(manifest: Manifest) -> Markup:
 
 
 def toolchain(manifest: Manifest) -> Markup:
-    origin = ", ".join(f"{key} {value}" for key, value in manifest.model.items() if value is not None)
+    origin = ", ".join(f"{key} {value}" for key, value in manifest.model.items())
     facts = [("model", origin or "not recorded"), ("linker", manifest.linker), ("triple", manifest.triple)]
     if manifest.sanitize:
         facts.append(("sanitizers", manifest.sanitize))
