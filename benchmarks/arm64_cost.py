@@ -101,7 +101,7 @@ def show(result: dict) -> None:
         print(line)
 
 
-def run(args: argparse.Namespace) -> None:
+def count_and_show(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         results = measure(args.model, Path(name))
     if args.json:
@@ -112,7 +112,7 @@ def main() -> int:
     parser = new_parser(__doc__)
     parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there as well")
-    return exit_status(run, parser.parse_args(), INTERRUPTED)
+    return exit_status(count_and_show, parser.parse_args(), INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ def measure_and_show(
     """A whole program: the figures as `show` prints them, or as JSON with --json. Returns the exit status."""
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
 
-    def run(args: argparse.Namespace) -> None:
+    def measure_once(args: argparse.Namespace) -> None:
         result = measure(args)
         print(json.dumps(result, indent=2)) if args.json else show(result)
 
-    return exit_status(run, parser.parse_args(), INTERRUPTED)
+    return exit_status(measure_once, parser.parse_args(), INTERRUPTED)
 
 
 def number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:

@@ -165,7 +165,7 @@ def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     return "\n".join(lines)
 
 
-def run(args: argparse.Namespace) -> None:
+def finetune_and_show(args: argparse.Namespace) -> None:
     started, work = time.perf_counter(), args.work / args.size
     students = args.students or Path("runs/knowledge-transfer") / args.size
     if not (students / "bare-1/model").exists():
@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--processes", type=PROCESSES, default=2, metavar="N", help="runs at a time (default: 2)")
     parser.add_argument("--work", type=Path, default=Path("runs/finetuning"), metavar="FOLDER")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there too")
-    return exit_status(run, parser.parse_args(), TRAINED)
+    return exit_status(finetune_and_show, parser.parse_args(), TRAINED)
 
 
 if __name__ == "__main__":

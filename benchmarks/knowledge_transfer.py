@@ -273,7 +273,7 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {gpu() or 'no GPU'}, torch {torch.__version__}"
 
 
-def run(args: argparse.Namespace) -> None:
+def compare_and_show(args: argparse.Namespace) -> None:
     from model.data import prepare, read_vocabulary, train_vocabulary
 
     size, work = SIZES[args.size], args.work / args.size
@@ -318,7 +318,7 @@ def main() -> int:
     parser.add_argument("--nonorm", action="store_true", help="students with NoNorm and relu, as MobileBERT has")
     parser.add_argument("--work", type=Path, default=Path("runs/knowledge-transfer"), metavar="FOLDER")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there too")
-    return exit_status(run, parser.parse_args(), TRAINED)
+    return exit_status(compare_and_show, parser.parse_args(), TRAINED)
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def show(results: list[Result], console: Console) -> None:
     console.print(table)
 
 
-def run(args: argparse.Namespace) -> None:
+def compare_and_show(args: argparse.Namespace) -> None:
     results = []
     for graph in args.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -272,7 +272,7 @@ def main() -> int:
     parser.add_argument("--runs", type=RUNS, default=80, help="interleaved timed runs of each model")
     parser.add_argument("--only", nargs="+", choices=GRAPHS, default=GRAPHS, help="graphs to measure")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the figures here")
-    return exit_status(run, parser.parse_args(), INTERRUPTED)
+    return exit_status(compare_and_show, parser.parse_args(), INTERRUPTED)
 
 
 if __name__ == "__main__":

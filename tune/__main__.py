@@ -10,29 +10,25 @@ from collections.abc import Sequence
 from pocketbert.command import Parser, exit_status
 from tune.errors import TuneError
 
-# Sub-command -> its module: `add_arguments(parser)`, `run(args) -> exit status`, and a docstring for --help.
+# Sub-command -> its module, which has `add_arguments(parser)` and a docstring for --help, and the function to call.
 COMMANDS = {
-    "kernels": "tune.kernels.command",
-    "search": "tune.search.command",
-    "report": "tune.search.report_command",
-    "export": "tune.search.export_command",
+    "kernels": ("tune.kernels.command", "tune_kernels"),
+    "search": ("tune.search.command", "search_architectures"),
+    "report": ("tune.search.report_command", "write_report"),
+    "export": ("tune.search.export_command", "export_architecture"),
 }
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
     result = Parser(prog=prog, description=__doc__)
     commands = result.add_subparsers(required=True, metavar="COMMAND")
-    for name, path in COMMANDS.items():
+    for name, (path, function) in COMMANDS.items():
         module = importlib.import_module(path)
         text = module.__doc__ or ""
-        command = commands.add_parser(
-            name,
-            help=text.partition("\n")[0].rstrip("."),
-            description=text,
-        )
+        command = commands.add_parser(name, help=text.partition("\n")[0].rstrip("."), description=text)
         module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(run=module.run)
+        command.set_defaults(function=getattr(module, function))
     return result
 
 
@@ -46,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tune") -
 
 def run_command(args: argparse.Namespace) -> int | None:
     try:
-        return args.run(args)
+        return args.function(args)
     except ModuleNotFoundError as error:
         raise TuneError(f"{error.name} is not installed: pip install 'pocketbert[tune]'") from error
 

@@ -250,7 +250,7 @@ def test_too_little_space(refused: Callable, small_model: Path, monkeypatch: pyt
         (pipeline, "write_interface"),
         (pipeline, "write_report"),
         (pipeline.Manifest, "write"),
-        (artifact_folder.shutil, "copy"),
+        (artifact_folder, "_replace"),
     ],
 )
 def test_disk_that_is_full_all_of_a_sudden(

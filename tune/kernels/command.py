@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def tune_kernels(args: argparse.Namespace) -> int:
     if args.trials < 1 or args.time_limit <= 0:
         raise TuneError("--trials and --time-limit must be positive")
     target = find_target(args.target, args.cpu)

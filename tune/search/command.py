@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tune.search.workers import Worker
 
 EXAMPLES = """examples:
-  python -m tune search --study mine --storage sqlite:///mine.db --space mobilebert --quality mine.toml --trials 100
-  python -m tune search --study toy --storage journal:toy.log --space mobilebert-toy --workers 2
-  python -m tune search --study mine --storage postgresql://host/studies --quality-command './score.sh {config}'
+  %(prog)s --study mine --storage sqlite:///mine.db --space mobilebert --quality mine.toml --trials 100
+  %(prog)s --study toy --storage journal:toy.log --space mobilebert-toy --workers 2
+  %(prog)s --study mine --storage postgresql://host/studies --quality-command './score.sh {config}'
   python -m tune report --study mine --storage sqlite:///mine.db
 """
 PATIENCE = 500  # candidates in a row that come to nothing, after which there is nothing left to find
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def search_architectures(args: argparse.Namespace) -> int:
     for name in ("trials", "workers", "threads", "seq_len"):
         if getattr(args, name) < 1:
             raise TuneError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")

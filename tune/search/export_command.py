@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
 
 
-def run(args: argparse.Namespace) -> int:
+def export_architecture(args: argparse.Namespace) -> int:
     from tune.search.artifact import export
     from tune.search.space import find_space
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trial", type=int, metavar="N", help="print the commands that build this trial's library, and no report")
 
 
-def run(args: argparse.Namespace) -> int:
+def write_report(args: argparse.Namespace) -> int:
     from tune.search.figures import draw, importances
     from tune.search.findings import find
     from tune.search.report import verdict, write
