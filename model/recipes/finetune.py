@@ -15,6 +15,7 @@ from ..errors import ModelError
 from ..finetune.squad import VERSIONS
 from ..settings import TrainSettings
 from .evaluate import evaluate_task
+from .quantization import Quantize
 from .sources import ModelSource
 from .task import TaskData, load_model, task_tokenizer, with_vocabulary
 
@@ -42,6 +43,7 @@ class FinetuneConfig:
     epochs: float = 3
     train: TrainSettings = field(default_factory=lambda: TrainSettings(optimizer="adamw", learning_rate=5e-5))
     sweep: Sweep = field(default_factory=Sweep)
+    quantize: Quantize = field(default_factory=Quantize)  # train and evaluate as int8 kernels compute
 
 
 def finetune(config: FinetuneConfig) -> str:
@@ -101,12 +103,14 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     stages = pretraining(model.config.num_hidden_layers, max(1, steps))
     kind = Spans if config.task in VERSIONS else Classification
     task = lambda model, stage: kind(model)  # noqa: E731
-    folder = Trainer(model, task, stages, batches, output, train, processes).fit()
+    with config.quantize.apply(model):
+        folder = Trainer(model, task, stages, batches, output, train, processes).fit()
     if not processes.first:
         return {}
     keep_vocabulary(folder, Path(data.vocabulary))
     whole = load_checkpoint(folder).to(processes.device)
-    return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
+    with config.quantize.apply(whole):
+        return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
 
 
 def training_batches(config: FinetuneConfig, model: Model) -> Any:

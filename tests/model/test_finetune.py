@@ -16,7 +16,7 @@ from model.finetune import squad
 from model.finetune.features import Row, RowBatches
 from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
 from model.finetune.squad import Question
-from model.quantize import fake_quantized
+from model.quantize import fake_quantized, round_rows, round_weight
 from model.recipes.finetune import FinetuneConfig
 
 SQUAD = Path("../shared/data/squad/dev-v2.0.json")
@@ -56,9 +56,8 @@ sequence_length = 48
     return path
 
 
-def test_a_classifier_learns_and_its_predictions_score_as_reported(
-    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
-) -> None:
+def sentiment(tmp_path: Path, vocabulary: Path, words: list[str]) -> Path:
+    """The configuration of a task in which one word decides."""
     rng = random.Random(0)
     for name, count in (("train", 200), ("dev", 40)):
         rows = []
@@ -66,7 +65,25 @@ def test_a_classifier_learns_and_its_predictions_score_as_reported(
             label = rng.randint(0, 1)
             rows.append(f"{words[label * 3]} {' '.join(rng.choices(words[10:], k=4))}\t{label}\n")
         (tmp_path / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(rows))
-    path = config(tmp_path, vocabulary, "sst-2", train=f"{tmp_path}/train.tsv", dev=f"{tmp_path}/dev.tsv")
+    return config(tmp_path, vocabulary, "sst-2", train=f"{tmp_path}/train.tsv", dev=f"{tmp_path}/dev.tsv")
+
+
+def test_a_classifier_that_is_trained_for_int8_reports_what_int8_answers(
+    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    path = sentiment(tmp_path, vocabulary, words)
+    sets = ["--set", "quantize.precision=int8", "--set", "quantize.keep_float=['*classifier*']"]
+    assert main(["finetune", str(path), *sets]) == 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["dev"]["accuracy"] > 0.9
+    sets[-1] = "quantize.keep_float=['x']"
+    assert main(["finetune", str(path), "--set", f"output={tmp_path}/other", *sets]) == 2
+    assert "no layer is called 'x'" in capsys.readouterr().err
+
+
+def test_a_classifier_learns_and_its_predictions_score_as_reported(
+    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    path = sentiment(tmp_path, vocabulary, words)
     assert main(["finetune", str(path)]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())["dev"]
     assert metrics["accuracy"] > 0.9
@@ -273,3 +290,46 @@ def test_the_configurations_that_come_with_it_are_valid() -> None:
     for file, command in files.items():
         module = import_module(f"model.recipes.{command.replace('-', '_')}")
         read(file, getattr(module, CONFIGURED[command][1]))
+
+
+def test_fake_quantisation_computes_what_the_int8_kernels_do() -> None:
+    """A linear on rows of all sizes against the reference of the kernels; ties apart, to rounding."""
+    from compile.kernels.int8_reference import linear
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(96, 24)
+    x = torch.randn(50, 96) * torch.exp(4 * torch.randn(50, 1))
+    x[0], x[1] = 0, x[1].abs()
+    with fake_quantized(torch.nn.ModuleList([layer])), torch.no_grad():
+        got = layer(x).numpy()
+    weight = layer.weight.detach().numpy().T
+    scales = np.abs(weight).max(0) / np.float32(127)
+    wanted = linear(x.numpy(), np.rint(weight / scales).astype(np.int8), scales, layer.bias.detach().numpy())
+    assert np.abs(got - wanted).max() < 1e-2 * np.abs(wanted).max()
+    assert np.mean(np.abs(got - wanted) > 1e-5 * np.abs(wanted).max(1, keepdims=True)) < 0.05
+
+
+def test_gradients_go_straight_through_rounding() -> None:
+    layer = torch.nn.Linear(8, 3)
+    x = torch.randn(5, 8, requires_grad=True)
+    with fake_quantized(torch.nn.ModuleList([layer])):
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert x.grad is not None
+    rounded = round_weight(layer.weight).detach()
+    assert torch.allclose(x.grad, rounded.sum(0).expand(5, 8))
+    assert torch.allclose(layer.weight.grad, round_rows(x).detach().sum(0).expand(3, 8), atol=1e-5)
+
+
+def test_layers_that_stay_float_are_named(randomized: Callable) -> None:
+    layers = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "classifier": torch.nn.Linear(4, 2)})
+    x = torch.randn(3, 4)
+    exact = {name: layer(x) for name, layer in layers.items()}
+    with fake_quantized(layers, ["class*"]):
+        assert torch.equal(layers["classifier"](x), exact["classifier"])
+        assert not torch.equal(layers["a"](x), exact["a"])
+    with (
+        pytest.raises(ModelError, match="keep_float: no layer is called 'clasifier'"),
+        fake_quantized(layers, ["clasifier"]),
+    ):
+        pass
