@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pocketbert.command import stop_if_hidden
+
+stop_if_hidden("passes")
+
 # Here and not on first use: each of these modules has the name of its function, and a later import would put it first.
 from compile.build import build
 from compile.errors import CompileError

@@ -18,7 +18,7 @@ from compile.artifact.manifest import Manifest
 from compile.databases import TuningSummary
 from compile.targets import CPUS, TARGETS, find_target
 from passes.report import LayerPrecision
-from pocketbert.command import Parser, exit_status, say
+from pocketbert.command import Parser, exit_status, require_own_rooms, say
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
 
@@ -206,6 +206,7 @@ def make_key(args: argparse.Namespace) -> None:
 
 
 def list_models(_: argparse.Namespace) -> None:
+    require_own_rooms("model")
     import model as core
 
     print(f"{'preset':<27}{'parameters':>12}{'FLOPs':>10}   (encoder, 128 tokens; FLOPs are 2 × multiply-adds)")

@@ -20,6 +20,7 @@ from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
 from compile.targets import find_target
 from passes.calibration import read_texts
+from pocketbert.command import require_own_rooms
 from pocketbert.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def obtain(
         graph = files.read(path)
         progress("read the model", time.perf_counter() - begin)
         return graph, path.stem, {"file": path.name}
+    require_own_rooms("model")
     import model as core  # torch: only for what is not ONNX yet
 
     folder = path.is_dir()

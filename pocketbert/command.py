@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 from pocketbert.errors import PocketBERTError, describe
 
-ROOMS = ("compile", "model", "passes", "tune")
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS = ("SIGTERM", "SIGHUP")
 
@@ -55,7 +54,6 @@ def exit_status(action: Callable[[argparse.Namespace], int | None], args: argpar
     """
     try:
         with _signals_raised(), _warnings_in_one_line():
-            require_own_rooms()
             status = action(args) or 0
             sys.stdout.flush()
             return status
@@ -82,9 +80,20 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def stop_if_hidden(*names: str) -> None:
+    """`require_own_rooms` for a room that is being imported: as a command (`python -m`) it ends in one line."""
+    try:
+        require_own_rooms(*names)
+    except PocketBERTError as error:
+        if sys.argv[:1] != ["-m"]:  # what Python puts there until it has found the command
+            raise
+        say(f"error: {describe(error)}")
+        sys.exit(2)
+
+
 def require_own_rooms(*names: str) -> None:
     """Raises PocketBERTError where a file of the user's hides one of our packages, as a model.py where they work."""
-    for name in names or ROOMS:
+    for name in names:
         found = sys.modules.get(name) or importlib.util.find_spec(name)
         place = getattr(found, "__file__", None) or getattr(found, "origin", None)
         if place and not Path(place).resolve().is_relative_to(ROOT):

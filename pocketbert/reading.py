@@ -18,20 +18,26 @@ T = TypeVar("T")
 LIMIT = 64 << 20  # bytes of a file whose size nothing else bounds
 
 
-def read_text(
-    path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT, errors: str = "strict"
-) -> str:
-    """A file of UTF-8. Raises `error` if it cannot be read, is no file, is not UTF-8 or exceeds `limit` bytes."""
+def read_bytes(path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT) -> bytes:
+    """A file. Raises `error` if it cannot be read, is a folder, pipe or device, or exceeds `limit` bytes."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise error(f"{path} is not a file")
         with open(path, "rb") as file:
             data = file.read(limit + 1)
-        if len(data) > limit:
-            raise error(f"{path} is larger than {limit >> 20} MiB: not a file of this kind")
-        return data.decode(errors=errors)
     except OSError as failure:
         raise error(f"cannot read {path}: {failure.strerror}") from failure
+    if len(data) > limit:
+        raise error(f"{path} is larger than {limit >> 20} MiB: not a file of this kind")
+    return data
+
+
+def read_text(
+    path: str | Path, error: type[PocketBERTError] = PocketBERTError, limit: int = LIMIT, errors: str = "strict"
+) -> str:
+    """A file of UTF-8. Raises `error` as `read_bytes` does, or where it is not UTF-8."""
+    try:
+        return read_bytes(path, error, limit).decode(errors=errors)
     except UnicodeDecodeError as failure:
         raise error(f"{path}: not UTF-8 at byte {failure.start + 1}") from failure
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
+from pocketbert.reading import read_bytes
 
 if TYPE_CHECKING:
     from compile.planning.plan import Plan
@@ -51,10 +52,7 @@ def read_vocabulary(path: Path, cased: bool) -> Vocabulary:
     """The pieces of a vocab.txt, one a line, as `tokenizers` reads them: white space at the end of a line is not the
     piece's, and a piece that stands twice has its last line's id. Raises CompileError naming the line that is wrong.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CompileError(f"--vocab {path} cannot be read: {error.strerror}") from error
+    data = read_bytes(path, CompileError)
     lines = data.removesuffix(b"\n").split(b"\n")
     pieces = []
     for number, line in enumerate(lines, 1):

@@ -49,13 +49,22 @@ def test_package_as_a_command_does_its_work_beside_a_users_own_files(hostile: Pa
     assert "as the papers count" in done.stdout, done.stderr
 
 
-def test_module_names_the_file_that_hides_ours(hostile: Path) -> None:
-    for name in ("compile", "passes"):
-        (hostile / f"{name}.py").unlink()
-    done = ended("-m", "compile", "mobilebert", "--target", "host", cwd=hostile)
+@pytest.mark.parametrize(
+    ("command", "hiding"), [("compile", "model"), ("compile", "passes"), ("tune", "compile"), ("tune", "model")]
+)
+def test_module_names_the_file_that_hides_ours(command: str, hiding: str, hostile: Path) -> None:
+    for name in ROOMS:
+        if name != hiding:
+            (hostile / f"{name}.py").unlink()
+    done = ended("-m", command, *(["mobilebert", "--target", "host"] if command == "compile" else []), cwd=hostile)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert all(word in done.stderr for word in (str(hostile / "model.py"), "hides", "`model`", "`pocketbert`"))
+    assert all(word in done.stderr for word in (str(hostile / f"{hiding}.py"), "hides", f"`{hiding}`", "`pocketbert`"))
+
+
+def test_file_that_hides_what_a_command_does_not_need_is_let_be(hostile: Path) -> None:
+    (hostile / "model.py").unlink()
+    assert ended("-m", "model", "inspect", "tinybert", cwd=hostile).returncode == 0
 
 
 def test_unknown_command_is_one_line(console: Path, tmp_path: Path) -> None:
