@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketbert.files import written_whole
+from pocketbert.reading import parse_json
 
 from .errors import ModelError
 
@@ -95,9 +96,8 @@ def _forget(path: Path, done: int) -> None:
         return
     kept = []
     for line in path.read_text().splitlines(keepends=True):
-        with suppress(ValueError):
-            content: Any = json.loads(line)
-            if content["step"] <= done:
+        with suppress(ValueError, TypeError, KeyError):
+            if parse_json(line)["step"] <= done:
                 kept.append(line)
     with written_whole(path, ModelError) as file:
         file.write("".join(kept).encode())

@@ -13,11 +13,16 @@ SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z0-9])"
 INITIALS = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|St|No|vs|Jr|Sr|Prof|Gen|Col|Sgt|Inc|Ltd|Co)\.$")
 
 
+LONGEST_LINE = 64 << 20  # bytes
+
+
 def lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file; raises `ModelError` with file and line number where it is not."""
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+                if len(line) == LONGEST_LINE:
+                    raise ModelError(f"{path}:{number}: a line of {LONGEST_LINE >> 20} MiB: this is no text file")
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:

@@ -156,6 +156,17 @@ def test_shards_json(tmp_path: Path) -> None:
             Shards(tmp_path)
 
 
+def test_vocabulary_of_one_endless_line(tmp_path: Path) -> None:
+    from compile.codegen.vocabulary import read_vocabulary as for_a_library
+    from model.data.vocabulary import read_vocabulary as for_training
+
+    with open(tmp_path / "vocab.txt", "wb") as file:
+        file.truncate(1 << 36)
+    for read in (for_training, lambda path: for_a_library(path, False)):
+        with within_a_second(), pytest.raises(PocketBERTError, match="64 MiB"):
+            read(tmp_path / "vocab.txt")
+
+
 def test_squad(tmp_path: Path) -> None:
     from model.finetune.squad import read_questions
 
