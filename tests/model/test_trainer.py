@@ -145,7 +145,10 @@ sys.exit(main(["distill", sys.argv[1]]))
 
 @pytest.mark.parametrize(
     ("room", "message"),
-    [("20000", r"cannot write .*step-00000006.pt: .*; what was there is kept"), ("100", r"cannot write the log .*")],
+    [
+        ("20000", r"cannot write .*step-00000006.pt: disk full; what was there is kept"),
+        ("100", r"disk full: cannot write the log .*"),
+    ],
     ids=["checkpoint", "log"],
 )
 def test_a_full_disk_is_one_line_and_loses_no_checkpoint(room: str, message: str, config: Path, tmp_path: Path) -> None:
