@@ -123,7 +123,7 @@ class Library:
         unknown = set(inputs) - {entry.name for entry in self.manifest.inputs}
         if unknown:
             raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
-        tokens = arrays[0].shape[-1]
+        tokens = arrays[0].shape[-1] if arrays and arrays[0].ndim else 0
         outputs = {e.name: np.empty(e.shape_for(tokens), e.dtype) for e in self.manifest.outputs}
         self.run_into(arrays, list(outputs.values()))
         return outputs
