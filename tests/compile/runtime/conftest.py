@@ -84,8 +84,7 @@ def execute() -> Callable[..., Any]:
     """execute(program, *arguments): the finished process. A sanitizer's report ends it with another status than 0."""
 
     def run(path: Path, *arguments: Any) -> Any:
-        return subprocess.run(
-            [path, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=path.parent
-        )
+        command = [path, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent, timeout=300)
 
     return run
