@@ -65,7 +65,7 @@ def measure(preset: str, folder: Path) -> list[dict]:
     least = built.manifest.flops / 2 / LANES
     results = []
     for level in levels:
-        with EmulatedRunner(CPUS[level.cpu].emulated) as runner:
+        with EmulatedRunner(CPUS[level.cpu].qemu_cpu) as runner:
             counted = round(runner.measure(built.folder, timeout=600).median_ms * 1e6)
         found = {"model": preset, **asdict(level), "instructions": counted, "multiply_adds": least}
         results.append({**found, "inner_loops": loops[level.kernels_for]})

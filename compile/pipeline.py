@@ -170,8 +170,10 @@ def build_program(
             if dump:
                 (dump / "kernels").mkdir(exist_ok=True)
             objects = []
-            for level in plan.codes:
-                objects += compile_kernels(level.symbols, target, kernels, level.code, dump and dump / "kernels")
+            for level in plan.code_variants:
+                objects += compile_kernels(
+                    level.symbols, target, kernels, level.compiled_for, dump and dump / "kernels"
+                )
         with clock.phase("pack weights"):
             write_weights(plan, work / "pb_weights.bin")
         with clock.phase("link"):

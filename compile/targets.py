@@ -41,7 +41,7 @@ AVX512_FEATURES = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 class Cpu:
     """A CPU to tune for. `features` are LLVM's names; `required` is what the library checks when it is opened.
 
-    emulated: what qemu calls a core that has these features, and not those of the CPUs below.
+    qemu_cpu: what qemu calls a core that has these features, and not those of the CPUs below.
     """
 
     name: str
@@ -50,51 +50,74 @@ class Cpu:
     llvm_cpu: str
     features: tuple[str, ...]
     required: tuple[str, ...]
-    emulated: str = ""
+    qemu_cpu: str = ""
 
 
 # A library never holds instructions beyond its CPU's `features`, so `generic` runs on every core of its architecture.
 CPUS = {
     cpu.name: cpu
     for cpu in (
-        Cpu("armv8.0", "aarch64", NEON, "generic", ("+neon",), (), "cortex-a53"),
-        Cpu("cortex-a53", "aarch64", NEON, "cortex-a53", ("+neon",), (), "cortex-a53"),
         Cpu(
-            "cortex-a76",
-            "aarch64",
-            replace(NEON, dot="sdot"),
-            "cortex-a76",
-            ("+neon", "+dotprod", "+fullfp16"),
-            ("dotprod", "fp16"),
-            "cortex-a76",
+            name="armv8.0",
+            arch="aarch64",
+            isa=NEON,
+            llvm_cpu="generic",
+            features=("+neon",),
+            required=(),
+            qemu_cpu="cortex-a53",
+        ),
+        Cpu(
+            name="cortex-a53",
+            arch="aarch64",
+            isa=NEON,
+            llvm_cpu="cortex-a53",
+            features=("+neon",),
+            required=(),
+            qemu_cpu="cortex-a53",
+        ),
+        Cpu(
+            name="cortex-a76",
+            arch="aarch64",
+            isa=replace(NEON, dot="sdot"),
+            llvm_cpu="cortex-a76",
+            features=("+neon", "+dotprod", "+fullfp16"),
+            required=("dotprod", "fp16"),
+            qemu_cpu="cortex-a76",
         ),
         # SVE is left out: phones whose cores have it often switch it off. The rest is nothing to float32.
         Cpu(
-            "cortex-x2",
-            "aarch64",
-            replace(NEON, dot="smmla"),
-            "cortex-a76",
-            ("+neon", "+dotprod", "+fullfp16", "+i8mm", "+bf16"),
-            ("dotprod", "fp16", "i8mm", "bf16"),
-            "max",
+            name="cortex-x2",
+            arch="aarch64",
+            isa=replace(NEON, dot="smmla"),
+            llvm_cpu="cortex-a76",
+            features=("+neon", "+dotprod", "+fullfp16", "+i8mm", "+bf16"),
+            required=("dotprod", "fp16", "i8mm", "bf16"),
+            qemu_cpu="max",
         ),
-        Cpu("x86-64-v3", "x86_64", AVX2, "x86-64-v3", (), ("avx2", "fma")),
+        Cpu(name="x86-64-v3", arch="x86_64", isa=AVX2, llvm_cpu="x86-64-v3", features=(), required=("avx2", "fma")),
         Cpu(
-            "x86-64-v3-vnni",
-            "x86_64",
-            replace(AVX2, dot="vnni"),
-            "x86-64-v3",
-            ("+avxvnni",),
-            ("avx2", "fma", "avxvnni"),
+            name="x86-64-v3-vnni",
+            arch="x86_64",
+            isa=replace(AVX2, dot="vnni"),
+            llvm_cpu="x86-64-v3",
+            features=("+avxvnni",),
+            required=("avx2", "fma", "avxvnni"),
         ),
-        Cpu("x86-64-v4", "x86_64", AVX512, "x86-64-v4", (), ("avx2", "fma", *AVX512_FEATURES)),
         Cpu(
-            "x86-64-v4-vnni",
-            "x86_64",
-            replace(AVX512, dot="vnni"),
-            "x86-64-v4",
-            ("+avx512vnni",),
-            ("avx2", "fma", *AVX512_FEATURES, "avx512vnni"),
+            name="x86-64-v4",
+            arch="x86_64",
+            isa=AVX512,
+            llvm_cpu="x86-64-v4",
+            features=(),
+            required=("avx2", "fma", *AVX512_FEATURES),
+        ),
+        Cpu(
+            name="x86-64-v4-vnni",
+            arch="x86_64",
+            isa=replace(AVX512, dot="vnni"),
+            llvm_cpu="x86-64-v4",
+            features=("+avx512vnni",),
+            required=("avx2", "fma", *AVX512_FEATURES, "avx512vnni"),
         ),
     )
 }
@@ -104,8 +127,8 @@ CPUS = {
 class Target:
     """Where a library will run.
 
-    libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed. newer: CPUs that get
-    kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first.
+    libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed. extra_levels: CPUs that
+    get kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first.
     """
 
     name: str
@@ -116,11 +139,11 @@ class Target:
     libm: str
     cpu: Cpu
     description: str
-    newer: tuple[Cpu, ...] = ()
+    extra_levels: tuple[Cpu, ...] = ()
 
     @property
     def levels(self) -> tuple[Cpu, ...]:
-        return (self.cpu, *self.newer)
+        return (self.cpu, *self.extra_levels)
 
     @property
     def isa(self) -> Isa:
@@ -150,37 +173,37 @@ TARGETS = {
     target.name: target
     for target in (
         Target(
-            "arm64-android",
-            "aarch64",
-            "aarch64-linux-android",
-            "aarch64-linux-android",
-            "libc.so",
-            "libm.so",
-            CPUS["armv8.0"],
-            "every 64-bit Android phone (API 23 and later)",
-            (CPUS["cortex-a76"], CPUS["cortex-x2"]),
+            name="arm64-android",
+            arch="aarch64",
+            triple="aarch64-linux-android",
+            zig_triple="aarch64-linux-android",
+            libc="libc.so",
+            libm="libm.so",
+            cpu=CPUS["armv8.0"],
+            description="every 64-bit Android phone (API 23 and later)",
+            extra_levels=(CPUS["cortex-a76"], CPUS["cortex-x2"]),
         ),
         Target(
-            "arm64-linux",
-            "aarch64",
-            "aarch64-linux-gnu",
-            "aarch64-linux-gnu",
-            "libc.so.6",
-            "libm.so.6",
-            CPUS["armv8.0"],
-            "64-bit Arm Linux with glibc (boards, servers)",
-            (CPUS["cortex-a76"], CPUS["cortex-x2"]),
+            name="arm64-linux",
+            arch="aarch64",
+            triple="aarch64-linux-gnu",
+            zig_triple="aarch64-linux-gnu",
+            libc="libc.so.6",
+            libm="libm.so.6",
+            cpu=CPUS["armv8.0"],
+            description="64-bit Arm Linux with glibc (boards, servers)",
+            extra_levels=(CPUS["cortex-a76"], CPUS["cortex-x2"]),
         ),
         Target(
-            "x86_64-linux",
-            "x86_64",
-            "x86_64-linux-gnu",
-            "x86_64-linux-gnu",
-            "libc.so.6",
-            "libm.so.6",
-            CPUS["x86-64-v3"],
-            "64-bit x86 Linux with glibc and AVX2",
-            (CPUS["x86-64-v3-vnni"], CPUS["x86-64-v4"], CPUS["x86-64-v4-vnni"]),
+            name="x86_64-linux",
+            arch="x86_64",
+            triple="x86_64-linux-gnu",
+            zig_triple="x86_64-linux-gnu",
+            libc="libc.so.6",
+            libm="libm.so.6",
+            cpu=CPUS["x86-64-v3"],
+            description="64-bit x86 Linux with glibc and AVX2",
+            extra_levels=(CPUS["x86-64-v3-vnni"], CPUS["x86-64-v4"], CPUS["x86-64-v4-vnni"]),
         ),
     )
 }
@@ -211,7 +234,7 @@ def host_target() -> Target:
         raise CompileError("--target host: this CPU lacks AVX2 or FMA, the least that x86-64 kernels need")
     name = "x86-64-v4" if set(AVX512_FEATURES) <= flags else "x86-64-v3"
     vnni = CPUS[f"{name}-vnni"]
-    return replace(with_cpu(TARGETS["x86_64-linux"], name), newer=(vnni,) if set(vnni.required) <= flags else ())
+    return replace(with_cpu(TARGETS["x86_64-linux"], name), extra_levels=(vnni,) if set(vnni.required) <= flags else ())
 
 
 def names() -> str:
@@ -223,7 +246,7 @@ def with_cpu(target: Target, cpu_name: str) -> Target:
     fitting = [c.name for c in CPUS.values() if c.arch == target.arch]
     if cpu_name not in fitting:
         raise CompileError(f"unknown CPU {cpu_name!r} for target {target.name}: choose one of {', '.join(fitting)}")
-    return replace(target, cpu=CPUS[cpu_name], newer=())
+    return replace(target, cpu=CPUS[cpu_name], extra_levels=())
 
 
 def find_target(name: str, cpu: str | None = None) -> Target:

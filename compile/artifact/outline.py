@@ -194,7 +194,7 @@ def make_manifest(plan: Plan, name: str, target: Target, library: Path, **made: 
         triple=target.triple,
         isa=target.isa.name,
         cpu_features_required=target.cpu.required,
-        levels=tuple(Level(level.cpu.name, level.cpu.required, level.code.name) for level in plan.levels),
+        levels=tuple(Level(level.cpu.name, level.cpu.required, level.compiled_for.name) for level in plan.levels),
         precision="int8" if any(k.precision == "int8" for k in kernels) else "float32",
         tokens=program.tokens,
         shorter_sequences=program.elastic,

@@ -51,15 +51,15 @@ def plan_source(plan: Plan, threads: int) -> str:
 def _levels(plan: Plan) -> str:
     """The kernels as members of a struct, and for each level the functions that they are."""
     calls = {identifier(call.kernel.name): call for call in plan.program.calls}
-    parts = [_prototype(call, level.symbol(n)) + ";" for level in plan.codes for n, call in calls.items()]
+    parts = [_prototype(call, level.symbol(n)) + ";" for level in plan.code_variants for n, call in calls.items()]
     parts += ["struct pb_kernels {", *(f"    {_prototype(call, f'(*{n})')};" for n, call in calls.items()), "};"]
     table = ["static const pb_level levels[] = {"]
-    codes = [level.code for level in plan.codes]
-    for index, level in enumerate(plan.codes):
+    codes = [level.compiled_for for level in plan.code_variants]
+    for index, level in enumerate(plan.code_variants):
         parts += [f"static const struct pb_kernels kernels_{index} = {{", *_members(level, calls), "};"]
     for level in plan.levels:
         features = " | ".join(f"PB_CPU_{feature}" for feature in level.cpu.required) or "0"
-        table.append(f'    {{{features}, "{level.cpu.name}", &kernels_{codes.index(level.code)}}},')
+        table.append(f'    {{{features}, "{level.cpu.name}", &kernels_{codes.index(level.compiled_for)}}},')
     return "\n".join([*parts, *table, "};\n"])
 
 

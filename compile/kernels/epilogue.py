@@ -1,7 +1,7 @@
 """What a row kernel does to its result before storing it: bias, NoNorm's scale and shift, residual add, activation.
 
-An epilogue is a tuple of steps applied in order to one vector of the result. Vectors ("addv", "mulv") have one value a
-column and are padded to whole panels at compile time; tensors ("add", "mul") have one row a token.
+An epilogue is a tuple of steps applied in order to one vector of the result. Vectors ("add_vector", "mul_vector") have
+one value a column and are padded to whole panels at compile time; tensors ("add", "mul") have one row a token.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from compile.kernels.builder import Expr, Pointer, opaque
 from compile.kernels.contract import Parameter, Signature, tensor, vector
 from compile.kernels.math import UNARY
 
-VECTOR_STEPS = ("addv", "mulv")
+VECTOR_STEPS = ("add_vector", "mul_vector")
 TENSOR_STEPS = ("add", "mul")
-WORDS = {"add": "+ tensor", "mul": "× tensor", "addv": "+ vector", "mulv": "× vector"}
+WORDS = {"add": "+ tensor", "mul": "× tensor", "add_vector": "+ vector", "mul_vector": "× vector"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def apply(
             continue
         at = column if operand.stride is None else row * operand.stride + column
         other = operand.pointer.load(at, lanes)
-        value = value + other if step in ("add", "addv") else value * other
+        value = value + other if step in ("add", "add_vector") else value * other
     return value
 
 

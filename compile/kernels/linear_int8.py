@@ -225,7 +225,7 @@ class _RowMajor(_Code):
                 zero = bind(broadcast(self.quantized.zero(row + i), lanes))
                 for v in range(vectors):
                     self.acc[i * vectors + v].store(0, zero * self.sums.load(first + v * lanes, lanes), lanes)
-            ahead = self.ask_ahead(first, columns, tirx.truncdiv(row, mr)) if height == mr else None
+            ahead = self.prefetch_next_panel(first, columns, tirx.truncdiv(row, mr)) if height == mr else None
             unroll = self.tile.k_unroll if height == mr else 1
 
             def step(k: Expr, u: int) -> None:
@@ -269,7 +269,7 @@ class _RowMajor(_Code):
         total = self.acc[index]
         total.store(0, total.load(0, lanes) + product, lanes)
 
-    def ask_ahead(self, first: Expr, columns: int, tile: Expr) -> Callable[[Expr], None]:
+    def prefetch_next_panel(self, first: Expr, columns: int, tile: Expr) -> Callable[[Expr], None]:
         panels, unroll = -(-columns // PANEL), self.tile.k_unroll
         share = bind(tirx.truncdiv(panels * self.depth * self.tile.mr, self.rows))
         start = bind((tirx.truncdiv(first, PANEL) + panels) * self.depth * PANEL + tile * share * CACHE_LINE)

@@ -40,5 +40,5 @@ def epilogue(
         else:
             value = UNARY[step](value)
             continue
-        value = value + other if step in ("add", "addv") else value * other
+        value = value + other if step in ("add", "add_vector") else value * other
     return value

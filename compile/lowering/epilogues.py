@@ -95,12 +95,12 @@ def _step(node: Node, columns: int, kept: Kept) -> tuple[list[tuple[str, Any]], 
     left, right = node.inputs
     if (vector := _vector_of(right, columns)) is not None and left.shape == node.shape:
         if node.op in ("add", "subtract"):
-            return [("addv", vector if node.op == "add" else -vector)], left
-        return [("mulv", vector if node.op == "multiply" else np.float32(1.0) / vector)], left
+            return [("add_vector", vector if node.op == "add" else -vector)], left
+        return [("mul_vector", vector if node.op == "multiply" else np.float32(1.0) / vector)], left
     if (vector := _vector_of(left, columns)) is not None and right.shape == node.shape:
         if node.op == "subtract":
-            return [("mulv", np.full_like(vector, -1.0)), ("addv", vector)], right
-        return None if node.op == "divide" else ([("addv" if node.op == "add" else "mulv", vector)], right)
+            return [("mul_vector", np.full_like(vector, -1.0)), ("add_vector", vector)], right
+        return None if node.op == "divide" else ([("add_vector" if node.op == "add" else "mul_vector", vector)], right)
     shape = _without_ones(node.shape)
     if node.op not in ("add", "multiply") or not _without_ones(left.shape) == _without_ones(right.shape) == shape:
         return None

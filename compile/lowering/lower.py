@@ -269,7 +269,7 @@ class _Lowering:
         (k, n), rows = weight.shape, math.prod(node.shape[:-1])
         x, weight = self.linear_input(chain.source.inputs[0], rows, k, weight)
         bias = None
-        if chain.steps and chain.steps[0] == "addv":
+        if chain.steps and chain.steps[0] == "add_vector":
             bias = chain.operands[0]
             chain = Chain(chain.source, chain.steps[1:], chain.operands[1:])
         operands = self.operands(chain, rows, n, node)
@@ -310,7 +310,7 @@ class _Lowering:
         following, same, previous = np.split(weight, 3)
         return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate([previous, same, following])
 
-    def limit(self, ids: Node, count: int) -> None:
+    def require_ids_below(self, ids: Node, count: int) -> None:
         """An input that indexes a table of `count` rows must lie inside it: the runtime refuses what does not."""
         while ids.op in RESHAPES or (ids.op == "astype" and ids.inputs[0].dtype in ("int32", "int64")):
             ids = ids.inputs[0]
@@ -324,7 +324,7 @@ class _Lowering:
         table = quantized.values if quantized else constant_of(source)
         assert table is not None
         count, columns = table.shape
-        self.limit(ids, count)
+        self.require_ids_below(ids, count)
         rows = math.prod(node.shape[:-1])
         view, operands = self.seen_as(ids, rows, 1), self.operands(chain, rows, columns, node)
         to = self.result(node, rows, columns)
@@ -351,7 +351,7 @@ class _Lowering:
         """One operator by TVM's own library, over whole tensors."""
         kernel, parameters = Generic.of(node, self.graph.module)
         if node.op == "take" and node.attrs.axis is not None:
-            self.limit(node.inputs[1], node.inputs[0].shape[int(node.attrs.axis)])
+            self.require_ids_below(node.inputs[1], node.inputs[0].shape[int(node.attrs.axis)])
         views = [self.dense(p) for p in parameters]
         to = self.result(node, *self.rows_columns(node.shape))
         scratch = [

@@ -16,15 +16,15 @@ from compile.targets import Cpu, Target
 
 @dataclass(frozen=True)
 class Level:
-    """kernels: what computes it on this CPU, by the name of the program's kernel; code: whose machine code they are."""
+    """kernels: what computes it on this CPU, by the name of the program's kernel; compiled_for: whose code they are."""
 
     cpu: Cpu
-    code: Cpu
+    compiled_for: Cpu
     kernels: dict[str, KernelSpec]
 
     def symbol(self, name: str) -> str:
         """The C function of the kernel that the program calls `name`."""
-        return f"{self.kernels[name].name}__{re.sub(r'[^a-z0-9]', '_', self.code.name)}"
+        return f"{self.kernels[name].name}__{re.sub(r'[^a-z0-9]', '_', self.compiled_for.name)}"
 
     @property
     def symbols(self) -> dict[str, KernelSpec]:
@@ -38,10 +38,10 @@ class Level:
 
 def make_levels(program: Program, target: Target) -> list[Level]:
     """Lowest first, the one that `program` was lowered for. Levels whose kernels are the same share their code."""
-    code: dict[tuple[str, frozenset[str]], Cpu] = {}
+    variants: dict[tuple[str, frozenset[str]], Cpu] = {}
     levels = []
     for cpu in target.levels:
         kernels = {name: kernel.for_cpu(cpu) for name, kernel in program.kernels.items()}
         key = cpu.llvm_cpu, frozenset(kernel.name for kernel in kernels.values())
-        levels.append(Level(cpu, code.setdefault(key, cpu), kernels))
+        levels.append(Level(cpu, variants.setdefault(key, cpu), kernels))
     return levels

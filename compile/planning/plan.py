@@ -48,9 +48,9 @@ class Plan:
     tensor_bytes: int  # what all tensors would take without sharing
 
     @property
-    def codes(self) -> list[Level]:
+    def code_variants(self) -> list[Level]:
         """The levels that have code of their own."""
-        return [level for level in self.levels if level.code is level.cpu]
+        return [level for level in self.levels if level.compiled_for is level.cpu]
 
     @property
     def in_rows(self) -> set[Call]:

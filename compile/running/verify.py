@@ -69,7 +69,7 @@ def verify(
     if runner:
         return (_compare(runner, folder, manifest, given, referee),)
     results = []
-    for core in [CPUS[level.cpu].emulated for level in manifest.levels] if emulated else [""]:
+    for core in [CPUS[level.cpu].qemu_cpu for level in manifest.levels] if emulated else [""]:
         with qemu.QemuRunner(core) if emulated else LocalRunner() as one:
             results.append(_compare(one, folder, manifest, given, referee))
     return tuple(results)

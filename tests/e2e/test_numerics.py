@@ -71,7 +71,7 @@ def test_every_level_of_arm64(mobilebert_android: Path, exact: Callable) -> None
     facts = read_manifest(mobilebert_android)
     for index, level in enumerate(facts.levels):
         some = given[index % 2 :: 2]
-        with QemuRunner(CPUS[level.cpu].emulated) as runner:
+        with QemuRunner(CPUS[level.cpu].qemu_cpu) as runner:
             outputs, _ = runner.outputs(mobilebert_android / facts.library, facts, some)
         for got, one in zip(outputs, some, strict=True):
             assert relative_error(got, exact(one)) <= BOUND, level.cpu

@@ -42,7 +42,7 @@ def small(kind: str = "relu") -> Task:
     return Task(Linear(40, 72, bool(steps), steps, tile, target.isa), 19, 1)
 
 
-@pytest.mark.parametrize("kind", ["", "relu", "add-mulv-addv-gelu", "gelu_tanh-mul", "attention"])
+@pytest.mark.parametrize("kind", ["", "relu", "add-mul_vector-add_vector-gelu", "gelu_tanh-mul", "attention"])
 def test_every_kind_of_task_agrees_with_float64(kind: str, local_runner: LocalRunner, tmp_path: Path) -> None:
     task, target = small(kind), host_target()
     tile = candidate_tiles(target.isa)[-1]

@@ -49,7 +49,7 @@ class EmulatedRunner(Runner):
         """One inference is counted, whatever `runs` says: every one executes the same instructions."""
         if TARGETS[facts.target].arch != "aarch64":
             raise RunnerError(f"{library.name} is for {facts.target}: only arm64 is emulated here")
-        model = self.core or CPUS[facts.cpu].emulated
+        model = self.core or CPUS[facts.cpu].qemu_cpu
         before = command(model, "-plugin", str(self._plugin))
         counts, outputs = [], b""
         for times in (0, 1):

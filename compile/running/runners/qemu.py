@@ -56,7 +56,7 @@ class QemuRunner(Runner):
     ) -> Execution:
         if TARGETS[facts.target].arch != "aarch64":
             raise RunnerError(f"{library.name} is for {facts.target}: only arm64 is emulated here")
-        core = self.core or CPUS[facts.cpu].emulated
+        core = self.core or CPUS[facts.cpu].qemu_cpu
         before = command(core, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={self._libraries}")
         _, outputs = run_on_files([*before, str(self._program)], library, facts, inputs, (threads or 1, 0), timeout)
         return Execution((), outputs, Device(f"qemu-aarch64 -cpu {core}", (0,)))

@@ -98,7 +98,7 @@ class Calls:
         musl = target.zig_triple.replace("gnu", "musl")
         toolchain = find_toolchain(target)
         run_compiler(toolchain, ["-target", musl, "-O1", "-static", "main.c", *map(str, objects), "-o", "main"], folder)
-        emulator = ["qemu-aarch64", "-cpu", cpu.emulated] if cpu.arch == "aarch64" else []
+        emulator = ["qemu-aarch64", "-cpu", cpu.qemu_cpu] if cpu.arch == "aarch64" else []
         subprocess.run([*emulator, "./main", "memory"], cwd=folder, check=True, timeout=300)
         self.memory = bytearray((folder / "memory").read_bytes())
 
@@ -124,7 +124,7 @@ CASES = {
     "one column": (33, 1, True, (), ()),
     "two columns, of a question answering head": (128, 2, True, (), ()),
     "width 30, no bias": (30, 30, False, ("add",), ()),
-    "depth 17, NoNorm": (17, 104, True, ("mulv",), ()),
+    "depth 17, NoNorm": (17, 104, True, ("mul_vector",), ()),
     "depth 1": (1, 9, True, (), ()),
     "depth 65, strides known": (65, 70, True, ("add",), (68, 73, 74)),
     "TinyBERT's 312": (312, 312, False, (), ()),
@@ -167,14 +167,14 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
             x = np.where(x < 0, np.float32(0), x) if nonnegative else x
             y = framed(np.full((rows, n), 7.0, np.float32), 3, fill=7.0)
             with np.errstate(invalid="ignore", over="ignore"):
-                others = [rng.standard_normal((1 if s == "mulv" else rows, n)).astype(np.float32) for s in steps]
+                others = [rng.standard_normal((1 if s == "mul_vector" else rows, n)).astype(np.float32) for s in steps]
                 fused = bias is None and steps == ("add",)
                 want = int8_reference.linear(x, weight, scales, others[0] if fused else bias)
                 for step, other in zip(steps, others, strict=True):
                     if step == "relu":
-                        want = np.where(want > 0, want, np.float32(0))
-                    elif step == "mulv":
-                        want, operands["mulv0"] = want * other, pack_vector(other[0])
+                        want = np.where(want < 0, np.float32(0), want)  # what is not a number stays
+                    elif step == "mul_vector":
+                        want, operands["mul_vector0"] = want * other, pack_vector(other[0])
                     else:
                         want, operands["add0"] = want if fused else want + other, framed(other, 4)
             places = calls.call(kernel, rows, x=framed(x, 3), y=y, **operands)
@@ -190,15 +190,17 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
 
 def test_lookups_scale_a_row(cpu: Cpu, tmp_path: Path) -> None:
     calls, expected, rng = Calls(), [], np.random.default_rng(0)
-    for columns, steps in ((128, ()), (30, ("addv",)), (5, ("add",))):
+    for columns, steps in ((128, ()), (30, ("add_vector",)), (5, ("add",))):
         table = rng.integers(-127, 128, (50, columns)).astype(np.int8)
         scales = rng.uniform(0.001, 1, 50).astype(np.float32)
         ids = np.array([[0], [49], [7], [-3], [99]], np.int64)
         inside = np.clip(ids[:, 0], 0, 49)
         want = table[inside] * scales[inside, None]
         other = rng.standard_normal((5, columns)).astype(np.float32)
-        operands = {"addv0": pack_vector(other[0])} if steps == ("addv",) else {"add0": other} if steps else {}
-        want = want + other[: 1 if steps == ("addv",) else 5] if steps else want
+        operands = (
+            {"add_vector0": pack_vector(other[0])} if steps == ("add_vector",) else {"add0": other} if steps else {}
+        )
+        want = want + other[: 1 if steps == ("add_vector",) else 5] if steps else want
         y = framed(np.zeros((5, columns), np.float32), 2, fill=7.0)
         kernel = GatherInt8(50, columns, steps, cpu.isa)
         places = calls.call(kernel, 5, ids=ids, table=table, scales=scales, y=y, **operands)

@@ -43,11 +43,11 @@ CASES = {
     "width 26 of 4 heads, odd depth": Case(17, 104, True, ("gelu",)),
     "TinyBERT's 312": Case(312, 312, True, ("gelu", "add")),
     "residual": Case(128, 128, True, ("add",), known=True),
-    "NoNorm after a residual": Case(64, 96, True, ("add", "mulv", "addv")),
+    "NoNorm after a residual": Case(64, 96, True, ("add", "mul_vector", "add_vector")),
     "two residuals": Case(48, 40, False, ("add", "relu", "add"), known=True),
     "product of tensors": Case(40, 24, True, ("mul",), known=True),
     "tanh, of a pooler": Case(96, 65, True, ("tanh",)),
-    "gelu by tanh": Case(31, 63, False, ("mulv", "gelu_tanh")),
+    "gelu by tanh": Case(31, 63, False, ("mul_vector", "gelu_tanh")),
     "depth 1": Case(1, 9, True),
 }
 
@@ -69,9 +69,9 @@ def referee(case: Case, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, o
     y = y if bias is None else y + bias
     for step, operand in zip(case.steps, operands, strict=True):
         match step:
-            case "add" | "addv":
+            case "add" | "add_vector":
                 y = y + operand
-            case "mul" | "mulv":
+            case "mul" | "mul_vector":
                 y = y * operand
             case "relu":
                 y = np.maximum(y, 0)
@@ -103,7 +103,7 @@ def test_matrix_product_of_any_number_of_rows(
         y = strided(rows, case.n, gap=Y_GAP)
         operands, arguments, keep = [], [], []
         for step in case.steps:
-            if step in ("addv", "mulv"):
+            if step in ("add_vector", "mul_vector"):
                 operands.append(rng.standard_normal(case.n).astype(np.float32))
                 keep.append(at_64_bytes(pack_vector(operands[-1], 64)))
                 arguments.append(keep[-1])

@@ -11,7 +11,7 @@ from compile.targets import Isa
 
 WIDTHS = [1, 2, 5, 16, 26, 30, 64, 128, 312, 512]
 EPSILON = 1e-12
-STEPS = ("mulv", "add", "addv", "relu")
+STEPS = ("mul_vector", "add", "add_vector", "relu")
 IDS = np.array([0, 4, 2, 2, 6, 1, 3], np.int64)
 
 

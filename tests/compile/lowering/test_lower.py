@@ -130,7 +130,7 @@ def test_no_norm_after_a_residual_is_part_of_the_linear(graph: type, lowered: Ca
     x = b.input("x", [1, 8, 16])
     y = b("Add", b.linear(b("Relu", b.linear(x, 16, 32)), 32, 16), x)
     program = lowered(b.model(b("Add", b("Mul", y, b.normal(16)), b.normal(16))))
-    assert [call.kernel.steps for call in program.calls] == [("relu",), ("add", "mulv", "addv")]
+    assert [call.kernel.steps for call in program.calls] == [("relu",), ("add", "mul_vector", "add_vector")]
 
 
 def test_what_two_operators_read_is_kept(graph: type, lowered: Callable, agree: Callable) -> None:

@@ -86,6 +86,6 @@ def test_runtime_sees_the_features_that_linux_sees(host: Target, features: Calla
 @pytest.mark.parametrize("name", ["cortex-a53", "cortex-a76", "cortex-x2"])
 def test_runtime_sees_the_features_of_an_emulated_core(name: str, features: Callable) -> None:
     cpu = CPUS[name]
-    seen = features(TARGETS["arm64-linux"], "qemu-aarch64", "-cpu", cpu.emulated, "-L", str(ARM64_ROOT))
+    seen = features(TARGETS["arm64-linux"], "qemu-aarch64", "-cpu", cpu.qemu_cpu, "-L", str(ARM64_ROOT))
     assert list(seen) == table("aarch64")
     assert {feature for feature, (has, _) in seen.items() if has} == set(cpu.required)
