@@ -24,7 +24,7 @@ from passes.report import Outcome
 HEADS_SWAPPED = [0, 1, 3, 2]
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def canonical_attention(model: ir.Model, options: Options) -> Outcome:
     applied = 0
     for node in list(model.graph):
         x = _swapped_heads(node)

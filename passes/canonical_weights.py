@@ -15,7 +15,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def canonical_weights(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     counts = {"int8": 0, "float32": 0}
     for node in list(model.graph):

@@ -9,7 +9,7 @@ from passes.report import Outcome
 LIMIT = 1 << 30  # elements of the largest constant compared
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def deduplicate_constants(model: ir.Model, options: Options) -> Outcome:
     constants, nodes = len(model.graph.initializers), len(model.graph)
     if not any(value.is_graph_input() for value in model.graph.initializers.values()):
         DeduplicateHashedInitializersPass(size_limit=LIMIT)(model)

@@ -17,7 +17,7 @@ from passes.options import Options
 from passes.report import Outcome
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def drop_activation_rounding(model: ir.Model, options: Options) -> Outcome:
     applied = 0
     for node in list(model.graph):
         x = _rounded(node)

@@ -16,7 +16,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def expand_attention(model: ir.Model, options: Options) -> Outcome:
     if options.attention != "matmuls":
         return Outcome()
     refusals = Refusals()

@@ -18,7 +18,7 @@ from passes.report import Outcome
 CARRIERS = {"Where", "Mul", "Add", "Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Cast"}
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def finite_mask(model: ir.Model, options: Options) -> Outcome:
     if options.attention == "matmuls":
         return Outcome(0)
     clipped = guards = 0

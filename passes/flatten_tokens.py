@@ -38,7 +38,7 @@ Dims = tuple[int | str, ...]
 SLACK = 4  # nodes: a reshape at each end of two runs of operators, where there was no bias to merge
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def flatten_tokens(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     if has_control_flow(model.graph):
         refusals.add("the graph has control flow, which may read any value; run it on a graph without", "graph")

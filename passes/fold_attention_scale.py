@@ -16,7 +16,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fold_attention_scale(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     applied = 0
     for node in list(model.graph):

@@ -25,7 +25,7 @@ from passes.report import Outcome, Refusals
 LARGEST = 1e30  # of a carried constant; float32 ends at 3.4e38
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fold_nonorm(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     if has_control_flow(model.graph):
         refusals.add("the graph has control flow, which may read any value; run it on a graph without", "graph")

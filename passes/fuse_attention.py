@@ -30,7 +30,7 @@ class _Match:
     last: ir.Node
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fuse_attention(model: ir.Model, options: Options) -> Outcome:
     if options.attention != "operator":
         return Outcome()
     refusals = Refusals()

@@ -21,7 +21,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fuse_bottleneck_linears(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     fused = composed = removed = 0
     for node in list(model.graph):

@@ -19,7 +19,7 @@ OPSET = 20
 TOLERANCE = 1e-3  # relative, on the constants: exporters write them with four digits at least
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fuse_gelu(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     applied = 0
     for node in list(model.graph):

@@ -19,7 +19,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fuse_layer_norm(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     if not any(node.op_type == "Sqrt" for node in model.graph):  # matching is slow on large graphs
         return Outcome()

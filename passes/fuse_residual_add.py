@@ -12,7 +12,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def fuse_residual_add(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     applied = 0
     position: dict[ir.Node | None, int] = {node: index for index, node in enumerate(model.graph)}

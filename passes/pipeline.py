@@ -10,40 +10,37 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from passes import (
-    canonical_attention,
-    canonical_weights,
-    deduplicate_constants,
-    drop_activation_rounding,
-    expand_attention,
-    files,
-    finite_mask,
-    flatten_tokens,
-    fold_attention_scale,
-    fold_nonorm,
-    fuse_attention,
-    fuse_bottleneck_linears,
-    fuse_gelu,
-    fuse_layer_norm,
-    fuse_residual_add,
-    names,
-    quantize_linears,
-    quantize_tables,
-    recognise_cast_weights,
-    recognise_dynamic_quantization,
-    recognise_quantized_tables,
-    simplify,
-    tidy,
-)
+from passes import files, names
+from passes.canonical_attention import canonical_attention
+from passes.canonical_weights import canonical_weights
 from passes.check import check
 from passes.check_quantized import check_quantized
 from passes.cost import measure
+from passes.deduplicate_constants import deduplicate_constants
+from passes.drop_activation_rounding import drop_activation_rounding
 from passes.errors import PassError
+from passes.expand_attention import expand_attention
+from passes.finite_mask import finite_mask
+from passes.flatten_tokens import flatten_tokens
+from passes.fold_attention_scale import fold_attention_scale
+from passes.fold_nonorm import fold_nonorm
+from passes.fuse_attention import fuse_attention
+from passes.fuse_bottleneck_linears import fuse_bottleneck_linears
+from passes.fuse_gelu import fuse_gelu
+from passes.fuse_layer_norm import fuse_layer_norm
+from passes.fuse_residual_add import fuse_residual_add
 from passes.graph import infer_shapes
 from passes.keep import check_patterns
 from passes.options import Options
+from passes.quantize_linears import quantize_linears
+from passes.quantize_tables import quantize_tables
+from passes.recognise_cast_weights import recognise_cast_weights
+from passes.recognise_dynamic_quantization import recognise_dynamic_quantization
+from passes.recognise_quantized_tables import recognise_quantized_tables
 from passes.report import Outcome, PassReport, Refusal, Report
 from passes.samples import int8_snr
+from passes.simplify import simplify
+from passes.tidy import tidy
 from passes.verify import TOLERANCE, Referee
 from pocketbert.errors import first_line
 
@@ -74,53 +71,53 @@ PHASES = (
     Phase(
         "read integers",
         (
-            Pass("recognise_dynamic_quantization", recognise_dynamic_quantization.run, opset=13, tolerance=COARSE),
-            Pass("recognise_cast_weights", recognise_cast_weights.run, opset=13),
-            Pass("recognise_quantized_tables", recognise_quantized_tables.run, opset=13),
-            Pass("canonical_weights", canonical_weights.run, opset=13),
-            Pass("drop_activation_rounding", drop_activation_rounding.run, opset=13, tolerance=COARSE),
+            Pass("recognise_dynamic_quantization", recognise_dynamic_quantization, opset=13, tolerance=COARSE),
+            Pass("recognise_cast_weights", recognise_cast_weights, opset=13),
+            Pass("recognise_quantized_tables", recognise_quantized_tables, opset=13),
+            Pass("canonical_weights", canonical_weights, opset=13),
+            Pass("drop_activation_rounding", drop_activation_rounding, opset=13, tolerance=COARSE),
         ),
     ),
-    Phase("simplify", (Pass("onnxsim", simplify.run, opset=1),)),
+    Phase("simplify", (Pass("onnxsim", simplify, opset=1),)),
     Phase(
         "recognise",
         (
-            Pass("fuse_layer_norm", fuse_layer_norm.run),
-            Pass("fuse_gelu", fuse_gelu.run),
-            Pass("finite_mask", finite_mask.run),
-            Pass("expand_attention", expand_attention.run),
-            Pass("canonical_attention", canonical_attention.run),
+            Pass("fuse_layer_norm", fuse_layer_norm),
+            Pass("fuse_gelu", fuse_gelu),
+            Pass("finite_mask", finite_mask),
+            Pass("expand_attention", expand_attention),
+            Pass("canonical_attention", canonical_attention),
         ),
     ),
-    Phase("flatten", (Pass("flatten_tokens", flatten_tokens.run),)),
+    Phase("flatten", (Pass("flatten_tokens", flatten_tokens),)),
     Phase(
         "fold",
         (
-            Pass("fold_attention_scale", fold_attention_scale.run),
-            Pass("fold_nonorm", fold_nonorm.run),
+            Pass("fold_attention_scale", fold_attention_scale),
+            Pass("fold_nonorm", fold_nonorm),
         ),
     ),
     Phase(
         "fuse",
         (
-            Pass("fuse_bottleneck_linears", fuse_bottleneck_linears.run),
-            Pass("fuse_residual_add", fuse_residual_add.run),
-            Pass("fuse_attention", fuse_attention.run),
+            Pass("fuse_bottleneck_linears", fuse_bottleneck_linears),
+            Pass("fuse_residual_add", fuse_residual_add),
+            Pass("fuse_attention", fuse_attention),
         ),
     ),
     # Nothing after it may fold weights back to float, as onnxsim would.
     Phase(
         "quantize",
         (
-            Pass("quantize_linears", quantize_linears.run, tolerance=COARSE),
-            Pass("quantize_tables", quantize_tables.run, tolerance=COARSE),
+            Pass("quantize_linears", quantize_linears, tolerance=COARSE),
+            Pass("quantize_tables", quantize_tables, tolerance=COARSE),
         ),
     ),
     Phase(
         "clean",
         (
-            Pass("deduplicate_constants", deduplicate_constants.run, opset=1),
-            Pass("tidy", tidy.run, opset=1),
+            Pass("deduplicate_constants", deduplicate_constants, opset=1),
+            Pass("tidy", tidy, opset=1),
         ),
     ),
 )

@@ -19,7 +19,7 @@ from passes.report import LayerPrecision, Outcome
 from passes.samples import activations
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def quantize_linears(model: ir.Model, options: Options) -> Outcome:
     if options.quantize != "int8":
         return Outcome()
     linears = [found for node in model.graph if (found := linear.match(node, onto_stream=True)) is not None]

@@ -15,7 +15,7 @@ from passes.options import Options
 from passes.report import LayerPrecision, Outcome
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def quantize_tables(model: ir.Model, options: Options) -> Outcome:
     if options.quantize != "int8":
         return Outcome()
     keep = Keep(options)

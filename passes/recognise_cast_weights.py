@@ -13,7 +13,7 @@ from passes.report import Outcome
 SMALL = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def recognise_cast_weights(model: ir.Model, options: Options) -> Outcome:
     applied = 0
     for node in list(model.graph):
         if node.op_type == "Mul" and node.domain in ("", "ai.onnx"):

@@ -12,7 +12,7 @@ from passes.options import Options
 from passes.report import Outcome
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def recognise_quantized_tables(model: ir.Model, options: Options) -> Outcome:
     applied = 0
     for node in list(model.graph):
         if node.op_type != "DequantizeLinear" or any(_size(value) != 1 for value in node.inputs[1:]):

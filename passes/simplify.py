@@ -32,7 +32,7 @@ SKIPPED = [f"fuse_matmul_add_bias_into_gemm{kind}" for kind in ("", "_nd", "_bat
 ]
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def simplify(model: ir.Model, options: Options) -> Outcome:
     refusals = Refusals()
     if model.functions:
         InlinePass()(model)

@@ -20,7 +20,7 @@ from passes.report import Outcome
 PRODUCER = "pocketbert.passes"
 
 
-def run(model: ir.Model, options: Options) -> Outcome:
+def tidy(model: ir.Model, options: Options) -> Outcome:
     before = len(model.graph)
     for step in (TopologicalSortPass(), RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()):
         step(model)
