@@ -91,6 +91,7 @@ def constant(graph: ir.Graph, values: np.ndarray, name: str, dtype: type = np.fl
 
 def dequantized(graph: ir.Graph, name: str, values: np.ndarray, scales: np.ndarray, axis: int) -> ir.Value:
     """DequantizeLinear of an int8 constant, made once for each `name`; zero points are 0."""
+    name = name.replace("#", "-")  # a number that tells equal names apart is part of this one
     stored = graph.initializers.get(f"{name}.int8")
     if stored is not None and attribute(stored.consumers()[0], "axis", 1) == axis:
         return stored.consumers()[0].outputs[0]

@@ -23,8 +23,9 @@ def rename(graph: ir.Graph) -> None:
     rename_nodes(graph)
     for index, value in enumerate(computed):  # out of the way of the names to come
         value.name = f"?{index}"
-    for value, name in zip(constants, _unique(bases, taken), strict=True):
+    for value in constants:  # out of the way of the names to come
         graph.initializers.pop(f"{value.name}")
+    for value, name in zip(constants, _unique(bases, taken), strict=True):
         value.name = name
         graph.register_initializer(value)
     taken |= set(graph.initializers)

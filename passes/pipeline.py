@@ -18,6 +18,7 @@ from passes.check_quantized import check_quantized
 from passes.cost import measure
 from passes.deduplicate_constants import deduplicate_constants
 from passes.drop_activation_rounding import drop_activation_rounding
+from passes.equalize_channels import equalize_channels
 from passes.errors import PassError
 from passes.expand_attention import expand_attention
 from passes.finite_mask import finite_mask
@@ -109,6 +110,7 @@ PHASES = (
     Phase(
         "quantize",
         (
+            Pass("equalize_channels", equalize_channels),
             Pass("quantize_linears", quantize_linears, tolerance=COARSE),
             Pass("quantize_tables", quantize_tables, tolerance=COARSE),
         ),

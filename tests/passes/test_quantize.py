@@ -1,5 +1,7 @@
 """quantize_linears and quantize_tables: int8 weights behind DequantizeLinear, and what stays float32."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -129,16 +131,69 @@ def test_a_channel_of_zeros_stays_zeros(build, check):
     assert scales[3] == 1
 
 
-def test_an_activation_channel_that_drowns_the_others_keeps_the_layer_float(build):
-    """Its weights are as small as it is large: the per-row scale leaves nothing of the channels that matter."""
+def drowned(b, writer):
+    """A channel a thousand times the others, with weights as small as it is large; x comes from `writer`."""
+    large = np.where(np.arange(32) == 5, 1000.0, 1.0)
+    if writer == "linear":
+        x = b("MatMul", b.input("x", [64, 32]), b.const(b.rng.standard_normal((32, 32)) * large))
+    else:
+        x = b("Mul", b.input("x", [64, 32]), b.const(large))
+    return b.model(b("MatMul", b("Relu", x), b.const(b.rng.standard_normal((32, 16)) / large[:, None], "head")))
+
+
+@pytest.mark.parametrize(("writer", "kind"), [("linear", "absorbed"), ("product", "multiplied")])
+def test_a_channel_that_drowns_the_others_is_balanced(build, check, ops, writer, kind):
     b = build()
-    x = b("Mul", b.input("x", [64, 32]), b.const(np.where(np.arange(32) == 5, 1000.0, 1.0)))
-    w = b.rng.standard_normal((32, 16))
-    w[5] /= 1000
-    _, report = passes.run(b.model(b("MatMul", b("Relu", x), b.const(w))), options=Options(quantize="int8"))
+    model = drowned(b, writer)
+    result, report = check(model, bound=0.05, options=INT8)
+    counts = next(entry.counts for entry in report.passes if entry.name == "equalize_channels")
+    assert counts == {"absorbed": int(kind == "absorbed"), "multiplied": int(kind == "multiplied")}
+    assert {layer.precision for layer in layers(report)} == {"int8"}
+    assert min(layer.output_snr for layer in layers(report)) > 30
+    assert ops(result, "Mul") == (2 if kind == "multiplied" else 0)
+    assert report.int8_snr > 30
+
+
+def test_a_channel_that_drowns_the_others_keeps_the_layer_float_where_it_is_not_balanced(build):
+    model = drowned(build(), "product")
+    _, report = passes.run(model, options=INT8, skip=["equalize_channels"])
     [layer] = layers(report)
     assert layer.precision == "float32"
     assert layer.output_snr < 25 < layer.weight_snr
+
+
+def test_a_value_with_other_readers_is_not_scaled(build, check):
+    b = build()
+    large = np.where(np.arange(32) == 5, 1000.0, 1.0)
+    x = b("MatMul", b.input("x", [64, 32]), b.const(b.rng.standard_normal((32, 32)) * large))
+    y = b("MatMul", x, b.const(b.rng.standard_normal((32, 16)) / large[:, None]))
+    _, report = check(b.model(y, b("Tanh", x)), "equalize_channels", "quantize_linears", bound=0.1, options=INT8)
+    counts = next(entry.counts for entry in report.passes if entry.name == "equalize_channels")
+    assert counts == {"absorbed": 0, "multiplied": 1}
+
+
+@pytest.mark.parametrize("case", ["gamma", "channel"])
+def test_adversarial_norms_stay_usable(case, tmp_path):
+    """γ log-uniform in [0.05, 20] with signs, or one channel 100 × the rest: 25 dB in every layer that is int8."""
+    torch = pytest.importorskip("torch")
+    import model as core
+
+    config = replace(core.PRESETS["mobilebert"], num_hidden_layers=2, vocab_size=500)
+    module = core.create(config, "none", 0)
+    core.randomize_norms(module, 0)
+    draw = torch.Generator().manual_seed(1)
+    norms = [norm for norm in module.modules() if type(norm).__name__ == "NoNorm"]
+    with torch.no_grad():
+        for norm in norms if case == "gamma" else norms[:1]:
+            size = norm.weight.shape
+            gamma = 0.05 * 400 ** torch.rand(size, generator=draw) * (2 * torch.randint(0, 2, size, generator=draw) - 1)
+            norm.weight.copy_(gamma if case == "gamma" else torch.where(torch.arange(size[0]) == 3, 100.0, 1.0))
+    core.export(module, tmp_path / "model.onnx", seq_len=32, batch=1)
+    _, report = passes.run(tmp_path / "model.onnx", options=INT8)
+    small = [layer for layer in layers(report) if layer.precision == "int8"]
+    assert len(small) >= 0.9 * len(layers(report))
+    assert min(layer.output_snr for layer in small) >= 25
+    assert report.int8_snr > 12  # what the layers, 25 dB each at least, add up to
 
 
 def test_passes_after_it_and_a_second_run_leave_the_integers(build, ops):
