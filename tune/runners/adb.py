@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from time import monotonic, sleep
 
 from compile.artifact.manifest import LibraryFacts
 from compile.running.runners.base import WARM_UP, Device, Execution, RunFailed, Runner, RunnerError, parse_times
+from pocketbert.temporary import TemporaryFolder
 from tune.runners.program import build_device_program
 
 FOLDER = "/data/local/tmp"
@@ -98,8 +98,8 @@ class AdbRunner(Runner):
         if adb is None:
             raise RunnerError("adb was not found: install Android's platform tools (Debian package adb)")
         self.cores, self.cool = tuple(cores or ()), cool
-        self._work = tempfile.TemporaryDirectory(prefix="pocketbert-")
-        self._program = build_device_program(Path(self._work.name))
+        self._work = TemporaryFolder()
+        self._program = build_device_program(self._work.path)
         self._phones = [self._prepare(Phone(adb, serial)) for serial in attached(adb, serials)]
         self._free: queue.SimpleQueue[Phone | None] = queue.SimpleQueue()
         for phone in self._phones:
@@ -155,8 +155,8 @@ class AdbRunner(Runner):
         self, phone: Phone, library: Path, name: str, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
         there = phone.folder
-        with tempfile.TemporaryDirectory(prefix="pocketbert-") as folder:
-            given, taken = Path(folder, "inputs"), Path(folder, "outputs")
+        with TemporaryFolder() as folder:
+            given, taken = folder / "inputs", folder / "outputs"
             given.write_bytes(inputs)
             digest = hashlib.sha256(library.read_bytes()).hexdigest()[:16]
             if digest not in phone.pushed:
@@ -187,7 +187,7 @@ class AdbRunner(Runner):
                 phone.shell(f"rm -rf {phone.folder}")
             except RunnerError:
                 continue  # it is gone, and its files with it
-        self._work.cleanup()
+        self._work.close()
 
 
 def attached(adb: str, wanted: Sequence[str] | None) -> list[str]:

@@ -21,11 +21,9 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
@@ -35,6 +33,7 @@ from compile.running.runners.base import RunFailed
 from compile.running.runners.local import LocalRunner
 from compile.targets import host_target
 from pocketbert.command import Parser, exit_status
+from pocketbert.temporary import TemporaryFolder
 from tune.errors import TuneError
 from tune.runners.rpc import RUN, check_key, refuse_beyond_loopback, tracker_address
 
@@ -46,9 +45,9 @@ def register() -> None:
     """Called by TVM in the server's process, before it forks one for each session: make `RUN` known there."""
     import tvm
 
-    folder = Path(tempfile.mkdtemp(prefix="pocketbert-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    program = build_runner(host_target(), folder)
+    folder = TemporaryFolder()
+    atexit.register(folder.close)  # and keeps it until then
+    program = build_runner(host_target(), folder.path)
     tvm.register_global_func(RUN, lambda order: run_order(str(order), program), override=True)
 
 
