@@ -417,7 +417,8 @@ def test_description_is_the_manifests(mobilebert_library: Path) -> None:
     older = Description(16, 0, 0, None, 99)
     library.mobilebert_describe(ctypes.byref(older))
     assert (older.tokens, older.output_count) == (found.tokens, 99)
-    assert (found.tokens, found.cpu.decode()) == (manifest["tokens"], manifest["cpu"])
+    assert found.tokens == manifest["tokens"]
+    assert found.cpu.decode() in [level["cpu"] for level in manifest["levels"]]
     assert found.weight_bytes == manifest["sizes"]["weights_bytes"]
     assert found.arena_bytes == manifest["sizes"]["arena_bytes"]
     for kind in ("input", "output"):
