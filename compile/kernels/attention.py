@@ -30,6 +30,8 @@ from compile.targets import Cpu, Isa
 
 # Where a maximum starts: keys that are all masked by it leave 0 / 0, as the definition does.
 LOWEST = -math.inf
+# Partial sums of a row of scores, whatever the vectors: every x86 level adds in the same order and gives the same bits.
+SUM_LANES = 16
 # Keys an iteration of a sweep over the scores takes.
 SWEEP = 4
 
@@ -135,6 +137,7 @@ class _Code:
         self.acc, (self.spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
         self.sums = kernel.registers(mr, 1)
         self.peak, self.total = kernel.registers(mr, lanes), kernel.registers(mr, lanes)
+        (self.sweep,) = kernel.registers(1, SUM_LANES)
         self.panels = bind(tirx.truncdiv(self.tokens + (nr - 1), nr))
         self.width = bind(self.panels * nr)
         # Where in the workspace, behind Kᵀ, each part begins.
@@ -187,7 +190,7 @@ class _Code:
         mask_at = (first + i) * self.ldmask if self.spec.has_mask else None
         at = bind(self.scores_at + i * self.width)
         _softmax_row(
-            self.keys, at, self.mask, mask_at, self.spec.scale, self.tokens, self.isa.lanes, self.spill, self.sums[i]
+            self.keys, at, self.mask, mask_at, self.spec.scale, self.tokens, SUM_LANES, self.sweep, self.sums[i]
         )
         if self.spec.guarded:
             is_number = opaque(_is_number(self.sums[i].load(0), 1), 1)

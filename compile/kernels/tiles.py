@@ -38,7 +38,7 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "i8_maddwd"): TileConfig(4, 16, k_unroll=2),
     ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=16),
-    ("neon", "i8_mull"): TileConfig(4, 8, k_unroll=2),
+    ("neon", "i8_mull"): TileConfig(8, 4, k_unroll=2),
 }
 
 
