@@ -128,15 +128,24 @@ static void profile_while_running(int count)
     int profiles = 0;
     model = open_model(2, 1);
     start(&runner, 1, run_until_closed);
-    while (runs < count || profiles < count) {
+    while (profiles < count) {
         const pocketbert_record *records;
         int32_t records_count;
         const int32_t status = api->profile(model, &records, &records_count);
         check(status == POCKETBERT_OK || status == POCKETBERT_ERROR_BUSY, "no profile");
-        profiles += status == POCKETBERT_OK;
-        for (int32_t i = 0; status == POCKETBERT_OK && i < records_count; i++)
-            check(records[i].start_ns >= records[0].start_ns && records[i].end_ns <= records[0].end_ns,
+        if (status != POCKETBERT_OK)
+            continue;
+        profiles++;
+        for (const int before = runs; runs < before + 2;) /* they must not change meanwhile */
+            sched_yield();
+        for (int32_t i = 0; i < records_count; i++)
+            check(records[i].start_ns >= records[0].start_ns && records[i].end_ns <= records[0].end_ns &&
+                      records[i].end_ns > 0,
                   "a record of another run");
+        const int64_t last = records_count ? records[0].end_ns : 0;
+        for (const int before = runs; runs < before + 2;)
+            sched_yield();
+        check(!records_count || records[0].end_ns == last, "a profile changes after it was given");
     }
     enough = 1;
     join(&runner, 1);
