@@ -70,7 +70,8 @@ _sweep_once = functools.cache(sweep)
 def locked(folder: Path) -> Iterator[None]:
     """Of the processes that lock a folder one at a time is in the block, as far as the file system has locks."""
     descriptor = None
-    if sys.platform != "win32":
+    # A temporary folder is locked already, by its process, which would wait for itself.
+    if sys.platform != "win32" and not _NAME.fullmatch(folder.name):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,22 +1,29 @@
 """Several workers on one study: nothing shared but the storage, and any of them may die."""
 
+import argparse
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from tune.errors import TuneError
-from tune.search.command import loop
+from tune.search import command
+from tune.search.command import TimeUp, loop, spawn, time_limit
+from tune.search.latency import Unmeasurable
 from tune.search.storage import load_study, open_storage
+from tune.search.study import Settings, join_study
 from tune.search.workers import Worker, alive
 
+PYTHON = sys.executable
 FORK = multiprocessing.get_context("fork")  # everything is imported already
 
 
@@ -37,7 +44,7 @@ class PatientSearch:
 def work(address: str, name: str, trials: int, seconds: float) -> None:
     study = load_study("s", address)
     with Worker(study, name, silence=2.0) as worker:
-        loop(PatientSearch(study, seconds), worker, trials, None)
+        loop(PatientSearch(study, seconds), worker, trials)
 
 
 @pytest.fixture(params=["sqlite:///{}/study.db", "journal:{}/study.log"], ids=["sqlite", "journal"])
@@ -106,6 +113,148 @@ def test_a_living_worker_keeps_its_trial_and_its_name(address):
         assert a.take_over() == [trial.number]  # not at it any more: it asks for another
     with Worker(study, "a"):
         pass  # the name is free again
+
+
+SETTINGS = Settings("tiny", "x", "y", 16, 1, "local", "q", 1.0, (0.2, 3.0), 5.0)
+
+
+def join_at_once(address: str, barrier) -> None:
+    barrier.wait(60)
+    study = join_study("s", address, SETTINGS, None)
+    assert study.user_attrs["settings"]["space"] == "tiny"
+    study.ask()
+
+
+@pytest.mark.parametrize("kind", ["sqlite:///{}/{}.db", "journal:{}/{}.log"], ids=["sqlite", "journal"])
+def test_twenty_fresh_studies_lose_none_of_the_workers_that_begin_them(kind, tmp_path):
+    for attempt in range(20):
+        address, barrier = kind.format(tmp_path, attempt), FORK.Barrier(2)
+        workers = [FORK.Process(target=join_at_once, args=(address, barrier)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        assert [ended(worker) for worker in workers] == [0, 0], attempt
+        assert len(load_study("s", address).trials) == 2
+
+
+@pytest.fixture
+def spawned(monkeypatch, tmp_path):
+    """spawned(program, workers, limit): the exit status of `spawn`, and the names of workers that ran `program`."""
+
+    @contextmanager
+    def nothing_to_prepare(args):
+        yield
+
+    def run(program: str, workers: int = 2, limit: float | None = None):
+        script = tmp_path / "worker.py"
+        head = "import os, pathlib, signal, sys, time\nname = sys.argv[-1]"
+        script.write_text(f"{head}\npathlib.Path({str(tmp_path)!r}, name).write_text(' '.join(sys.argv))\n{program}\n")
+        (tmp_path / "python").write_text(f'#!/bin/sh\nexec {PYTHON} {script} "$@"\n')
+        monkeypatch.setattr(command, "begun", nothing_to_prepare)
+        monkeypatch.setattr(command.sys, "executable", str(tmp_path / "python"))
+        (tmp_path / "python").chmod(0o755)
+        args = argparse.Namespace(given=["search"], workers=workers, worker="w", time_limit=limit)
+        with time_limit(limit):
+            status = spawn(args)
+        return status, sorted(path.name for path in tmp_path.glob("w-*"))
+
+    return run
+
+
+def test_a_worker_that_is_killed_is_replaced_by_one_of_another_name(spawned, capsys):
+    status, names = spawned("if name == 'w-1': os.kill(os.getpid(), signal.SIGKILL)")
+    assert (status, names) == (0, ["w-1", "w-2", "w-3"])
+    assert "worker w-1 died (SIGKILL): w-3 takes its place" in capsys.readouterr().err
+
+
+def test_workers_that_always_die_are_not_replaced_for_ever(spawned, capsys):
+    status, names = spawned("sys.exit(1)")
+    assert (status, len(names)) == (1, 2 * (1 + command.REPLACEMENTS))
+
+
+def test_a_worker_that_says_what_is_wrong_is_not_replaced(spawned):
+    assert spawned("sys.exit(2 if name == 'w-2' else 0)") == (2, ["w-1", "w-2"])
+
+
+def test_workers_get_what_is_left_of_the_time_and_stop_with_it(spawned, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "GRACE", 0.5)
+    started = time.monotonic()
+    with pytest.raises(TimeUp):
+        spawned("time.sleep(600)", limit=2.0)
+    assert time.monotonic() - started < 30
+    given = (tmp_path / "w-1").read_text()
+    assert 0 < float(given.split("--time-limit=")[1].split()[0]) <= 2.0
+
+
+def test_the_time_limit_ends_the_trial_that_runs_and_leaves_it_to_another(address):
+    study, started = load_study("s", address), time.monotonic()
+    with Worker(study, "w") as worker, pytest.raises(TimeUp), time_limit(1.0):
+        loop(PatientSearch(study, 600), worker, 5)
+    assert time.monotonic() - started < 30
+    assert states(address) == [TrialState.FAIL, TrialState.WAITING]
+
+
+@dataclass
+class BusySearch(PatientSearch):
+    """No trial can be measured."""
+
+    def evaluate(self, trial):
+        trial.suggest_int("x", 0, 10**6)
+        raise Unmeasurable("the machine was busy")
+
+
+def test_trials_that_cannot_be_measured_are_tried_again_and_at_last_the_search_stops(address):
+    study = load_study("s", address)
+    with Worker(study, "w") as worker, pytest.raises(TuneError, match="6 trials in a row could not be measured"):
+        loop(BusySearch(study, 0), worker, 5)
+    trials = study.trials
+    assert [t.user_attrs.get("attempt", 1) for t in trials if t.state == TrialState.FAIL] == [1, 2, 3, 1, 2, 3]
+    assert trials[0].params == trials[1].params == trials[2].params
+    assert all(t.user_attrs["unmeasured"] == "the machine was busy" for t in trials if t.state == TrialState.FAIL)
+
+
+def test_a_worker_beats_while_it_works_and_after_a_moment_without_its_storage(address, monkeypatch):
+    study = load_study("s", address)
+
+    def seen() -> float:
+        return load_study("s", address).user_attrs["worker:w"]["seen"]
+
+    with Worker(study, "w", silence=0.4) as worker:
+        begun = seen()
+        until(lambda: seen() > begun, 20)
+        sign, failures = worker._sign, []
+
+        def fail(when: float) -> None:
+            failures.append(when)
+            raise OSError("the storage is away")
+
+        monkeypatch.setattr(worker, "_sign", fail)
+        until(lambda: len(failures) >= 2, 20)
+        monkeypatch.setattr(worker, "_sign", sign)
+        later = seen()
+        until(lambda: seen() > later, 20)
+    assert seen() == 0.0
+
+
+def test_a_full_disk_under_sqlite_is_one_line(tmp_path, capsys):
+    from pocketbert.command import exit_status
+
+    address = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=open_storage(address))
+
+    engine = study._storage._backend.engine
+    sqlalchemy.event.listen(
+        engine, "connect", lambda new, _: new.execute("PRAGMA max_page_count = 1")
+    )  # as many as now
+    engine.dispose()
+
+    def fill(*_) -> None:
+        for number in range(100):
+            study.set_user_attr(f"a{number}", "x" * 2000)
+
+    assert exit_status(fill, argparse.Namespace(debug=False), "") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: disk full")
+    assert error.count("\n") == 1
 
 
 def test_silence_is_death_except_on_this_machine_where_the_process_is_looked_for():

@@ -179,7 +179,8 @@ class AdbRunner(Runner):
                 raise RunFailed(f"failed: {(printed.strip().splitlines() or [f'status {status}'])[-1]}")
             phone.run("pull", f"{there}/outputs", str(taken), seconds=PUSH_SECONDS)
             device = Device(phone.name, phone.cores, governor[1].strip() if governor[0] == 0 else "", temperature)
-            return Execution(parse_times(printed), taken.read_bytes(), device)
+            wall, cpu = parse_times(printed)
+            return Execution(wall, taken.read_bytes(), device, cpu)
 
     def close(self) -> None:
         for phone in self._phones:

@@ -147,14 +147,23 @@ static void die(const char *what, const char *why)
     quit(2);
 }
 
-static void print(long number)
+static void print(long number, char after)
 {
     char text[24], *at = text + sizeof text - 2;
-    at[0] = '\n', at[1] = 0;
+    at[0] = after, at[1] = 0;
     do
         *--at = (char)('0' + number % 10);
     while (number /= 10);
     say(1, at);
+}
+
+enum { MONOTONIC = 1, PROCESSOR_TIME = 2 };
+
+static long nanoseconds(int clock)
+{
+    long now[2];
+    get_time(clock, now);
+    return now[0] * 1000000000 + now[1];
 }
 
 static long parse(const char *text)
@@ -350,11 +359,11 @@ static void run_model(char **arguments)
         if (!transfer(WRITE, to, &outputs[i]))
             die(arguments[4], "cannot be written");
     for (long left = parse(arguments[6]); left > 0; left--) {
-        long start[2], end[2];
-        get_time(1, start);
+        const long busy = nanoseconds(PROCESSOR_TIME), start = nanoseconds(MONOTONIC);
         api->run(model, inputs, about.input_count, outputs, about.output_count);
-        get_time(1, end);
-        print((end[0] - start[0]) * 1000000000 + end[1] - start[1]);
+        const long end = nanoseconds(MONOTONIC);
+        print(end - start, ' ');
+        print(nanoseconds(PROCESSOR_TIME) - busy, '\n');
     }
     api->close(model);
 }

@@ -69,7 +69,7 @@ def run_order(order: str, program: Path) -> str:
     except (TuneError, CompileError) as error:
         return json.dumps({"refused": str(error)})
     outputs.write_bytes(result.outputs)
-    return json.dumps({"samples_ms": result.samples_ms, "device": vars(result.device)})
+    return json.dumps({"samples_ms": result.samples_ms, "cpu_ms": result.cpu_ms, "device": vars(result.device)})
 
 
 def free_port(host: str, first: int, count: int) -> int:

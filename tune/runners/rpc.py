@@ -115,7 +115,7 @@ class RpcRunner(Runner):
             if "refused" in answer:
                 raise RunnerError(f"server {self.key!r} at {self._place}: {answer['refused']}")
             device = Device(**{**answer["device"], "cores": tuple(answer["device"]["cores"])})
-            return Execution(tuple(answer["samples_ms"]), outputs, device)
+            return Execution(tuple(answer["samples_ms"]), outputs, device, tuple(answer["cpu_ms"]))
         raise RunnerError(f"servers {self.key!r} at {self._place} were lost {ATTEMPTS} times ({lost}): look at them")
 
     def _request(self, session_seconds: float) -> Any:

@@ -22,12 +22,15 @@ from tune.errors import TuneError
 from tune.search import predictor
 from tune.search import study as shared
 from tune.search.artifact import Build, export, library, program
-from tune.search.latency import measure_beside
+from tune.search.latency import Unmeasurable, measure_beside
 from tune.search.probe import probe
 from tune.search.quality import Quality
 from tune.search.space import Limit, Space, limits
 
 PROBE_TURNS = 5
+ABOVE_PEAK = 1.05  # × the rate of a core that waits for nothing: no library computes faster
+AS_PREDICTED = 1.5  # × or ÷ the predicted latency, beyond which a second measurement must say the same
+THE_SAME = 0.1  # relative difference of two measurements
 
 
 @dataclass
@@ -63,7 +66,12 @@ class Search:
         begun = self.study.user_attrs.get("reference")
         if begun is None:
             taken = measure_beside(self.runner, self.reference, self.reference, self.threads)
+            if abs(taken.ratio - 1) > THE_SAME:
+                raise Unmeasurable(
+                    f"the reference beside itself takes {taken.ratio:.2f} × its time: the machine is busy"
+                )
             begun = {"ms": min(taken.reference_ms), "device": taken.device, "toolchain": taken.toolchain}
+            begun["peak_gflops"] = self.runner.peak_gflops()
             self.study.set_user_attr("reference", {**begun, "row": self.space.reference})
             for name, config in self.space.rows.items():
                 self.study.enqueue_trial(dict(self.space.parameters(config)), {"row": name}, skip_if_exists=True)
@@ -83,8 +91,11 @@ class Search:
         """Quality, ms, MiB. Raises TrialPruned with the reason; TuneError, CompileError, … where something fails."""
         config = self.config(trial)
         made = self.program(config)
-        self.predict(trial, made)
-        ms, mib = self.latency(config, made)
+        predicted = self.predict(trial, made)
+        found = self.latency(config, made, predicted)
+        if found.get("suspect"):
+            trial.set_user_attr("suspect", found["suspect"])
+        ms, mib = found["ms"], found["mib"]
         return self.measured_quality(config), ms, mib
 
     def config(self, trial: Trial) -> ModelConfig:
@@ -116,10 +127,12 @@ class Search:
         with TemporaryFolder(self.folder) as folder:
             return program(export(config, folder / "model.onnx", self.build.seq_len), self.build)
 
-    def predict(self, trial: Trial, made: Program) -> None:
+    def predict(self, trial: Trial, made: Program) -> float:
+        """ms, noted in the trial. Raises TrialPruned where that is too slow."""
         self.probe(made)
         costs = shared.kernel_costs(self.study.user_attrs)
-        total, known = predictor.kernel_sum(made, costs), shared.complete(self.study)
+        total = predictor.kernel_sum(made, costs)
+        known = [t for t in shared.complete(self.study) if not t.user_attrs.get("suspect")]
         sums, measured = [t.user_attrs["kernel_sum_ms"] for t in known], [t.values[1] for t in known]
         predicted = predictor.Calibration.fit(sums, measured)(total)
         trial.set_user_attr("kernel_sum_ms", total)
@@ -127,6 +140,7 @@ class Search:
         most = self.max_latency * self.reference_ms
         reason = f"predicted {predicted:.2f} ms, at most {most:.2f} ms allowed"
         self.hold(trial, {"latency": Limit(predicted / most - 1, reason)}, "row" in trial.user_attrs)
+        return predicted
 
     def probe(self, made: Program) -> None:
         """Measure the kernels that the study does not know."""
@@ -139,26 +153,37 @@ class Search:
         with TemporaryFolder(self.folder) as folder:
             repeated, count = probe(call, made)
             artifact = library(repeated, self.build, "probe", folder / "probe")
-            taken = measure_beside(self.runner, artifact, self.reference, self.threads, PROBE_TURNS)
+            taken = measure_beside(self.runner, artifact, self.reference, self.threads, PROBE_TURNS, self.reference_ms)
         return taken.ratio * self.reference_ms / count
 
-    def latency(self, config: ModelConfig, made: Program) -> tuple[float, float]:
-        """ms and MiB, from the study if it knows them."""
+    def latency(self, config: ModelConfig, made: Program, predicted: float) -> dict[str, Any]:
+        """ms, MiB and what is suspect about them, from the study if it knows them. Raises Unmeasurable."""
         key = f"latency:{self.build.key(config)}"
         if (known := self.study.user_attrs.get(key)) is None:
             known = self.measure(config, made)
+            if not predicted / AS_PREDICTED <= known["ms"] <= predicted * AS_PREDICTED:
+                known["suspect"] = f"predicted {predicted:.2f} ms, measured {known['ms']:.2f} twice"
+                again = self.measure(config, made)
+                if not same(known["ms"], again["ms"]):
+                    raise Unmeasurable(
+                        f"{known['ms']:.2f} and {again['ms']:.2f} ms in two measurements, {predicted:.2f} predicted"
+                    )
             self.study.set_user_attr(key, known)
-        return known["ms"], known["mib"]
+        return dict(known)
 
     def measure(self, config: ModelConfig, made: Program) -> dict[str, Any]:
+        """Raises Unmeasurable where the machine is too busy, or the library would be faster than the core can be."""
         name = shared.artifact_name(config)
         with TemporaryFolder(self.folder) as folder:
             artifact = library(made, self.build, name, folder / "artifact")
             manifest = read_manifest(artifact)
             size = (artifact / manifest.library).stat().st_size / 2**20
-            taken = measure_beside(self.runner, artifact, self.reference, self.threads)
-        found = {"ms": taken.ratio * self.reference_ms, "mib": size, "sha256": manifest.sha256}
-        return found | {"taken": asdict(taken)}
+            taken = measure_beside(self.runner, artifact, self.reference, self.threads, usual_ms=self.reference_ms)
+        ms = taken.ratio * self.reference_ms
+        rate, peak = manifest.flops / ms / 1e6 / self.threads, self.study.user_attrs["reference"].get("peak_gflops")
+        if peak and rate > ABOVE_PEAK * peak:
+            raise Unmeasurable(f"{ms:.3f} ms are {rate:.0f} GFLOP/s a core, whose peak is {peak:.0f}")
+        return {"ms": ms, "mib": size, "sha256": manifest.sha256, "taken": asdict(taken)}
 
     def measured_quality(self, config: ModelConfig) -> float:
         key = f"quality:{shared.config_key(config)}"
@@ -169,9 +194,19 @@ class Search:
         return float(known)
 
     def measure_front_again(self) -> list[int]:
-        """A second measurement of each architecture on the front that had only one; their trials' numbers."""
-        again = [t for t in self.study.best_trials if f"again:{t.number}" not in self.study.user_attrs]
+        """A second measurement of each architecture on the front that had only one; their trials' numbers.
+
+        Where it is not the first again, the architecture is suspect.
+        """
+        again = [t for t in shared.front(self.study) if f"again:{t.number}" not in self.study.user_attrs]
         for trial in again:
             config = self.space.config(trial.params)
-            self.study.set_user_attr(f"again:{trial.number}", self.measure(config, self.program(config)))
+            found = self.measure(config, self.program(config))
+            if not same(trial.values[1], found["ms"]):
+                found["suspect"] = f"measured {trial.values[1]:.2f} ms, then {found['ms']:.2f}"
+            self.study.set_user_attr(f"again:{trial.number}", found)
         return [trial.number for trial in again]
+
+
+def same(first: float, second: float) -> bool:
+    return abs(second / first - 1) <= THE_SAME

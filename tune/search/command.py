@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compile.running.runners.base import RunnerError
+from pocketbert.command import say
 from pocketbert.errors import PocketBERTError, disk_is_full
 from tune.errors import TuneError
 from tune.runners.choose import add_runner_arguments, make_runner
@@ -33,6 +36,12 @@ EXAMPLES = """examples:
   %(prog)s --study mine --storage postgresql://host/studies --quality-command './score.sh {config}'
   python -m tune report --study mine --storage sqlite:///mine.db
 """
+ATTEMPTS = 3  # at a trial for which the machine was too busy
+BUSY_TRIALS = 6  # in a row, after which it is not worth going on
+REPLACEMENTS = 3  # of each worker that dies
+POLL = 0.2  # seconds
+GRACE = 5.0  # seconds that workers have after --time-limit
+ANSWERS = (2, 130, 143)  # exit statuses of one that did not die: an error that it named, or a wish to stop
 PATIENCE = 500  # candidates in a row that come to nothing, after which there is nothing left to find
 
 
@@ -51,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quality-command", metavar="CMD", help="instead: prints a number, higher is better; {config} is a JSON file")
     add("--quality-timeout", type=float, metavar="S", help="seconds that the command may take")
     add("--trials", type=int, default=50, metavar="N", help="stop when so many are measured in all (default: 50)")
-    add("--time-limit", type=float, metavar="S", help="begin no trial after so many seconds")
+    add("--time-limit", type=float, metavar="S", help="stop after so many seconds")
     add("--max-params", type=float, metavar="N", help="parameters of the encoder (default: the space's)")
     add("--mha-ffn", type=float, nargs=2, metavar=("LOW", "HIGH"), help="attention's over FFNs' parameters")
     add("--max-latency", type=float, default=1.5, metavar="X", help="× the reference row's (default: 1.5)")
@@ -65,22 +74,95 @@ def search_architectures(args: argparse.Namespace) -> int:
     for name in ("trials", "workers", "threads", "seq_len"):
         if getattr(args, name) < 1:
             raise TuneError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
-    return spawn(args.given, args.workers) if args.workers > 1 else work(args)
+    if args.time_limit is not None and not 0 < args.time_limit < float("inf"):
+        raise TuneError(f"--time-limit {args.time_limit:g}: more than 0 seconds")
+    try:
+        with time_limit(args.time_limit):
+            return spawn(args) if args.workers > 1 else work(args)
+    except TimeUp:
+        say(f"after {args.time_limit:g} s the time is up: what was measured is kept; the same command goes on")
+        return 0
 
 
-def spawn(given: list[str], count: int) -> int:
-    """The same command `count` times at once, each a worker with a name of its own; the worst exit status."""
-    base = given[given.index("--worker") + 1] if "--worker" in given else default_name()
-    command = [sys.executable, "-m", "pocketbert", "tune", *given, "--workers", "1", "--worker"]
-    processes = [subprocess.Popen([*command, f"{base}-{i + 1}"]) for i in range(count)]
-    return max(abs(process.wait()) for process in processes)
+class TimeUp(BaseException):
+    """Raised where the program stands when --time-limit is over; no `except Exception` of a library's takes it."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raises TimeUp in this process after so many seconds."""
+    if seconds is None:
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def spawn(args: argparse.Namespace) -> int:
+    """The same command in processes of its own, each a worker by another name; the worst exit status.
+
+    What all need is made before they start: storage, study, text, teacher, the reference's latency. One that dies is
+    replaced.
+    """
+    started = time.monotonic()
+    with begun(args):
+        pass
+    base = args.worker or default_name()
+    command = [sys.executable, "-m", "pocketbert", "tune", *args.given, "--workers", "1"]
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        left = [] if args.time_limit is None else [f"--time-limit={args.time_limit - (time.monotonic() - started):.3f}"]
+        return subprocess.Popen([*command, *left, "--worker", f"{base}-{number}"])
+
+    if args.time_limit is not None:  # workers stop by themselves
+        signal.setitimer(signal.ITIMER_REAL, max(0.1, args.time_limit - (time.monotonic() - started)) + GRACE)
+    running = {number: start(number) for number in range(1, args.workers + 1)}
+    count, worst = args.workers, 0
+    try:
+        while running:
+            time.sleep(POLL)
+            for number, process in list(running.items()):
+                if (status := process.poll()) is None:
+                    continue
+                del running[number]
+                if status in (0, *ANSWERS):
+                    worst = max(worst, status)
+                elif count < args.workers * (1 + REPLACEMENTS):
+                    count += 1
+                    say(f"worker {base}-{number} died ({exit_reason(status)}): {base}-{count} takes its place")
+                    running[count] = start(count)
+                else:
+                    worst = max(worst, 1)
+                    say(f"worker {base}-{number} died ({exit_reason(status)}), as {count - args.workers} before it")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return worst
+
+
+def exit_reason(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
 
 
 def default_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def work(args: argparse.Namespace) -> int:
+@contextmanager
+def begun(args: argparse.Namespace) -> Iterator[Search]:
+    """The search that `args` ask for, with all that its study needs."""
     from dataclasses import replace
 
     from compile.targets import find_target
@@ -89,7 +171,6 @@ def work(args: argparse.Namespace) -> int:
     from tune.search.quality import Command, Distillation, Quality
     from tune.search.space import find_space
     from tune.search.study import Settings, join_study
-    from tune.search.workers import Worker
 
     space = find_space(args.space)
     space = replace(space, max_params=args.max_params or space.max_params, mha_ffn=tuple(args.mha_ffn or space.mha_ffn))
@@ -101,30 +182,39 @@ def work(args: argparse.Namespace) -> int:
         space.name, target.name, target.cpu.name, args.seq_len, args.threads, args.runner, quality.name,
         space.max_params, space.mha_ffn, args.max_latency,
     )  # fmt: skip
-    study = join_study(args.study, args.storage, settings, args.seed)
-    with ExitStack() as stack:
-        worker = stack.enter_context(Worker(study, args.worker or default_name()))
-        runner = stack.enter_context(make_runner(args, target))
-        build = Build(args.target, args.cpu, args.seq_len)
-        search = stack.enter_context(Search(study, space, build, runner, quality, args.threads, args.max_latency))
+    study, build = join_study(args.study, args.storage, settings, args.seed), Build(args.target, args.cpu, args.seq_len)
+    with (
+        make_runner(args, target) as runner,
+        Search(study, space, build, runner, quality, args.threads, args.max_latency) as search,
+    ):
         search.prepare()
-        print(f"{worker.name}: {space.reference} takes {search.reference_ms:.2f} ms on {args.runner}", flush=True)
-        loop(search, worker, args.trials, args.time_limit)
+        yield search
+
+
+def work(args: argparse.Namespace) -> int:
+    from tune.search.workers import Worker
+
+    with begun(args) as search, Worker(search.study, args.worker or default_name()) as worker:
+        print(
+            f"{worker.name}: {search.space.reference} takes {search.reference_ms:.2f} ms on {args.runner}", flush=True
+        )
+        loop(search, worker, args.trials)
         for number in search.measure_front_again():
             print(f"trial {number}: on the front, measured again", flush=True)
     return 0
 
 
-def loop(search: Search, worker: Worker, trials: int, time_limit: float | None) -> None:
+def loop(search: Search, worker: Worker, trials: int) -> None:
     """Judge candidates until `trials` of the study are measured, and say of each what became of it."""
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
+    from tune.search.latency import Unmeasurable
     from tune.search.study import complete
     from tune.search.workers import OWNER
 
-    study, started, wasted = search.study, time.monotonic(), 0
-    while (done := len(complete(study))) < trials and (not time_limit or time.monotonic() - started < time_limit):
+    study, wasted, busy = search.study, 0, 0
+    while (done := len(complete(study))) < trials:
         if wasted == PATIENCE:
             raise TuneError(f"no candidate in {PATIENCE} was measured: widen --max-params, --mha-ffn or --max-latency")
         for number in worker.take_over():
@@ -138,6 +228,20 @@ def loop(search: Search, worker: Worker, trials: int, time_limit: float | None) 
         ):  # the device's fault and not the candidate's: another worker, or this one later, tries again
             worker.give_up(trial)
             raise
+        except TimeUp:
+            with suppress(Exception):  # the storage may have been in the middle of something: then it counts as dead
+                worker.give_up(trial)
+            raise
+        except Unmeasurable as reason:
+            trial.set_user_attr("unmeasured", str(reason))
+            worker.give_up(trial, ATTEMPTS)
+            busy += 1
+            if busy == BUSY_TRIALS:
+                raise TuneError(
+                    f"{busy} trials in a row could not be measured, the last: {reason}; the same command goes on when "
+                    "the machine is quiet"
+                ) from reason
+            said = f"could not be measured, {reason}"
         except (TrialPruned, PocketBERTError) as reason:  # one candidate's: the search goes on
             if disk_is_full(reason):
                 worker.give_up(trial)
@@ -149,7 +253,7 @@ def loop(search: Search, worker: Worker, trials: int, time_limit: float | None) 
             said, wasted = f"{what}, {reason}", wasted + 1
         else:
             study.tell(trial, values)
-            predicted, wasted = trial.user_attrs["predicted_ms"], 0
+            predicted, wasted, busy = trial.user_attrs["predicted_ms"], 0, 0
             said = (
                 f"quality {quality:.4g}, {ms:.2f} ms (predicted {predicted:.2f}), {mib:.1f} MiB; {done + 1} of {trials}"
             )

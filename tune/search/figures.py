@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 INK, MUTED, ACCENT, PAPERS, GRID = "#1f2933", "#7b8794", "#0b7285", "#c2410c", "#e4e7eb"
+SUSPECT = "#b91c1c"
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
     "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED, "axes.grid": True, "grid.color": GRID,
@@ -68,6 +69,8 @@ def _front(axes: Axes, findings: Findings) -> None:
             alpha=1 if front or point.row else 0.55, zorder=4 if point.row else 3 if front else 2,
         )  # fmt: skip
         drawn.set_gid(point_id(point))
+        if point.suspect:
+            axes.plot(point.ms, point.quality, "x", ms=11, mec=SUSPECT, mew=2, zorder=5)
     _label_rows(axes, findings)
     bar = axes.figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=35)
     bar.set_label("size of the library, MiB")
@@ -75,7 +78,8 @@ def _front(axes: Axes, findings: Findings) -> None:
     threads = f"{findings.settings.threads} thread" + "s" * (findings.settings.threads > 1)
     axes.set_xlabel(f"latency, ms — {findings.device}, {threads}, {findings.settings.seq_len} tokens")
     axes.set_ylabel("quality")
-    axes.set_title(f"{len(findings.points)} architectures; ringed: on the front; diamonds: the papers'")
+    crossed = "; crossed out: suspect" if any(p.suspect for p in findings.points) else ""
+    axes.set_title(f"{len(findings.points)} architectures; ringed: on the front; diamonds: the papers'{crossed}")
 
 
 def _staircase(findings: Findings) -> list[Point]:

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from model import ModelConfig
 from tune.errors import TuneError
-from tune.search.hypervolume import dominates
 from tune.search.predictor import Accuracy, held_out
 from tune.search.space import Parameters, Space, find_space
-from tune.search.study import Settings, artifact_name, complete, latency_ms, settings_of
+from tune.search.study import Settings, artifact_name, complete, latency_ms, settings_of, suspicion
+from tune.search.study import front as measured_front
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Point:
     row: str | None
     again: bool
     outside: str  # the bounds that a row of the papers breaks
+    suspect: str  # why its latency may be wrong: it is on no front
 
     @property
     def costs(self) -> tuple[float, float, float]:
@@ -60,6 +61,7 @@ class Findings:
     accuracy: Accuracy | None
     pruned: Counter[str]
     failed: int
+    unmeasured: tuple[tuple[int, str], ...]  # trials that the machine was too busy for, and what was wrong
 
     @property
     def better(self) -> list[Point]:
@@ -67,7 +69,7 @@ class Findings:
         if self.reference is None:
             return []
         r = self.reference
-        found = [p for p in self.points if p is not r and p.quality >= r.quality and p.ms <= r.ms]
+        found = [p for p in self.points if p is not r and not p.suspect and p.quality >= r.quality and p.ms <= r.ms]
         return sorted(found, key=lambda p: p.ms)
 
     def commands(self, point: Point) -> str:
@@ -94,18 +96,25 @@ def find(study: Study) -> Findings:
     points = tuple(
         Point(
             t.number, t.params, space.config(t.params), t.values[0], ms, t.values[2], guess, t.user_attrs.get("row"),
-            f"again:{t.number}" in attributes, t.user_attrs.get("outside", ""),
+            f"again:{t.number}" in attributes, t.user_attrs.get("outside", ""), suspicion(t, attributes),
         )
         for t, ms, guess in zip(trials, measured, predicted, strict=True)
     )  # fmt: skip
-    front = tuple(p for p in points if not any(dominates(q.costs, p.costs) for q in points))
+    best = {t.number for t in measured_front(study)}
+    front = tuple(p for p in points if p.number in best)
     cut = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
     pruned = Counter(_kind(t.user_attrs.get("pruned", "")) for t in cut)
-    failed = len(study.get_trials(deepcopy=False, states=[TrialState.FAIL]))
+    failures = study.get_trials(deepcopy=False, states=[TrialState.FAIL])
+    settled = [t.params for t in trials]
+    lost = [t for t in failures if "unmeasured" in t.user_attrs and t.params not in settled]
+    unmeasured = tuple((t.number, str(t.user_attrs["unmeasured"])) for t in lost)
+    failed = len(failures) - len(lost)
     accuracy = Accuracy.of(predicted, measured) if len(points) > 2 else None
     reference = next((p for p in points if p.row == space.reference), None)
     device = attributes["reference"]["device"]
-    return Findings(study.study_name, settings, space, device, points, front, reference, accuracy, pruned, failed)
+    return Findings(
+        study.study_name, settings, space, device, points, front, reference, accuracy, pruned, failed, unmeasured
+    )
 
 
 def _kind(reason: str) -> str:

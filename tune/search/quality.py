@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import math
 import shlex
 import subprocess
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -68,11 +70,24 @@ class Distillation:
         return f"−held-out loss, nats a masked word, after {steps} steps of {rows}×{length} tokens"
 
     def prepare(self) -> None:
+        """The teacher and both texts; one process makes them, those that come meanwhile wait."""
+        from model import load_checkpoint
+        from model.processes import join
+        from model.recipes.corpus import pretraining_batches
         from model.recipes.pretrain import PretrainConfig, pretrain
 
-        if self.config.teacher.preset and not self._teacher().is_dir():
-            output = str(self._teacher().parent)
-            pretrain(PretrainConfig(output, self.config.teacher, self.config.text, self.config.pretrain))
+        with alone_in(Path(self.config.folder)):
+            if self.config.teacher.preset and not self._teacher().is_dir():
+                output = str(self._teacher().parent)
+                pretrain(PretrainConfig(output, self.config.teacher, self.config.text, self.config.pretrain))
+            texts = [text for text in (self.config.text, self.config.held_out) if not Path(text.folder).exists()]
+            if texts:
+                vocab_size, processes = (
+                    load_checkpoint(self._teacher()).config.vocab_size,
+                    join(self.config.train.device),
+                )
+                for text in texts:
+                    pretraining_batches(text, vocab_size, 0, processes)
 
     def measure(self, config: ModelConfig) -> float:
         from model import load_checkpoint
@@ -133,6 +148,15 @@ class Command:
             said = (done.stderr.strip().splitlines() or [last or "nothing"])[-1]
             raise TuneError(f"--quality-command ended with status {done.returncode} and no number: {said}")
         return value
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in the block for this folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def differences(config: ModelConfig) -> dict[str, object]:

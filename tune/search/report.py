@@ -46,7 +46,7 @@ def page(findings: Findings, drawings: Mapping[str, str]) -> str:
         table=_table(findings),
         pruned=_pruned(findings),
         points=json.dumps(points).replace("<", "\\u003c"),
-        first=(findings.better or findings.front)[0].number,
+        first=(findings.better or findings.front or findings.points)[0].number,
     )
 
 
@@ -86,7 +86,7 @@ def _facts(findings: Findings) -> str:
 
 
 def _table(findings: Findings) -> str:
-    shown = sorted({*findings.front, *(p for p in findings.points if p.row)}, key=lambda p: p.ms)
+    shown = sorted({*findings.front, *(p for p in findings.points if p.row or p.suspect)}, key=lambda p: p.ms)
     rows = "".join(
         f'<tr data-trial="{p.number}"><td class="n">{p.number}</td><td>{escape(str(p))} {_tags(findings, p)}</td>'
         f'<td class="n">{p.quality:.4g}</td><td class="n">{p.ms:.2f}</td><td class="n">{p.predicted_ms:.2f}</td>'
@@ -102,15 +102,17 @@ def _tags(findings: Findings, point: Point) -> str:
     tags = [f'<span class="tag papers">{escape(point.row)}</span>'] if point.row else []
     if point in findings.front:
         tags.append(f'<span class="tag">front{", measured twice" if point.again else ""}</span>')
+    if point.suspect:
+        tags.append('<span class="tag suspect">suspect</span>')
     return " ".join(tags)
 
 
 def _pruned(findings: Findings) -> str:
-    if not findings.pruned:
+    if not findings.pruned and not findings.unmeasured:
         return "<p>Every candidate was measured.</p>"
-    rows = "".join(
-        f'<tr><td class="n">{count}</td><td>{escape(kind)}</td></tr>' for kind, count in findings.pruned.most_common()
-    )
+    lines = [(str(count), kind) for kind, count in findings.pruned.most_common()]
+    lines += [(f"trial {number}", f"the machine was too busy: {reason}") for number, reason in findings.unmeasured]
+    rows = "".join(f'<tr><td class="n">{escape(a)}</td><td>{escape(b)}</td></tr>' for a, b in lines)
     return f"<table><tbody>{rows}</tbody></table>"
 
 
@@ -118,7 +120,8 @@ def _detail(findings: Findings, point: Point) -> dict[str, str]:
     title = f"Trial {point.number}" + (f": {point.row}" if point.row else "")
     text = f"{point}. Quality {point.quality:.4g}, {point.ms:.2f} ms, {point.mib:.2f} MiB."
     outside = f" Outside the bounds, kept for comparison: {point.outside}." if point.outside else ""
-    return {"title": title, "text": text + outside, "commands": findings.commands(point)}
+    suspect = f" Suspect, and so on no front: {point.suspect}." if point.suspect else ""
+    return {"title": title, "text": text + outside + suspect, "commands": findings.commands(point)}
 
 
 def _with_own_ids(name: str, drawing: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "journal:"
 WAIT = 60  # seconds for another worker to let go of an SQLite file
+ATTEMPTS = 10
 
 
 def open_storage(address: str) -> BaseStorage:
@@ -23,8 +26,7 @@ def open_storage(address: str) -> BaseStorage:
     try:
         if address.startswith(JOURNAL):
             return _journal(Path(address.removeprefix(JOURNAL)))
-        options = {"connect_args": {"timeout": WAIT}} if address.startswith("sqlite") else {"pool_pre_ping": True}
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(address, options))
+        return optuna.storages.get_storage(_database(address))
     except Exception as error:  # SQLAlchemy's, its drivers', the file system's
         if isinstance(error, TuneError):
             raise
@@ -34,6 +36,22 @@ def open_storage(address: str) -> BaseStorage:
             f"--storage {address}: cannot be opened ({reason}); give sqlite:///FILE, another database's address, or "
             f"{JOURNAL}FILE"
         ) from error
+
+
+def _database(address: str) -> BaseStorage:
+    """Workers that find no tables yet all make them, and all but one fail: those look again."""
+    from optuna.storages import RDBStorage
+
+    options = {"connect_args": {"timeout": WAIT}} if address.startswith("sqlite") else {"pool_pre_ping": True}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return RDBStorage(address, options)
+        except Exception as error:
+            causes = f"{error} {error.__cause__} {error.__context__}".lower()
+            if attempt == ATTEMPTS or not any(sign in causes for sign in ("already exists", "unique", "duplicate")):
+                raise
+            time.sleep(attempt * random.uniform(0.05, 0.2))
+    raise AssertionError
 
 
 def _journal(path: Path) -> BaseStorage:

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model import ModelConfig
 from pocketbert.typed import Misfit, typed
 from tune.errors import TuneError
+from tune.search.hypervolume import dominates
 from tune.search.storage import open_storage
 
 OBJECTIVES = ("quality", "latency, ms", "size, MiB")
@@ -52,7 +53,7 @@ def join_study(name: str, address: str, settings: Settings, seed: int | None) ->
     )
     wanted = json.loads(json.dumps(asdict(settings)))
     begun = study.user_attrs.get("settings")
-    if begun is None and study.get_trials(deepcopy=False):
+    if begun is None and study.get_trials(deepcopy=False) and "settings" not in study.user_attrs:
         raise TuneError(f"--study {name}: it is there already, but not an architecture search; choose another name")
     if begun is None:
         study.set_user_attr("settings", wanted)
@@ -82,6 +83,20 @@ def settings_of(study: Study) -> Settings:
 
 def complete(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def suspicion(trial: FrozenTrial, attributes: Mapping[str, Any]) -> str:
+    """What makes the trial's latency suspect; "" where nothing does."""
+    again = attributes.get(f"again:{trial.number}", {})
+    return str(trial.user_attrs.get("suspect") or again.get("suspect") or "")
+
+
+def front(study: Study) -> list[FrozenTrial]:
+    """The trials that no other dominates; none that is suspect, and none against such a one."""
+    attributes = study.user_attrs
+    trials = [t for t in complete(study) if not suspicion(t, attributes)]
+    costs = {t.number: (-t.values[0], latency_ms(study, t, attributes), t.values[2]) for t in trials}
+    return [t for t in trials if not any(dominates(c, costs[t.number]) for c in costs.values())]
 
 
 def config_key(config: ModelConfig) -> str:

@@ -66,17 +66,20 @@ class Worker:
                 taken.append(trial.number)
         return taken
 
-    def give_up(self, trial: Trial) -> None:
-        """Leave `trial` to whoever asks next."""
-        self._retry(self.study.get_trials(deepcopy=False)[trial.number])
+    def give_up(self, trial: Trial, attempts: int | None = None) -> None:
+        """Fail `trial` and leave it to whoever asks next, unless it was tried `attempts` times."""
+        self._retry(self.study.get_trials(deepcopy=False)[trial.number], attempts)
 
-    def _retry(self, trial: FrozenTrial) -> bool:
+    def _retry(self, trial: FrozenTrial, attempts: int | None = None) -> bool:
         try:
             self.study.tell(trial.number, state=TrialState.FAIL)
         except (UpdateFinishedTrialError, ValueError):  # another worker was faster
             return False
-        kept = {k: v for k, v in trial.user_attrs.items() if k == "row"}
-        self.study.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": trial.number})
+        attempt = trial.user_attrs.get("attempt", 1)
+        if attempts is None or attempt < attempts:
+            kept = {k: v for k, v in trial.user_attrs.items() if k == "row"}
+            kept |= {"retry_of": trial.number} | ({"attempt": attempt + 1} if attempts else {})
+            self.study.enqueue_trial(trial.params, user_attrs=kept)
         return True
 
 

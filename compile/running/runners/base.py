@@ -44,11 +44,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Execution:
-    """What came back from the device: ms of each run, and the outputs' bytes."""
+    """What came back from the device: ms of each run, of the processor's time in it where known, the outputs' bytes."""
 
     samples_ms: tuple[float, ...]
     outputs: bytes
     device: Device
+    cpu_ms: tuple[float, ...] = ()
 
 
 class Runner(ABC):
@@ -91,7 +92,7 @@ class Runner(ABC):
             raise CompileError(f"{runs} runs on {threads} threads: at least one of each is needed")
         result = self.execute(library, facts, input_bytes(facts, sample), threads, runs, timeout)
         wanted = 1 if self.estimate else runs
-        if len(result.samples_ms) != wanted:
+        if len(result.samples_ms) != wanted or len(result.cpu_ms) not in (0, wanted):
             raise RunFailed(
                 f"{library.name} on {result.device.name}: {len(result.samples_ms)} of {wanted} times came back"
             )
@@ -104,6 +105,7 @@ class Runner(ABC):
             result.device.temperature,
             toolchain_hash(facts),
             self.estimate,
+            result.cpu_ms,
         )
         return measurement, self._read(library, facts, result)
 
@@ -113,6 +115,10 @@ class Runner(ABC):
             came = f"{len(result.outputs)} of {expected} bytes of outputs came back"
             raise RunFailed(f"{library.name} on {result.device.name}: {came}")
         return read_outputs(facts, result.outputs)
+
+    def peak_gflops(self) -> float | None:
+        """The rate at which a core there multiplies and adds; None where that is not known."""
+        return None
 
     @abstractmethod
     def execute(
@@ -130,6 +136,8 @@ class Runner(ABC):
         self.close()
 
 
-def parse_times(text: str) -> tuple[float, ...]:
-    """ms of each timed run, from the nanoseconds that the program prints, one a line, without the warm-up."""
-    return tuple(int(line) / 1e6 for line in text.split()[WARM_UP:] if line.isdigit())
+def parse_times(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """ms of each timed run, and of the processor's time in it: two counts of nanoseconds a line, warm-up left out."""
+    runs = [line.split() for line in text.splitlines()[WARM_UP:]]
+    times = [(int(wall) / 1e6, int(cpu) / 1e6) for wall, cpu in (r for r in runs if len(r) == 2) if wall.isdigit()]
+    return tuple(wall for wall, _ in times), tuple(cpu for _, cpu in times)

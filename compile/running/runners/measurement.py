@@ -12,6 +12,12 @@ from typing import Any
 from compile.artifact.manifest import LibraryFacts
 from compile.errors import CompileError
 
+LISTS = ("samples_ms", "cores", "cpu_ms")
+# The share of a run's time that its threads must have had of the processor for the time to be the library's own. Where
+# there are several threads, one that waits for the others may sleep.
+STEADY = 0.95
+STEADY_THREADS = 0.75
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -19,7 +25,8 @@ class Measurement:
 
     device: the CPU's or the phone's name; cores: those that the process might use; governor: the frequency governor,
     "" where there is none to be read; temperature: °C before the first sample, None where no sensor is;
-    toolchain: `toolchain_hash` of the artifact; estimate: whether the samples were computed and not timed.
+    toolchain: `toolchain_hash` of the artifact; estimate: whether the samples were computed and not timed;
+    cpu_ms: the processor's time that all threads had in each sample, () where the device does not tell.
     """
 
     samples_ms: tuple[float, ...]
@@ -30,6 +37,7 @@ class Measurement:
     temperature: float | None
     toolchain: str
     estimate: bool = False
+    cpu_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples_ms:
@@ -40,6 +48,15 @@ class Measurement:
         return median(self.samples_ms)
 
     @property
+    def steady_ms(self) -> tuple[float, ...]:
+        """Samples in which no other program took the processor away; all of them where the device does not tell."""
+        if not self.cpu_ms:
+            return self.samples_ms
+        least = STEADY if self.threads == 1 else STEADY_THREADS
+        both = zip(self.samples_ms, self.cpu_ms, strict=True)
+        return tuple(wall for wall, cpu in both if cpu >= least * self.threads * wall)
+
+    @property
     def spread_ms(self) -> float:
         """The interquartile range; 0 of a single sample."""
         if len(self.samples_ms) < 2:
@@ -48,13 +65,13 @@ class Measurement:
         return high - low
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"samples_ms": list(self.samples_ms), "cores": list(self.cores)}
+        return asdict(self) | {name: list(getattr(self, name)) for name in LISTS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
         """Raises CompileError if `data` is not what `to_dict` made."""
         try:
-            return cls(**{**data, "samples_ms": tuple(data["samples_ms"]), "cores": tuple(data["cores"])})
+            return cls(**{**data, **{name: tuple(data[name]) for name in LISTS if name in data}})
         except (KeyError, TypeError) as error:
             raise CompileError(f"not a measurement: {error}") from error
 
