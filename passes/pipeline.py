@@ -147,6 +147,8 @@ def run(
     started = time.perf_counter()
     chosen = select(only, skip)
     options = options or Options()
+    if options.min_snr != options.min_snr:
+        raise PassError("--min-snr nan: give a number of decibels, as 25")
     proto = model if isinstance(model, onnx.ModelProto) else files.read(model)
     check(proto)
     check_quantized(proto)

@@ -101,6 +101,8 @@ def test_layers_stay_float_where_the_caller_or_the_bound_wants_it(build):
     assert "below 60 dB" in layers(report)[0].reason
     with pytest.raises(PassError, match=r"--keep-float clasifier: no layer has such a name; there are: encoder.weight"):
         passes.run(model, options=Options(quantize="int8", keep_float=("clasifier",)))
+    with pytest.raises(PassError, match="--min-snr nan: give a number"):
+        passes.run(model, options=Options(quantize="int8", min_snr=float("nan")))
 
 
 @pytest.mark.parametrize(

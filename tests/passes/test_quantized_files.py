@@ -70,11 +70,11 @@ def test_a_quantised_file_keeps_its_integers(encoder, tmp_path, kind, weights, p
         assert linears == [m for m in integers(result) if len(m) != 40 * 64]
         assert len(linears) == 3
         assert count["QuantizeLinear"] == (3 if kind == "static" else 0)
-    else:  # weights are int8 where the tool gave all of them zero point 128; others become float32, and it is said
-        apart = kind == "static" and per_channel
-        reasons = [r for entry in report.passes for r in entry.refusals if "zero point" in r.reason]
-        assert sum(r.times for r in reasons) == (1 if apart else 4)
-        assert len(integers(result)) == (3 if apart else 0)
+    else:  # zero points other than 128, or a −128: no integers that kernels take, and it is said
+        reasons = [
+            r for entry in report.passes for r in entry.refusals if "zero point" in r.reason or "−128" in r.reason
+        ]
+        assert sum(r.times for r in reasons) + len(integers(result)) == 3 + 1
     assert snr(encoder, result) >= snr(encoder, model) - 1
     assert snr(model, result) > 15
 
@@ -86,7 +86,7 @@ def dequantized_linear(b, q, scale, zero=None, axis=1, **attributes):
 
 @pytest.fixture
 def q() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (16, 8)).astype(np.uint8)
+    return np.random.default_rng(0).integers(1, 256, (16, 8)).astype(np.uint8)
 
 
 def test_uint8_weights_around_128_are_int8(build, check, q, ops):
@@ -109,10 +109,18 @@ def test_weights_that_no_integer_sum_takes_become_float(build, check, q, zero, a
     assert any(reason in r.reason for entry in report.passes for r in entry.refusals)
 
 
+def test_weights_with_minus_128_become_float(build, check, q):
+    b = build()
+    q[0, 0] = 0
+    result, report = check(b.model(dequantized_linear(b, q, np.float32(0.01), np.uint8(128))), bound=1e-6)
+    assert integers(result) == []
+    assert any("−128" in r.reason for entry in report.passes for r in entry.refusals)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, order):
     b = build()
-    q = q.view(np.int8)
+    q = (q.astype(np.int16) - 128).astype(np.int8)
     scale = b.const(b.rng.uniform(0.01, 0.1, (1, 8)))
     weight = b("Mul", *[b("Cast", b.const(q), to=TensorProto.FLOAT), scale][::order])
     result, _ = check(b.model(b("MatMul", b.input("x", [5, 16]), weight)), bound=1e-6)
