@@ -29,7 +29,7 @@ from compile.codegen.vocabulary import Vocabulary, text_inputs, write_vocabulary
 from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
-from compile.importer.graph import check_operators, import_shaped, input_shapes
+from compile.importer.graph import check_operators, import_shaped, input_shapes, with_shapes
 from compile.linking.library_rules import check_library
 from compile.linking.link import find_toolchain, link_library, require_space
 from compile.lowering.lower import lower
@@ -101,6 +101,7 @@ def lower_model(
     dump = options.dump
     with clock.phase("graph passes"):
         kept = dump / "passes" if dump else None
+        model = with_shapes(model, input_shapes(model, options.seq_len))
         optimised, report = passes.run(model, options=_pass_options(model, options), verify=verify_passes, dump=kept)
     with clock.phase("import into Relax"):
         check_operators(optimised)

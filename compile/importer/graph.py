@@ -94,6 +94,21 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
     return shapes
 
 
+def with_shapes(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> onnx.ModelProto:
+    """`model` for inputs of just these shapes: what it computes of its open axes then folds into constants."""
+    if all(d.dim_value for v in model.graph.input if v.name in shapes for d in v.type.tensor_type.shape.dim):
+        return model
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in fixed.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return fixed
+
+
 def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:
     """Import `model` through Relax. Raises CompileError where TVM cannot."""
     check_operators(model)

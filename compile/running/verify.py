@@ -81,7 +81,7 @@ class _Referee:
 
     name: str
     outputs: list[Outputs]
-    tolerance: float = TOLERANCE
+    tolerance: float
     exact: list[Outputs] | None = None
 
 
@@ -90,9 +90,9 @@ def _referee(
 ) -> _Referee:
     exact = reference(model, given)
     if quantized is None:
-        return _Referee("ONNX Runtime", exact)
+        return _Referee("ONNX Runtime", exact, TOLERANCE)
     if manifest.precision == "float32":
-        return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given), exact=exact)
+        return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given), TOLERANCE, exact)
     outputs = reference(spell_rounding(quantized), given)
     noise = max(relative_error(rounded, wanted) for rounded, wanted in zip(outputs, exact, strict=True))
     return _Referee(

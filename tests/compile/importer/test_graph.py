@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compile.errors import CompileError
-from compile.importer.graph import import_model, input_shapes
+from compile.importer.graph import import_model, input_shapes, with_shapes
 from compile.pipeline import Options, build_library
 from compile.targets import Target
 
@@ -125,3 +125,18 @@ def test_whatever_stage_fails_the_node_is_named(operator: Callable, graph: type,
         build_library(model, "case", host, tmp_path / "artifact", Options(seq_len=8))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_open_axes_are_fixed_before_anything_is_computed_of_them(graph: type) -> None:
+    b = graph()
+    x = b.input("x", ["batch", "tokens", 16])
+    lead = b("Slice", b("Shape", x), b.const(np.array([0])), b.const(np.array([2])))
+    model = b.model(b("Reshape", x, b("Concat", lead, b.const(np.array([4, 4])), axis=0)))
+    fixed = with_shapes(model, input_shapes(model, 8))
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
+    shapes = [
+        [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.graph.input, *inferred.graph.output)
+    ]
+    assert shapes == [[1, 8, 16], [1, 8, 4, 4]]
+    assert model.graph.input[0].type.tensor_type.shape.dim[1].dim_param == "tokens"
+    assert with_shapes(fixed, input_shapes(fixed, 8)) is fixed
