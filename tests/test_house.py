@@ -32,7 +32,7 @@ def test_ruff() -> None:
     run(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
-@pytest.mark.skipif(shutil.which("clang-format") is None, reason="needs clang-format: pip install clang-format")
+@pytest.mark.skipif(shutil.which("clang-format") is None, reason="needs clang-format: pip install '.[test]'")
 def test_c_is_formatted() -> None:
     """As .clang-format says; .clang-format-ignore names what is generated or C++."""
     run("clang-format", "--dry-run", "-Werror", *(str(path) for path in tracked() if path.suffix in (".c", ".h")))
