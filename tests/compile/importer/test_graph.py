@@ -13,6 +13,7 @@ from compile.errors import CompileError
 from compile.importer.graph import import_model, input_shapes, with_shapes
 from compile.pipeline import Options, build_library
 from compile.targets import Target
+from passes.verify import open_session
 
 
 def refused(model: onnx.ModelProto, *words: str, tokens: int = 8) -> None:
@@ -140,3 +141,19 @@ def test_open_axes_are_fixed_before_anything_is_computed_of_them(graph: type) ->
     assert shapes == [[1, 8, 16], [1, 8, 4, 4]]
     assert model.graph.input[0].type.tensor_type.shape.dim[1].dim_param == "tokens"
     assert with_shapes(fixed, input_shapes(fixed, 8)) is fixed
+
+
+@pytest.mark.parametrize("bounds", [(-0.5, 0.5), (0.0, None), (None, 1.0), (1.0, -1.0)])
+def test_clip_keeps_what_is_not_a_number(graph: type, agree: Callable, bounds: tuple) -> None:
+    import compile
+
+    b = graph()
+    x = b.input("x", [1, 8, 16])
+    limits = [b.const(np.float32(bound)) if bound is not None else "" for bound in bounds]
+    model = b.model(b("Clip", x, *limits))
+    values = np.linspace(-2, 2, 128, dtype=np.float32).reshape(1, 8, 16)
+    values[0, 3, 5], values[0, 4, 0], values[0, 4, 1] = np.nan, np.inf, -np.inf
+    want = open_session(model).run(None, {"x": values})[0]
+    with compile.load(agree(model)) as library:
+        (got,) = library.run({"x": values}).values()
+    assert np.array_equal(got, want, equal_nan=True)
