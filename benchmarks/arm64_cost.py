@@ -37,7 +37,7 @@ CORES = ("cortex-a76", "neoverse-n1")
 def inner_loops(assembly: str, most: int = 3) -> list[list[str]]:
     """The loops with the most multiply-adds, one of each length: from a label to the branch back to it."""
     blocks: dict[str, list[str]] = {}
-    label, found = "", []
+    label, bodies = "", []
     for line in assembly.splitlines():
         text = line.split("//")[0].strip()
         if re.match(r"\.LBB\w+:", text):
@@ -46,9 +46,9 @@ def inner_loops(assembly: str, most: int = 3) -> list[list[str]]:
         elif label and text and not text.startswith("."):
             blocks[label].append(text)
             if re.match(r"b\.\w+", text) and text.split()[-1] == label:
-                found.append(blocks[label])
+                bodies.append(blocks[label])
                 label = ""
-    weight = {len(block): block for block in found if any(i.startswith("fmla") for i in block)}
+    weight = {len(block): block for block in bodies if any(i.startswith("fmla") for i in block)}
     return [weight[size] for size in sorted(weight, key=lambda s: -_multiply_adds(weight[s]))[:most]]
 
 
@@ -67,8 +67,8 @@ def measure(preset: str, folder: Path) -> list[dict]:
     for level in levels:
         with EmulatedRunner(CPUS[level.cpu].qemu_cpu) as runner:
             counted = round(runner.measure(built.folder, timeout=600).median_ms * 1e6)
-        found = {"model": preset, **asdict(level), "instructions": counted, "multiply_adds": least}
-        results.append({**found, "inner_loops": loops[level.kernels_for]})
+        row = {"model": preset, **asdict(level), "instructions": counted, "multiply_adds": least}
+        results.append({**row, "inner_loops": loops[level.kernels_for]})
         show(results[-1])
     return results
 

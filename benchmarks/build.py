@@ -76,10 +76,10 @@ def show(result: dict[str, Any]) -> None:
     print(f"wall time    {result['seconds']:6.1f} s    (bound {BOUND_SECONDS} s)")
     print(f"peak memory  {result['peak_gib']:6.2f} GiB  (bound {BOUND_GIB} GiB)")
     print(f"library size {result['library_over_weights']:6.4f} × the weights")
-    for phase, taken in result["phases"].items():
-        print(f"  {phase:<24} {taken:6.1f} s")
-    for pairs, taken in result["chain_seconds"].items():
-        print(f"{pairs} pairs of Tanh and Relu: lowering and kernels {taken:.2f} s")
+    for phase, seconds in result["phases"].items():
+        print(f"  {phase:<24} {seconds:6.1f} s")
+    for pairs, seconds in result["chain_seconds"].items():
+        print(f"{pairs} pairs of Tanh and Relu: lowering and kernels {seconds:.2f} s")
 
 
 def main() -> int:

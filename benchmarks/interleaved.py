@@ -23,7 +23,7 @@ def in_turns(calls: dict[str, Callable[[], float | None]], runs: int, title: str
 
     A call that returns a number has timed itself, and that is taken.
     """
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     with Progress(console=progress_console, transient=True) as progress:
         for turn in progress.track(range(WARM_UP + runs), description=title):
             for name in calls if turn % 2 else reversed(calls):
@@ -32,8 +32,8 @@ def in_turns(calls: dict[str, Callable[[], float | None]], runs: int, title: str
                 own = calls[name]()
                 ms = (time.perf_counter() - start) * 1e3
                 if turn >= WARM_UP:
-                    taken[name].append(ms if own is None else own)
-    return taken
+                    times[name].append(ms if own is None else own)
+    return times
 
 
 def paired_ratio(values: list[float], base: list[float]) -> float:

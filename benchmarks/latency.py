@@ -147,11 +147,13 @@ def last_line(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def served(peer: Peer, found: dict[str, Any], folder: Path, threads: int) -> Iterator[tuple[Callable[[], float], Any]]:
+def served(
+    peer: Peer, artifact: dict[str, Any], folder: Path, threads: int
+) -> Iterator[tuple[Callable[[], float], Any]]:
     """A function that gives the ms of one run, as the peer's own process measures them; and the outputs of one run."""
     log = folder / f"{peer.module}.log"
-    arguments = ("serve", peer.module, found["file"], folder / "sample.npz", threads)
-    with start(found["python"], log, *arguments) as process:
+    arguments = ("serve", peer.module, artifact["file"], folder / "sample.npz", threads)
+    with start(artifact["python"], log, *arguments) as process:
         assert process.stdin
         assert process.stdout
 
@@ -186,7 +188,7 @@ def signal_to_noise(outputs: list[np.ndarray], reference: np.ndarray) -> float:
 
 def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     """One number of threads, in a process of its own."""
-    found = json.loads((folder / "found.json").read_text())
+    artifacts = json.loads((folder / "found.json").read_text())
     manifest = read_manifest(folder / "artifact")
     sample = dict(np.load(folder / "sample.npz"))
     library = compile.load(folder / "artifact", threads=count)
@@ -200,9 +202,9 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
     refused = {}
     with contextlib.ExitStack() as stack:
         for peer in PEERS[precision]:
-            if peer.name in found:
+            if peer.name in artifacts:
                 try:
-                    call, answer = stack.enter_context(served(peer, found[peer.name], folder, count))
+                    call, answer = stack.enter_context(served(peer, artifacts[peer.name], folder, count))
                 except PeerFailed as failure:
                     refused[peer.name] = f"failed with {count} threads: {failure}"
                     continue
@@ -217,18 +219,18 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
         calls["peak"] = lambda: peaks.append(rate())
         while True:
             try:
-                taken = in_turns(calls, runs, f"{count} threads")
+                times = in_turns(calls, runs, f"{count} threads")
                 break
             except PeerFailed as failure:  # the others take their turns again without it
                 del calls[failure.name]
                 refused[failure.name] = f"failed with {count} threads: {failure}"
-    del taken["peak"]
+    del times["peak"]
     peak = median(peaks)
     rows = []
-    for name, values in taken.items():
+    for name, values in times.items():
         flops = manifest.flops if "tokens" not in name and precision == "float32" else None
         row = {"name": name, "threads": count, "median_ms": median(values), "min_ms": min(values)}
-        row["ratio"] = paired_ratio(values, taken[OURS])
+        row["ratio"] = paired_ratio(values, times[OURS])
         row["snr_db"] = quality.get(name)
         row["share_of_peak"] = flops and flops / (median(values) * 1e6) / (peak * count)
         rows.append(row)
@@ -252,12 +254,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name, progress_console.status("model") as status:
         folder = Path(name)
         prepare(args.model, args.layers, args.precision, args.seq_len, folder)
-        found, absent = {}, {}
+        artifacts, absent = {}, {}
         for peer in PEERS[args.precision]:
             status.update(f"convert for {peer.name}")
             answer = convert(peer, pythons, folder)
-            (absent if "absent" in answer else found)[peer.name] = answer.get("absent", answer)
-        (folder / "found.json").write_text(json.dumps(found))
+            (absent if "absent" in answer else artifacts)[peer.name] = answer.get("absent", answer)
+        (folder / "found.json").write_text(json.dumps(artifacts))
         status.stop()
         parts = []
         for count in args.threads:
@@ -277,7 +279,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "gflop": parts[0]["flops"] / 1e9,
         "peak_gflops_per_core": peak,
         "floor_ms": parts[0]["flops"] / peak / 1e6,
-        "versions": {package: v for peer in found.values() for package, v in peer["versions"].items()},
+        "versions": {package: v for peer in artifacts.values() for package, v in peer["versions"].items()},
         "absent": absent | {name: reason for part in parts for name, reason in part["refused"].items()},
         "results": [row for part in parts for row in part["rows"]],
     }

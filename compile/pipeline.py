@@ -263,7 +263,7 @@ class _Phase:
                 where = f" ({error.filename})" if error.filename else ""
                 raise CompileError(f"{self.name}: {error.strerror}{where}") from error
             return
-        taken = time.perf_counter() - self.start
-        self.clock.seconds[self.name] = round(taken, 3)
+        duration = time.perf_counter() - self.start
+        self.clock.seconds[self.name] = round(duration, 3)
         if self.clock.progress:
-            self.clock.progress(self.name, taken)
+            self.clock.progress(self.name, duration)

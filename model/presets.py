@@ -170,8 +170,8 @@ PAPER: dict[str, PaperFigures] = {
 
 def find_preset(name: str) -> ModelConfig:
     """The configuration of a preset or alias; raises `ModelError` with the nearest names where there is none."""
-    if (known := ALIASES.get(name, name)) in PRESETS:
-        return PRESETS[known]
+    if (full_name := ALIASES.get(name, name)) in PRESETS:
+        return PRESETS[full_name]
     near = difflib.get_close_matches(name.lower(), [*PRESETS, *ALIASES], n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "pocketbert compile --list-models lists the presets"
     if "/" in name or "\\" in name or name.startswith("."):

@@ -46,22 +46,22 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 
 def _check_values(graph: onnx.GraphProto) -> None:
-    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    value_names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    value_names |= {tensor.values.name for tensor in graph.sparse_initializer}
     for node in graph.node:
-        repeated = known.intersection(name for name in node.output if name)
+        repeated = value_names.intersection(name for name in node.output if name)
         if repeated:
             raise PassError(f"{describe(node)} makes {min(repeated)!r}, which exists already; export the model again")
-        known.update(node.output)
+        value_names.update(node.output)
     for node in graph.node:
-        missing = reads(node) - known
+        missing = reads(node) - value_names
         if missing:
             raise PassError(
                 f"{describe(node)} reads {min(missing)!r}, which no input, initializer or node provides; "
                 "export the model again with its weights"
             )
     for value in graph.output:
-        if value.name not in known:
+        if value.name not in value_names:
             raise PassError(f"graph output {value.name!r} is made by no node; export the model again")
 
 

@@ -59,9 +59,9 @@ def infer_shapes(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dic
         else:
             kind = value.type.tensor_type.elem_type
             graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, shape))
-    known = {}
+    shapes = {}
     for tensor in model.graph.initializer:
-        known[tensor.name] = tuple(tensor.dims)
+        shapes[tensor.name] = tuple(tensor.dims)
         if np.prod(tensor.dims) <= 64:
             graph.initializer.append(tensor)
         else:
@@ -69,9 +69,9 @@ def infer_shapes(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dic
     try:
         inferred = onnx.shape_inference.infer_shapes(small, data_prop=True).graph
     except Exception:
-        return known
+        return shapes
     for value in [*inferred.value_info, *inferred.input, *inferred.output]:
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            known[value.name] = tuple(dim.dim_value for dim in dims)
-    return known
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes

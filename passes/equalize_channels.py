@@ -26,36 +26,36 @@ def equalize_channels(model: ir.Model, options: Options) -> Outcome:
     if options.quantize != "int8":
         return Outcome()
     keep = Keep(options)
-    linears = [found for node in model.graph if (found := linear.match(node, onto_stream=True)) is not None]
-    linears = [found for found in linears if not keep.asked(f"{found.node.name}", f"{found.weight.name}")]
-    rows = activations(model, [found.x for found in linears], options)
+    linears = [layer for node in model.graph if (layer := linear.match(node, onto_stream=True)) is not None]
+    linears = [layer for layer in linears if not keep.asked(f"{layer.node.name}", f"{layer.weight.name}")]
+    rows = activations(model, [layer.x for layer in linears], options)
     counts = {"absorbed": 0, "multiplied": 0}
-    for found in linears:
-        kind = _balance(model.graph, found, rows[f"{found.x.name}"], options.min_snr)
+    for layer in linears:
+        kind = _balance(model.graph, layer, rows[f"{layer.x.name}"], options.min_snr)
         if kind:
             counts[kind] += 1
     return Outcome(sum(counts.values()), counts)
 
 
-def _balance(graph: ir.Graph, found: Linear, x: np.ndarray, bound: float) -> str:
+def _balance(graph: ir.Graph, layer: Linear, x: np.ndarray, bound: float) -> str:
     """What was done with the factors; empty where nothing was."""
-    matrix = found.matrix()
-    if int8.unusable(matrix, axis=1) or not np.isfinite(x).all() or not linear.may_change(found):
+    matrix = layer.matrix()
+    if int8.unusable(matrix, axis=1) or not np.isfinite(x).all() or not linear.may_change(layer):
         return ""
     factors = _factors(x, matrix)
     before, after = _snr(x, matrix), _snr(x * factors, matrix / factors[:, None])
-    source = _writer(found.x)
+    source = _writer(layer.x)
     if source is not None and after >= before + 1:
-        absorb.scale(source, factors, found.node)
+        absorb.scale(source, factors, layer.node)
         kind = "absorbed"
     elif before < bound <= after:
-        scaled = make("Mul", [found.x, constant(graph, factors, f"{found.weight.name}.balance")],
-                      before=found.node, like=found.x)  # fmt: skip
-        found.node.replace_input_with(0, scaled)
+        scaled = make("Mul", [layer.x, constant(graph, factors, f"{layer.weight.name}.balance")],
+                      before=layer.node, like=layer.x)  # fmt: skip
+        layer.node.replace_input_with(0, scaled)
         kind = "multiplied"
     else:
         return ""
-    found.set_matrix(matrix / factors[:, None])
+    layer.set_matrix(matrix / factors[:, None])
     return kind
 
 

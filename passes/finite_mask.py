@@ -41,18 +41,18 @@ def finite_mask(model: ir.Model, options: Options) -> Outcome:
 
 def _reaches_softmax(value: ir.Value) -> bool:
     """Whether a constant gets to a Softmax, and to nothing else, through operators that make masks."""
-    found, waiting, seen = False, [value], {value}
+    reaches, waiting, seen = False, [value], {value}
     while waiting:
         for reader in waiting.pop().consumers():
             if reader.op_type == "Softmax":
-                found = True
+                reaches = True
             elif reader.op_type in CARRIERS:
                 fresh = [output for output in reader.outputs if output not in seen]
                 seen.update(fresh)
                 waiting += fresh
             else:
                 return False
-    return found
+    return reaches
 
 
 def _guarded(node: ir.Node) -> ir.Value | None:

@@ -68,9 +68,9 @@ def _projection_behind(value: ir.Value) -> Linear | None:
         return None
     if _is_product(value):
         for operand in node.inputs:
-            found = _projection_behind(operand) if operand is not None else None
-            if found is not None:
-                return found
+            projection = _projection_behind(operand) if operand is not None else None
+            if projection is not None:
+                return projection
     return None
 
 

@@ -92,17 +92,17 @@ def _match(softmax: ir.Node, refusals: Refusals) -> _Match | None:
             (weighted.inputs[1], [0, 2, 1, 3]),
         )
     ]
-    found = [item for item in split if item is not None]
-    if len(found) < 3 or len({heads for _, _, heads, _ in found}) > 1 or found[1][1] != found[2][1]:
+    operands = [item for item in split if item is not None]
+    if len(operands) < 3 or len({heads for _, _, heads, _ in operands}) > 1 or operands[1][1] != operands[2][1]:
         refusals.add("the heads are not split by one Reshape and one Transpose of known sizes", where)
         return None
-    tokens = (found[0][1], found[1][1])
+    tokens = (operands[0][1], operands[1][1])
     rows = dims(mask)[2:]
     if mask is not None and not (is_float(mask) and len(dims(mask)) == 4 and rows in ([1, tokens[1]], [*tokens])):
         refusals.add("the mask is not [batch, heads, queries or 1, keys]", where)
         return None
-    inputs = tuple(value for value, _, _, _ in found)
-    return _Match(inputs, mask, tokens, found[0][2], tuple(size for *_, size in found), last)  # type: ignore[arg-type]
+    inputs = tuple(value for value, _, _, _ in operands)
+    return _Match(inputs, mask, tokens, operands[0][2], tuple(size for *_, size in operands), last)  # type: ignore[arg-type]
 
 
 def _heads(value: ir.Value | None, perm: list[int]) -> tuple[ir.Value, int, int, int] | None:

@@ -88,19 +88,19 @@ def _like(value: ir.Value, leading: Sequence[int | ir.SymbolicDim] | None, size:
 def _readers(first: Linear, limit: float, refusals: Refusals) -> list[Linear]:
     """The linears that read this one, where all that read it are linears and composing them is allowed and pays."""
     readers = [linear.match(node) for node in first.output.consumers()]
-    found = [reader for reader in readers if reader is not None and reader.x is first.output]
-    if not found or len(found) < len(first.output.uses()) or first.output.is_graph_output():
-        if found:
-            refusals.add("the value between two linears has other readers", found[0].node.name or "")
+    linears = [reader for reader in readers if reader is not None and reader.x is first.output]
+    if not linears or len(linears) < len(first.output.uses()) or first.output.is_graph_output():
+        if linears:
+            refusals.add("the value between two linears has other readers", linears[0].node.name or "")
         return []
-    if first.bias is not None and not all(linear.takes_bias(reader) for reader in found):
-        refusals.add("a bias between Gemm and MatMul; run flatten_tokens first", found[0].node.name or "")
+    if first.bias is not None and not all(linear.takes_bias(reader) for reader in linears):
+        refusals.add("a bias between Gemm and MatMul; run flatten_tokens first", linears[0].node.name or "")
         return []
-    before, after = _cost(first, found)
+    before, after = _cost(first, linears)
     if after > limit * before:
-        refusals.add(f"composed, {after:,} multiply-adds a token instead of {before:,}", found[0].node.name or "")
+        refusals.add(f"composed, {after:,} multiply-adds a token instead of {before:,}", linears[0].node.name or "")
         return []
-    return found
+    return linears
 
 
 def _cost(first: Linear, readers: Sequence[Linear]) -> tuple[int, int]:

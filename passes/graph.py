@@ -47,14 +47,14 @@ def used_once(value: ir.Value) -> bool:
 
 def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
     """A number among the node's attributes."""
-    found = node.attributes.get(name)
-    return default if found is None else found.value
+    attr = node.attributes.get(name)
+    return default if attr is None else attr.value
 
 
 def ints(node: ir.Node, name: str) -> list[int] | None:
     """A list of integers among the node's attributes."""
-    found = node.attributes.get(name)
-    return None if found is None else list(found.as_ints())
+    attr = node.attributes.get(name)
+    return None if attr is None else list(attr.as_ints())
 
 
 def make(

@@ -47,7 +47,7 @@ def table_rows(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
     """(input name, rows of the smallest table it indexes)."""
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output}
-    found: dict[str, int] = {}
+    rows: dict[str, int] = {}
     for node in graph.node:
         table = _table_dims(node, tables, producer)
         if table is None:
@@ -56,8 +56,8 @@ def table_rows(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
         name = node.input[1]
         while name in producer and producer[name].op_type in _SAME_IDS:
             name = producer[name].input[0]
-        found[name] = min(found.get(name, table[axis]), table[axis])
-    yield from found.items()
+        rows[name] = min(rows.get(name, table[axis]), table[axis])
+    yield from rows.items()
 
 
 def _table_dims(

@@ -16,21 +16,21 @@ def rename_nodes(graph: ir.Graph) -> None:
 
 def rename(graph: ir.Graph) -> None:
     """Name every value after its node; constants, inputs and outputs keep their names but for the numbers."""
-    taken = {value.name for value in [*graph.inputs, *graph.outputs]}
-    constants = [value for value in graph.initializers.values() if value.name not in taken]
-    computed = [value for node in graph for value in node.outputs if value.name and value.name not in taken]
+    names_in_use = {value.name for value in [*graph.inputs, *graph.outputs]}
+    constants = [value for value in graph.initializers.values() if value.name not in names_in_use]
+    computed = [value for node in graph for value in node.outputs if value.name and value.name not in names_in_use]
     bases = [_NUMBER.sub("", value.name or "constant") for value in constants]
     rename_nodes(graph)
     for index, value in enumerate(computed):  # out of the way of the names to come
         value.name = f"?{index}"
     for value in constants:  # out of the way of the names to come
         graph.initializers.pop(f"{value.name}")
-    for value, name in zip(constants, _unique(bases, taken), strict=True):
+    for value, name in zip(constants, _unique(bases, names_in_use), strict=True):
         value.name = name
         graph.register_initializer(value)
-    taken |= set(graph.initializers)
+    names_in_use |= set(graph.initializers)
     own = [_own_name(value) for value in computed]
-    for value, name in zip(computed, _unique(own, taken), strict=True):
+    for value, name in zip(computed, _unique(own, names_in_use), strict=True):
         value.name = name
 
 
@@ -40,9 +40,9 @@ def _own_name(value: ir.Value) -> str:
     return f"{node.name}" if len(node.outputs) == 1 else f"{node.name}.{value.index()}"
 
 
-def _unique(names: Iterable[str], taken: set[str | None]) -> list[str]:
+def _unique(names: Iterable[str], names_in_use: set[str | None]) -> list[str]:
     """The names with their numbers taken off, and new ones put on where the same name comes again."""
-    used, result = set(taken), []
+    used, result = set(names_in_use), []
     for name in names:
         base = _NUMBER.sub("", name)
         candidate, count = base, 1

@@ -22,15 +22,15 @@ from passes.samples import activations
 def quantize_linears(model: ir.Model, options: Options) -> Outcome:
     if options.quantize != "int8":
         return Outcome()
-    linears = [found for node in model.graph if (found := linear.match(node, onto_stream=True)) is not None]
-    rows = activations(model, [found.x for found in linears], options)
+    linears = [candidate for node in model.graph if (candidate := linear.match(node, onto_stream=True)) is not None]
+    rows = activations(model, [candidate.x for candidate in linears], options)
     keep = Keep(options)
-    layers = tuple(_quantize(model.graph, found, rows[f"{found.x.name}"], keep) for found in linears)
+    layers = tuple(_quantize(model.graph, candidate, rows[f"{candidate.x.name}"], keep) for candidate in linears)
     return Outcome(sum(layer.precision == "int8" for layer in layers), refusals=keep.refusals.all(), layers=layers)
 
 
-def _quantize(graph: ir.Graph, found: Linear, x: np.ndarray, keep: Keep) -> LayerPrecision:
-    values, name, weight = found.matrix(), f"{found.node.name}", f"{found.weight.name}"
+def _quantize(graph: ir.Graph, candidate: Linear, x: np.ndarray, keep: Keep) -> LayerPrecision:
+    values, name, weight = candidate.matrix(), f"{candidate.node.name}", f"{candidate.weight.name}"
     weight_snr = output_snr = None
     reason = keep.asked(name, weight) or int8.unusable(values, axis=1)
     if not reason:
@@ -41,11 +41,11 @@ def _quantize(graph: ir.Graph, found: Linear, x: np.ndarray, keep: Keep) -> Laye
     if reason:
         keep.refusals.add(reason, name)
     else:
-        if found.transposed and len(found.weight.uses()) == 1:
-            found.node.attributes.pop("transB")
+        if candidate.transposed and len(candidate.weight.uses()) == 1:
+            candidate.node.attributes.pop("transB")
         else:
-            quantized = quantized.T if found.transposed else quantized
-        axis = int("transB" in found.node.attributes) ^ 1
-        found.node.replace_input_with(1, dequantized(graph, weight, quantized, scales, axis))
+            quantized = quantized.T if candidate.transposed else quantized
+        axis = int("transB" in candidate.node.attributes) ^ 1
+        candidate.node.replace_input_with(1, dequantized(graph, weight, quantized, scales, axis))
     precision = "float32" if reason else "int8"
-    return LayerPrecision(name, "linear", weight, found.shape, precision, reason, weight_snr, output_snr)
+    return LayerPrecision(name, "linear", weight, candidate.shape, precision, reason, weight_snr, output_snr)

@@ -31,9 +31,9 @@ def activations(model: ir.Model, values: Iterable[ir.Value], options: Options) -
     if not names:
         return {}
     proto = ir.to_proto(model)
-    known = {output.name for output in proto.graph.output}
+    output_names = {output.name for output in proto.graph.output}
     for name in names:
-        if name not in known:
+        if name not in output_names:
             proto.graph.output.add().name = name
     session = open_session(proto)
     samples = sample_inputs(model, options)

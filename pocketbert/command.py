@@ -94,8 +94,8 @@ def stop_if_hidden(*names: str) -> None:
 def require_own_rooms(*names: str) -> None:
     """Raises PocketBERTError where a file of the user's hides one of our packages, as a model.py where they work."""
     for name in names:
-        found = sys.modules.get(name) or importlib.util.find_spec(name)
-        place = getattr(found, "__file__", None) or getattr(found, "origin", None)
+        module = sys.modules.get(name) or importlib.util.find_spec(name)
+        place = getattr(module, "__file__", None) or getattr(module, "origin", None)
         if place and not Path(place).resolve().is_relative_to(ROOT):
             raise PocketBERTError(
                 f"{place} hides PocketBERT's own `{name}`: use the command `pocketbert`, or work in another folder"

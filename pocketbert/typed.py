@@ -77,9 +77,9 @@ def _convert(kind: Any, value: Any, place: Place) -> Any:
     if origin is tuple:
         return _tuple(arguments, value, place)
     if origin is dict:
-        known, kept = arguments
+        key_type, value_type = arguments
         pairs = _object(value, place).items()
-        return {_convert(known, key, (*place, key)): _convert(kept, v, (*place, key)) for key, v in pairs}
+        return {_convert(key_type, key, (*place, key)): _convert(value_type, v, (*place, key)) for key, v in pairs}
     if is_dataclass(kind):
         return _dataclass(kind, value, place)
     if kind is float and type(value) is int and abs(value) < 1 << 53:
@@ -107,20 +107,20 @@ def _tuple(kinds: tuple[Any, ...], value: Any, place: Place) -> tuple[Any, ...]:
 
 def _dataclass(kind: Any, value: Any, place: Place, section: Any = None) -> Any:
     """section: what the keys that `value` leaves out are taken from, where their class is not asked."""
-    given, known, values = _object(value, place), _fields(kind), {}
+    given, field_types, values = _object(value, place), _fields(kind), {}
     for key, v in given.items():
-        if key not in known:
-            raise Misfit((*place, key), "is unknown" + nearest(key, known))
-        type_, _, default = known[key]
+        if key not in field_types:
+            raise Misfit((*place, key), "is unknown" + nearest(key, field_types))
+        type_, _, default = field_types[key]
         inside = (*place, key)
         partly = default is not None and isinstance(v, dict)
         values[key] = _dataclass(type(default), v, inside, default) if partly else _convert(type_, v, inside)
     if section is not None:
         return replace(section, **values)
-    for key, (_, required, _) in known.items():
+    for key, (_, required, _) in field_types.items():
         if required and key not in given:
             raise Misfit((*place, key), "is missing")
-    return kind(**{key: None for key, (_, required, _) in known.items() if required is None} | values)
+    return kind(**{key: None for key, (_, required, _) in field_types.items() if required is None} | values)
 
 
 @cache

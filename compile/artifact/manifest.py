@@ -316,8 +316,8 @@ def _require_consistent(manifest: Manifest) -> None:
     """Raises ValueError where one part contradicts another."""
     kernels, tensors = {k.name for k in manifest.kernels}, len(manifest.tensors)
     for n, call in enumerate(manifest.calls):
-        known = call.kernel in kernels and call.stage < manifest.stages
-        if not (known and all(tensor < tensors for tensor, _, _ in call.reads + call.writes)):
+        exists = call.kernel in kernels and call.stage < manifest.stages
+        if not (exists and all(tensor < tensors for tensor, _, _ in call.reads + call.writes)):
             raise ValueError(f"at 'calls.{n}': it names a kernel, stage or tensor that is not there")
     for tensor in manifest.inputs + manifest.outputs:
         if tensor.token_axis is not None and tensor.token_axis >= len(tensor.shape):

@@ -37,9 +37,9 @@ def header(name: str, tensors: str) -> str:
 
 def abi_version() -> int:
     """POCKETBERT_ABI: the version of the C interface."""
-    found = re.search(r"POCKETBERT_ABI = (\d+)", (INCLUDE / "pocketbert.h").read_text())
-    assert found
-    return int(found[1])
+    match = re.search(r"POCKETBERT_ABI = (\d+)", (INCLUDE / "pocketbert.h").read_text())
+    assert match
+    return int(match[1])
 
 
 def _describe(plan: Plan) -> str:

@@ -75,17 +75,17 @@ class Rules:
         if kept == chr(code) and classes == [0]:
             return (ALONE if alone[0] else KEEP), ()
         assert classes == sorted(classes), f"U+{code:04X}: marks are sought at the end of what replaces a code point"
-        found = zip(kept, alone, classes, strict=True)
-        return REPLACE, tuple(ord(c) | (IS_ALONE if lone else 0) | number << 24 for c, lone, number in found)
+        characters = zip(kept, alone, classes, strict=True)
+        return REPLACE, tuple(ord(c) | (IS_ALONE if lone else 0) | number << 24 for c, lone, number in characters)
 
     def _find_alone(self) -> set[str]:
         """Every character that is a word of its own. Most blocks of 256 code points have none: they stay one word."""
-        found = set()
+        alone = set()
         for begin in range(0, CODE_POINTS, 256):
             block = [chr(code) for code in range(begin, begin + 256) if code not in SURROGATES]
             if len(self._pre.pre_tokenize_str("a".join(["", *block]))) > 1:
-                found |= {c for c in block if len(self._pre.pre_tokenize_str(f"a{c}a")) == 3}
-        return found
+                alone |= {c for c in block if len(self._pre.pre_tokenize_str(f"a{c}a")) == 3}
+        return alone
 
     def _class(self, character: str) -> int:
         """The canonical combining class: that of the marks which `character` goes neither before nor behind."""

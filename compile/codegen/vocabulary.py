@@ -162,17 +162,17 @@ def _place(nodes: list[Node]) -> dict[Node, int]:
     """Give every node a place, and every node with children a base: the first that fits, for large families first."""
     bases: dict[Node, int] = {}
     # Bit i: a node stands at i; i is somebody's base. Of the first 256 places many could never be reached.
-    taken, used = (1 << 256) - 1, 1
+    cells, used = (1 << 256) - 1, 1
     for node in sorted(nodes, key=lambda n: -len(n.children)):
         if not node.children:
             break
         family = sum(1 << byte for byte in node.children)
-        first_free = (~taken & (taken + 1)).bit_length() - 1
+        first_free = (~cells & (cells + 1)).bit_length() - 1
         begin = first_free - 255
         while True:
             fits = ~(used >> begin) & ((1 << WINDOW) - 1)
             for byte in node.children:
-                fits &= ~(taken >> begin + byte)
+                fits &= ~(cells >> begin + byte)
             if fits:
                 break
             begin += WINDOW
@@ -181,7 +181,7 @@ def _place(nodes: list[Node]) -> dict[Node, int]:
             raise CompileError("--vocab: the pieces are too many or too long for the tokenizer's tables")
         bases[node] = base
         used |= 1 << base
-        taken |= family << base
+        cells |= family << base
         for byte, child in node.children.items():
             child.place = base + byte
     return bases

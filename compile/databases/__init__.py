@@ -62,10 +62,10 @@ class Record:
         """Raises ValueError if `line` is not what `to_line` wrote."""
         data = parse_json(line)
         names = [f.name for f in fields(_Line)]
-        known = typed(_Line, {k: v for k, v in data.items() if k in names} if isinstance(data, dict) else data)
-        key = TileKey(known.family, known.isa, known.precision, known.k, known.n)
+        entry = typed(_Line, {k: v for k, v in data.items() if k in names} if isinstance(data, dict) else data)
+        key = TileKey(entry.family, entry.isa, entry.precision, entry.k, entry.n)
         detail = {k: v for k, v in data.items() if k not in names}
-        return cls(known.cpu, key, TileConfig(*known.tile), known.status, known.how, known.ms, detail)
+        return cls(entry.cpu, key, TileConfig(*entry.tile), entry.status, entry.how, entry.ms, detail)
 
 
 @dataclass
@@ -83,20 +83,20 @@ class Database:
 
 def read(path: Path, cpu: Cpu) -> Database:
     """Raises CompileError if the file cannot be read, or holds a record for another CPU."""
-    found = Database(path)
+    database = Database(path)
     for number, line in _lines(path):
         try:
             record = Record.from_line(line)
         except ValueError as error:
-            found.damaged.append(f"{path}:{number}: skipped: {error}")
+            database.damaged.append(f"{path}:{number}: skipped: {error}")
             continue
         if record.cpu != cpu.name or record.key.isa != cpu.isa.name:
             raise CompileError(
                 f"{path}:{number}: this record is for {record.cpu} ({record.key.isa}), not for {cpu.name} "
                 f"({cpu.isa.name}): give that CPU's database with --db, or its name with --cpu"
             )
-        found.records.append(record)
-    return found
+        database.records.append(record)
+    return database
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -58,7 +58,7 @@ def check_operators(model: onnx.ModelProto) -> None:
     """Raise CompileError naming the first operator (and its node) that cannot be lowered."""
     from tvm.relax.frontend.onnx import onnx_frontend
 
-    known = set(onnx_frontend._get_convert_map())
+    importable = set(onnx_frontend._get_convert_map())
     for node in model.graph.node:
         where = f"node {node.name or node.output[0]!r}"
         if node.domain not in ("", "ai.onnx"):
@@ -68,7 +68,7 @@ def check_operators(model: onnx.ModelProto) -> None:
             )
         if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise CompileError(f"operator {node.op_type} ({where}) holds a subgraph: control flow cannot be compiled")
-        if node.op_type not in known:
+        if node.op_type not in importable:
             raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators")
 
 

@@ -50,8 +50,8 @@ def describe(steps: tuple[str, ...]) -> list[str]:
 
 def with_strides(operands: list[Operand | None], strides: Sequence[int]) -> list[Operand | None]:
     """The operands with their tensors' strides, in order, as constants."""
-    known = iter(strides)
-    return [replace(o, stride=next(known)) if o and o.stride is not None else o for o in operands]
+    next_stride = iter(strides)
+    return [replace(o, stride=next(next_stride)) if o and o.stride is not None else o for o in operands]
 
 
 def apply(

@@ -109,7 +109,7 @@ class LinearInt8(TiledKernel):
         """As many accumulators as the registers hold beside a row of weights and an activation, or somewhat fewer."""
         lanes, default = self.isa.lanes, default_tile(self.isa, f"i8_{self.isa.dot}")
         heights = (4, 8) if self.isa.by_element else range(3, 13)
-        found = [
+        tiles = [
             TileConfig(mr, nr, unroll)
             for mr in heights
             for nr in range(default.nr // 2, 2 * default.nr + 1, max(lanes, PANEL // 2))
@@ -118,7 +118,7 @@ class LinearInt8(TiledKernel):
             and 2 * mr * nr >= default.mr * default.nr
             and (PANEL % nr == 0 or nr % PANEL == 0)
         ]
-        return [default, *(tile for tile in found if tile != default)]
+        return [default, *(tile for tile in tiles if tile != default)]
 
     def for_cpu(self, cpu: Cpu) -> LinearInt8:
         if (self.isa.name, self.isa.dot) == (cpu.isa.name, cpu.isa.dot):
@@ -389,7 +389,7 @@ class _Banded(_Code):
         """Row i's sums, four columns a vector, zero points taken off."""
         if self.dot == "sdot":
             return [self.acc[i * vectors + v].load(0, 4) for v in range(vectors)]
-        found = []
+        sums = []
         for v in range(vectors):
             row = i // 2 if self.dot == "smmla" else i
             low, high = (bind(self.acc[(row * vectors + v) * 2 + half].load(0, 4)) for half in range(2))
@@ -397,8 +397,8 @@ class _Banded(_Code):
                 total = tirx.Shuffle([low, high], [0, 1, 4, 5] if i % 2 == 0 else [2, 3, 6, 7])
             else:
                 total = tirx.Shuffle([low, high], [0, 2, 4, 6]) + tirx.Shuffle([low, high], [1, 3, 5, 7])
-            found.append(total + self.sums.load(first + 4 * v, 4) * _lane_of_band(zeros, i))
-        return found
+            sums.append(total + self.sums.load(first + 4 * v, 4) * _lane_of_band(zeros, i))
+        return sums
 
 
 def _lane_of_band(bands: list[Expr], row: int) -> Expr:

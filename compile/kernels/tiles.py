@@ -83,7 +83,7 @@ def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
     packed activations of all rows.
     """
     default = default_tile(isa, precision)
-    found = []
+    tiles = []
     for mr in range(1, 17):
         for vectors in range(1, 9):
             if isa.by_element and mr not in (4, 8):
@@ -91,5 +91,5 @@ def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
             activations = mr // 4 if isa.by_element else 1
             fits = mr * vectors + vectors + activations <= isa.registers
             if fits and mr * vectors >= isa.registers // 2:
-                found += [TileConfig(mr, vectors * isa.lanes, unroll) for unroll in (4, 8, 16)]
-    return [default, *(tile for tile in found if tile != default)]
+                tiles += [TileConfig(mr, vectors * isa.lanes, unroll) for unroll in (4, 8, 16)]
+    return [default, *(tile for tile in tiles if tile != default)]

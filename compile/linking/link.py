@@ -74,10 +74,10 @@ def find_toolchain(target: Target, sanitize: str = "") -> Toolchain:
     ndk = os.environ.get("ANDROID_NDK_HOME")
     if ndk and target.is_android:
         name = f"{target.triple}{ANDROID_API}-clang"
-        found = sorted(Path(ndk).glob(f"toolchains/llvm/prebuilt/*/bin/{name}"))
-        if not found:
+        compilers = sorted(Path(ndk).glob(f"toolchains/llvm/prebuilt/*/bin/{name}"))
+        if not compilers:
             raise CompileError(f"ANDROID_NDK_HOME is {ndk!r} but holds no {name}: correct it, or unset it to use zig")
-        return Toolchain((str(found[0]),), f"NDK {name}")
+        return Toolchain((str(compilers[0]),), f"NDK {name}")
     return _zig(target)
 
 

@@ -315,8 +315,8 @@ class _Lowering:
         while ids.op in RESHAPES or (ids.op == "astype" and ids.inputs[0].dtype in ("int32", "int64")):
             ids = ids.inputs[0]
         if ids.op == "input" and ids.dtype in ("int32", "int64"):
-            known = self.program.ranges.get(ids.name)
-            self.program.ranges[ids.name] = InputRange(0, min(count, known.high) if known else count)
+            previous = self.program.ranges.get(ids.name)
+            self.program.ranges[ids.name] = InputRange(0, min(count, previous.high) if previous else count)
 
     def gather(self, node: Node, chain: Chain) -> View:
         source, ids = chain.source.inputs

@@ -167,12 +167,12 @@ def constant_of(node: Node) -> NDArray[Any] | None:
     if node.op == "dequantize" and all(operand.is_const for operand in node.inputs):
         return _dequantized(node)
     parts = [constant_of(i) for i in node.inputs] if node.op in (*RESHAPES, "permute_dims", "concat") else []
-    known = [p for p in parts if p is not None]
-    if not known or len(known) != len(node.inputs):
+    constants = [p for p in parts if p is not None]
+    if not constants or len(constants) != len(node.inputs):
         return None
     if node.op == "concat":
-        return np.concatenate(known, int(node.attrs.axis))
-    return known[0].reshape(node.shape) if node.op in RESHAPES else known[0].transpose(permutation(node))
+        return np.concatenate(constants, int(node.attrs.axis))
+    return constants[0].reshape(node.shape) if node.op in RESHAPES else constants[0].transpose(permutation(node))
 
 
 def _dequantized(node: Node) -> NDArray[np.float32]:
@@ -199,8 +199,8 @@ class QuantizedWeight:
 def match_quantized_weight(node: Node, axis: int) -> QuantizedWeight | None:
     """A constant matrix that comes from int8 numbers with a scale for each entry along `axis`, 0 or 1."""
     if (axes := permutation(node)) == (1, 0):
-        found = match_quantized_weight(node.inputs[0], 1 - axis)
-        return found and QuantizedWeight(found.values.T, found.scales)
+        weight = match_quantized_weight(node.inputs[0], 1 - axis)
+        return weight and QuantizedWeight(weight.values.T, weight.scales)
     if axes is not None or node.op != "dequantize" or len(node.shape) != 2:
         return None
     values, scale, zero = (operand.data for operand in node.inputs)

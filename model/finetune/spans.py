@@ -101,11 +101,11 @@ def best_answers(
         context = questions[window.question].context
         for score, first, last in _spans(window, start, end, settings):
             text = context[window.characters[first][0] : window.characters[last][1]]
-            found = candidates[window.question]
-            found[text] = max(score, found.get(text, -math.inf))
+            scores = candidates[window.question]
+            scores[text] = max(score, scores.get(text, -math.inf))
     answers = []
-    for found in candidates:
-        ranked = sorted(found.items(), key=lambda item: -item[1])[: settings.best]
+    for scores in candidates:
+        ranked = sorted(scores.items(), key=lambda item: -item[1])[: settings.best]
         weights = [math.exp(score - ranked[0][1]) for _, score in ranked]
         answers.append([Answer(t, s, w / sum(weights)) for (t, s), w in zip(ranked, weights, strict=True)])
     return answers, null

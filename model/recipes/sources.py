@@ -35,10 +35,10 @@ class ModelSource:
             if self.fields:
                 raise ModelError("model.fields changes presets only: the model of a folder is as it is")
             return load_checkpoint(Path(self.folder), head, seed)
-        known = [f.name for f in fields(ModelConfig)]
+        names = [f.name for f in fields(ModelConfig)]
         for name in self.fields:
-            if name not in known:
-                raise ModelError(f"model.fields.{name} is unknown{nearest(name, known)}")
+            if name not in names:
+                raise ModelError(f"model.fields.{name} is unknown{nearest(name, names)}")
         return create(replace(find_preset(self.preset), **self.fields, **changes), head, seed)
 
 

@@ -62,7 +62,7 @@ def tune_kernels(args: argparse.Namespace) -> int:
         bench = Workbench(target, runner)
         try:
             session = Session(tasks, bench, journal, args.trials, args.time_limit)
-            known, peak = len(journal.trials), session.peak_gflops()
+            trials_before, peak = len(journal.trials), session.peak_gflops()
             live = Live(get_renderable=lambda: table(session, peak), console=console, refresh_per_second=2)
             with live:
                 chosen = session.run()
@@ -70,8 +70,9 @@ def tune_kernels(args: argparse.Namespace) -> int:
             bench.close()
             journal.close()
     console.print(
-        f"{path}: {len(chosen)} of {len(tasks)} tasks chosen; {session.measured} tiles tried, {known} known before, in "
-        f"{time.monotonic() - session.started:.0f} s{'; ESTIMATES, nothing was timed' if runner.estimate else ''}",
+        f"{path}: {len(chosen)} of {len(tasks)} tasks chosen; {session.measured} tiles tried, {trials_before} known "
+        f"before, in {time.monotonic() - session.started:.0f} s"
+        f"{'; ESTIMATES, nothing was timed' if runner.estimate else ''}",
         soft_wrap=True,
     )
     return 0

@@ -103,8 +103,8 @@ class Session:
         fresh: list[tuple[int, TileConfig]] = []
         counts = [p.trials for p in self.progress]
         for index, tile in wanted:
-            known = (self.tasks[index].key, tile) in self.journal.trials or (index, tile) in fresh
-            if not known and counts[index] < self.trials and self.time_left > 0:
+            has_record = (self.tasks[index].key, tile) in self.journal.trials or (index, tile) in fresh
+            if not has_record and counts[index] < self.trials and self.time_left > 0:
                 fresh.append((index, tile))
                 counts[index] += 1
                 self.progress[index].state = "building"
@@ -194,18 +194,18 @@ class Session:
             counts = [self.journal.trials[task.key, tile].ms or 0.0 for tile in tiles]
             return {tile: count / counts[0] for tile, count in zip(tiles, counts, strict=True)}
         libraries = self.bench.build_all([(task, tile) for tile in tiles])
-        taken: dict[TileConfig, list[float]] = {tile: [] for tile in tiles}
+        samples: dict[TileConfig, list[float]] = {tile: [] for tile in tiles}
         for turn in range(ROUNDS):
             order = list(zip(tiles, libraries, strict=True))
             for tile, library in order if turn % 2 else reversed(order):
                 try:
                     if isinstance(library, str):
                         raise RunFailed(library)
-                    taken[tile].append(min(self.bench.measure(task, tile, library)[0].samples_ms))
+                    samples[tile].append(min(self.bench.measure(task, tile, library)[0].samples_ms))
                 except RunFailed:
-                    taken[tile].append(float("inf"))
-        base = taken[tiles[0]]
-        return {tile: median(t / b for t, b in zip(times, base, strict=True)) for tile, times in taken.items()}
+                    samples[tile].append(float("inf"))
+        base = samples[tiles[0]]
+        return {tile: median(t / b for t, b in zip(times, base, strict=True)) for tile, times in samples.items()}
 
 
 @derived_object

@@ -74,8 +74,8 @@ class Phone:
 
     def temperature(self) -> float | None:
         """°C of the hottest sensor of the processor, of any sensor if none is named so."""
-        found = [line.rsplit(" ", 1) for line in self.shell(SENSORS)[1].splitlines() if " " in line]
-        degrees = [(kind.lower(), int(text) / 1000) for kind, text in found if text.lstrip("-").isdigit()]
+        readings = [line.rsplit(" ", 1) for line in self.shell(SENSORS)[1].splitlines() if " " in line]
+        degrees = [(kind.lower(), int(text) / 1000) for kind, text in readings if text.lstrip("-").isdigit()]
         of_cpu = [value for kind, value in degrees if "cpu" in kind]
         return max(of_cpu or [value for _, value in degrees], default=None)
 
@@ -156,13 +156,13 @@ class AdbRunner(Runner):
     ) -> Execution:
         there = phone.folder
         with TemporaryFolder() as folder:
-            given, taken = folder / "inputs", folder / "outputs"
-            given.write_bytes(inputs)
+            inputs_file, outputs_file = folder / "inputs", folder / "outputs"
+            inputs_file.write_bytes(inputs)
             digest = hashlib.sha256(library.read_bytes()).hexdigest()[:16]
             if digest not in phone.pushed:
                 phone.run("push", str(library), f"{there}/{digest}.so", seconds=PUSH_SECONDS)
                 phone.pushed.add(digest)
-            phone.run("push", str(given), f"{there}/inputs", seconds=PUSH_SECONDS)
+            phone.run("push", str(inputs_file), f"{there}/inputs", seconds=PUSH_SECONDS)
             temperature = phone.wait_until_cool(self.cool)
             governor = phone.shell(f"cat /sys/devices/system/cpu/cpu{phone.cores[0]}/cpufreq/scaling_governor")
             mask = f"taskset {sum(1 << core for core in phone.cores):x} " if self.cores else ""
@@ -177,10 +177,10 @@ class AdbRunner(Runner):
                 raise RunFailed(f"crashed with signal {status - 128}")
             if status:
                 raise RunFailed(f"failed: {(printed.strip().splitlines() or [f'status {status}'])[-1]}")
-            phone.run("pull", f"{there}/outputs", str(taken), seconds=PUSH_SECONDS)
+            phone.run("pull", f"{there}/outputs", str(outputs_file), seconds=PUSH_SECONDS)
             device = Device(phone.name, phone.cores, governor[1].strip() if governor[0] == 0 else "", temperature)
             wall, cpu = parse_times(printed)
-            return Execution(wall, taken.read_bytes(), device, cpu)
+            return Execution(wall, outputs_file.read_bytes(), device, cpu)
 
     def close(self) -> None:
         for phone in self._phones:
@@ -205,8 +205,8 @@ def attached(adb: str, wanted: Sequence[str] | None) -> list[str]:
             state = states.get(serial, "absent").strip()
             advice = "allow USB debugging on its screen" if state == "unauthorized" else "see `adb devices`"
             raise RunnerError(f"--serial {serial}: the device is {state}: {advice}")
-    found = list(wanted or (serial for serial, state in states.items() if state.strip() == "device"))
-    if not found:
+    serials = list(wanted or (serial for serial, state in states.items() if state.strip() == "device"))
+    if not serials:
         unready = "".join(f"; {serial} is {state.strip()}" for serial, state in states.items())
         raise RunnerError(f"no Android device is attached{unready}: plug one in with USB debugging allowed")
-    return found
+    return serials

@@ -92,7 +92,7 @@ def estimated_cycles(blocks: list[list[str]], arch: str, core: str) -> list[floa
     ]
     command = ["llvm-mca", f"-mtriple={arch}", f"-mcpu={core}", f"-iterations={TURNS}"]
     done = subprocess.run(command, input="\n".join(regions) + "\n", capture_output=True, text=True, check=False)
-    found = [int(cycles) / TURNS for cycles in re.findall(r"Total Cycles:\s+(\d+)", done.stdout)]
-    if len(found) != len(regions):
+    counts = [int(cycles) / TURNS for cycles in re.findall(r"Total Cycles:\s+(\d+)", done.stdout)]
+    if len(counts) != len(regions):
         raise RunnerError(f"llvm-mca failed: {(done.stderr.splitlines() or ['no output'])[0]}")
-    return [found.pop(0) if lines else 1.0 for lines in straight]
+    return [counts.pop(0) if lines else 1.0 for lines in straight]

@@ -66,10 +66,10 @@ class RpcRunner(Runner):
 
     def _servers(self) -> int:
         """How many servers the tracker knows. Raises RunnerError if there are none, or no tracker."""
-        known = self._connect().summary()["server_info"]
-        count = sum(entry["key"] == f"server:{self.key}" for entry in known)
+        servers = self._connect().summary()["server_info"]
+        count = sum(entry["key"] == f"server:{self.key}" for entry in servers)
         if not count:
-            keys = ", ".join(sorted({str(entry["key"]).removeprefix("server:") for entry in known})) or "none at all"
+            keys = ", ".join(sorted({str(entry["key"]).removeprefix("server:") for entry in servers})) or "none at all"
             raise RunnerError(f"the tracker at {self._place} has no server {self.key!r} ({keys}): start one")
         return count
 

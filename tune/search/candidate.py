@@ -65,12 +65,16 @@ class Search:
         )
         begun = self.study.user_attrs.get("reference")
         if begun is None:
-            taken = measure_beside(self.runner, self.reference, self.reference, self.threads)
-            if abs(taken.ratio - 1) > THE_SAME:
+            measurement = measure_beside(self.runner, self.reference, self.reference, self.threads)
+            if abs(measurement.ratio - 1) > THE_SAME:
                 raise Unmeasurable(
-                    f"the reference beside itself takes {taken.ratio:.2f} × its time: the machine is busy"
+                    f"the reference beside itself takes {measurement.ratio:.2f} × its time: the machine is busy"
                 )
-            begun = {"ms": min(taken.reference_ms), "device": taken.device, "toolchain": taken.toolchain}
+            begun = {
+                "ms": min(measurement.reference_ms),
+                "device": measurement.device,
+                "toolchain": measurement.toolchain,
+            }
             begun["peak_gflops"] = self.runner.peak_gflops()
             self.study.set_user_attr("reference", {**begun, "row": self.space.reference})
             for name, config in self.space.rows.items():
@@ -92,10 +96,10 @@ class Search:
         config = self.config(trial)
         made = self.program(config)
         predicted = self.predict(trial, made)
-        found = self.latency(config, made, predicted)
-        if found.get("suspect"):
-            trial.set_user_attr("suspect", found["suspect"])
-        ms, mib = found["ms"], found["mib"]
+        result = self.latency(config, made, predicted)
+        if result.get("suspect"):
+            trial.set_user_attr("suspect", result["suspect"])
+        ms, mib = result["ms"], result["mib"]
         return self.measured_quality(config), ms, mib
 
     def config(self, trial: Trial) -> ModelConfig:
@@ -132,8 +136,8 @@ class Search:
         self.probe(made)
         costs = shared.kernel_costs(self.study.user_attrs)
         total = predictor.kernel_sum(made, costs)
-        known = [t for t in shared.complete(self.study) if not t.user_attrs.get("suspect")]
-        sums, measured = [t.user_attrs["kernel_sum_ms"] for t in known], [t.values[1] for t in known]
+        trials = [t for t in shared.complete(self.study) if not t.user_attrs.get("suspect")]
+        sums, measured = [t.user_attrs["kernel_sum_ms"] for t in trials], [t.values[1] for t in trials]
         predicted = predictor.Calibration.fit(sums, measured)(total)
         trial.set_user_attr("kernel_sum_ms", total)
         trial.set_user_attr("predicted_ms", predicted)
@@ -144,32 +148,34 @@ class Search:
 
     def probe(self, made: Program) -> None:
         """Measure the kernels that the study does not know."""
-        known = shared.kernel_costs(self.study.user_attrs)
+        costs = shared.kernel_costs(self.study.user_attrs)
         for key, call in predictor.kernels(made).items():
-            if key not in known:
+            if key not in costs:
                 self.study.set_user_attr(f"kernel:{key}", self.kernel_ms(call, made))
 
     def kernel_ms(self, call: Call, made: Program) -> float:
         with TemporaryFolder(self.folder) as folder:
             repeated, count = probe(call, made)
             artifact = library(repeated, self.build, "probe", folder / "probe")
-            taken = measure_beside(self.runner, artifact, self.reference, self.threads, PROBE_TURNS, self.reference_ms)
-        return taken.ratio * self.reference_ms / count
+            measurement = measure_beside(
+                self.runner, artifact, self.reference, self.threads, PROBE_TURNS, self.reference_ms
+            )
+        return measurement.ratio * self.reference_ms / count
 
     def latency(self, config: ModelConfig, made: Program, predicted: float) -> dict[str, Any]:
         """ms, MiB and what is suspect about them, from the study if it knows them. Raises Unmeasurable."""
         key = f"latency:{self.build.key(config)}"
-        if (known := self.study.user_attrs.get(key)) is None:
-            known = self.measure(config, made)
-            if not predicted / AS_PREDICTED <= known["ms"] <= predicted * AS_PREDICTED:
-                known["suspect"] = f"predicted {predicted:.2f} ms, measured {known['ms']:.2f} twice"
+        if (result := self.study.user_attrs.get(key)) is None:
+            result = self.measure(config, made)
+            if not predicted / AS_PREDICTED <= result["ms"] <= predicted * AS_PREDICTED:
+                result["suspect"] = f"predicted {predicted:.2f} ms, measured {result['ms']:.2f} twice"
                 again = self.measure(config, made)
-                if not same(known["ms"], again["ms"]):
+                if not same(result["ms"], again["ms"]):
                     raise Unmeasurable(
-                        f"{known['ms']:.2f} and {again['ms']:.2f} ms in two measurements, {predicted:.2f} predicted"
+                        f"{result['ms']:.2f} and {again['ms']:.2f} ms in two measurements, {predicted:.2f} predicted"
                     )
-            self.study.set_user_attr(key, known)
-        return dict(known)
+            self.study.set_user_attr(key, result)
+        return dict(result)
 
     def measure(self, config: ModelConfig, made: Program) -> dict[str, Any]:
         """Raises Unmeasurable where the machine is too busy, or the library would be faster than the core can be."""
@@ -178,20 +184,22 @@ class Search:
             artifact = library(made, self.build, name, folder / "artifact")
             manifest = read_manifest(artifact)
             size = (artifact / manifest.library).stat().st_size / 2**20
-            taken = measure_beside(self.runner, artifact, self.reference, self.threads, usual_ms=self.reference_ms)
-        ms = taken.ratio * self.reference_ms
+            measurement = measure_beside(
+                self.runner, artifact, self.reference, self.threads, usual_ms=self.reference_ms
+            )
+        ms = measurement.ratio * self.reference_ms
         rate, peak = manifest.flops / ms / 1e6 / self.threads, self.study.user_attrs["reference"].get("peak_gflops")
         if peak and rate > ABOVE_PEAK * peak:
             raise Unmeasurable(f"{ms:.3f} ms are {rate:.0f} GFLOP/s a core, whose peak is {peak:.0f}")
-        return {"ms": ms, "mib": size, "sha256": manifest.sha256, "taken": asdict(taken)}
+        return {"ms": ms, "mib": size, "sha256": manifest.sha256, "taken": asdict(measurement)}
 
     def measured_quality(self, config: ModelConfig) -> float:
         key = f"quality:{shared.config_key(config)}"
-        known = self.study.user_attrs.get(key)
-        if known is None:
-            known = self.quality.measure(config)
-            self.study.set_user_attr(key, known)
-        return float(known)
+        value = self.study.user_attrs.get(key)
+        if value is None:
+            value = self.quality.measure(config)
+            self.study.set_user_attr(key, value)
+        return float(value)
 
     def measure_front_again(self) -> list[int]:
         """A second measurement of each architecture on the front that had only one; their trials' numbers.
@@ -201,10 +209,10 @@ class Search:
         again = [t for t in shared.front(self.study) if f"again:{t.number}" not in self.study.user_attrs]
         for trial in again:
             config = self.space.config(trial.params)
-            found = self.measure(config, self.program(config))
-            if not same(trial.values[1], found["ms"]):
-                found["suspect"] = f"measured {trial.values[1]:.2f} ms, then {found['ms']:.2f}"
-            self.study.set_user_attr(f"again:{trial.number}", found)
+            result = self.measure(config, self.program(config))
+            if not same(trial.values[1], result["ms"]):
+                result["suspect"] = f"measured {trial.values[1]:.2f} ms, then {result['ms']:.2f}"
+            self.study.set_user_attr(f"again:{trial.number}", result)
         return [trial.number for trial in again]
 
 

@@ -163,16 +163,16 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
 
     from tune.search.study import DIRECTIONS, OBJECTIVES
 
-    found = {}
+    by_objective = {}
     for i, (name, direction) in enumerate(zip(OBJECTIVES, DIRECTIONS, strict=True)):
         sign = -1.0 if direction == "maximize" else 1.0
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that low values count as good: they do here
-                found[name] = get_param_importances(study, target=_cost(i, sign))
+                by_objective[name] = get_param_importances(study, target=_cost(i, sign))
         except (ValueError, RuntimeError):
             return {}
-    return found
+    return by_objective
 
 
 def _cost(objective: int, sign: float) -> Callable[[FrozenTrial], float]:

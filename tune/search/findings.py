@@ -69,8 +69,10 @@ class Findings:
         if self.reference is None:
             return []
         r = self.reference
-        found = [p for p in self.points if p is not r and not p.suspect and p.quality >= r.quality and p.ms <= r.ms]
-        return sorted(found, key=lambda p: p.ms)
+        candidates = [
+            p for p in self.points if p is not r and not p.suspect and p.quality >= r.quality and p.ms <= r.ms
+        ]
+        return sorted(candidates, key=lambda p: p.ms)
 
     def commands(self, point: Point) -> str:
         """Shell commands that build the point's library."""

@@ -62,22 +62,22 @@ def measure_beside(
     runner: Runner, artifact: Path, reference: Path, threads: int, turns: int = TURNS, usual_ms: float | None = None
 ) -> Beside:
     """usual_ms: what the reference took when the study began. Raises RunnerError, RunFailed, or Unmeasurable."""
-    taken: list[tuple[float, float]] = []
+    pairs: list[tuple[float, float]] = []
     void = in_a_row = 0
-    while len(taken) < turns:
+    while len(pairs) < turns:
         pair = [artifact, reference]
-        order = 1 if (len(taken) + void) % 2 else -1
+        order = 1 if (len(pairs) + void) % 2 else -1
         last, beside = [runner.measure(folder, threads=threads, runs=RUNS) for folder in pair[::order]][::order]
         reason = disturbance(last, beside, usual_ms)
         if reason is None:
-            taken.append((median(last.steady_ms), median(beside.steady_ms)))
+            pairs.append((median(last.steady_ms), median(beside.steady_ms)))
             in_a_row = 0
             continue
         void, in_a_row = void + 1, in_a_row + 1
         if void > VOID_TURNS:
-            raise Unmeasurable(f"{void} turns were disturbed, {len(taken)} of {turns} were not; the last: {reason}")
+            raise Unmeasurable(f"{void} turns were disturbed, {len(pairs)} of {turns} were not; the last: {reason}")
         time.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (in_a_row - 1)))
-    ours, theirs = zip(*taken, strict=True)
+    ours, theirs = zip(*pairs, strict=True)
     return Beside(ours, theirs, last.device, threads, last.toolchain, last.estimate, void)
 
 

@@ -41,11 +41,11 @@ class Calibration:
         if not measured:
             return cls()
         latency, kernels = np.asarray(measured), np.asarray(sums)
-        known = np.stack(
+        features = np.stack(
             [1 / latency, kernels / latency], axis=1
         )  # of each architecture: a/latency + b·sum/latency = 1
         before = [[1 / latency.mean(), 0.0], [0.0, 1.0]]  # a = 0 and b = 1
-        (overhead, scale), _ = nnls(np.vstack([known, before]), [*np.ones(len(latency)), 0.0, 1.0])
+        (overhead, scale), _ = nnls(np.vstack([features, before]), [*np.ones(len(latency)), 0.0, 1.0])
         return cls(float(overhead), float(scale))
 
     def __call__(self, kernel_sum: float) -> float:

@@ -55,12 +55,12 @@ class Space:
     def parameters(self, config: ModelConfig) -> Parameters:
         """What `config` comes from. Raises TuneError if it is no point of this space."""
         expansion, rest = divmod(config.intermediate_size, config.inner_size)
-        found = {name: getattr(config, name, expansion) for name in self.choices}
-        outside = [name for name, value in found.items() if value not in self.choices[name]]
-        if outside or rest or self.config(found) != config:
-            where = f"{outside[0]} is {found[outside[0]]!r}" if outside else "a field differs that is not searched"
+        by_name = {name: getattr(config, name, expansion) for name in self.choices}
+        outside = [name for name, value in by_name.items() if value not in self.choices[name]]
+        if outside or rest or self.config(by_name) != config:
+            where = f"{outside[0]} is {by_name[outside[0]]!r}" if outside else "a field differs that is not searched"
             raise TuneError(f"not in the space {self.name}: {where}")
-        return found
+        return by_name
 
 
 def part_parameters(config: ModelConfig) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def load_study(name: str, address: str) -> Study:
     import optuna
 
     storage = open_storage(address)
-    known = [study.study_name for study in storage.get_all_studies()]
-    if name not in known:
-        raise TuneError(f"--study {name}: {address} has {'only ' + ', '.join(known) if known else 'no studies'}")
+    names = [study.study_name for study in storage.get_all_studies()]
+    if name not in names:
+        raise TuneError(f"--study {name}: {address} has {'only ' + ', '.join(names) if names else 'no studies'}")
     return optuna.load_study(study_name=name, storage=storage)

@@ -56,15 +56,15 @@ class Worker:
 
     def take_over(self) -> list[int]:
         """Fail the trials of dead workers and put their parameters in the queue again; their numbers."""
-        attributes, taken = self.study.user_attrs, []
+        attributes, numbers = self.study.user_attrs, []
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             owner = trial.user_attrs.get(OWNER)
             left = owner == self.name or not alive(attributes.get(_key(owner)), self.silence)
             if owner is None:  # died before it said who it was, or is about to
                 left = _age(trial) > self.silence
             if left and self._retry(trial):
-                taken.append(trial.number)
-        return taken
+                numbers.append(trial.number)
+        return numbers
 
     def give_up(self, trial: Trial, attempts: int | None = None) -> None:
         """Fail `trial` and leave it to whoever asks next, unless it was tried `attempts` times."""

@@ -295,10 +295,10 @@ def _sizes(manifest: Manifest) -> Markup:
     sizes = manifest.sizes
     whole, weights = sizes.library_bytes, sizes.weights_bytes
     parts = [("weights", weights, "linear"), ("kernels, plan, runtime", whole - weights, "attention")]
-    bars = [tag("span", style=f"width:{taken / whole:.2%}", class_=f"fill {kind}") for _, taken, kind in parts]
+    bars = [tag("span", style=f"width:{nbytes / whole:.2%}", class_=f"fill {kind}") for _, nbytes, kind in parts]
     items = [
-        tag("li", tag("span", class_=f"key fill {kind}"), f"{name}: {size(taken)} ({taken / whole:.2%})")
-        for name, taken, kind in parts
+        tag("li", tag("span", class_=f"key fill {kind}"), f"{name}: {size(nbytes)} ({nbytes / whole:.2%})")
+        for name, nbytes, kind in parts
     ]
     head = tag("figcaption", tag("h3", "The file"), tag("p", f"{manifest.library}, {size(whole)}"))
     return tag("figure", head, tag("div", *bars, class_="stack"), tag("ul", *items, class_="legend"), class_="file")

@@ -45,10 +45,10 @@ class Kind:
 
 
 def find_blocks(manifest: Manifest) -> list[Block]:
-    found: dict[str, Block] = {}
+    blocks: dict[str, Block] = {}
     for index, call in enumerate(manifest.calls):
-        found.setdefault(call.layer, Block(call.layer)).calls.append(index)
-    return list(found.values())
+        blocks.setdefault(call.layer, Block(call.layer)).calls.append(index)
+    return list(blocks.values())
 
 
 def find_kinds(manifest: Manifest, blocks: list[Block]) -> list[Kind]:
@@ -79,12 +79,12 @@ def _makers(manifest: Manifest, block: Block) -> dict[int, int]:
 
 def families(manifest: Manifest) -> dict[str, str]:
     """A kernel's name -> the colour class of its family."""
-    known = {"attention": "attention", "gather": "lookup", "layernorm": "norm", "generic": "generic"}
-    found = {k.name: known.get(k.family, "other") for k in manifest.kernels}
+    drawn_as = {"attention": "attention", "gather": "lookup", "layernorm": "norm", "generic": "generic"}
+    family_of = {k.name: drawn_as.get(k.family, "other") for k in manifest.kernels}
     for kernel in manifest.kernels:
         if kernel.family == "linear":
-            found[kernel.name] = "residual" if "+ tensor" in kernel.description else "linear"
-    return found
+            family_of[kernel.name] = "residual" if "+ tensor" in kernel.description else "linear"
+    return family_of
 
 
 def overview(manifest: Manifest, blocks: list[Block], kinds: list[Kind]) -> Markup:
@@ -203,13 +203,13 @@ def _edges(manifest: Manifest, block: Block, position: dict[int, int], chips: in
             part = width if neighbours else columns
             edges.append(_Edge(source, target, rows, part, width, target == source + 1))
         written.update((tensor, target) for tensor, _, _ in call.writes)
-    taken: list[list[_Edge]] = []
+    lanes: list[list[_Edge]] = []
     for edge in sorted((e for e in edges if not e.adjacent), key=lambda e: (e.target - e.source, e.source)):
-        free = [n for n, lane in enumerate(taken) if all(not _overlap(edge, other) for other in lane)]
-        edge.lane = free[0] if free else len(taken)
+        free = [n for n, lane in enumerate(lanes) if all(not _overlap(edge, other) for other in lane)]
+        edge.lane = free[0] if free else len(lanes)
         if not free:
-            taken.append([])
-        taken[edge.lane].append(edge)
+            lanes.append([])
+        lanes[edge.lane].append(edge)
     return edges
 
 

@@ -62,17 +62,17 @@ def profile_artifact(args: argparse.Namespace) -> None:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("profiling", total=measure.WARM_UP + args.runs)
-        found = measure.profile(
+        result = measure.profile(
             args.artifact, args.threads, args.tokens, args.runs, lambda done: bar.update(task, completed=done + 1)
         )
-    show.print_tables(found)
+    show.print_tables(result)
     if args.json:
-        write_whole(args.json, json.dumps(show.to_dict(found), indent=2) + "\n", CompileError)
+        write_whole(args.json, json.dumps(show.to_dict(result), indent=2) + "\n", CompileError)
     if args.trace:
-        write_whole(args.trace, json.dumps(show.to_trace(found)) + "\n", CompileError)
+        write_whole(args.trace, json.dumps(show.to_trace(result)) + "\n", CompileError)
     if args.png:
         with written_whole(args.png, CompileError) as file:
-            show.draw(found, file)
+            show.draw(result, file)
 
 
 if __name__ == "__main__":

@@ -120,12 +120,12 @@ def summarise(manifest: Manifest, threads: int, tokens: int, runs: list[list[Rec
     records = sorted(runs, key=length)[: fastest(len(runs))]
     seconds = sum(map(length, records)) / len(records) / 1e9
     waiting = sum(barrier_wait(manifest, run, threads) for run in records) / len(records) / 1e9
-    taken: dict[int, float] = defaultdict(float)
+    call_seconds: dict[int, float] = defaultdict(float)
     for run in records:
         for record in run[1:]:
-            taken[record.call] += (record.end_ns - record.start_ns) / len(records) / 1e9
-    kernels, layers = (_shares(manifest, taken, tokens, key) for key in ("kernel", "layer"))
-    between = threads * seconds - sum(taken.values()) - waiting
+            call_seconds[record.call] += (record.end_ns - record.start_ns) / len(records) / 1e9
+    kernels, layers = (_shares(manifest, call_seconds, tokens, key) for key in ("kernel", "layer"))
+    between = threads * seconds - sum(call_seconds.values()) - waiting
     usual, trace = median(map(length, runs)) / 1e9, records[len(records) // 2]
     return Profile(manifest, threads, tokens, len(runs), seconds, usual, kernels, layers, waiting, between, peak, trace)
 
@@ -144,12 +144,12 @@ def waits(manifest: Manifest, run: list[Record], threads: int) -> list[tuple[int
     for record in run[1:]:
         of_stage = ends[manifest.calls[record.call].stage]
         of_stage[record.thread] = max(of_stage.get(record.thread, 0), record.end_ns)
-    found, before = [], run[0].start_ns
+    intervals, before = [], run[0].start_ns
     for _, of_stage in sorted(ends.items()):
         end = max(of_stage.values())
-        found += [(thread, of_stage.get(thread, before), end) for thread in range(threads)]
+        intervals += [(thread, of_stage.get(thread, before), end) for thread in range(threads)]
         before = end
-    return [wait for wait in found if wait[1] < wait[2]]
+    return [wait for wait in intervals if wait[1] < wait[2]]
 
 
 def call_flops(manifest: Manifest, tokens: int) -> list[float]:
@@ -163,7 +163,7 @@ def call_flops(manifest: Manifest, tokens: int) -> list[float]:
     ]  # fmt: skip
 
 
-def _shares(manifest: Manifest, taken: dict[int, float], tokens: int, key: str) -> list[Share]:
+def _shares(manifest: Manifest, call_seconds: dict[int, float], tokens: int, key: str) -> list[Share]:
     """By kernel or by layer, in the order in which they first run."""
     flops, groups = call_flops(manifest, tokens), defaultdict(list)
     for index, call in enumerate(manifest.calls):
@@ -173,7 +173,7 @@ def _shares(manifest: Manifest, taken: dict[int, float], tokens: int, key: str) 
         Share(
             name,
             len(calls),
-            sum(taken[i] for i in calls),
+            sum(call_seconds[i] for i in calls),
             sum(flops[i] for i in calls),
             sum(manifest.calls[i].bytes for i in calls) * scale,
         )

@@ -90,11 +90,11 @@ def run_on_files(
     numbers: threads, and how often the sample is run again for the time.
     """
     with TemporaryFolder() as folder:
-        given, taken = folder / "inputs", folder / "outputs"
-        given.write_bytes(inputs)
-        files = [str(library.resolve()), facts.name, str(given), str(taken)]
+        inputs_file, outputs_file = folder / "inputs", folder / "outputs"
+        inputs_file.write_bytes(inputs)
+        files = [str(library.resolve()), facts.name, str(inputs_file), str(outputs_file)]
         done = run_program([*program, *files, *map(str, numbers)], timeout, prepare)
-        return done, taken.read_bytes()
+        return done, outputs_file.read_bytes()
 
 
 def run_program(

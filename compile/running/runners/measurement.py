@@ -76,9 +76,9 @@ class Measurement:
             raise CompileError(f"not a measurement: {error}") from error
 
     def __str__(self) -> str:
-        taken = "ESTIMATED, not measured" if self.estimate else f"median of {len(self.samples_ms)}"
+        source = "ESTIMATED, not measured" if self.estimate else f"median of {len(self.samples_ms)}"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.median_ms:.3f} ms ± {self.spread_ms:.3f} ({taken}, {threads}, {self.device})"
+        return f"{self.median_ms:.3f} ms ± {self.spread_ms:.3f} ({source}, {threads}, {self.device})"
 
 
 def toolchain_hash(facts: LibraryFacts) -> str:
