@@ -1,6 +1,6 @@
 """Bring dequantised constants to one form: int8 with zero point 0 and a scale for each column (of a table, each row).
 
-    s (q − z)          ->  s p, p = q − z, where every p is in [−127, 127]: uint8 with zero point 128, without 0
+    s (q − z)          ->  s p, p = q − z, where every p is in [−128, 127]: uint8 with zero point 128
     one scale for all  ->  as many equal ones
     all else           ->  a float32 constant: biases in int32, other zero points, scales along the summed axis
 
@@ -72,8 +72,6 @@ def _unfit(steps: np.ndarray, scale: np.ndarray, axis: int, apart: int) -> str:
     """Why s (q − z) has no canonical form."""
     if steps.min(initial=0) < -128 or steps.max(initial=0) > 127:
         return "a zero point takes its integers out of int8"
-    if steps.min(initial=0) == -128:
-        return "it holds −128, whose products two at a time overflow 16 bits"
     return "its scales run along the summed axis" if scale.size > 1 and axis != apart else ""
 
 

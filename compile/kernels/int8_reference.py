@@ -1,7 +1,7 @@
 """The int8 scheme, written in numpy: what every int8 kernel computes, bit for bit, on every CPU.
 
-Weights are symmetric with one scale a column, s_w[n] > 0, and lie in [−127, 127]. Activations are quantised at run
-time, each token's row x[K] by itself:
+Weights have one scale a column, s_w[n] > 0, and no zero point. Ours lie in [−127, 127]; those of a file that others
+quantised may be −128 too. Activations are quantised at run time, each token's row x[K] by itself:
 
     lo = min(0, min x)    hi = max(0, max x)    r = max(hi − lo, 2^−100)
     inv = 254 / r         s = r · (1 / 254)     1/254 rounded to float32 first

@@ -1,4 +1,4 @@
-"""linear_i8_{mr}x{nr}_k{K}_n{N}[_nonnegative][_{epilogue}]_{isa}_{dot}: y = epilogue(x W) by `int8_reference`.
+"""linear_i8_{mr}x{nr}_k{K}_n{N}[_nonnegative][_apart][_{epilogue}]_{isa}_{dot}: y = epilogue(x W) by `int8_reference`.
 
 Rows are quantised into the workspace first. Weights are packed in panels of 16 columns, [N/16][K/4][16][4] with zeros
 beyond N and K: one copy for all CPUs of an architecture, whatever multiplies them (`targets.Isa.dot`):
@@ -7,7 +7,8 @@ beyond N and K: one copy for all CPUs of an architecture, whatever multiplies th
     maddwd  the same from two products of 16-bit numbers each (vpmaddwd), never the ones of 8 bits that saturate
     sdot    four products a lane of signed numbers, the activations one lane of a register that holds four rows
     smmla   2 × 2 sums of eight products: two words of a column are brought side by side by a zip, once a block of rows
-    mull    any Arm: two 16-bit products are added (smull, smlal), which cannot overflow, then pairwise to 32 bits
+    mull    any Arm: two 16-bit products are added (smull, smlal), then pairwise to 32 bits. That overflows only where
+            both are −128 · −128; a weight that has two such numbers where they meet gets each product added apart
 
 The panel loop is outermost, as in `linear`: a tile asks for its share of the next panel while it computes this one.
 """
@@ -52,7 +53,8 @@ class LinearInt8(TiledKernel):
     """Arguments in C: x, ldx, w, scales, sums, y, ldy, [bias], each epilogue step's operand(s), rows, workspace.
 
     w is int8; scales (N,) are the weights', sums (N,) int32 are −Σ_k w[k, n]. bias and strides as in `Linear`.
-    nonnegative: whether x is known to have no element below zero, so that its zero points are 0.
+    nonnegative: whether x is known to have no element below zero, so that its zero points are 0;
+    apart: whether w is such that two products together may not fit in 16 bits (`overflows_in_pairs`).
     """
 
     k: int
@@ -63,6 +65,7 @@ class LinearInt8(TiledKernel):
     isa: Isa
     strides: tuple[int, ...] = ()
     nonnegative: bool = False
+    apart: bool = False
 
     family = "linear"
     precision = "i8"
@@ -70,7 +73,7 @@ class LinearInt8(TiledKernel):
     @property
     def name(self) -> str:
         parts = [f"linear_i8_{self.tile}_k{self.k}_n{self.n}", "nonnegative" * self.nonnegative]
-        parts += ["bias" * self.bias, *self.steps]
+        parts += ["apart" * self.apart, "bias" * self.bias, *self.steps]
         parts += ["ld" + "x".join(map(str, self.strides)) if self.strides else "", self.isa.name, self.isa.dot]
         return "_".join(p for p in parts if p)
 
@@ -377,11 +380,9 @@ class _Banded(_Code):
                     factors = [self.bytes_of(_lane(words, i % BAND)) for words in a[i // BAND]]
                     for half in range(2):
                         products = [_mull(_half(b[g], half), _half(factors[g], half)) for g in range(2)]
-                        pairs = tirx.call_llvm_pure_intrin(
-                            "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products[0] + products[1]
-                        )
                         total = self.acc[(i * vectors + v) * 2 + half]
-                        total.store(0, total.load(0, 4) + pairs, 4)
+                        for product in products if self.spec.apart else [products[0] + products[1]]:
+                            total.store(0, total.load(0, 4) + _add_pairs(product), 4)
 
         unrolled(self.depth // 2, max(self.tile.k_unroll // 2, 1), step)
 
@@ -418,6 +419,10 @@ def _mull(a: Expr, b: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", a, b)
 
 
+def _add_pairs(products: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
+
+
 def pack_int8(weight: NDArray[np.int8]) -> NDArray[np.int8]:
     """(K, N) row-major -> [N/16][K/4][16][4], zeros beyond N and K."""
     k, n = weight.shape
@@ -425,6 +430,14 @@ def pack_int8(weight: NDArray[np.int8]) -> NDArray[np.int8]:
     padded = np.zeros((depth, panels * PANEL), np.int8)
     padded[:k, :n] = weight
     return np.ascontiguousarray(padded.reshape(depth // 4, 4, panels, PANEL).transpose(2, 0, 3, 1))
+
+
+def overflows_in_pairs(weight: NDArray[np.int8]) -> bool:
+    """Whether a column of (K, N) has −128 at k and k + 4 of the same eight, which `mull` multiplies side by side."""
+    k, n = weight.shape
+    lowest = np.zeros((padded_depth(k), n), np.bool_)
+    lowest[:k] = weight == -128
+    return bool(lowest.reshape(-1, 2, 4, n).all(axis=1).any())
 
 
 def weight_operands(weight: NDArray[np.int8], scales: NDArray[np.float32]) -> Arrays:

@@ -27,7 +27,7 @@ from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
 from compile.kernels.gather_int8 import GatherInt8
 from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_weight
-from compile.kernels.linear_int8 import LinearInt8, weight_operands
+from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
 from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.epilogues import Chain, find_chain
@@ -277,7 +277,8 @@ class _Lowering:
         if quantized:
             tile = default_tile(self.isa, f"i8_{self.isa.dot}")
             nonnegative = through_reshapes(chain.source.inputs[0]).op == "nn.relu"
-            kernel = self.tiled(LinearInt8(k, n, has_bias, steps, tile, self.isa, nonnegative=nonnegative))
+            apart = overflows_in_pairs(weight)
+            kernel = self.tiled(LinearInt8(k, n, has_bias, steps, tile, self.isa, (), nonnegative, apart))
             constants = weight_operands(weight, quantized.scales)
         else:
             kernel = self.tiled(Linear(k, n, has_bias, steps, default_tile(self.isa), self.isa))

@@ -190,7 +190,7 @@ def _dequantized(node: Node) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """values (K, N) int8 in [−127, 127]; scales: (N,) where they go by columns, (K,) where by rows."""
+    """values (K, N) int8; scales: (N,) where they go by columns, (K,) where by rows."""
 
     values: NDArray[np.int8]
     scales: NDArray[np.float32]
@@ -210,7 +210,7 @@ def match_quantized_weight(node: Node, axis: int) -> QuantizedWeight | None:
         return None
     shape = (-1, 1) if int(node.attrs.axis) % 2 == 0 else (1, -1)
     shifted = values.astype(np.int32) - zero.astype(np.int32).reshape(shape)
-    if not np.all(scale > 0) or np.abs(shifted).max(initial=0) > 127:
+    if not np.all(scale > 0) or shifted.min(initial=0) < -128 or shifted.max(initial=0) > 127:
         return None
     scales = np.broadcast_to(scale.reshape(-1), (node.shape[axis],))
     return QuantizedWeight(shifted.astype(np.int8), np.ascontiguousarray(scales, np.float32))

@@ -19,7 +19,7 @@ from compile.codegen.objects import compile_kernels
 from compile.kernels import int8_reference
 from compile.kernels.contract import pack_vector
 from compile.kernels.gather_int8 import GatherInt8
-from compile.kernels.linear_int8 import LinearInt8, weight_operands
+from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
 from compile.kernels.tiles import default_tile
 from compile.linking.link import find_toolchain, run_compiler
 from compile.targets import CPUS, TARGETS, Cpu, host_cpu_flags
@@ -128,6 +128,8 @@ CASES = {
     "depth 1": (1, 9, True, (), ()),
     "depth 65, strides known": (65, 70, True, ("add",), (68, 73, 74)),
     "TinyBERT's 312": (312, 312, False, (), ()),
+    "weights of others, −128 at random": (72, 40, True, (), ()),
+    "weights of others, −128 everywhere": (65, 33, False, (), ()),
 }
 
 
@@ -154,9 +156,13 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
     for case, (k, n, has_bias, steps, strides) in CASES.items():
         rng = np.random.default_rng(k)
         tile, nonnegative = default_tile(cpu.isa, f"i8_{cpu.isa.dot}"), "after a ReLU" in case
-        kernel = LinearInt8(k, n, has_bias, steps, tile, cpu.isa, strides, nonnegative)
         weight = rng.integers(-127, 128, (k, n)).astype(np.int8)
         weight[:, n // 2] = 127 * rng.choice([-1, 1])  # sums as large as they can be
+        if "−128" in case:
+            weight[rng.random((k, n)) < (1 if "everywhere" in case else 0.2)] = -128
+        apart = overflows_in_pairs(weight)
+        assert apart == ("−128" in case)
+        kernel = LinearInt8(k, n, has_bias, steps, tile, cpu.isa, strides, nonnegative, apart)
         scales = rng.uniform(0.001, 1, n).astype(np.float32)
         bias = rng.standard_normal(n).astype(np.float32) if has_bias else None
         operands: dict[str, Any] = dict(weight_operands(weight, scales))
