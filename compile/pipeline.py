@@ -29,7 +29,7 @@ from compile.codegen.vocabulary import Vocabulary, text_inputs, write_vocabulary
 from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
-from compile.importer.graph import check_operators, import_shaped, input_shapes, with_shapes
+from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes, with_shapes
 from compile.linking.library_rules import check_library
 from compile.linking.link import find_toolchain, link_library, require_space
 from compile.lowering.lower import lower
@@ -108,6 +108,7 @@ def lower_model(
         shapes = input_shapes(optimised, options.seq_len)
         with _naming_the_node(optimised, options.seq_len, target):
             graph = import_shaped(optimised, shapes)
+        check_interface(graph)
         if dump:
             (dump / "relax.py").write_text(graph.module.script())
     with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from compile.errors import CompileError
 from pocketbert.silence import silent
 
+RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
+TYPES = ("float32", "int64", "int32", "bool")  # of in- and outputs
+
 
 @dataclass(eq=False)
 class Node:
@@ -112,7 +115,9 @@ def with_shapes(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> onnx.Mo
 def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:
     """Import `model` through Relax. Raises CompileError where TVM cannot."""
     check_operators(model)
-    return import_shaped(model, input_shapes(model, seq_len))
+    graph = import_shaped(model, input_shapes(model, seq_len))
+    check_interface(graph)
+    return graph
 
 
 def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph:
@@ -237,13 +242,15 @@ def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Gr
             elif kind == "Call":
                 operands, static = _operands(value, tensor, tuples)
                 op = value.op.name.removeprefix("relax.")
+                if op == "take" and value.attrs.axis is not None:
+                    operands[1] = _unwrapped(operands[1], operands[0].shape[int(value.attrs.axis)])
                 if type(var.ty).__name__ == "TupleType":  # split: its parts are read by get_item
                     node = Node(var.name, op, operands[0].shape, operands[0].dtype, operands, static, value.attrs)
                     node.relax, node.index = value, len(nodes)
                     by_var[var] = node
                     nodes.append(node)
-                elif (indices := _wrapped_indices(op, operands)) is not None:
-                    by_var[var] = indices
+                elif (known := _extent(op, operands, static)) is not None:
+                    by_var[var] = Node(var.name, "const", known.shape, str(known.dtype), data=known)
                 elif hasattr(var.ty, "dtype"):
                     add(var, op, var.ty, inputs=operands, static=static, attrs=value.attrs, relax=value)
             elif kind == "GenericConst":
@@ -255,6 +262,16 @@ def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Gr
     graph = Graph(inputs, list(zip(output_names, outputs, strict=True)), nodes, module)
     _count_uses(graph)
     return graph
+
+
+def check_interface(graph: Graph) -> None:
+    """Raises CompileError for an in- or output that no library can have."""
+    named = [("input", node.name, node) for node in graph.inputs]
+    for kind, name, node in [*named, *(("output", name, node) for name, node in graph.outputs)]:
+        if node.dtype not in TYPES:
+            raise CompileError(f"{kind} {name!r} has type {node.dtype}: cast it to one of {', '.join(TYPES)}")
+        if 0 in node.shape:
+            raise CompileError(f"{kind} {name!r} has shape {list(node.shape)}: it is empty, leave it out")
 
 
 def _operands(call: Any, tensor: Any, tuples: dict[Any, list[Node]]) -> tuple[list[Node], list[Any]]:
@@ -281,17 +298,33 @@ def _operands(call: Any, tensor: Any, tuples: dict[Any, list[Node]]) -> tuple[li
     return operands, static
 
 
-def _wrapped_indices(op: str, operands: list[Node]) -> Node | None:
-    """The indices i behind `where(i < 0, i + n, i)`, which the importer writes before every lookup.
+def _extent(op: str, operands: list[Node], static: list[Any]) -> NDArray[Any] | None:
+    """The value of a tensor's shape, or of one entry of it, which the importer asks for in operators."""
+    if op == "shape_to_tensor" and not operands:
+        sizes = static[0] if isinstance(static[0], list) else static[0].ty.values
+        return np.array([int(size) for size in sizes], np.int64) if sizes and all(map(_is_int, sizes)) else None
+    data = [operand.data for operand in operands]
+    if op == "take" and data[0] is not None and data[1] is not None and data[0].ndim == 1 and data[0].dtype == np.int64:
+        return np.asarray(data[0].take(data[1], mode="wrap"))
+    return None
 
-    Negative ids never reach a lookup: the runtime refuses ids outside the table, and constant indices are made
-    non-negative by `_count_from_start`.
+
+def _unwrapped(indices: Node, count: int) -> Node:
+    """The ids i behind `where(i < 0, i + count, i)`, which the importer writes before every lookup, if those are known.
+
+    The runtime refuses ids of an input that are outside the table, and constant ones are made non-negative by
+    `_count_from_start`: only what a graph computes may be negative.
     """
-    if op != "where" or len(operands) != 3 or not operands[2].dtype.startswith("int"):
-        return None
-    below, wrapped, indices = operands
-    fits = below.op == "less" and below.inputs[0] is indices and wrapped.op == "add" and wrapped.inputs[0] is indices
-    return indices if fits and scalar(below.inputs[1]) == 0 else None
+    if indices.op != "where" or len(indices.inputs) != 3:
+        return indices
+    below, wrapped, ids = indices.inputs
+    fits = below.op == "less" and below.inputs[0] is ids and wrapped.op == "add" and wrapped.inputs[0] is ids
+    if not fits or scalar(below.inputs[1]) != 0 or scalar(wrapped.inputs[1]) != count:
+        return indices
+    source = ids
+    while source.op in RESHAPES or (source.op == "astype" and source.inputs[0].dtype in ("int32", "int64")):
+        source = source.inputs[0]
+    return ids if source.is_const or source.op == "input" else indices
 
 
 def _count_from_start(node: Node) -> None:

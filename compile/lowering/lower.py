@@ -179,6 +179,8 @@ class _Lowering:
     def compute(self, node: Node) -> View:
         if (data := constant_of(node)) is not None:
             return self.whole(self.weight(data, node.name))
+        if 0 in node.shape:
+            raise CompileError(f"{node.op} {node.name!r} has shape {list(node.shape)}: nothing is computed of it")
         if node.op in RESHAPES:
             return self.seen_as(node.inputs[0], *self.rows_columns(node.shape))
         if (part := match_part(node)) is not None and (view := self.part(part)) is not None:

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.importer.graph import Node, scalar
-
-RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
+from compile.importer.graph import RESHAPES, Node, scalar
 
 
 def through_reshapes(node: Node) -> Node:
@@ -239,7 +237,7 @@ def match_part(node: Node) -> Part | None:
             return None
         axis = axes[0] % len(node.shape)
         size = node.inputs[0].shape[axis]
-        begin = begins[0] + size if begins[0] < 0 else min(begins[0], size)
+        begin = max(0, begins[0] + size) if begins[0] < 0 else min(begins[0], size)
         return Part(node.inputs[0], axis, begin, node.shape[axis])
     if node.op == "take" and node.attrs.axis is not None and not node.inputs[0].is_const:
         indices = constant_of(node.inputs[1])
@@ -254,7 +252,7 @@ def _split_starts(sections: Any, size: int) -> list[int]:
     if hasattr(sections, "__len__"):
         return [0, *(int(s) for s in sections)]
     count = int(sections)
-    return [part * (size // count) for part in range(count)]
+    return [part * math.ceil(size / count) for part in range(count)]  # the last part may be smaller
 
 
 def match_trigram(node: Node) -> Node | None:

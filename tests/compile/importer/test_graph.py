@@ -61,6 +61,23 @@ def test_scalar_input(graph: type) -> None:
     refused(b.model(b("Add", b.input("x", [1, 8, 16]), b.input("s", []))), "'s'")
 
 
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8])
+def test_output_of_a_type_that_no_library_has(kind: int, graph: type) -> None:
+    b = graph()
+    refused(b.model(b("Cast", b.input("x", [1, 8, 16]), to=kind)), "output 'cast_0_0' has type")
+
+
+def test_input_of_a_type_that_no_library_has(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("Cast", b.input("x", [1, 8], TensorProto.UINT8), to=1)), "input 'x' has type uint8")
+
+
+def test_empty_output(graph: type) -> None:
+    b = graph()
+    ends = (b.const(np.array([v])) for v in (3, 3, 1))
+    refused(b.model(b("Slice", b.input("x", [1, 8, 16]), *ends)), "output 'slice_0_0' has shape [1, 0, 16]")
+
+
 def test_shape_that_depends_on_values(graph: type) -> None:
     b = graph()
     refused(b.model(b("NonZero", b.input("x", [1, 8, 16]))), "nonzero")
@@ -87,6 +104,20 @@ def test_constant_negative_index_counts_from_the_end(graph: type, agree: Callabl
     b = graph()
     y = b("Gather", b.normal(8, 16), b.const(np.array([-1, 0, -8, 3, 2, 1, -2, 7])))
     agree(b.model(b("Add", b.input("x", [1, 8, 16]), y)))
+
+
+def test_computed_negative_index_counts_from_the_end(graph: type, agree: Callable) -> None:
+    b = graph()
+    ids = b("Cast", b("Clip", b.input("x", [1, 8]), b.const(-4.0), b.const(3.0)), to=TensorProto.INT64)
+    agree(b.model(b("Gather", b.normal(4, 16), ids)))
+
+
+def test_a_choice_that_looks_like_a_wrapped_index_is_a_choice(graph: type, agree: Callable) -> None:
+    b = graph()
+    ids = b("Cast", b.input("x", [1, 8]), to=TensorProto.INT64)
+    below = b("Less", ids, b.const(np.array(0)))
+    y = b("Where", below, b("Add", ids, b.const(np.array(7))), ids)
+    agree(b.model(b("Cast", y, to=TensorProto.FLOAT)))
 
 
 def test_importer_says_nothing_of_its_own(graph: type, capfd: pytest.CaptureFixture) -> None:

@@ -217,3 +217,23 @@ def test_float_output_only(graph: type, lowered: Callable) -> None:
     x = b.input("x", [1, 8, 16])
     with pytest.raises(CompileError, match=r"output .* type int64"):
         lowered(b.model(b("Identity", b.input("ids", [1, 8], TensorProto.INT64)), b.linear(x, 16, 4)))
+
+
+def test_uneven_split(graph: type, agree: Callable) -> None:
+    """7 columns in 2 parts: 4 and 3."""
+    b = graph()
+    agree(b.model(*b("Split", b.linear(b.input("x", [1, 8, 16]), 16, 7), axis=2, num_outputs=2, outputs=2)))
+
+
+def test_slice_that_begins_before_the_first_column(graph: type, agree: Callable) -> None:
+    b = graph()
+    ends = (b.const(np.array([v])) for v in (-20, 5, 2))
+    agree(b.model(b("Slice", b.linear(b.input("x", [1, 8, 16]), 16, 7), *ends)))
+
+
+def test_empty_part_of_a_graph_is_refused(graph: type, lowered: Callable) -> None:
+    b = graph()
+    x = b("Relu", b.input("x", [1, 8, 16]))
+    ends = (b.const(np.array([v])) for v in (3, 3, 1))
+    with pytest.raises(CompileError, match=r"has shape \[1, 0, 16\]"):
+        lowered(b.model(b("Concat", b("Slice", x, *ends), x, axis=1)))
