@@ -88,7 +88,7 @@ class Job:
     budget: Budget
     threads: int
 
-    def run(self) -> dict[str, float]:
+    def dev_metrics(self) -> dict[str, float]:
         """The dev metrics, 0 to 100; kept in the job's folder, so that an interrupted benchmark goes on."""
         import torch
 
@@ -183,7 +183,7 @@ def finetune_and_show(args: argparse.Namespace) -> None:
         ]  # fmt: skip
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        for number, (job, metrics) in enumerate(zip(jobs, pool.imap(Job.run, jobs), strict=True), 1):
+        for number, (job, metrics) in enumerate(zip(jobs, pool.imap(Job.dev_metrics, jobs), strict=True), 1):
             results.setdefault(job.task.name, {"one answer": [one_answer(job.task, job.dev)]})
             results[job.task.name].setdefault(job.start, []).append(metrics)
             print(f"{number}/{len(jobs)} {job.task.name}, {job.start}, seed {job.seed}: {cell([metrics])}", flush=True)

@@ -162,13 +162,13 @@ def served(
                 return line.strip()
             raise PeerFailed(peer.name, log)
 
-        def run() -> float:
+        def time_one_run() -> float:
             with contextlib.suppress(BrokenPipeError):  # `read` says what became of it
                 process.stdin.write("run\n")
                 process.stdin.flush()
             return float(read())
 
-        yield run, np.load(read())
+        yield time_one_run, np.load(read())
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
 

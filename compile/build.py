@@ -102,13 +102,13 @@ def build(
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
-    from compile.pipeline import Options, build_library  # tvm
+    from compile.pipeline import BuildOptions, build_library  # tvm
 
     with TemporaryFolder() as work:
         graph, name, origin = obtain(str(model), work, longest, head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
-        options = Options(
+        options = BuildOptions(
             seq_len=longest,
             shorter=min(lengths) < longest,
             threads=threads,

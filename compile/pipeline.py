@@ -44,7 +44,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """What `build` was asked for. shorter: sequences below seq_len must run too; origin goes into the manifest.
 
     precision: of linears and embedding tables; keep_float, min_snr: as passes.Options has them; calibration: texts.
@@ -77,7 +77,12 @@ class BuildResult:
 
 
 def build_library(
-    model: onnx.ModelProto, name: str, target: Target, out: Path, options: Options, progress: Progress | None = None
+    model: onnx.ModelProto,
+    name: str,
+    target: Target,
+    out: Path,
+    options: BuildOptions,
+    progress: Progress | None = None,
 ) -> BuildResult:
     """Compile `model` into the artifact folder `out`. Raises CompileError (or PassError) and then leaves nothing."""
     clock = Clock(progress)
@@ -92,7 +97,7 @@ def build_library(
 
 
 def lower_model(
-    model: onnx.ModelProto, target: Target, options: Options, clock: Clock, verify_passes: bool = True
+    model: onnx.ModelProto, target: Target, options: BuildOptions, clock: Clock, verify_passes: bool = True
 ) -> tuple[Program, onnx.ModelProto, dict[str, Any]]:
     """The phases up to a list of kernel calls: the calls, the graph that they compute, what the manifest says of both.
 
@@ -127,7 +132,7 @@ def _holds_integers(model: onnx.ModelProto) -> bool:
     return any(node.op_type in ("DequantizeLinear", "MatMulInteger") for node in model.graph.node)
 
 
-def _pass_options(model: onnx.ModelProto, options: Options) -> passes.Options:
+def _pass_options(model: onnx.ModelProto, options: BuildOptions) -> passes.Options:
     words = options.vocabulary
     samples: tuple[Mapping[str, Any], ...] = ()
     if words and options.calibration:
@@ -146,7 +151,7 @@ def build_program(
     name: str,
     target: Target,
     out: Path,
-    options: Options,
+    options: BuildOptions,
     clock: Clock,
     extra: dict[str, Any],
     compiling: AbstractContextManager[None] | None = None,
@@ -220,7 +225,7 @@ def _vocabulary_facts(vocabulary: Vocabulary | None) -> VocabularyFacts | None:
     return VocabularyFacts(len(vocabulary.pieces), vocabulary.cased, vocabulary.sha256) if vocabulary else None
 
 
-def _write_sources(plan: Any, options: Options, work: Path, dump: Path | None) -> list[Path]:
+def _write_sources(plan: Any, options: BuildOptions, work: Path, dump: Path | None) -> list[Path]:
     text = plan_source(plan, options.threads)
     (work / "plan.c").write_text(text)
     if dump:

@@ -19,8 +19,8 @@ from pocketbert.typed import Misfit
 from .config import HEADS, Head, ModelConfig
 from .errors import ModelError
 from .heads import Model, empty_model
+from .hugging_face import config_from_json, config_to_json, tensor_name
 from .initialize import init_parameter
-from .names import config_from_json, config_to_json, tensor_name
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         stream, bias = self.begin(input_ids, attention_mask, token_type_ids)
         for layer in self.layers:
-            stream, _ = self.run(layer, stream, bias)
+            stream, _ = self.run_layer(layer, stream, bias)
         return stream
 
     def states(
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         states = States([], [])
         stream, bias = self.begin(input_ids, attention_mask, token_type_ids)
         for layer in self.layers[:depth]:
-            stream, scores = self.run(layer, stream, bias)
+            stream, scores = self.run_layer(layer, stream, bias)
             states.feature_maps.append(stream)
             states.attention_scores.append(scores)
         return states
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         bias = (1.0 - attention_mask.to(stream.dtype)) * MASKED  # 0 where attended, MASKED where padding
         return stream, bias[:, None, None, :]  # the same for every head and query
 
-    def run(self, layer: nn.Module, stream: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def run_layer(self, layer: nn.Module, stream: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         if self.gradient_checkpointing and self.training:  # keep only the layer's input, compute the rest again
             return checkpoint(layer, stream, bias, use_reentrant=False)
         return layer(stream, bias)

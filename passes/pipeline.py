@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from passes import files, names
+from passes import files
 from passes.canonical_attention import canonical_attention
 from passes.canonical_weights import canonical_weights
 from passes.check import check
@@ -38,6 +38,7 @@ from passes.quantize_tables import quantize_tables
 from passes.recognise_cast_weights import recognise_cast_weights
 from passes.recognise_dynamic_quantization import recognise_dynamic_quantization
 from passes.recognise_quantized_tables import recognise_quantized_tables
+from passes.rename import rename_nodes
 from passes.report import Outcome, PassReport, Refusal, Report
 from passes.samples import int8_snr
 from passes.simplify import simplify
@@ -196,7 +197,7 @@ def _run_pass(
     started = time.perf_counter()
     try:
         outcome = _too_old(entry, model) or entry.run(model, options)
-        names.rename_nodes(model.graph)
+        rename_nodes(model.graph)
     except PassError:
         raise
     except Exception as error:

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from passes import names
 from passes.canonical_weights import channel_axis
 from passes.graph import array, constant, make
+from passes.rename import rename_nodes
 
 STEPS = 254
 
@@ -29,7 +29,7 @@ def spell_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
         if x not in rounded:
             rounded[x] = _round_rows(copy.graph, x, node)
         node.replace_input_with(0, rounded[x])
-    names.rename_nodes(copy.graph)
+    rename_nodes(copy.graph)
     return ir.to_proto(copy)
 
 

@@ -12,9 +12,9 @@ from onnx_ir.passes.common import (
     TopologicalSortPass,
 )
 
-from passes import names
 from passes.graph import infer_shapes
 from passes.options import Options
+from passes.rename import rename_nodes_and_values
 from passes.report import Outcome
 
 PRODUCER = "pocketbert.passes"
@@ -29,7 +29,7 @@ def tidy(model: ir.Model, options: Options) -> Outcome:
     model.graph.metadata_props.clear()
     model.producer_name, model.producer_version, model.doc_string = PRODUCER, "", ""
     _sort_initializers(model.graph)
-    names.rename(model.graph)
+    rename_nodes_and_values(model.graph)
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():

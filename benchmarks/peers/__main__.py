@@ -4,8 +4,8 @@
     python -m benchmarks.peers serve PEER FILE SAMPLE THREADS  then a line in is a run, a line out its ms
 
 PEER is a module beside this one, with PACKAGES (what pip installs for it), `convert(source) -> file` and
-`prepare(file, sample, threads) -> run`, where run() gives the outputs. Exit status 3: a package is missing. SAMPLE is
-an .npz of the inputs; the first line out is the file that holds the outputs of one run.
+`prepare(file, sample, threads) -> infer`, where infer() gives the outputs. Exit status 3: a package is missing. SAMPLE
+is an .npz of the inputs; the first line out is the file that holds the outputs of one run.
 """
 
 import importlib
@@ -34,11 +34,11 @@ else:
     import numpy as np
 
     sample, threads = dict(np.load(rest[0])), int(rest[1])
-    run = peer.prepare(Path(file), sample, threads)
+    infer = peer.prepare(Path(file), sample, threads)
     outputs = Path(f"{file}.{threads}.outputs.npz")
-    np.savez(outputs, *run())
+    np.savez(outputs, *infer())
     print(outputs, file=answers)
     for _ in sys.stdin:
         start = time.perf_counter()
-        run()
+        infer()
         print((time.perf_counter() - start) * 1e3, file=answers)

@@ -29,10 +29,10 @@ def prepare(file: Path, sample: dict[str, Any], threads: int) -> Callable[[], li
     arrays = [array.astype(place["dtype"]) for place, array in zip(places, sample.values(), strict=True)]
     outputs = [entry["index"] for entry in interpreter.get_output_details()]
 
-    def run() -> list[Any]:
+    def infer() -> list[Any]:
         for place, array in zip(places, arrays, strict=True):
             interpreter.set_tensor(place["index"], array)
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in outputs]
 
-    return run
+    return infer

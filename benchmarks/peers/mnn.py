@@ -30,7 +30,7 @@ def prepare(file: Path, sample: dict[str, Any], threads: int) -> Callable[[], li
     for place, array in zip(inputs, sample.values(), strict=True):
         place.write(array.astype(np.int32))
 
-    def run() -> list[Any]:
+    def infer() -> list[Any]:
         return [variable.read() for variable in net.forward(inputs)]
 
-    return run
+    return infer

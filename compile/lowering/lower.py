@@ -53,7 +53,7 @@ def lower(graph: Graph, tokens: int, isa: Isa, tiles: TileTable | None = None) -
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 20 * len(graph.nodes) + 1000))
     try:
-        return _Lowering(graph, tokens, isa, tiles or TileTable()).run()
+        return _Lowering(graph, tokens, isa, tiles or TileTable()).lower()
     finally:
         sys.setrecursionlimit(limit)
 
@@ -70,7 +70,7 @@ class _Lowering:
         self.placed: dict[Node, View] = {}
         self.tokens = Tokens(tokens)
 
-    def run(self) -> Program:
+    def lower(self) -> Program:
         for node in self.graph.inputs:
             value = Value(node.name, "input", node.shape, node.dtype)
             self.program.inputs.append(value)

@@ -3,9 +3,9 @@
 from .attention import attention_transfer
 from .copying import copy_ends
 from .feature_maps import feature_map_transfer, mean_transfer, normalized_feature_map_transfer, variance_transfer
+from .objectives import Distillation, PreTraining, Weights
 from .pretraining import distillation, masked_language_model, next_sentence_prediction
 from .strategies import STRATEGIES, Stage, auxiliary, joint, progressive
-from .tasks import Distillation, PreTraining, Weights
 
 __all__ = [
     "STRATEGIES",

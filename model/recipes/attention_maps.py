@@ -60,7 +60,7 @@ def _maps(model: Model, ids: list[int], types: list[int], layers: tuple[int, ...
     """The attention of each layer in `layers` (from 1), (heads, T, T)."""
     import torch
 
-    from ..distill.tasks import inputs
+    from ..distill.objectives import inputs
 
     if max(ids) >= model.config.vocab_size:
         raise ModelError(f"the vocabulary has pieces beyond the model's {model.config.vocab_size}: not its own")

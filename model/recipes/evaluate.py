@@ -62,8 +62,8 @@ def evaluate_words(model: Model, batches: PreTrainingBatches, count: int, size: 
     import torch
 
     from ..data.instances import IGNORED
+    from ..distill.objectives import inputs, predictions
     from ..distill.pretraining import masked_language_model, next_sentence_prediction
-    from ..distill.tasks import inputs, predictions
 
     device = next(model.parameters()).device
     sums = dict.fromkeys(("words", "mlm", "mlm_accuracy", "rows", "nsp", "nsp_accuracy"), 0.0)
@@ -134,7 +134,7 @@ def predict_test(model: Model, task: str, data: TaskData, file: Path, output: Pa
 def predict_glue(model: Model, examples: list[Example], data: TaskData, batch_size: int) -> list[float]:
     """The label's number or the score of each example."""
     from ..finetune.features import RowBatches, encode_examples
-    from ..finetune.tasks import labels_of, predict
+    from ..finetune.losses import labels_of, predict
 
     tokenizer = task_tokenizer(data, model)
     rows = encode_examples(tokenizer, examples, data.sequence_length)
@@ -147,9 +147,9 @@ def evaluate_squad(
     from pocketbert.files import written_whole
 
     from ..finetune.features import RowBatches
+    from ..finetune.losses import predict
     from ..finetune.spans import SpanSettings, best_answers, final_answers, windows
     from ..finetune.squad import read_questions, score
-    from ..finetune.tasks import predict
 
     tokenizer, version = task_tokenizer(data, model), VERSIONS[task]
     settings = SpanSettings(stride=data.stride, null_threshold=data.null_threshold)

@@ -84,7 +84,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     """Metrics of one run, trained unless it was; empty on all processes but the first."""
     from ..checkpoint import load_checkpoint
     from ..distill.strategies import pretraining
-    from ..finetune.tasks import Classification, Spans
+    from ..finetune.losses import Classification, Spans
     from ..processes import join
     from ..trainer import Trainer
     from .corpus import keep_vocabulary

@@ -151,7 +151,7 @@ def families() -> Callable[[Any], list[str]]:
 @pytest.fixture
 def agree(host: Target, tmp_path: Path) -> Callable[..., Path]:
     """agree(model, tokens) compiles, runs and compares with ONNX Runtime on five samples; returns the artifact."""
-    from compile.pipeline import Options, build_library
+    from compile.pipeline import BuildOptions, build_library
     from compile.running.load import load
     from compile.running.samples import random_samples
     from compile.running.verify import reference
@@ -161,7 +161,7 @@ def agree(host: Target, tmp_path: Path) -> Callable[..., Path]:
         model: onnx.ModelProto, tokens: int = 8, bound: float = 1e-5, samples: int = 5, target: Target = host
     ) -> Path:
         folder = tmp_path / "artifact"
-        result = build_library(model, "case", target, folder, Options(seq_len=tokens))
+        result = build_library(model, "case", target, folder, BuildOptions(seq_len=tokens))
         given = random_samples(result.manifest, samples)
         for threads in (1, 3):
             with load(folder, threads) as library:

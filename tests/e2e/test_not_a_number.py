@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compile.errors import CompileError
-from compile.pipeline import Options, build_library
+from compile.pipeline import BuildOptions, build_library
 from compile.running.load import load, read_manifest
 from compile.running.runners.qemu import ARM64_ROOT, QemuRunner
 from compile.running.verify import can_run, reference
@@ -95,7 +95,7 @@ def compare(model: onnx.ModelProto, got: list[dict[str, np.ndarray]]) -> None:
 
 
 def build(model: onnx.ModelProto, target: Target, folder: Path) -> Path:
-    result = build_library(model, "network", target, folder, Options(seq_len=TOKENS))
+    result = build_library(model, "network", target, folder, BuildOptions(seq_len=TOKENS))
     assert "attention" in {kernel.family for kernel in result.manifest.kernels}
     return folder
 

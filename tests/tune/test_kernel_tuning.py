@@ -79,7 +79,7 @@ def test_a_session_outlives_candidates_that_crash_hang_or_lie(local_runner: Loca
     bench = Workbench(target, local_runner, run_seconds=3.0, build=sabotaged)
     session = Session([task], bench, journal, trials=7)
     session.try_all([(0, tile) for tile in BAD])
-    chosen = session.run()
+    chosen = session.choose_tiles()
     statuses = {tile: journal.trials[task.key, tile].status for tile in BAD}
     assert list(statuses.values()) == ["crash", "hang", "wrong", "build"]
     assert session.progress[0].failed == 4
@@ -88,7 +88,7 @@ def test_a_session_outlives_candidates_that_crash_hang_or_lie(local_runner: Loca
     assert session.measured == 7
 
     again = Session([task], bench, Journal(tmp_path / "a.jsonl", target.cpu), trials=7)
-    assert [r.tile for r in again.run()] == [chosen[0].tile]
+    assert [r.tile for r in again.choose_tiles()] == [chosen[0].tile]
     assert again.measured == 0
     bench.close()
 

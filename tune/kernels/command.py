@@ -65,7 +65,7 @@ def tune_kernels(args: argparse.Namespace) -> int:
             trials_before, peak = len(journal.trials), session.peak_gflops()
             live = Live(get_renderable=lambda: table(session, peak), console=console, refresh_per_second=2)
             with live:
-                chosen = session.run()
+                chosen = session.choose_tiles()
         finally:
             bench.close()
             journal.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compile.build import obtain
 from compile.databases import shipped
-from compile.pipeline import Clock, Options, lower_model
+from compile.pipeline import BuildOptions, Clock, lower_model
 from compile.program import Program
 from compile.targets import Target
 from pocketbert.temporary import TemporaryFolder
@@ -17,7 +17,7 @@ def program_of(model: str | Path, target: Target, seq_len: int, head: str | None
 
     Raises CompileError, PassError or ModelError.
     """
-    options = Options(seq_len=seq_len, database=shipped(target.cpu))
+    options = BuildOptions(seq_len=seq_len, database=shipped(target.cpu))
     with TemporaryFolder() as work:
         graph, _, _ = obtain(str(model), work, seq_len, head, 0, lambda *_: None)
         return lower_model(graph, target, options, Clock(None), verify_passes=False)[0]

@@ -86,7 +86,7 @@ class Session:
         measurement, _ = self.bench.measure(task, tile, library)
         return task.flops * task.repeats / min(measurement.samples_ms) / 1e6
 
-    def run(self) -> list[Record]:
+    def choose_tiles(self) -> list[Record]:
         """The chosen record of each task of which any tile works. Raises RunnerError where the device fails."""
         self.try_all([(index, self._default(task)) for index, task in enumerate(self.tasks)])
         self._search()

@@ -48,7 +48,7 @@ class Phone:
     folder: str = ""
     pushed: set[str] = field(default_factory=set)
 
-    def run(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
+    def call_adb(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
         """What `adb -s SERIAL arguments` prints. Raises Unplugged, or RunnerError with adb's own words."""
         try:
             done = subprocess.run(
@@ -66,7 +66,7 @@ class Phone:
 
     def shell(self, command: str, seconds: float = COMMAND_SECONDS) -> tuple[int, str]:
         """Exit status of `command` on the device and what it printed, errors among it."""
-        printed = self.run("shell", f"({command}) 2>&1; echo status=$?", seconds=seconds)
+        printed = self.call_adb("shell", f"({command}) 2>&1; echo status=$?", seconds=seconds)
         text, _, status = printed.rpartition("status=")
         if not status.strip().isdigit():
             raise Unplugged(f"device {self.serial} is gone: it was cut off in the middle of a command")
@@ -116,7 +116,7 @@ class AdbRunner(Runner):
         phone.cores = self.cores or tuple(range(int(count) if count.isdigit() else 1))
         phone.folder = f"{FOLDER}/pocketbert-{os.getpid()}"
         phone.shell(f"mkdir -p {phone.folder}")
-        phone.run("push", str(self._program), f"{phone.folder}/device", seconds=PUSH_SECONDS)
+        phone.call_adb("push", str(self._program), f"{phone.folder}/device", seconds=PUSH_SECONDS)
         phone.shell(f"chmod 755 {phone.folder}/device")
         return phone
 
@@ -160,9 +160,9 @@ class AdbRunner(Runner):
             inputs_file.write_bytes(inputs)
             digest = hashlib.sha256(library.read_bytes()).hexdigest()[:16]
             if digest not in phone.pushed:
-                phone.run("push", str(library), f"{there}/{digest}.so", seconds=PUSH_SECONDS)
+                phone.call_adb("push", str(library), f"{there}/{digest}.so", seconds=PUSH_SECONDS)
                 phone.pushed.add(digest)
-            phone.run("push", str(inputs_file), f"{there}/inputs", seconds=PUSH_SECONDS)
+            phone.call_adb("push", str(inputs_file), f"{there}/inputs", seconds=PUSH_SECONDS)
             temperature = phone.wait_until_cool(self.cool)
             governor = phone.shell(f"cat /sys/devices/system/cpu/cpu{phone.cores[0]}/cpufreq/scaling_governor")
             mask = f"taskset {sum(1 << core for core in phone.cores):x} " if self.cores else ""
@@ -177,7 +177,7 @@ class AdbRunner(Runner):
                 raise RunFailed(f"crashed with signal {status - 128}")
             if status:
                 raise RunFailed(f"failed: {(printed.strip().splitlines() or [f'status {status}'])[-1]}")
-            phone.run("pull", f"{there}/outputs", str(outputs_file), seconds=PUSH_SECONDS)
+            phone.call_adb("pull", f"{there}/outputs", str(outputs_file), seconds=PUSH_SECONDS)
             device = Device(phone.name, phone.cores, governor[1].strip() if governor[0] == 0 else "", temperature)
             wall, cpu = parse_times(printed)
             return Execution(wall, outputs_file.read_bytes(), device, cpu)

@@ -56,7 +56,7 @@ def program(onnx_file: Path, build: Build) -> Program:
 
 def library(made: Program, build: Build, name: str, out: Path) -> Path:
     """The artifact folder of a program: the library that `python -m compile` would make, to the byte."""
-    from compile.pipeline import Clock, Options, build_program
+    from compile.pipeline import BuildOptions, Clock, build_program
 
     target = find_target(build.target, build.cpu)
-    return build_program(made, name, target, out, Options(build.seq_len), Clock(None), {}).folder
+    return build_program(made, name, target, out, BuildOptions(build.seq_len), Clock(None), {}).folder

@@ -186,10 +186,12 @@ def test_rectangles_of_the_memory_plan_never_overlap(areas: Callable, facts: Man
 
 
 def test_model_without_layers(graph: type, tmp_path: Path, host: Any) -> None:
-    from compile.pipeline import Options, build_library
+    from compile.pipeline import BuildOptions, build_library
 
     b = graph()
-    result = build_library(b.model(b.linear(b.input("x", [1, 8, 16]), 16, 4)), "tiny", host, tmp_path / "a", Options(8))
+    result = build_library(
+        b.model(b.linear(b.input("x", [1, 8, 16]), 16, 4)), "tiny", host, tmp_path / "a", BuildOptions(8)
+    )
     assert "Model: 1 call," in render(result.manifest)
     ids = Page(render(result.manifest)).values("id")
     assert len(ids) == len(set(ids))

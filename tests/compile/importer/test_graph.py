@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from compile.errors import CompileError
 from compile.importer.graph import import_model, input_shapes, with_shapes
-from compile.pipeline import Options, build_library
+from compile.pipeline import BuildOptions, build_library
 from compile.targets import Target
 from passes.verify import open_session
 
@@ -154,7 +154,7 @@ def test_whatever_stage_fails_the_node_is_named(operator: Callable, graph: type,
     y = b("Relu", b.linear(b.input("x", [1, 8, 16]), 16, 16))
     model = b.model(b("Tanh", operator(b, y)))
     with pytest.raises(CompileError, match=r"operator \w+ .*'culprit(#2)?'") as caught:
-        build_library(model, "case", host, tmp_path / "artifact", Options(seq_len=8))
+        build_library(model, "case", host, tmp_path / "artifact", BuildOptions(seq_len=8))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -19,7 +19,7 @@ from onnx import TensorProto
 import compile
 from compile.codegen import unicode_tables
 from compile.codegen.vocabulary import double_array, read_vocabulary
-from compile.pipeline import Options, build_library
+from compile.pipeline import BuildOptions, build_library
 from compile.running.runners.qemu import ARM64_ROOT
 from compile.running.verify import can_run
 from compile.targets import TARGETS
@@ -125,7 +125,7 @@ def build(host: Any, graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Bu
         if "attention_mask" in given:
             y = b("Add", y, b("Unsqueeze", b("Cast", given["attention_mask"], to=1), b.const(np.array([2]))))
         folder = tmp_path_factory.mktemp("text") / "artifact"
-        options = Options(seq_len=16, vocabulary=read_vocabulary(vocab, cased))
+        options = BuildOptions(seq_len=16, vocabulary=read_vocabulary(vocab, cased))
         return build_library(b.model(y), "words", target, folder, options).folder
 
     return make

@@ -14,8 +14,8 @@ def rename_nodes(graph: ir.Graph) -> None:
         node.name = name
 
 
-def rename(graph: ir.Graph) -> None:
-    """Name every value after its node; constants, inputs and outputs keep their names but for the numbers."""
+def rename_nodes_and_values(graph: ir.Graph) -> None:
+    """Name every value after its node; constants, inputs and outputs keep their names except for the numbers."""
     names_in_use = {value.name for value in [*graph.inputs, *graph.outputs]}
     constants = [value for value in graph.initializers.values() if value.name not in names_in_use]
     computed = [value for node in graph for value in node.outputs if value.name and value.name not in names_in_use]
