@@ -107,7 +107,9 @@ def lower_model(
     with clock.phase("graph passes"):
         kept = dump / "passes" if dump else None
         model = with_shapes(model, input_shapes(model, options.seq_len))
-        optimised, report = passes.run(model, options=_pass_options(model, options), verify=verify_passes, dump=kept)
+        optimised, report = passes.run(
+            model, options=_pass_options(model, options), verify=verify_passes, dump=kept, leave_out=True
+        )
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)

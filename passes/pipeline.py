@@ -19,7 +19,7 @@ from passes.cost import measure
 from passes.deduplicate_constants import deduplicate_constants
 from passes.drop_activation_rounding import drop_activation_rounding
 from passes.equalize_channels import equalize_channels
-from passes.errors import PassError
+from passes.errors import BrokenPassError, PassError
 from passes.expand_attention import expand_attention
 from passes.finite_mask import finite_mask
 from passes.flatten_tokens import flatten_tokens
@@ -138,12 +138,15 @@ def run(
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     options: Options | None = None,
+    leave_out: bool = False,
 ) -> tuple[onnx.ModelProto, Report]:
     """Rewrite a model; the one given is left as it is.
 
     only, skip: names of passes (`NAMES`). verify: compare before and after every pass in ONNX Runtime.
     dump: folder that receives the model after every pass. progress: called with each pass's report.
-    Raises PassError for a model that cannot be read, checked or run, and for a pass that broke it.
+    leave_out: go on without a pass that broke the model, as far as verify sees it; the reason is one of its refusals.
+    Raises PassError for a model that cannot be read, checked or run, and for a pass that broke it; with leave_out only
+    for those of the quantize phase, which are asked for by name.
     """
     started = time.perf_counter()
     chosen = select(only, skip)
@@ -163,7 +166,8 @@ def run(
     for phase in PHASES:
         for entry in phase.passes:
             if entry.name in chosen:
-                reports.append(_run_pass(entry, phase.name, graph, options, referee, dump, len(reports)))
+                may = leave_out and phase.name != "quantize"
+                reports.append(_run_pass(entry, phase.name, graph, options, referee, dump, len(reports), may))
                 if progress:
                     progress(reports[-1])
     layers = [layer for entry in reports for layer in entry.layers]
@@ -192,25 +196,26 @@ def _run_pass(
     referee: Referee | None,
     dump: str | os.PathLike[str] | None,
     index: int,
+    leave_out: bool,
 ) -> PassReport:
     before = len(model.graph)
     started = time.perf_counter()
-    try:
-        outcome = _too_old(entry, model) or entry.run(model, options)
-        rename_nodes(model.graph)
-    except PassError:
-        raise
-    except Exception as error:
-        raise PassError(
-            f"pass {entry.name!r} failed on this model ({first_line(error)}); --skip {entry.name}"
-        ) from error
-    seconds = time.perf_counter() - started
     difference = None
-    if referee or dump is not None:
-        proto = ir.to_proto(model)
-        if dump is not None:
-            _dump(proto, Path(dump), f"{index:02d}_{entry.name}.onnx")
-        difference = referee.check(proto, entry.name, entry.tolerance) if referee else None
+    try:
+        outcome = _outcome(entry, model, options)
+        seconds = time.perf_counter() - started
+        if referee or dump is not None:
+            proto = ir.to_proto(model)
+            if dump is not None:
+                _dump(proto, Path(dump), f"{index:02d}_{entry.name}.onnx")
+            difference = referee.check(proto, entry.name, entry.tolerance) if referee else None
+    except BrokenPassError as error:
+        if not (leave_out and referee):
+            raise
+        model.graph = ir.from_proto(onnx.load_from_string(referee.data)).graph
+        infer_shapes(model)
+        outcome = Outcome(refusals=(Refusal(f"left out: it {error.reason}", "graph"),))
+        seconds, difference = time.perf_counter() - started, 0.0
     return PassReport(
         name=entry.name,
         phase=phase,
@@ -223,6 +228,17 @@ def _run_pass(
         error=difference,
         layers=outcome.layers,
     )
+
+
+def _outcome(entry: Pass, model: ir.Model, options: Options) -> Outcome:
+    try:
+        outcome = _too_old(entry, model) or entry.run(model, options)
+        rename_nodes(model.graph)
+    except PassError:
+        raise
+    except Exception as error:
+        raise BrokenPassError(entry.name, f"failed on this model ({first_line(error)})") from error
+    return outcome
 
 
 def _too_old(entry: Pass, model: ir.Model) -> Outcome | None:

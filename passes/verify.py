@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from passes.errors import PassError
+from passes.errors import BrokenPassError, PassError
 from passes.inputs import random_inputs
 from pocketbert.errors import first_line
 from pocketbert.numerics import TOLERANCE, Outputs, relative_error
@@ -35,7 +35,7 @@ class Referee:
         self.first = self.outputs
 
     def check(self, model: onnx.ModelProto, name: str, tolerance: float = TOLERANCE) -> float:
-        """Compare with the previous stage; return the error over the range, or raise PassError naming the pass.
+        """Compare with the previous stage; return the error over the range, or raise BrokenPassError.
 
         A model with the bytes of the previous stage is not run again.
         """
@@ -45,18 +45,16 @@ class Referee:
         try:
             outputs = run_model(data, self.feeds)
         except Exception as error:
-            raise PassError(
-                f"pass {name!r} broke the model: ONNX Runtime says {first_line(error)}; --skip {name}"
-            ) from error
+            raise BrokenPassError(name, f"broke the model: ONNX Runtime says {first_line(error)}") from error
         try:
             difference = compare(self.outputs, outputs)
         except ValueError as mismatch:
-            raise PassError(f"pass {name!r} broke the model: {mismatch}; --skip {name}") from mismatch
+            raise BrokenPassError(name, f"broke the model: {mismatch}") from mismatch
         if not difference <= tolerance:
             change = f"{difference:.1e} of their range (allowed: {tolerance:.0e})"
             if difference == np.inf:
                 change = "values that are no longer finite, or no longer NaN or infinite"
-            raise PassError(f"pass {name!r} changed the outputs by {change}; --skip {name}")
+            raise BrokenPassError(name, f"changed the outputs by {change}")
         self.outputs, self.data = outputs, data
         return difference
 

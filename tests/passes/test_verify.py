@@ -41,9 +41,7 @@ def sabotage(monkeypatch, run):
 
 def test_a_pass_that_changes_the_outputs_is_named(embedding, monkeypatch):
     def run(model, _options):
-        for value in model.graph.initializers.values():
-            if value.dtype == ir.DataType.FLOAT:
-                value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.001), name=value.name)
+        changes_the_outputs(model)
         return Outcome(1)
 
     sabotage(monkeypatch, run)
@@ -86,6 +84,60 @@ def test_a_pass_that_makes_an_invalid_model_is_named(embedding, monkeypatch):
     sabotage(monkeypatch, run)
     with pytest.raises(passes.PassError, match="'sabotage' broke the model"):
         passes.run(embedding)
+
+
+def changes_the_outputs(model):
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT:
+            value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.001), name=value.name)
+
+
+def makes_it_invalid(model):
+    model.graph.node(0).op_type = "NoSuchOperator"
+
+
+def fails_halfway(model):
+    changes_the_outputs(model)
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (changes_the_outputs, "changed the outputs"),
+        (makes_it_invalid, "broke the model"),
+        (fails_halfway, "failed on this model"),
+    ],
+)
+def test_a_pass_that_breaks_a_model_can_be_left_out(embedding, monkeypatch, broken, reason):
+    """The passes after it see the graph as it was before."""
+
+    def run(model, _options):
+        broken(model)
+        return Outcome(1)
+
+    wanted, _ = passes.run(embedding)
+    first = pipeline.Phase("first", (pipeline.Pass("sabotage", run),))
+    monkeypatch.setattr(pipeline, "PHASES", (pipeline.PHASES[0], first, *pipeline.PHASES[1:]))
+    monkeypatch.setattr(pipeline, "NAMES", (*pipeline.NAMES, "sabotage"))
+    result, report = passes.run(embedding, leave_out=True)
+    (entry,) = (entry for entry in report.passes if entry.name == "sabotage")
+    assert entry.applied == 0
+    assert [refusal.reason.startswith(f"left out: it {reason}") for refusal in entry.refusals] == [True]
+    assert [n.op_type for n in result.graph.node] == [n.op_type for n in wanted.graph.node]
+    assert report.error <= 1e-6
+
+
+def test_int8_that_was_asked_for_is_not_left_out(embedding, monkeypatch):
+    def run(model, _options):
+        changes_the_outputs(model)
+        return Outcome(1)
+
+    phases = (*pipeline.PHASES, pipeline.Phase("quantize", (pipeline.Pass("sabotage", run),)))
+    monkeypatch.setattr(pipeline, "PHASES", phases)
+    monkeypatch.setattr(pipeline, "NAMES", (*pipeline.NAMES, "sabotage"))
+    with pytest.raises(passes.PassError, match="'sabotage' changed the outputs"):
+        passes.run(embedding, leave_out=True)
 
 
 def test_the_report_is_plain_json(embedding):
