@@ -18,16 +18,21 @@ PAUSE = 0.02
 progress_console = Console(stderr=True)
 
 
-def in_turns(calls: dict[str, Callable[[], float | None]], runs: int, title: str) -> dict[str, list[float]]:
+def in_turns(
+    calls: dict[str, Callable[[], float | None]], runs: int, title: str, settle: int = 0
+) -> dict[str, list[float]]:
     """Every call's ms in each of `runs` turns, the order reversed from turn to turn; a bar on stderr.
 
-    A call that returns a number has timed itself, and that is taken.
+    A call that returns a number has timed itself, and that is taken. settle: untimed calls before each timed one: a
+    system may wake all of a pool's threads on one core, and spread them only while they work.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     with Progress(console=progress_console, transient=True) as progress:
         for turn in progress.track(range(WARM_UP + runs), description=title):
             for name in calls if turn % 2 else reversed(calls):
                 time.sleep(PAUSE)
+                for _ in range(settle):
+                    calls[name]()
                 start = time.perf_counter()
                 own = calls[name]()
                 ms = (time.perf_counter() - start) * 1e3

@@ -55,6 +55,7 @@ from compile.running.samples import random_samples
 SHORT = 32
 OURS = "PocketBERT"
 ABSENT = 3  # a worker's exit status
+SETTLE = 2  # untimed runs before a timed one
 TOLERANCE = 1e-3  # of the range of the hidden states
 NOISY = 3.0  # dB: with less its outputs have nothing to do with the model
 
@@ -219,7 +220,7 @@ def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
         calls["peak"] = lambda: peaks.append(rate())
         while True:
             try:
-                times = in_turns(calls, runs, f"{count} threads")
+                times = in_turns(calls, runs, f"{count} threads", settle=SETTLE)
                 break
             except PeerFailed as failure:  # the others take their turns again without it
                 del calls[failure.name]

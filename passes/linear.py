@@ -55,7 +55,7 @@ class Linear:
 
 
 def match(node: ir.Node | None, *, onto_stream: bool = False) -> Linear | None:
-    """The linear that a node computes, if it does; onto_stream: also where a Gemm adds it to what is no bias."""
+    """The linear that a node computes, if it does; onto_stream: also where a Gemm adds it to a tensor, not a bias."""
     if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in ("MatMul", "Gemm"):
         return None
     x, weight = node.inputs[0], node.inputs[1]
@@ -71,10 +71,8 @@ def match(node: ir.Node | None, *, onto_stream: bool = False) -> Linear | None:
     columns = stored.shape[0 if transposed else 1]
     if bias is not None:
         added = array(bias)
-        if onto_stream and added is None:
-            return Linear(node, x, weight, transposed, None)
         if added is None or added.size not in (1, columns) or added.shape[-1:] not in ((), (1,), (columns,)):
-            return None
+            return Linear(node, x, weight, transposed, None) if onto_stream else None
     return Linear(node, x, weight, transposed, bias)
 
 

@@ -40,9 +40,10 @@ def test_a_gemm_that_does_more_is_none(build, attributes, bias):
     assert linear.match(last_node(model)) is None
 
 
-def test_a_bias_that_is_computed_is_taken_only_onto_a_stream(build):
+@pytest.mark.parametrize("constant", [False, True], ids=["computed", "a table of positions"])
+def test_what_is_added_and_is_no_bias_is_taken_only_onto_a_stream(build, constant):
     b = build()
-    added = b.input("added", [3, 6])
+    added = b.normal(3, 6) if constant else b.input("added", [3, 6])
     model = b.model(b("Gemm", b.input("x", [3, 4]), b.normal(4, 6), added))
     assert linear.match(last_node(model)) is None
     found = linear.match(last_node(model), onto_stream=True)
