@@ -1,7 +1,6 @@
-"""What `lower` looks for in the graph, each with what it found as a small record.
+"""What `lower` looks for in the graph; each match is a small record.
 
-Exporters write the same thing in several ways (a scale on the scores, on the queries or on both; heads split before or
-after a transpose), so a pattern follows the data, not the spelling.
+Patterns are those of the canonical form that passes leave (docs/architecture.md), not of every exporter.
 """
 
 from __future__ import annotations
@@ -64,7 +63,10 @@ class AttentionMatch:
 
 
 def match_attention(node: Node) -> AttentionMatch | None:
-    """`node` is the context with its heads brought back to the tokens: (1, T, H, d)."""
+    """`node` is the context with its heads brought back to the tokens: (1, T, H, d).
+
+    A scale that passes could not fold, as into int8 weights, is still on the scores, on q or on k.
+    """
     if permutation(node) != (0, 2, 1, 3) or node.inputs[0].op != "matmul":
         return None
     probabilities, value_heads = node.inputs[0].inputs
@@ -78,9 +80,9 @@ def match_attention(node: Node) -> AttentionMatch | None:
     scores, scale = strip_scale(scores)
     if scores.op != "matmul":
         return None
-    query, query_scale = _heads(scores.inputs[0], transposed=False)
-    key, key_scale = _heads(scores.inputs[1], transposed=True)
-    value, value_scale = _heads(value_heads, transposed=False)
+    query, query_scale = _heads(scores.inputs[0], (0, 2, 1, 3))
+    key, key_scale = _heads(scores.inputs[1], (0, 2, 3, 1))
+    value, value_scale = _heads(value_heads, (0, 2, 1, 3))
     if query is None or key is None or value is None or value_scale != 1.0:
         return None
     if not (query.shape == key.shape == value.shape) or query.shape[0] != 1:
@@ -101,27 +103,18 @@ def _without_guard(node: Node) -> tuple[Node, bool]:
     return node, False
 
 
-def _heads(node: Node, transposed: bool) -> tuple[Node | None, float]:
-    """The (1, T, H, d) reshape behind (1, H, T, d), or behind (1, H, d, T) if transposed, and any scale on the way."""
+def _heads(node: Node, axes: tuple[int, ...]) -> tuple[Node | None, float]:
+    """The (1, T, H, d) reshape that `node` transposes by `axes`, and the scale on it."""
     node, factor = strip_scale(node)
-    axes = permutation(node)
-    if axes is None:
-        return None, factor
-    node, more = strip_scale(node.inputs[0])
-    factor *= more
-    if transposed and axes == (0, 1, 3, 2):
-        axes = permutation(node)
-        if axes != (0, 2, 1, 3):
-            return None, factor
-        node, more = strip_scale(node.inputs[0])
-        factor *= more
-    elif axes != ((0, 2, 3, 1) if transposed else (0, 2, 1, 3)):
-        return None, factor
-    return (node, factor) if node.op == "reshape" and len(node.shape) == 4 else (None, factor)
+    split = node.inputs[0] if permutation(node) == axes else None
+    return (split, factor) if split and split.op == "reshape" and len(split.shape) == 4 else (None, factor)
 
 
 def match_gelu(node: Node) -> Node | None:
-    """x where `node` spells out x · ½ · (1 + erf(x / √2)) in any order of the factors."""
+    """x where `node` spells out x · ½ · (1 + erf(x / √2)) in any order of the factors.
+
+    `fuse_gelu` leaves that in models older than opset 20 that ONNX's converter refuses.
+    """
     factors, constant = _product(node)
     if len(factors) != 2 or not math.isclose(constant, 0.5, rel_tol=1e-6):
         return None

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto
 
 import compile
+import passes
 from compile.errors import CompileError
 from compile.program import Rows
 
@@ -64,6 +65,23 @@ def test_scale_of_attention_wherever_it_is(
     assert families(program) == ["Linear"] * 3 + ["Attention"]
     assert program.calls[-1].kernel.scale == pytest.approx(8**-0.5)
     assert program.calls[-1].kernel.has_mask == masked
+
+
+def test_keys_in_two_transposes_become_an_attention_by_way_of_passes(
+    graph: type, lowered: Callable, families: Callable
+) -> None:
+    """Lowering knows one spelling of attention; what spells it otherwise and skips the passes is generic."""
+    b = graph()
+    y = b.attention(b.input("x", [1, 8, 32]), 8, 4, 8, b.input("mask", [1, 1, 1, 8]))
+    keys = next(node for node in b.nodes if list(node.attribute[0].ints if node.attribute else ()) == [0, 2, 3, 1])
+    keys.attribute[0].ints[:] = [0, 2, 1, 3]
+    turned = onnx.helper.make_node("Transpose", keys.output, ["keys"], name="turned", perm=[0, 1, 3, 2])
+    product = next(node for node in b.nodes if node.op_type == "MatMul" and keys.output[0] in node.input)
+    product.input[1] = "keys"
+    b.nodes.insert(b.nodes.index(product), turned)
+    model = b.model(y)
+    assert "Attention" not in families(lowered(model))
+    assert "Attention" in families(lowered(passes.run(model, options=passes.Options(attention="matmuls"))[0]))
 
 
 @pytest.mark.parametrize(("heads", "size"), [(3, 26), (1, 5), (4, 32)])
