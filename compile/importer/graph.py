@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
+from compile.importer.spelling import REFUSED, respelt
 from pocketbert.silence import silent
 
 RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
@@ -71,6 +72,8 @@ def check_operators(model: onnx.ModelProto) -> None:
             )
         if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise CompileError(f"operator {node.op_type} ({where}) holds a subgraph: control flow cannot be compiled")
+        if node.op_type in REFUSED:
+            raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {REFUSED[node.op_type]}")
         if node.op_type not in importable:
             raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators")
 
@@ -127,7 +130,7 @@ def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph
     failure = None
     with silent():  # TVM prints what it then raises
         try:
-            module = from_onnx(_without_clip(model), shape_dict=shapes, keep_params_in_input=False)
+            module = from_onnx(respelt(model), shape_dict=shapes, keep_params_in_input=False)
         except Exception as error:  # the importer raises whatever its converters happen to raise
             failure = _import_failure(error)
             _forget_locals(error)
@@ -136,38 +139,6 @@ def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph
     if failure:
         raise failure
     return _flatten(module, list(shapes), [o.name for o in model.graph.output])
-
-
-def _without_clip(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with Clip(x, low, high) as Min(Max(x, low), high): TVM's own Clip makes a number of what is none.
-
-    A bound that is left out is the least or the greatest finite number, as in ONNX Runtime. Only float32 is rewritten.
-    """
-    kinds = {value.name: value.data_type for value in model.graph.initializer}
-    if all(node.op_type != "Clip" for node in model.graph.node):
-        return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.node[:]
-    for number, node in enumerate(model.graph.node):
-        bounds = [*node.input[1:], "", ""][:2]
-        if (
-            node.op_type != "Clip"
-            or any(kinds.get(b) != onnx.TensorProto.FLOAT for b in bounds if b)
-            or not any(bounds)
-        ):
-            changed.graph.node.append(node)
-            continue
-        for side, limit in enumerate((-np.finfo(np.float32).max, np.finfo(np.float32).max)):
-            if not bounds[side]:
-                bounds[side] = f"{node.output[0]}.bound.{number}"
-                changed.graph.initializer.append(
-                    onnx.numpy_helper.from_array(np.array(limit, np.float32), bounds[side])
-                )
-        between = f"{node.output[0]}.above.{number}"
-        changed.graph.node.append(onnx.helper.make_node("Max", [node.input[0], bounds[0]], [between], name=node.name))
-        changed.graph.node.append(onnx.helper.make_node("Min", [between, bounds[1]], list(node.output), name=node.name))
-    return changed
 
 
 def _import_failure(error: Exception) -> CompileError:

@@ -90,6 +90,7 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
 
 def _propagating() -> dict[str, Callable[[Any, Any], Any]]:
     """Extremes that are not-a-number where an operand is: TVM's own are whichever side the comparison leaves."""
+    import tvm
     from tvm import topi
 
     def pair(extreme: Callable[..., Any]) -> Callable[[Any, Any], Any]:
@@ -111,10 +112,30 @@ def _propagating() -> dict[str, Callable[[Any, Any], Any]]:
         return legalize
 
     def clip(builder: Any, call: Any) -> Any:
-        low, high = (bound.value.value for bound in call.args[1:])
+        low, high = (getattr(bound.value, "value", bound.value) for bound in call.args[1:])
         return builder.call_te(lambda x: topi.where(topi.isnan(x), x, topi.clip(x, low, high)), call.args[0])
 
+    def sign(builder: Any, call: Any) -> Any:
+        return builder.call_te(lambda x: topi.where(topi.isnan(x), x, topi.sign(x)), call.args[0])
+
+    def index_of(extreme: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+        """The first where no element is beyond the bound that TVM begins with, as no infinity is."""
+
+        def legalize(builder: Any, call: Any) -> Any:
+            axis = None if call.attrs.axis is None else int(call.attrs.axis)
+
+            def of(x: Any) -> Any:
+                index = extreme(x, axis, bool(call.attrs.keepdims))
+                return topi.cast(topi.maximum(index, tvm.tirx.const(0, index.dtype)), "int64")
+
+            return builder.call_te(of, call.args[0])
+
+        return legalize
+
     return {
+        "relax.sign": sign,
+        "relax.argmax": index_of(topi.argmax),
+        "relax.argmin": index_of(topi.argmin),
         "relax.maximum": pair(topi.maximum),
         "relax.minimum": pair(topi.minimum),
         "relax.max": over_axes(topi.max),

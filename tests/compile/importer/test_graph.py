@@ -188,3 +188,32 @@ def test_clip_keeps_what_is_not_a_number(graph: type, agree: Callable, bounds: t
     with compile.load(agree(model)) as library:
         (got,) = library.run({"x": values}).values()
     assert np.array_equal(got, want, equal_nan=True)
+
+
+EXTREMES = np.array([[[np.nan, np.inf, -np.inf, 0.5], [-np.inf] * 4, [np.inf, 1e38, -1e38, 2.0]]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [
+        ("Sign", "ThresholdedRelu", "HardSigmoid", "HardSwish"),
+        ("Clip", "ArgMax", "ArgMin", "ReduceLogSumExp"),
+    ],
+)
+def test_infinities_and_what_is_not_a_number(operators: tuple[str, ...], graph: type, agree: Callable) -> None:
+    """As ONNX Runtime has it; the graph makes them of its input, as random samples have none."""
+    b = graph()
+    x = b("Mul", b("Exp", b("Mul", b.input("x", [1, 3, 4]), b.const(0.0))), b.const(EXTREMES))
+    without_nan = b("Where", b("IsNaN", x), b.const(0.0), x)  # the first or last of others and NaN is not defined
+    outputs = []
+    for op in operators:
+        operands = {"Clip": (x, b.const(-1.0)), "ReduceLogSumExp": (without_nan, b.const(np.array([-1])))}
+        operands |= {"ArgMax": (without_nan,), "ArgMin": (without_nan,)}
+        attributes = {"keepdims": 0, "axis": -1} if op.startswith("Arg") else {}
+        outputs.append(b("Cast", b(op, *operands.get(op, (x,)), **attributes), to=TensorProto.FLOAT))
+    agree(b.model(*outputs), tokens=3)
+
+
+def test_operator_that_tvm_gets_wrong(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("Hardmax", b.input("x", [1, 8, 16]), name="culprit")), "Hardmax", "'culprit'", "undefined")

@@ -1,0 +1,104 @@
+"""ONNX operators that TVM's importer gets wrong, spelt with those that it gets right, and those to refuse.
+
+Each is right in a definition of its own; what is wrong is what TVM makes of infinities, of what is not a number, or of
+an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+REFUSED = {"Hardmax": "TVM chooses another of equal or undefined elements"}
+
+
+class _Writer:
+    """Collects nodes and constants whose names nothing else in the graph has."""
+
+    def __init__(self, model: onnx.ModelProto, node: NodeProto, number: int) -> None:
+        self.model, self.node, self.number = model, node, number
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+
+    def __call__(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
+        name = to or f"{self.node.output[0]}.{self.number}.{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=self.node.name, **attributes))
+        return name
+
+    def constant(self, value: float) -> str:
+        name = f"{self.node.output[0]}.{self.number}.constant.{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+
+def respelt(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with other operators in place of those that TVM's importer gets wrong."""
+    if all(node.op_type not in SPELLINGS for node in model.graph.node):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.node[:]
+    for number, node in enumerate(model.graph.node):
+        write = _Writer(model, node, number)
+        if node.op_type in SPELLINGS and SPELLINGS[node.op_type](write, node):
+            changed.graph.node.extend(write.nodes)
+            changed.graph.initializer.extend(write.constants)
+        else:
+            changed.graph.node.append(node)
+    return changed
+
+
+def _clip(write: _Writer, node: NodeProto) -> bool:
+    """Min(Max(x, low), high): TVM's own Clip makes a number of what is none. Only bounds of float32 are known here.
+
+    A bound that is left out is the least or the greatest finite number, as in ONNX Runtime.
+    """
+    kinds = {value.name: value.data_type for value in write.model.graph.initializer}
+    low, high = [*node.input[1:], "", ""][:2]
+    if not (low or high) or any(kinds.get(bound) != TensorProto.FLOAT for bound in (low, high) if bound):
+        return False
+    limit = float(np.finfo(np.float32).max)
+    above = write("Max", node.input[0], low or write.constant(-limit))
+    write("Min", above, high or write.constant(limit), to=node.output[0])
+    return True
+
+
+def _thresholded_relu(write: _Writer, node: NodeProto) -> bool:
+    """A choice, where TVM multiplies with 0."""
+    above = write("Greater", node.input[0], write.constant(_attributes(node).get("alpha", 1.0)))
+    write("Where", above, node.input[0], write.constant(0.0), to=node.output[0])
+    return True
+
+
+def _log_sum_exp(write: _Writer, node: NodeProto) -> bool:
+    """log Σ exp(x − m) + m where m is the greatest, or 0 where that is infinite, which TVM subtracts from itself."""
+    version = next((entry.version for entry in write.model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if version < 18:  # axes are an attribute
+        return False
+    x, *axes = node.input
+    attributes = {key: value for key, value in _attributes(node).items() if key != "keepdims"}
+    kept = int(_attributes(node).get("keepdims", 1))
+
+    def finite_greatest(keepdims: int) -> str:
+        greatest = write("ReduceMax", x, *axes, keepdims=keepdims, **attributes)
+        return write("Where", write("IsInf", greatest), write.constant(0.0), greatest)
+
+    total = write("ReduceSum", write("Exp", write("Sub", x, finite_greatest(1))), *axes, keepdims=kept, **attributes)
+    write("Add", write("Log", total), finite_greatest(kept), to=node.output[0])
+    return True
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+# Whether it could: a form that is not known here is left to TVM.
+SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
+    "Clip": _clip,
+    "ThresholdedRelu": _thresholded_relu,
+    "ReduceLogSumExp": _log_sum_exp,
+}
