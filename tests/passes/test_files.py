@@ -125,21 +125,6 @@ def test_unloaded_external_data_in_a_proto(small, tmp_path):
         passes.run(onnx.load(external(small, tmp_path / "m.onnx"), load_external_data=False))
 
 
-def test_local_functions_are_inlined(check):
-    scale = helper.make_function(
-        "local", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 20)]
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Twice", ["x"], ["y"], domain="local")],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
-    result, _ = check(helper.make_model(graph, functions=[scale], opset_imports=opsets, ir_version=10))
-    assert not result.functions
-
-
 def test_nodes_out_of_order_are_sorted(small, check):
     nodes = list(small.graph.node)[::-1]
     del small.graph.node[:]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from tests.support.attention import LENGTH, SIZE, additive_mask, attention
+
 LOW = float(np.finfo(np.float32).min)
 
 
@@ -83,3 +85,14 @@ def test_a_guard_of_a_softmax_goes(build, check, ops):
     b = build()
     result, _ = check(b.model(guarded(b)), "finite_mask")
     assert ops(result, "Where", "IsNaN") == 0
+
+
+@pytest.mark.parametrize("low", [-np.inf, float(np.finfo(np.float32).min)])
+def test_masks_become_finite_and_nan_guards_go(build, check, ops, low):
+    b = build()
+    x = b.input("x", [2, LENGTH, SIZE])
+    result, report = check(b.model(attention(b, x, scale="both", mask=additive_mask(b, low))), "finite_mask")
+    floats = [numpy_helper.to_array(t) for t in result.graph.initializer if t.data_type == 1]
+    assert min(values.min() for values in floats) == -1e9
+    assert report.passes[0].counts == {"constants": 1, "nan_guards": 1}
+    assert ops(result, "IsNaN") == 0

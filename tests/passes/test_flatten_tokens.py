@@ -63,3 +63,14 @@ def test_vectors_with_leading_ones_do_not_bring_a_third_axis_back(build, check, 
 def test_constants_that_tell_tokens_apart_stay(build, check, vector):
     b = build()
     check(b.model(b("Mul", b.linear(b.input("x", [2, 6, 8]), 8, 8), b.normal(*vector))), "flatten_tokens")
+
+
+def test_a_tied_decoder_reads_the_table_itself(build, check, ops):
+    """MatMul with the transposed embedding becomes a Gemm on the embedding: no second copy of it."""
+    b = build()
+    table = b.normal(30000, 16)
+    x = b("Gather", table, b.input("ids", [2, 5], 7))
+    logits = b("MatMul", b("Relu", b.linear(x, 16, 16)), b("Transpose", table, perm=[1, 0]))
+    result, report = check(b.model(logits))
+    assert report.after.parameters <= report.before.parameters + 10
+    assert ops(result, "Transpose") == 0

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.support.attention import LENGTH, SIZE, attention
+
 
 def scaled(b, op, factor):
     """q kᵀ with a factor on it; q and k are linears."""
@@ -42,3 +44,12 @@ def test_a_scale_behind_a_projection_with_two_readers_stays(build, check, ops):
     result, report = check(b.model(b("Div", product, b.const(2.0))), "flatten_tokens", "fold_attention_scale")
     assert ops(result, "Div") == 1
     assert report.passes[1].refusals
+
+
+@pytest.mark.parametrize("scale", ["scores", "query", "both"])
+def test_the_scale_goes_into_the_projections(build, check, ops, scale):
+    b = build()
+    model = b.model(attention(b, b.input("x", [2, LENGTH, SIZE]), scale=scale))
+    result, report = check(model, "flatten_tokens", "fold_attention_scale")
+    assert ops(result, "Mul", "Div") == 0
+    assert report.passes[1].applied == (2 if scale == "both" else 1)

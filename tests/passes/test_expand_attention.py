@@ -1,0 +1,31 @@
+"""expand_attention: the operator as others write it, in matmuls."""
+
+import pytest
+
+import passes
+from tests.support.attention import HEADS, LENGTH, SIZE
+
+MATMULS = passes.Options(attention="matmuls")
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("mask", [None, 1, 9])  # none, float, bool
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_the_operator_as_others_write_it_becomes_matmuls(build, check, ops, rank, mask, scale):
+    b = build(opset=23)
+    shapes = {3: [[2, n, SIZE] for n in (LENGTH, 9, 9)], 4: [[2, HEADS, n, 4] for n in (LENGTH, 9, 9)]}[rank]
+    q, k, v = (b.input(name, shape) for name, shape in zip("qkv", shapes, strict=True))
+    masks = [b.input("mask", [2, 1, LENGTH, 9], mask)] if mask else []
+    attributes = {"q_num_heads": HEADS, "kv_num_heads": HEADS} if rank == 3 else {}
+    attributes |= {"scale": scale} if scale else {}
+    result, _ = check(b.model(b("Attention", q, k, v, *masks, **attributes)), options=MATMULS)
+    assert ops(result, "Attention") == 0
+    assert ops(result, "Softmax") == 1
+
+
+def test_a_causal_attention_is_refused(build, check, ops):
+    b = build(opset=23)
+    q, k, v = (b.input(name, [1, HEADS, LENGTH, 4]) for name in "qkv")
+    result, report = check(b.model(b("Attention", q, k, v, is_causal=1)), "expand_attention", options=MATMULS)
+    assert ops(result, "Attention") == 1
+    assert report.passes[0].refusals[0].reason == "the attention is causal or caps its scores"

@@ -1,0 +1,36 @@
+"""fuse_layer_norm: the ways exporters write it, and look-alikes."""
+
+import numpy as np
+import pytest
+
+
+def layer_norm(b, x, size, *, rank=3, form="div", axis=-1, gamma=None):
+    axes = b.const(np.array([rank - 1 if axis == "positive" else axis]))
+    mean = b("ReduceMean", x, axes, keepdims=1)
+    deviation = b("Sub", x, mean)
+    square = b("Mul", deviation, deviation) if form == "tensorflow" else b("Pow", deviation, b.const(2.0))
+    root = b("Sqrt", b("Add", b("ReduceMean", square, axes, keepdims=1), b.const(1e-5)))
+    gamma = gamma or b.normal(size)
+    if form == "tensorflow":
+        factor = b("Mul", b("Reciprocal", root), gamma)
+        return b("Add", b("Mul", x, factor), b("Sub", b.normal(size), b("Mul", mean, factor)))
+    return b("Add", b("Mul", b("Div", deviation, root), gamma), b.normal(size))
+
+
+@pytest.mark.parametrize("form", ["div", "tensorflow"])
+@pytest.mark.parametrize("axis", [-1, "positive"])
+def test_layer_norm_is_recognised(build, check, form, axis):
+    b = build()
+    y = layer_norm(b, b.input("x", [2, 3, 8]), 8, form=form, axis=axis)
+    result, _ = check(b.model(y), "fuse_layer_norm", bound=1e-6)
+    assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize("case", ["other_axis", "scale_per_token", "scale_at_run_time"])
+def test_look_alikes_of_layer_norm_stay(build, check, ops, case):
+    b = build()
+    x = b.input("x", [2, 8, 8])
+    gamma = {"scale_per_token": b.normal(8, 1), "scale_at_run_time": b.input("g", [8])}.get(case)
+    y = layer_norm(b, x, 8, axis=1 if case == "other_axis" else -1, gamma=gamma)
+    result, _ = check(b.model(y), "fuse_layer_norm", bound=1e-6)
+    assert ops(result, "LayerNormalization") == 0
