@@ -1,5 +1,7 @@
 """Is this a graph that passes may touch? Says no in words that name the node."""
 
+from graphlib import CycleError, TopologicalSorter
+
 import onnx
 
 from passes.errors import PassError
@@ -67,20 +69,9 @@ def _check_values(graph: onnx.GraphProto) -> None:
 
 def _check_cycles(graph: onnx.GraphProto) -> None:
     producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{producer[name] for name in reads(node) if name in producer} for node in graph.node]
-    readers: list[list[int]] = [[] for _ in needs]
-    for index, before in enumerate(needs):
-        for other in before:
-            readers[other].append(index)
-    waiting = [len(before) for before in needs]
-    ready = [index for index, count in enumerate(waiting) if not count]
-    done = 0
-    while ready:
-        done += 1
-        for index in readers[ready.pop()]:
-            waiting[index] -= 1
-            if not waiting[index]:
-                ready.append(index)
-    if done < len(needs):
-        stuck = next(node for node, count in zip(graph.node, waiting, strict=True) if count)
-        raise PassError(f"the graph has a cycle through {describe(stuck)}; export the model again")
+    needs = {i: {producer[name] for name in reads(node) & producer.keys()} for i, node in enumerate(graph.node)}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        node = graph.node[min(error.args[1])]
+        raise PassError(f"the graph has a cycle through {describe(node)}; export the model again") from None

@@ -56,3 +56,16 @@ def test_an_input_that_is_an_output_is_whole(build):
     model = b.model(x, b("Relu", x))
     model.graph.output[0].CopyFrom(model.graph.input[0])
     passes.run(model)
+
+
+def test_of_a_cycle_a_node_in_it_is_named(build):
+    """A node that only reads what the cycle makes comes first in the file, and is not to blame."""
+    b = build()
+    x = b.input("x", [2, 4])
+    y = b("Relu", x, name="after")
+    z = b("Add", x, x, name="one")
+    model = b.model(y, b("Tanh", z, name="two"))
+    after, one, two = model.graph.node
+    after.input[0], one.input[1] = two.output[0], two.output[0]
+    with pytest.raises(passes.PassError, match="cycle through node 'one'"):
+        passes.run(model)
