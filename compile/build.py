@@ -1,4 +1,4 @@
-"""`build`: a model's name, folder or file in, an artifact folder out. The command line is this function's face."""
+"""`build`: a model's name, folder or file in, an artifact folder out. The command line calls it with what it parsed."""
 
 from __future__ import annotations
 
@@ -53,20 +53,28 @@ def build(
 ) -> BuildResult:
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
 
-    seq_len: tokens in the longest sequence; a library runs shorter ones at their own length, and where several lengths
-    are given it is an error if the model does not allow that;
-    threads: the library's default, 0 for one a core up to four; head: what the model
-    ends in, by default a checkpoint's own or none; seed: of a preset's random weights; vocab: the model's vocab.txt,
-    for a library that takes text as well as ids; cased: it tells upper from lower case; package: "aar", for
-    Gradle, or "jar", for Java on Linux, beside the library (takes a JDK); verify: run the library here
-    and compare it with ONNX Runtime; sanitize: for this machine, clang's sanitizers to compile runtime and plan with
-    (kernels are machine code that TVM made and stay as they are), for programs that are built with the same ones;
-    db: a tuning database, by default the one shipped for the CPU, "none" for none;
-    precision: "int8" stores linears and embedding tables so, but for layers that keep_float's patterns name and for
-    those whose signal-to-noise ratio would be below min_snr decibels (by default 25); calibrate: a file of texts to
-    sample layers on, for models with a vocab;
-    dump: a folder for the intermediate representations; sign: the file of an Ed25519 key to sign the artifact with;
-    progress: called with each phase's name and seconds. out is build/<name>-<target> by default.
+    target, cpu: names from `compile.TARGETS` and `compile.CPUS`. Without cpu the library runs on every CPU of the
+        target, with kernels of their own for newer ones.
+    seq_len: tokens in the longest sequence; a library runs shorter ones at their own length. Where several lengths are
+        given it is an error if the model does not allow that.
+    threads: the library's default, 1 to 64; 0 for one a core up to four.
+    out: the artifact folder, by default build/<name>-<target>.
+    head: what the model ends in, by default a checkpoint's own or none.
+    seed: of a preset's random weights.
+    vocab: the model's vocab.txt, for a library that takes text as well as ids.
+    cased: the vocabulary tells upper from lower case.
+    package: "aar", for Gradle, or "jar", for Java on Linux, beside the library (takes a JDK).
+    verify: run the library here and compare it with ONNX Runtime.
+    sanitize: clang's sanitizers to compile runtime and plan with, for programs on this machine that are built with the
+        same ones. Kernels are machine code that TVM made and stay as they are.
+    db: a tuning database, by default the one shipped for the CPU; "none" for none.
+    dump: a folder for the intermediate representations.
+    precision: "int8" stores linears and embedding tables so.
+    keep_float: patterns; linears and tables whose node or weight matches one stay float32.
+    min_snr: decibels, by default 25; layers whose signal-to-noise ratio in int8 would be lower stay float32.
+    calibrate: a file of texts to sample layers on, for models with a vocab.
+    sign: the file of an Ed25519 key to sign the artifact with.
+    progress: called with each phase's name and seconds.
 
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
     """
@@ -88,7 +96,7 @@ def build(
     spec = find_target(target, cpu)
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
-    find_toolchain(spec, sanitize)  # what can fail at once does: imports and weights take seconds
+    find_toolchain(spec, sanitize)  # fail early: imports and weights take seconds
     vocabulary = read_vocabulary(Path(vocab), cased) if vocab else None
     if package:
         check_package(package, spec)

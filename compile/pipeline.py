@@ -45,9 +45,13 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What `build` was asked for. shorter: sequences below seq_len must run too; origin goes into the manifest.
+    """What `build` was asked for; options that are not listed are those of `build`.
 
-    precision: of linears and embedding tables; keep_float, min_snr: as passes.Options has them; calibration: texts.
+    shorter: sequences below seq_len must run too.
+    database: path of a tuning database; None for default tiles.
+    keep_float, min_snr: as passes.Options has them.
+    calibration: texts to sample layers on.
+    origin: where the model came from, for the manifest.
     """
 
     seq_len: int = 128
@@ -86,7 +90,7 @@ def build_library(
 ) -> BuildResult:
     """Compile `model` into the artifact folder `out`. Raises CompileError (or PassError) and then leaves nothing."""
     clock = Clock(progress)
-    find_toolchain(target)  # what can fail at once does
+    find_toolchain(target)  # fail early: passes take seconds
     if options.dump:
         options.dump.mkdir(parents=True, exist_ok=True)
     program, optimised, extra = lower_model(model, target, options, clock)

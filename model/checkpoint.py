@@ -183,7 +183,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _check_unused(config: ModelConfig, unused: set[str], base: str, folder: Path) -> None:
-    """Refuse encoder tensors that no parameter took, but for those that `transformers` makes and never reads."""
+    """Refuse encoder tensors that no parameter took, except those that `transformers` makes and never reads."""
     never_read = ["position_ids", "embedding_transformation"]
     if config.attention_input == "bottleneck":
         never_read.append("bottleneck.attention")

@@ -1,4 +1,4 @@
-"""The one exception of this package."""
+"""The one exception of this room."""
 
 from pocketbert.errors import PocketBERTError
 

@@ -3,7 +3,7 @@
     Reshape, Transpose (q, k, v) -> MatMul -> [Add mask] -> Softmax -> MatMul -> Transpose -> Reshape
         ->  Attention(q, k, v, mask), q, k, v [B, T, H·D]
 
-Off where `Options.attention` asks for matmuls: not every reader of ONNX knows the operator.
+Not done where `Options.attention` asks for matmuls: not every reader of ONNX knows the operator.
 """
 
 from dataclasses import dataclass

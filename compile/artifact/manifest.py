@@ -291,7 +291,7 @@ class Manifest(LibraryFacts):
         (folder / FILE).write_text(seal(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands in the file, but for its seal."""
+        """What the file holds, except its seal."""
         return {"format": FORMAT, **asdict(self, dict_factory=_without_none)}
 
 

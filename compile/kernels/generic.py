@@ -101,7 +101,7 @@ def _propagating() -> dict[str, Callable[[Any, Any], Any]]:
 
     def over_axes(extreme: Callable[..., Any]) -> Callable[[Any, Any], Any]:
         def of(x: Any, axes: Any, keepdims: bool) -> Any:
-            # A sum of zeros, but for what is not a number.
+            # Adds zeros, and NaN where an element is NaN.
             poison = topi.sum(topi.where(topi.isnan(x), x, topi.full_like(x, 0.0)), axes, keepdims)
             return topi.add(extreme(x, axes, keepdims), poison)
 

@@ -102,7 +102,7 @@ def _clang(target: Target, sanitize: str) -> Toolchain:
 def run_compiler(toolchain: Toolchain, arguments: list[str], folder: Path) -> None:
     """Run the compiler in `folder`. Raises CompileError with the compiler's first line.
 
-    zig's caches are inside the folder, but for the global one where ZIG_GLOBAL_CACHE_DIR names another: it keeps the
+    zig's caches are inside the folder, except the global one where ZIG_GLOBAL_CACHE_DIR names another: it keeps the
     target's libc, which a program takes seconds to link without.
     """
     cache = str(folder / "zig-cache")

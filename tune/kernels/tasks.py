@@ -95,7 +95,7 @@ class Task:
 
 
 def tasks_of(program: Program) -> list[Task]:
-    """Kernels with a tile, by how much of the model's work they do; of those that share a tile, the busiest stands."""
+    """Kernels with a tile, most of the model's work first. Kernels that share a tile are one task: the most called."""
     kernels = ((call.kernel, call.rows) for call in program.calls)
     counts = Counter(Task(kernel.dense(), rows, 0) for kernel, rows in kernels if isinstance(kernel, TiledKernel))
     busiest: dict[TileKey, Task] = {}
