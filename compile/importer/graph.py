@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
-from compile.importer.spelling import REFUSED, respelt
+from compile.importer.spelling import respelt, why_refused
 from pocketbert.silence import silent
 
 RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
@@ -63,6 +63,7 @@ def check_operators(model: onnx.ModelProto) -> None:
     from tvm.relax.frontend.onnx import onnx_frontend
 
     importable = set(onnx_frontend._get_convert_map())
+    read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     for node in model.graph.node:
         where = f"node {node.name or node.output[0]!r}"
         if node.domain not in ("", "ai.onnx"):
@@ -72,8 +73,8 @@ def check_operators(model: onnx.ModelProto) -> None:
             )
         if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise CompileError(f"operator {node.op_type} ({where}) holds a subgraph: control flow cannot be compiled")
-        if node.op_type in REFUSED:
-            raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {REFUSED[node.op_type]}")
+        if reason := why_refused(node, read):
+            raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {reason}")
         if node.op_type not in importable:
             raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators")
 

@@ -6,14 +6,12 @@ an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-
-REFUSED = {"Hardmax": "TVM chooses another of equal or undefined elements"}
 
 
 class _Writer:
@@ -102,3 +100,20 @@ SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
     "ThresholdedRelu": _thresholded_relu,
     "ReduceLogSumExp": _log_sum_exp,
 }
+
+
+def why_refused(node: NodeProto, read: Container[str]) -> str | None:
+    """What TVM gets wrong of this node and nothing else spells, or None; read: names that a node or an output takes."""
+    attributes = _attributes(node)
+    others = any(name in read for name in node.output[1:])
+    wrong = {
+        "AveragePool": (attributes.get("ceil_mode"), "TVM counts the last window of ceil_mode otherwise"),
+        "BatchNormalization": (attributes.get("training_mode"), "it is in training mode"),
+        "BitShift": (True, "TVM shifts by negative and by large numbers otherwise"),
+        "ConvTranspose": ("output_shape" in attributes, "TVM does not heed output_shape"),
+        "Dropout": (others or len(node.input) > 2, "it is in training mode"),
+        "LayerNormalization": (others, "TVM computes neither its mean nor its deviation"),
+        "Hardmax": (True, "TVM chooses another of equal or undefined elements"),
+    }
+    applies, reason = wrong.get(node.op_type, (False, ""))
+    return reason if applies else None

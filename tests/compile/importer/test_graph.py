@@ -214,6 +214,21 @@ def test_infinities_and_what_is_not_a_number(operators: tuple[str, ...], graph: 
     agree(b.model(*outputs), tokens=3)
 
 
-def test_operator_that_tvm_gets_wrong(graph: type) -> None:
+@pytest.mark.parametrize(
+    ("operator", "word"),
+    [
+        (lambda b, x: b("Hardmax", x, name="culprit"), "undefined"),
+        (lambda b, x: b("AveragePool", x, kernel_shape=[3], ceil_mode=1, name="culprit"), "ceil_mode"),
+        (lambda b, x: b("LayerNormalization", x, b.normal(16), outputs=2, name="culprit")[1], "mean"),
+        (lambda b, x: b("Dropout", x, b.const(0.5), b.const(np.array(True)), name="culprit"), "training"),
+    ],
+)
+def test_operator_that_tvm_gets_wrong(operator: Callable, word: str, graph: type) -> None:
     b = graph()
-    refused(b.model(b("Hardmax", b.input("x", [1, 8, 16]), name="culprit")), "Hardmax", "'culprit'", "undefined")
+    refused(b.model(operator(b, b.input("x", [1, 8, 16]))), "'culprit'", word)
+
+
+def test_dropout_that_is_out_of_training_is_taken(graph: type) -> None:
+    b = graph()
+    y, _ = b("Dropout", b.input("x", [1, 8, 16]), b.const(0.5), outputs=2)
+    assert import_model(b.model(y), 8).outputs[0][1].shape == (1, 8, 16)
