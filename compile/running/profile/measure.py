@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,18 +21,26 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Share:
-    """What one kernel or layer took in a run: calls, FLOPs and bytes are those of the run, seconds of all threads."""
+    """What one kernel or layer took in a run: calls, FLOPs and bytes are those of the run, seconds of all threads.
+
+    ideal: the seconds that its multiply-adds need at the peak rate of their precision.
+    """
 
     name: str
     calls: int
     seconds: float
     flops: float
     bytes: float
+    ideal: float
 
     @property
     def gflops(self) -> float:
         """The rate of one core, in GFLOP/s."""
         return self.flops / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def of_peak(self) -> float:
+        return self.ideal / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,9 @@ class Profile:
     """Means over the fastest quarter of the runs, which other programs disturbed least; all parts add up.
 
     seconds: such a run, by the clock; median: of all runs; waiting: of all threads at barriers; between: what is left
-    of threads × seconds, waking up and from call to call; peak: a core's multiply-add rate in GFLOP/s, the fastest
-    quarter of as many measurements between the runs; trace: the records of one of those runs.
+    of threads × seconds, waking up and from call to call; peaks: a core's multiply-add rate in GFLOP/s for each
+    precision among the kernels, the fastest quarter of as many measurements between the runs; trace: the records of
+    one of those runs.
     """
 
     manifest: Manifest
@@ -54,7 +63,7 @@ class Profile:
     layers: list[Share]
     waiting: float
     between: float
-    peak: float
+    peaks: Mapping[str, float]
     trace: list[Record]
 
     @property
@@ -77,17 +86,19 @@ def profile(
     check(folder, manifest, tokens)
     length = tokens or manifest.tokens
     sample = full_sample(manifest, length)
-    records, peaks = [], []
+    precisions = ["float32", *{kernel.precision for kernel in manifest.kernels} & {"int8"}]
+    records, measured = [], []
     with TemporaryFolder() as work, load(folder, threads, profile=True) as library:
-        rate = measure_peak(work, threads, steps=500_000)
+        rates = [measure_peak(work, threads, steps=500_000, precision=precision) for precision in precisions]
         for turn in range(WARM_UP + runs):
             library.run(sample)
             if turn >= WARM_UP:
                 records.append(library.profile())
-                peaks.append(rate())
+                measured.append([rate() for rate in rates])
             progress(turn)
-    best = sorted(peaks)[-fastest(runs) :]
-    return summarise(manifest, threads, length, records, sum(best) / len(best))
+    best = [sorted(values)[-fastest(runs) :] for values in zip(*measured, strict=True)]
+    peaks = {precision: sum(values) / len(values) for precision, values in zip(precisions, best, strict=True)}
+    return summarise(manifest, threads, length, records, peaks)
 
 
 def fastest(runs: int) -> int:
@@ -111,7 +122,9 @@ def check(folder: Path, manifest: Manifest, tokens: int | None) -> None:
         raise CompileError(f"--tokens {tokens}: the model takes {fits}")
 
 
-def summarise(manifest: Manifest, threads: int, tokens: int, runs: list[list[Record]], peak: float) -> Profile:
+def summarise(
+    manifest: Manifest, threads: int, tokens: int, runs: list[list[Record]], peaks: Mapping[str, float]
+) -> Profile:
     """Sum up the records of `runs`."""
 
     def length(run: list[Record]) -> int:
@@ -124,10 +137,12 @@ def summarise(manifest: Manifest, threads: int, tokens: int, runs: list[list[Rec
     for run in records:
         for record in run[1:]:
             call_seconds[record.call] += (record.end_ns - record.start_ns) / len(records) / 1e9
-    kernels, layers = (_shares(manifest, call_seconds, tokens, key) for key in ("kernel", "layer"))
+    kernels, layers = (_shares(manifest, call_seconds, tokens, key, peaks) for key in ("kernel", "layer"))
     between = threads * seconds - sum(call_seconds.values()) - waiting
     usual, trace = median(map(length, runs)) / 1e9, records[len(records) // 2]
-    return Profile(manifest, threads, tokens, len(runs), seconds, usual, kernels, layers, waiting, between, peak, trace)
+    return Profile(
+        manifest, threads, tokens, len(runs), seconds, usual, kernels, layers, waiting, between, peaks, trace
+    )
 
 
 def barrier_wait(manifest: Manifest, run: list[Record], threads: int) -> int:
@@ -163,9 +178,12 @@ def call_flops(manifest: Manifest, tokens: int) -> list[float]:
     ]  # fmt: skip
 
 
-def _shares(manifest: Manifest, call_seconds: dict[int, float], tokens: int, key: str) -> list[Share]:
+def _shares(
+    manifest: Manifest, call_seconds: dict[int, float], tokens: int, key: str, peaks: Mapping[str, float]
+) -> list[Share]:
     """By kernel or by layer, in the order in which they first run."""
     flops, groups = call_flops(manifest, tokens), defaultdict(list)
+    peak_of = {kernel.name: peaks[kernel.precision] * 1e9 for kernel in manifest.kernels}
     for index, call in enumerate(manifest.calls):
         groups[getattr(call, key)].append(index)
     scale = tokens / manifest.tokens
@@ -176,6 +194,7 @@ def _shares(manifest: Manifest, call_seconds: dict[int, float], tokens: int, key
             sum(call_seconds[i] for i in calls),
             sum(flops[i] for i in calls),
             sum(manifest.calls[i].bytes for i in calls) * scale,
+            sum(flops[i] / peak_of[manifest.calls[i].kernel] for i in calls),
         )
         for name, calls in groups.items()
     ]

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from compile.running.profile.machine import cpu_name
 from compile.running.profile.measure import Profile, Share, call_flops, waits
 
+RATES = {"float32": "GFLOP/s", "int8": "GOP/s of int8"}
 FAMILIES = {"linear": "linears", "attention": "attentions"}
 
 
@@ -15,6 +16,10 @@ def heading(profile: Profile) -> str:
     facts = profile.manifest
     threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
     return f"{facts.name} ({facts.isa}, {facts.precision}), {profile.tokens} tokens, {threads}, on {cpu_name()}"
+
+
+def peaks(profile: Profile) -> str:
+    return ", ".join(f"{peak:.1f} {RATES[precision]}" for precision, peak in profile.peaks.items())
 
 
 def where_it_goes(profile: Profile) -> list[tuple[str, float]]:
@@ -26,10 +31,9 @@ def where_it_goes(profile: Profile) -> list[tuple[str, float]]:
         if not share.flops:
             without += share.seconds
             continue
-        need = share.flops / profile.peak / 1e9
-        ideal += need
+        ideal += share.ideal
         kind = FAMILIES.get(family[share.name], "other products")
-        above[kind] = above.get(kind, 0.0) + share.seconds - need
+        above[kind] = above.get(kind, 0.0) + share.seconds - share.ideal
     words = {
         "linears": "linears above it: epilogues, loads and stores, remainders",
         "attentions": "attentions above it: softmax, mask, transposed keys",
@@ -55,7 +59,7 @@ def print_tables(profile: Profile) -> None:
     console.print(
         f"{profile.median * 1e3:.2f} ms a run, the median of {profile.runs}; "
         f"{profile.seconds * 1e3:.2f} ms for the fastest quarter, whose means follow; "
-        f"a core's multiply-add peak, measured between the runs in the same way, is {profile.peak:.1f} GFLOP/s"
+        f"a core's multiply-add peak, measured between the runs in the same way, is {peaks(profile)}"
     )
     by_time = sorted(profile.kernels, key=lambda share: -share.seconds)
     for title, shares, names in (
@@ -78,7 +82,7 @@ def print_tables(profile: Profile) -> None:
 
 
 def _columns(profile: Profile, share: Share) -> list[str]:
-    rate = [f"{share.gflops:.1f}", f"{share.gflops / profile.peak:.0%}"] if share.flops else ["", ""]
+    rate = [f"{share.gflops:.1f}", f"{share.of_peak:.0%}"] if share.flops else ["", ""]
     return [
         str(share.calls),
         f"{share.seconds * 1e3:.2f}",
@@ -100,7 +104,7 @@ def to_dict(profile: Profile) -> dict[str, Any]:
             "flops": share.flops,
             "bytes": share.bytes,
             "gflops": share.gflops,
-            "share_of_peak": share.gflops / profile.peak if share.flops else None,
+            "share_of_peak": share.of_peak if share.flops else None,
         }
 
     facts = profile.manifest
@@ -116,7 +120,8 @@ def to_dict(profile: Profile) -> dict[str, Any]:
         "runs": profile.runs,
         "seconds": profile.seconds,
         "median_seconds": profile.median,
-        "peak_gflops_per_core": profile.peak,
+        "peak_gflops_per_core": profile.peaks["float32"],
+        "peak_int8_gops_per_core": profile.peaks.get("int8"),
         "kernels": [entry(share) for share in profile.kernels],
         "layers": [entry(share) for share in profile.layers],
         "where_it_goes": dict(where_it_goes(profile)),
@@ -164,7 +169,7 @@ def draw(profile: Profile, file: BinaryIO) -> None:
     kernels = sorted(profile.kernels, key=lambda share: share.seconds)
     figure = Figure(figsize=(10, 1.9 + 0.3 * len(kernels) + 2.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(0.3 * len(kernels) + 0.6, 2.2))
-    ideal = [min(share.flops / profile.peak / 1e6, share.seconds * 1e3) for share in kernels]
+    ideal = [min(share.ideal, share.seconds) * 1e3 for share in kernels]
     rest = [share.seconds * 1e3 - need for share, need in zip(kernels, ideal, strict=True)]
     names = [f"{words[share.name]} · {share.calls}" for share in kernels]
     top.barh(names, ideal, color="#1e4f9c", label="multiply-adds at the peak rate")

@@ -5,6 +5,7 @@ import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from compile.artifact.manifest import Call, Kernel, Manifest
 from compile.running.load import Record, read_manifest
 from compile.running.profile import __main__ as command_line
 from compile.running.profile import measure, show
+from compile.running.profile.machine import measure_peak
 from compile.targets import host_target
 
 
@@ -109,7 +111,7 @@ RUN = [Record(-1, 0, 0, 110), Record(0, 0, 10, 40), Record(1, 0, 40, 50), Record
 
 def test_parts_add_up_and_waits_are_the_gaps_before_a_barrier() -> None:
     assert measure.waits(FACTS, RUN, 2) == [(0, 50, 80), (1, 80, 100)]
-    found = measure.summarise(FACTS, 2, 4, [RUN], peak=10.0)
+    found = measure.summarise(FACTS, 2, 4, [RUN], peaks={"float32": 10.0})
     assert found.seconds == pytest.approx(110e-9)
     assert [(s.name, s.calls, s.seconds * 1e9, s.flops) for s in found.kernels] == [
         ("a", 2, pytest.approx(30 + 50 + 15), 500),
@@ -125,9 +127,25 @@ def test_parts_add_up_and_waits_are_the_gaps_before_a_barrier() -> None:
     assert dict(show.where_it_goes(found))["multiply-adds at the peak rate"] == pytest.approx(500 / 10e9)
 
 
+def test_each_kernel_is_compared_with_the_peak_of_its_precision() -> None:
+    kernels = [replace(FACTS.kernels[0], precision="int8"), FACTS.kernels[1]]
+    facts = cast(Manifest, SimpleNamespace(tokens=4, kernels=kernels, calls=FACTS.calls))
+    found = measure.summarise(facts, 2, 4, [RUN], peaks={"float32": 10.0, "int8": 40.0})
+    assert found.kernels[0].of_peak == pytest.approx(500 / 40 / (30 + 50 + 15))
+    assert found.layers[0].of_peak == pytest.approx(400 / 40 / 100)
+    assert dict(show.where_it_goes(found))["multiply-adds at the peak rate"] == pytest.approx(500 / 40e9)
+    assert show.peaks(found) == "10.0 GFLOP/s, 40.0 GOP/s of int8"
+
+
+def test_the_int8_peak_of_this_machine_is_measured(tmp_path: Path) -> None:
+    rates = [measure_peak(tmp_path, steps=200_000, precision=precision) for precision in ("float32", "int8")]
+    floating, integer = (max(rate() for _ in range(5)) for rate in rates)
+    assert floating / 4 < integer < 8 * floating
+
+
 def test_fastest_quarter_is_averaged_and_the_median_is_of_all() -> None:
     runs = [[r._replace(end_ns=r.start_ns + n * (r.end_ns - r.start_ns)) for r in RUN] for n in (3, 5, 1, 9, 7)]
-    found = measure.summarise(FACTS, 2, 4, runs, peak=10.0)
+    found = measure.summarise(FACTS, 2, 4, runs, peaks={"float32": 10.0})
     assert found.runs == 5
     assert found.median == pytest.approx(5 * 110e-9)
     assert found.seconds == pytest.approx((1 + 3) / 2 * 110e-9)
