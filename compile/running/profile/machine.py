@@ -105,7 +105,7 @@ def measure_peak(
     name = f"peak_{precision}"
     (folder / f"{name}.c").write_text(INTEGER_PEAK_SOURCE if precision == "int8" else PEAK_SOURCE % width)
     zig = Toolchain((sys.executable, "-m", "ziglang", "cc"), "zig")
-    options = ["-O3", "-mcpu=native", "-ffp-contract=fast", "-shared", "-fPIC", "-nostdlib"]
+    options = ["-O3", "-mcpu=native", "-ffp-contract=fast", "-shared", "-fPIC", "-nostdlib", "-ffreestanding"]
     run_compiler(zig, [*options, "-o", f"{name}.so", f"{name}.c"], folder)
     library = ctypes.CDLL(str(folder / f"{name}.so"))
     products, peak = library.products() if precision == "int8" else width // 4, library.peak

@@ -86,7 +86,7 @@ def profile(
     check(folder, manifest, tokens)
     length = tokens or manifest.tokens
     sample = full_sample(manifest, length)
-    precisions = ["float32", *{kernel.precision for kernel in manifest.kernels} & {"int8"}]
+    precisions: list[str] = ["float32", *{kernel.precision for kernel in manifest.kernels} & {"int8"}]
     records, measured = [], []
     with TemporaryFolder() as work, load(folder, threads, profile=True) as library:
         rates = [measure_peak(work, threads, steps=500_000, precision=precision) for precision in precisions]
