@@ -113,6 +113,8 @@ def why_refused(node: NodeProto, read: Container[str]) -> str | None:
         "ConvTranspose": ("output_shape" in attributes, "TVM does not heed output_shape"),
         "Dropout": (others or len(node.input) > 2, "it is in training mode"),
         "LayerNormalization": (others, "TVM computes neither its mean nor its deviation"),
+        "Resize": (attributes.get("antialias"), "TVM does not heed antialias"),
+        "SpaceToDepth": (attributes.get("mode", b"DCR") != b"DCR", "TVM does not heed its mode"),
         "Hardmax": (True, "TVM chooses another of equal or undefined elements"),
     }
     applies, reason = wrong.get(node.op_type, (False, ""))
