@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -194,3 +195,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     running_marker(item).unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hangups_end_programs() -> None:
+    """Also where nohup started the tests: what they start takes over what is ignored here."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,13 +21,16 @@ from compile import __main__ as command_line
 from pocketbert.numerics import relative_error
 
 THIRD_PARTY = Path(os.environ.get("POCKETBERT_ONNX", Path(__file__).parents[2] / "../shared/data/onnx"))
+PROGRESS = re.compile(r"[a-zA-Z ]+ +\d+\.\d s")  # a phase and how long it took
 
 
 def test_preset_to_verified_artifact_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "compile", "mobilebert-tiny", "--target", "host", "--seq-len", "16", "--verify"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    for words in ("graph passes", "compile kernels", "link", "verified", "passed on this machine", "weights"):
+    assert done.returncode == 0, done.stderr
+    for words in ("graph passes", "compile kernels", "link"):
+        assert words in done.stderr  # progress
+    for words in ("verified", "passed on this machine", "weights"):
         assert words in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["build"]
     (folder,) = (tmp_path / "build").iterdir()
@@ -131,7 +135,8 @@ def test_models_of_others_compile_or_are_refused_in_one_line(
     gc.collect()  # what was left half-made speaks up when it is freed
     err = capfd.readouterr().err
     assert status in (0, 2), err
-    assert len(err.splitlines()) == (status != 0), err
+    lines = [line for line in err.splitlines() if not PROGRESS.fullmatch(line)]
+    assert len(lines) == (status != 0), err
     assert "unexpected" not in err
     assert (tmp_path / "artifact").exists() == (status == 0)
 
