@@ -175,7 +175,13 @@ def _quantisation(manifest: Manifest, layers: Sequence[LayerPrecision]) -> list[
     """How many layers are int8, what that costs, and a line for each reason that kept some in float32."""
     count = sum(layer.precision == "int8" for layer in layers)
     ratio = manifest.passes and manifest.passes.int8_snr
-    rows = [("int8 layers", f"{count} of {len(layers)}" + (f"; outputs {ratio:.1f} dB to float32" if ratio else ""))]
+    words = f"{count} of {len(layers)}"
+    if manifest.passes and (worst := manifest.passes.noisiest(1)):
+        words += f"; least {worst[0].output_snr:.1f} dB, {worst[0].weight}"
+    if manifest.passes and ratio:
+        on = f"{manifest.passes.texts} texts" if manifest.passes.texts else "random inputs"
+        words += f"; outputs {ratio:.1f} dB to float32 on {on}"
+    rows = [("int8 layers", words)]
     for reason in dict.fromkeys(layer.reason for layer in manifest.kept_in_float):
         names = [layer.layer for layer in manifest.kept_in_float if layer.reason == reason]
         rows.append(("in float32", f"{', '.join(names[:3])}{', …' * (len(names) > 3)}: {reason}"))

@@ -177,7 +177,9 @@ def run(
     seconds = time.perf_counter() - started
     after = measure(result, feeds)
     ratio = int8_snr(proto, result, options) if verify and any(layer.precision == "int8" for layer in layers) else None
-    return result, Report(before, after, tuple(reports), verify, TOLERANCE, error, seconds, ratio)
+    return result, Report(
+        before, after, tuple(reports), verify, TOLERANCE, error, seconds, ratio, len(options.calibration)
+    )
 
 
 def select(only: Collection[str] | None, skip: Collection[str]) -> frozenset[str]:

@@ -75,7 +75,8 @@ class Report:
     """The whole run. error compares the result with the input model; tolerance is the bound every pass had to meet.
 
     int8_snr: decibels, of the outputs with rows rounded as int8 kernels do, to those of the input model; the least of
-    the outputs'. On calibration texts where there were any, else on random inputs; None where nothing is int8.
+    the outputs'; None where nothing is int8. texts: calibration texts on which all of int8 was sampled; 0 for random
+    inputs.
     """
 
     before: Size
@@ -86,6 +87,14 @@ class Report:
     error: float | None
     seconds: float
     int8_snr: float | None = None
+    texts: int = 0
+
+    def noisiest(self, count: int) -> list[LayerPrecision]:
+        """The int8 layers of least output_snr, those first."""
+        layers = [one for entry in self.passes for one in entry.layers if one.precision == "int8"]
+        return sorted((one for one in layers if one.output_snr is not None), key=lambda one: one.output_snr or 0)[
+            :count
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings."""

@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers convert PEER SOURCE            prints {"file": ..., "versions": {...}}
     python -m benchmarks.peers serve PEER FILE SAMPLE THREADS  then a line in is a run, a line out its ms
+    python -m benchmarks.peers answer PEER FILE SAMPLES       prints the .npy of the largest output for each of many
 
 PEER is a module beside this one, with PACKAGES (what pip installs for it), `convert(source) -> file` and
 `prepare(file, sample, threads) -> infer`, where infer() gives the outputs. Exit status 3: a package is missing. SAMPLE
@@ -30,6 +31,18 @@ except importlib.metadata.PackageNotFoundError:
     sys.exit(ABSENT)
 if command == "convert":
     print(json.dumps({"file": str(peer.convert(Path(file))), "versions": versions}), file=answers)
+elif command == "answer":
+    import numpy as np
+
+    samples = dict(np.load(rest[0]))
+    current = {part: values[0].copy() for part, values in samples.items()}
+    run, results = peer.prepare(Path(file), current, 1), []
+    for index in range(len(next(iter(samples.values())))):
+        for part, values in samples.items():
+            current[part][...] = values[index]
+        results.append(max(run(), key=np.size).copy())
+    np.save(f"{file}.answers.npy", np.stack(results))
+    print(f"{file}.answers.npy", file=answers)
 else:
     import numpy as np
 

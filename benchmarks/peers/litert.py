@@ -25,8 +25,8 @@ def prepare(file: Path, sample: dict[str, Any], threads: int) -> Callable[[], li
     interpreter.allocate_tensors()
     # The converter keeps the order of the program's arguments and calls them args_0, args_1, ...
     places = sorted(interpreter.get_input_details(), key=lambda entry: entry["name"])
-    # It also narrows int64 to int32.
-    arrays = [array.astype(place["dtype"]) for place, array in zip(places, sample.values(), strict=True)]
+    # It also narrows int64 to int32. What has that type is taken as it is: its owner may change it between runs.
+    arrays = [array.astype(place["dtype"], copy=False) for place, array in zip(places, sample.values(), strict=True)]
     outputs = [entry["index"] for entry in interpreter.get_output_details()]
 
     def infer() -> list[Any]:

@@ -54,7 +54,11 @@ def test_the_manifest_and_the_summary_say_what_stayed_float(
     assert check.referee.startswith("ONNX Runtime ")
     assert check.snr_db is not None
     assert check.snr_db > 25
-    assert "int8 layers 3 of 4; outputs" in text
+    least = manifest.passes.noisiest(1)[0]
+    assert f"int8 layers 3 of 4; least {least.output_snr:.1f} dB, {least.weight}; outputs" in text
+    assert "dB to float32 on random inputs" in text
+    page = (tmp_path / "a/report.html").read_text()
+    assert f"{least.output_snr:.1f} dB" in page[page.index("noisiest in int8") :]
     assert "in float32 classifier.weight: --keep-float classifier*" in text
     assert "dB to the model as given" in text
 
@@ -66,6 +70,7 @@ def test_texts_are_what_layers_are_sampled_on(encoder: Path, vocabulary: Path, t
     for name, texts in (("random", None), ("texts", tmp_path / "texts.txt")):
         manifest = build(encoder, out=tmp_path / name, calibrate=texts, **options).manifest
         assert manifest.passes is not None
+        assert manifest.passes.texts == (2 if texts else 0)
         ratios.append(manifest.passes.int8_snr)
     assert None not in ratios
     assert ratios[0] != ratios[1]

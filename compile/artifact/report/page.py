@@ -186,7 +186,32 @@ def precision(manifest: Manifest) -> Markup:
     ]
     content = tag("ul", *kept, class_="notes") if kept else tag("p", "No layer was kept in float32.", class_="good")
     lead = "Weights are int8 and rows are rounded to int8 as they come; sums are exact, and all else is float32."
-    return section("precision", "Precision", lead, content)
+    return section("precision", "Precision", lead, content, _noisiest(manifest))
+
+
+def _noisiest(manifest: Manifest) -> Markup:
+    """The int8 layers with the least signal-to-noise ratio, the first to keep in float32."""
+    report = manifest.passes
+    if report is None or not (layers := report.noisiest(10)):
+        return Markup("")
+    rows = [
+        tag(
+            "tr",
+            tag("th", layer.weight, tag("small", f"{layer.kind} {layer.shape[0]} × {layer.shape[1]}"), scope="row"),
+            *(
+                tag("td", "" if ratio is None else f"{ratio:.1f} dB", class_="number")
+                for ratio in (layer.weight_snr, layer.output_snr)
+            ),
+        )
+        for layer in layers
+    ]
+    columns = (("noisiest in int8", None), ("weights", "number"), ("outputs", "number"))
+    head = tag("tr", *(tag("th", name, scope="col", class_=kind) for name, kind in columns))
+    sampled = f"Signal to noise, sampled on {count(report.texts, 'text')}." if report.texts else (
+        "Signal to noise, sampled on random inputs; --calibrate takes texts."
+    )  # fmt: skip
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="kernels")
+    return join(tag("p", sampled, class_="counts"), table)
 
 
 def measured(manifest: Manifest) -> Markup:
