@@ -221,8 +221,8 @@ def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Gr
                     node.relax, node.index = value, len(nodes)
                     by_var[var] = node
                     nodes.append(node)
-                elif (known := _extent(op, operands, static)) is not None:
-                    by_var[var] = Node(var.name, "const", known.shape, str(known.dtype), data=known)
+                elif (extent := _extent(op, operands, static)) is not None:
+                    by_var[var] = Node(var.name, "const", extent.shape, str(extent.dtype), data=extent)
                 elif hasattr(var.ty, "dtype"):
                     add(var, op, var.ty, inputs=operands, static=static, attrs=value.attrs, relax=value)
             elif kind == "GenericConst":
