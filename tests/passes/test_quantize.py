@@ -193,8 +193,10 @@ def test_adversarial_norms_stay_usable(case, tmp_path):
     core.export(module, tmp_path / "model.onnx", seq_len=32, batch=1)
     _, report = passes.run(tmp_path / "model.onnx", options=INT8)
     small = [layer for layer in layers(report) if layer.precision == "int8"]
+    least = min(layer.output_snr for layer in small)
+    print(f"{case}: {len(small)} of {len(layers(report))}, least {least:.1f} dB, outputs {report.int8_snr:.1f} dB")
     assert len(small) >= 0.9 * len(layers(report))
-    assert min(layer.output_snr for layer in small) >= 25
+    assert least >= 25
     assert report.int8_snr > 12  # what the layers, 25 dB each at least, add up to
 
 
