@@ -197,9 +197,13 @@ class Program:
     def elastic(self) -> bool:
         """Whether the calls compute a sequence of any length up to `tokens`, exactly as a model for that length would.
 
-        They do where every call either goes token by token, or works on the one row of the first token.
+        They do where every call either goes token by token, or works on the one row of the first token, and what goes
+        token by token is an output under a shape that still has the tokens as a dimension.
         """
-        return all(call.per_token or _first_row_only(call) for call in self.calls)
+        by_token = {value for call in self.calls if call.per_token for value in call.outputs}
+        return all(call.per_token or _first_row_only(call) for call in self.calls) and all(
+            self.tokens in value.shape for value in self.outputs if value in by_token
+        )
 
     @property
     def weights(self) -> list[Value]:

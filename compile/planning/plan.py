@@ -63,7 +63,8 @@ class Plan:
     def token_axis(self, value: Value) -> int:
         """The dimension of an in- or output that a shorter sequence makes shorter, or −1."""
         by_token = value.kind == "input" or any(c.per_token for c in self.program.calls if value in c.outputs)
-        return value.shape.index(self.program.tokens) if self.program.elastic and by_token else -1
+        tokens = self.program.tokens
+        return value.shape.index(tokens) if self.program.elastic and by_token and tokens in value.shape else -1
 
 
 def make_plan(program: Program, target: Target) -> Plan:

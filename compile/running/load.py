@@ -123,7 +123,7 @@ class Library:
         unknown = set(inputs) - {entry.name for entry in self.manifest.inputs}
         if unknown:
             raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
-        tokens = arrays[0].shape[-1] if arrays and arrays[0].ndim else 0
+        tokens = self._tokens(self.manifest.inputs[0], arrays[0]) if arrays else self.manifest.tokens
         outputs = {e.name: np.empty(e.shape_for(tokens), e.dtype) for e in self.manifest.outputs}
         self.run_into(arrays, list(outputs.values()))
         return outputs
@@ -183,12 +183,17 @@ class Library:
             raise CompileError(f"there is no piece {number}: the vocabulary has less, or the library has none")
         return piece.decode()
 
+    def _tokens(self, entry: Tensor, array: NDArray[Any]) -> int:
+        """How many tokens an input has; the model's own number where it does not say."""
+        axis = entry.token_axis
+        return array.shape[axis] if axis is not None and axis < array.ndim else self.manifest.tokens
+
     def _input(self, entry: Tensor, inputs: Mapping[str, ArrayLike]) -> NDArray[Any]:
         if entry.name not in inputs:
             raise CompileError(f"input {entry.name!r} is missing")
         array = converted(inputs[entry.name], entry)
-        tokens = array.shape[-1] if array.ndim and 1 <= array.shape[-1] <= self.manifest.tokens else 0
-        if array.shape != (entry.shape_for(tokens) if tokens else entry.shape):
+        tokens, longest = self._tokens(entry, array), self.manifest.tokens
+        if array.shape != (entry.shape_for(tokens) if 1 <= tokens <= longest else entry.shape):
             raise CompileError(
                 f"input {entry.name!r} has shape {list(array.shape)}, the model wants {list(entry.shape)}"
             )
