@@ -6,7 +6,6 @@ computed, and whatever else they may have written.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from compile.kernels.gather_int8 import GatherInt8
 from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
 from compile.kernels.tiles import default_tile
 from compile.linking.link import find_toolchain, run_compiler
+from compile.running.runners import qemu
 from compile.targets import CPUS, TARGETS, Cpu, host_cpu_flags
 
 LEVELS = ["x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "armv8.0", "cortex-a76", "cortex-x2"]
@@ -95,10 +95,8 @@ class Calls:
         text = MAIN.format(prototypes="\n".join(prototypes), size=len(self.memory), calls="\n    ".join(self.calls))
         (folder / "main.c").write_text(text)
         (folder / "memory").write_bytes(self.memory)
-        musl = target.zig_triple.replace("gnu", "musl")
-        toolchain = find_toolchain(target)
-        run_compiler(toolchain, ["-target", musl, "-O1", "-static", "main.c", *map(str, objects), "-o", "main"], folder)
-        emulator = ["qemu-aarch64", "-cpu", cpu.qemu_cpu] if cpu.arch == "aarch64" else []
+        run_compiler(find_toolchain(target), ["-O1", "main.c", *map(str, objects), "-o", "main"], folder)
+        emulator = qemu.command(cpu.qemu_cpu, "-L", str(qemu.ARM64_ROOT)) if cpu.arch == "aarch64" else []
         subprocess.run([*emulator, "./main", "memory"], cwd=folder, check=True, timeout=300)
         self.memory = bytearray((folder / "memory").read_bytes())
 
@@ -109,8 +107,8 @@ class Calls:
 @pytest.fixture(params=LEVELS)
 def cpu(request: pytest.FixtureRequest) -> Cpu:
     level = CPUS[request.param]
-    if level.arch == "aarch64" and shutil.which("qemu-aarch64") is None:
-        pytest.skip("needs qemu-aarch64 (Debian package qemu-user)")
+    if level.arch == "aarch64" and (missing := qemu.missing()):
+        pytest.skip(f"needs {missing}")
     if level.arch != "aarch64" and not set(level.required) <= host_cpu_flags():
         pytest.skip(f"this CPU is no {level.name}")
     return level
