@@ -117,4 +117,4 @@ def test_all_24_layers_on_the_oldest_core(agrees: Callable, exported: Callable, 
     artifact = compiled(path, "arm64-android")
     agrees(path, artifact, "cortex-a53", threads=2)
     sizes = read_manifest(artifact).sizes
-    assert abs(sizes["library_bytes"] / sizes["weights_bytes"] - 1) <= 0.03
+    assert abs(sizes.library_bytes / sizes.weights_bytes - 1) <= 0.03

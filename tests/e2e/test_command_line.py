@@ -30,7 +30,7 @@ def test_preset_to_verified_artifact_in_a_process_of_its_own(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     for words in ("graph passes", "compile kernels", "link"):
         assert words in done.stderr  # progress
-    for words in ("verified", "passed on this machine", "weights"):
+    for words in ("verified", "passed on", "weights"):
         assert words in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["build"]
     (folder,) = (tmp_path / "build").iterdir()

@@ -119,7 +119,7 @@ def test_killed_and_started_again_it_measures_nothing_twice(linear_model: Path, 
     compile.build(linear_model, target="host", seq_len=24, out=out, db=path)
     manifest = read_manifest(out)
     tuning: dict[str, Any] = manifest.tuning
-    assert (tuning["database"], tuning["tasks"], tuning["hits"], tuning["measured"]) == ("db.jsonl", 1, 1, 1)
+    assert (tuning.database, tuning.tasks, tuning.hits, tuning.measured) == ("db.jsonl", 1, 1, 1)
     (record,) = database.chosen.values()
     assert [k.tile for k in manifest.kernels if k.family == "linear"] == [str(record.tile)]
 
