@@ -51,6 +51,7 @@ from benchmarks.presets import SEQUENCE, create
 from compile.running.load import read_manifest
 from compile.running.profile.machine import measure_peak
 from compile.running.samples import random_samples
+from passes.int8 import decibels
 
 SHORT = 32
 OURS = "PocketBERT"
@@ -183,8 +184,7 @@ def agrees(outputs: list[np.ndarray], reference: np.ndarray) -> bool:
 def signal_to_noise(outputs: list[np.ndarray], reference: np.ndarray) -> float:
     """dB of the reference's power over that of the error, for the output that comes closest to it."""
     same = [array for array in outputs if array.shape == reference.shape]
-    noise = min((float(np.square(array - reference, dtype=np.float64).sum()) for array in same), default=math.inf)
-    return 10 * math.log10(float(np.square(reference, dtype=np.float64).sum()) / max(noise, 1e-30))
+    return max((decibels(reference, array - reference) for array in same), default=-math.inf)
 
 
 def measure_prepared(folder: Path, count: int, runs: int) -> dict[str, Any]:
