@@ -32,14 +32,11 @@ from compile.kernels.contract import (
     tensor,
     vector,
 )
-from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate
+from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, Factors, for_row_tiles, multiply_accumulate
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.reference import normal
 from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
 from compile.targets import Cpu, Isa
-
-CACHE_LINE = 16  # elements
-FEW_ROWS = 16  # a block of so many asks for the whole next panel; a lower one for as much as it has time to
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,11 @@ from compile.kernels.contract import (
     vector,
 )
 from compile.kernels.int8_rows import BAND, QuantizedRows, padded_depth
-from compile.kernels.microkernel import for_row_tiles, unrolled
+from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, for_row_tiles, unrolled
 from compile.kernels.tiles import TileConfig, TileKey, default_tile
 from compile.targets import Cpu, Isa
 
 PANEL = 16  # columns
-CACHE_LINE = 16  # words
-FEW_ROWS = 16  # a block of so many rows asks for the whole next panel
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ from tvm import tirx
 from compile.kernels.builder import Expr, Pointer, bind, broadcast, loop, when
 from compile.targets import Isa
 
+CACHE_LINE = 16  # elements of four bytes
+# A block of so many rows asks for the whole next panel of weights; a lower one for as much as it has time to.
+FEW_ROWS = 16
+
 Factors = Callable[[Expr, int], list[Expr]]
 
 
