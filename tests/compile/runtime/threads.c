@@ -13,12 +13,13 @@
 #include <string.h>
 
 #include "pocketbert.h"
+#include "tensors.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 const pocketbert_functions *JOIN(MODEL, _functions)(void);
 
-enum { THREADS = 8, MAX_TENSORS = 8 };
+enum { THREADS = 8 };
 
 static const pocketbert_functions *api;
 static pocketbert_description description = {.size = sizeof description};
@@ -32,17 +33,6 @@ static void check(int holds, const char *what)
     if (!holds) {
         fprintf(stderr, "threads: %s\n", what);
         exit(1);
-    }
-}
-
-static void allocate(pocketbert_tensor *tensors, const pocketbert_info *infos, int32_t count)
-{
-    check(count <= MAX_TENSORS, "the model has more tensors than this program takes");
-    for (int32_t i = 0; i < count; i++) {
-        tensors[i] = (pocketbert_tensor){.type = infos[i].type, .rank = infos[i].rank};
-        memcpy(tensors[i].shape, infos[i].shape, sizeof tensors[i].shape);
-        tensors[i].data = calloc(1, infos[i].bytes);
-        check(tensors[i].data != NULL, "out of memory");
     }
 }
 
