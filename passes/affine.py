@@ -20,10 +20,6 @@ class Affine:
     shift: np.ndarray | None = None
     private: bool = False
 
-    @property
-    def is_identity(self) -> bool:
-        return self.scale is None and self.shift is None
-
     def then(self, step: "Step") -> "Affine":
         """The affine after one more Mul or Add: γ(scale ∘ base + shift) + β."""
         scale, shift = self.scale, self.shift
