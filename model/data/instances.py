@@ -2,16 +2,24 @@
 
 Nothing is remembered from one instance to the next, so any of them can be made at any time, by any process: that is
 what makes a run resumable at any step and the same for any number of loader processes.
+
+A pair fills the sequence: a window of the running text, across documents as in RoBERTa (section 4.2, FULL-SENTENCES),
+is divided where a sentence ends inside a document. In half of the pairs, B is instead the text at the division of
+another window, of other documents, cut to the same length. So A's and B's lengths, and where they begin and end, tell
+nothing about whether B follows A; BERT's own pairs do not tell it either, as they too are filled and cut.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import ModelError
-from .shards import Shards
+from .shards import Shard, Shards
+
+TRIES = 64
+"""Windows drawn for a segment from elsewhere before one of the same documents is taken: the corpus has no others."""
 
 IGNORED = -100
 """The label of a token that was not chosen for prediction."""
@@ -37,6 +45,41 @@ class Instance:
     next_sentence: int  # 0: B follows A; 1: B is from elsewhere
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Tokens [start, stop) of a shard."""
+
+    number: int  # of the shard
+    shard: Shard
+    start: int
+    stop: int
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.shard.tokens[self.start : self.stop]
+
+    def divisions(self) -> np.ndarray:
+        """Where a sentence begins inside the window that is not the first of its document (int64, may be empty)."""
+        begin = int(np.searchsorted(self.shard.sentences, self.start, "right"))
+        inner = np.arange(begin, np.searchsorted(self.shard.sentences, self.stop))
+        documents = self.shard.documents
+        return self.shard.sentences[inner[documents[np.searchsorted(documents, inner)] != inner]]
+
+    def inside(self, rng: np.random.Generator) -> int:
+        """A place inside the window, wherever sentences begin."""
+        return int(rng.integers(self.start + 1, max(self.stop, self.start + 2)))
+
+    def shares_document(self, other: _Window) -> bool:
+        (a, b), (c, d) = self._documents(), other._documents()
+        return self.number == other.number and a <= d and c <= b
+
+    def _documents(self) -> tuple[int, int]:
+        """The first and the last document that the window touches."""
+        sentences = np.searchsorted(self.shard.sentences, [self.start, self.stop - 1], "right") - 1
+        first, last = np.searchsorted(self.shard.documents, sentences, "right") - 1
+        return int(first), int(last)
+
+
 class Instances:
     """All sentence pairs of a corpus, by epoch and number."""
 
@@ -45,55 +88,55 @@ class Instances:
             raise ModelError(f"sequence_length is {length}: sentence pairs need at least 8 tokens")
         self.shards, self.room, self.seed = shards, length - 3, seed
         self.masking = masking or Masking()
-        sizes = [len(bounds) - 1 for bounds in shards.chunks(self.room)]
-        self.offsets = np.cumsum([0, *sizes])
-        self.document_offsets = np.cumsum([0, *(count["documents"] for count in shards.counts)])
+        self.offsets = np.cumsum([0, *map(len, shards.windows(self.room))])
 
     def __len__(self) -> int:
         """Instances in an epoch."""
         return int(self.offsets[-1])
 
     def __getitem__(self, place: tuple[int, int]) -> Instance:
-        """Instance `number` of `epoch`; its first segment comes from a chunk of the corpus that no other number has."""
+        """Instance `number` of `epoch`; its first segment comes from a window that no other number has."""
         epoch, number = place
         if not 0 <= number < len(self):
             raise IndexError(f"instance {number} of {len(self)}")
         rng = np.random.default_rng([self.seed, epoch, number])
-        chunk = permute(number, len(self), self.seed * 1_000_003 + epoch)
-        first, second, follows = self._pair(rng, chunk)
+        first, second, follows = self._pair(rng, permute(number, len(self), self.seed * 1_000_003 + epoch))
         room = self.room
         if rng.random() < self.masking.short_pairs:
             room = int(rng.integers(2, self.room + 1))
         first, second = _shorten(rng, first, second, room)
         return self._mask(rng, first, second, 0 if follows else 1)
 
-    def _pair(self, rng: np.random.Generator, chunk: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        s = int(np.searchsorted(self.offsets, chunk, "right")) - 1
-        shard, bounds = self.shards.shards[s], self.shards.chunks(self.room)[s]
-        local = chunk - int(self.offsets[s])
-        begin, end = int(bounds[local]), int(bounds[local + 1])
-        if end - begin > 1:  # the first segment ends at one of the sentence ends inside the chunk
-            middle = int(shard.sentences[rng.integers(begin + 1, end)])
-        else:  # a sentence alone is cut, so that half of all pairs can follow on
-            start, stop = int(shard.sentences[begin]), int(shard.sentences[end])
-            middle = int(rng.integers(start + 1, stop)) if stop - start > 1 else stop
-        first = shard.tokens[int(shard.sentences[begin]) : middle]
-        rest = shard.tokens[middle : int(shard.sentences[end])]
-        if rng.random() < 0.5 and len(rest):
-            return first, rest, True
-        return first, self._elsewhere(rng, s, begin, self.room - min(len(first), self.room - 1)), False
+    def _pair(self, rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        window = self._window(number)
+        divisions = window.divisions()
+        middle = int(rng.choice(divisions)) if len(divisions) else window.inside(rng)
+        first, second = replace(window, stop=middle), replace(window, start=middle)
+        follows = rng.random() < 0.5
+        if not follows:
+            second = self._elsewhere(rng, window, bool(len(divisions)), window.stop - middle)
+        return first.tokens, second.tokens, follows
 
-    def _elsewhere(self, rng: np.random.Generator, avoid: int, sentence: int, length: int) -> np.ndarray:
-        """Up to `length` tokens from a random sentence on of another document (of the same if there is but one)."""
-        total = int(self.document_offsets[-1])
-        own = int(self.document_offsets[avoid])
-        own += int(np.searchsorted(self.shards.shards[avoid].documents, sentence, "right")) - 1
-        chosen = (own + int(rng.integers(1, total))) % total if total > 1 else own
-        s = int(np.searchsorted(self.document_offsets, chosen, "right")) - 1
-        shard, local = self.shards.shards[s], chosen - int(self.document_offsets[s])
-        begin, end = int(shard.documents[local]), int(shard.documents[local + 1])
-        start = int(shard.sentences[rng.integers(begin, end)])
-        return shard.tokens[start : min(start + length, int(shard.sentences[end]))]
+    def _window(self, number: int) -> _Window:
+        s = int(np.searchsorted(self.offsets, number, "right")) - 1
+        shard = self.shards.shards[s]
+        start = int(shard.sentences[self.shards.windows(self.room)[s][number - int(self.offsets[s])]])
+        return _Window(s, shard, start, min(start + self.room, len(shard.tokens)))
+
+    def _elsewhere(self, rng: np.random.Generator, avoid: _Window, at_sentence: bool, length: int) -> _Window:
+        """`length` tokens from a place where another window would be divided, at a sentence or inside of one.
+
+        Of other documents than those of `avoid`, as far as the corpus has any.
+        """
+        for _ in range(TRIES):
+            window = self._window(int(rng.integers(len(self))))
+            divisions = window.divisions() if at_sentence else np.asarray([window.inside(rng)])
+            start = int(rng.choice(divisions)) if len(divisions) else window.inside(rng)
+            start = max(0, min(start, len(window.shard.tokens) - length))
+            found = replace(window, start=start, stop=start + length)
+            if len(divisions) and not found.shares_document(avoid):
+                break
+        return found
 
     def _mask(self, rng: np.random.Generator, first: np.ndarray, second: np.ndarray, next_sentence: int) -> Instance:
         special = self.shards.special

@@ -109,18 +109,18 @@ class Shard:
     sentences: np.ndarray
     documents: np.ndarray
 
-    def chunks(self, length: int) -> np.ndarray:
-        """First sentences of the runs that fill `length` tokens without leaving a document, and the end (int64).
+    def windows(self, length: int) -> np.ndarray:
+        """First sentences of the windows of `length` tokens that cover the shard (int64), across documents.
 
-        A run is at least one sentence, also where that alone is longer.
+        A window is cut where it is full; the next begins with the sentence that was cut. The end of the shard that
+        fills no window is left out, unless it is all there is.
         """
-        bounds, sentences = [0], self.sentences
-        for first, last in zip(self.documents[:-1].tolist(), self.documents[1:].tolist(), strict=True):
-            while first < last:
-                fits = int(np.searchsorted(sentences[first : last + 1], sentences[first] + length, "right")) - 1
-                first += max(fits, 1)
-                bounds.append(first)
-        return np.asarray(bounds, np.int64)
+        starts, first, sentences = [], 0, self.sentences
+        while sentences[first] + length <= sentences[-1]:
+            starts.append(first)
+            cut = int(np.searchsorted(sentences, sentences[first] + length, "right")) - 1
+            first = max(cut, first + 1)
+        return np.asarray(starts or [0], np.int64)
 
 
 Natural = Annotated[int, between(0, 1 << 48)]
@@ -187,11 +187,11 @@ class Shards:
     def tokens(self) -> int:
         return sum(count["tokens"] for count in self.counts)
 
-    def chunks(self, length: int) -> list[np.ndarray]:
-        """`Shard.chunks` of every shard, kept in the folder (if it can be written) and memory-mapped from there."""
+    def windows(self, length: int) -> list[np.ndarray]:
+        """`Shard.windows` of every shard, kept in the folder (if it can be written) and memory-mapped from there."""
         if length not in self._index:
             self._index[length] = [
-                _kept(self.folder / f"{i:05d}.chunks-{length}.npy", shard, length)
+                _kept(self.folder / f"{i:05d}.windows-{length}.npy", shard, length)
                 for i, shard in enumerate(self.shards)
             ]
         return self._index[length]
@@ -202,10 +202,10 @@ class Shards:
 
 def _kept(path: Path, shard: Shard, length: int) -> np.ndarray:
     if not path.exists():
-        chunks = shard.chunks(length)
+        windows = shard.windows(length)
         try:
             with written_whole(path, ModelError) as file:
-                np.save(file, chunks)
+                np.save(file, windows)
         except ModelError:
-            return chunks  # a folder that cannot be written
+            return windows  # a folder that cannot be written
     return np.load(path, mmap_mode="r")

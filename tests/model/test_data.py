@@ -77,15 +77,14 @@ def test_shards_hold_the_corpus_in_order(tmp_path: Path, corpus: Path, vocabular
         assert isinstance(shards.shards[0].tokens, np.memmap)
 
 
-def test_chunks_fill_the_length_and_never_leave_a_document(prepared: Path) -> None:
+def test_windows_cover_the_corpus_across_documents(prepared: Path) -> None:
     (shard,) = Shards(prepared).shards
-    bounds = shard.chunks(40)
-    assert set(shard.documents) <= set(bounds)
-    inner = ~np.isin(bounds[1:], shard.documents)
-    sizes, counts = np.diff(shard.sentences[bounds]), np.diff(bounds)
-    assert (sizes[counts > 1] <= 40).all()
-    following = np.diff(shard.sentences)[bounds[1:][inner]]
-    assert (sizes[inner] + following > 40).all()  # the next sentence would not have fitted
+    starts = shard.sentences[shard.windows(40)]
+    assert starts[0] == 0
+    assert (np.diff(starts) <= 40).all()  # no sentence is that long: all text is covered
+    assert (np.diff(starts) > 40 - np.diff(shard.sentences).max()).all()  # cut where full, inside of a sentence
+    assert len(shard.tokens) - 40 - 40 < starts[-1] <= len(shard.tokens) - 40
+    assert shard.windows(len(shard.tokens) + 1).tolist() == [0]
 
 
 def test_permutation_visits_every_number_once() -> None:
@@ -122,20 +121,73 @@ def test_instances_mask_15_percent_and_follow_on_half_the_time(prepared: Path) -
     assert counts["elsewhere"] / 4000 == pytest.approx(0.5, abs=0.03)
 
 
+def segments(instances: Instances, i: int) -> tuple[list[int], list[int], int]:
+    """A and B as they stood in the text, and whether B is from elsewhere."""
+    it = instances[divmod(i, len(instances))]
+    original = np.where(it.labels != IGNORED, it.labels, it.input_ids)
+    first, second = (original[it.token_type_ids == t].tolist() for t in (0, 1))
+    return first[1:-1], second[:-1], it.next_sentence
+
+
+def places(text: list[int], part: list[int]) -> list[int]:
+    return [i for i in range(len(text) - len(part) + 1) if text[i : i + len(part)] == part]
+
+
 def test_followers_follow_and_others_are_from_another_document(prepared: Path) -> None:
     shards = Shards(prepared)
-    text = shards.shards[0].tokens.tolist()
-    joined = " ".join(map(str, text))
+    (shard,) = shards.shards
+    text, ends = shard.tokens.tolist(), shard.sentences[shard.documents]
+    documents_of = lambda start, length: {  # noqa: E731
+        *range(np.searchsorted(ends, start, "right"), np.searchsorted(ends, start + length - 1, "right") + 1)
+    }
     instances = Instances(shards, 48, seed=0, masking=Masking(short_pairs=0.0))
+    seen: Counter[int] = Counter()
     for i in range(200):
-        it = instances[divmod(i, len(instances))]
-        original = np.where(it.labels != IGNORED, it.labels, it.input_ids)
-        first, second = (original[it.token_type_ids == t] for t in (0, 1))
-        first, second = first[1:-1], second[:-1]
-        pair = " ".join(map(str, [*first, *second]))
-        if len(original) < 48:  # else a segment was shortened
-            assert (pair in joined) == (it.next_sentence == 0)
-        assert " ".join(map(str, second)) in joined
+        first, second, elsewhere = segments(instances, i)
+        assert len(first) + len(second) == 45
+        starts, others = places(text, first), places(text, second)
+        if len(first) < 4 or len(second) < 4 or len(starts) != 1 or len(others) != 1:
+            continue  # the words of a few tokens stand elsewhere too
+        assert (others[0] == starts[0] + len(first)) == (not elsewhere)
+        if elsewhere:
+            window = documents_of(starts[0], 45)
+            assert not window & documents_of(others[0], len(second))
+        assert others[0] in shard.sentences
+        assert others[0] not in ends  # B never opens a document, so that doing so tells nothing
+        seen[elsewhere] += 1
+    assert min(seen.values()) > 50
+
+
+def guessed(features: list[object], labels: np.ndarray) -> float:
+    """How many points of 100 a table of the features' commonest labels, made from one half, gains on the other."""
+    half = len(labels) // 2
+    table: dict[object, list[int]] = {}
+    for feature, label in zip(features[:half], labels[:half], strict=True):
+        table.setdefault(feature, [0, 0])[label] += 1
+    usual = int(labels[:half].mean() > 0.5)
+    guesses = [(c[1] > c[0]) if (c := table.get(f)) and c[0] != c[1] else usual for f in features[half:]]
+    share = labels[half:].mean()
+    return 100 * float((np.asarray(guesses) == labels[half:]).mean() - max(share, 1 - share))
+
+
+@pytest.mark.parametrize("length", [64, 128, 512])
+def test_lengths_and_boundaries_do_not_tell_whether_b_follows(tmp_path: Path, length: int) -> None:
+    if not (TEXT.exists() and VOCABULARY.exists()):
+        pytest.skip(f"{TEXT} is not here")
+    shards = Shards(prepare([TEXT], VOCABULARY, tmp_path / "out"))
+    instances = Instances(shards, length, seed=0)
+    # A window that comes again in another epoch has the same boundary only where B follows: as few epochs as can be.
+    pairs = [segments(instances, i) for i in range(max(2000, len(instances)))]
+    labels = np.asarray([label for *_, label in pairs])
+    room = length - 3
+    filled = sum(len(a) + len(b) + 3 for a, b, _ in pairs) / (length * len(pairs))
+    assert filled >= 0.92
+    lengths = [(8 * len(a) // room, 8 * len(b) // room, len(a) + len(b) == room) for a, b, _ in pairs]
+    assert guessed(list(lengths), labels) <= 3.5  # of which chance is 1 to 2 in so few pairs
+    first_tokens = Counter(b[0] for _, b, _ in pairs).most_common(30)
+    common = {token for token, _ in first_tokens}
+    boundaries = [(*((t if t in common else -1) for t in (a[-1], b[0], b[-1])),) for a, b, _ in pairs]
+    assert guessed(list(boundaries), labels) <= 3.5
 
 
 def test_epochs_and_seeds_differ_and_numbers_repeat(prepared: Path) -> None:
@@ -191,4 +243,4 @@ def test_real_text_with_berts_vocabulary(tmp_path: Path) -> None:
     unknown = np.mean(shards.shards[0].tokens == shards.special["[UNK]"])
     assert unknown < 0.005
     filled = batches.batch(0, 0, 1, 64)["attention_mask"].float().mean()
-    assert filled > 0.7
+    assert filled > 0.92
