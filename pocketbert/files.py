@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,15 @@ def write_whole(path: str | Path, data: bytes | str, error: type[PocketBERTError
     """`data` (text as UTF-8) becomes the file `path`, or `path` stays as it was. Raises `error`."""
     with written_whole(path, error) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def digest(path: str | Path, error: type[PocketBERTError] = PocketBERTError) -> str:
+    """The sha256 of a file's content, in hexadecimal. Raises `error`."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as failure:
+        raise error(f"cannot read {path}: {_reason(failure)}") from failure
 
 
 @contextmanager

@@ -349,11 +349,8 @@ def sha256(content: bytes | Path) -> str:
     """Of bytes, or of a file."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    digest = hashlib.sha256()
     with content.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(value: Any, margin: str = "\n") -> str:

@@ -7,7 +7,6 @@ the first sentence of each document, and the end).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from pocketbert.files import written_whole
+from pocketbert.files import digest, written_whole
 from pocketbert.reading import read_json
 from pocketbert.temporary import TemporaryFolder
 from pocketbert.typed import Misfit, between, typed
@@ -29,7 +28,7 @@ from ..errors import ModelError
 from .corpus import documents
 from .vocabulary import SPECIAL, read_vocabulary
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 256  # documents tokenized at a time
 
 
@@ -65,7 +64,8 @@ def _write(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_sha
         "format": FORMAT,
         "dtype": dtype,
         "vocab_size": size,
-        "vocabulary_sha256": hashlib.sha256(vocabulary.read_bytes()).hexdigest(),
+        "vocabulary_sha256": digest(vocabulary, ModelError),
+        "texts_sha256": [digest(text, ModelError) for text in texts],
         "special": {piece: tokenizer.token_to_id(piece) for piece in SPECIAL},
         "shards": shards,
     }
@@ -140,6 +140,7 @@ class _Settings:
     format: int
     vocab_size: Natural
     vocabulary_sha256: str
+    texts_sha256: tuple[str, ...]
     special: dict[str, Natural]
     shards: tuple[_Counts, ...]
     dtype: Literal["uint16", "uint32"]
@@ -161,7 +162,7 @@ class Shards:
         except Misfit as error:
             raise ModelError(f"{path}: {error}") from error
         self.vocab_size = settings.vocab_size
-        self.vocabulary_sha256 = settings.vocabulary_sha256
+        self.vocabulary_sha256, self.texts_sha256 = settings.vocabulary_sha256, settings.texts_sha256
         self.special = settings.special
         self.counts = [vars(counts) for counts in settings.shards]
         self.dtype = settings.dtype
@@ -182,6 +183,16 @@ class Shards:
             np.load(f"{stem}.sentences.npy", mmap_mode="r"),
             np.load(f"{stem}.documents.npy", mmap_mode="r"),
         )
+
+    def check_made_from(self, texts: Sequence[Path], vocabulary: Path | None) -> None:
+        """Raises `ModelError` where the corpus was made of other texts or with another vocabulary."""
+        if texts and tuple(digest(text, ModelError) for text in texts) != self.texts_sha256:
+            raise ModelError(
+                f"{self.folder} was made of another text than data.text names: remove the folder, choose another "
+                "data.folder, or leave data.text out"
+            )
+        if vocabulary is not None and digest(vocabulary, ModelError) != self.vocabulary_sha256:
+            raise ModelError(f"{self.folder} was made with another vocabulary than {vocabulary}: leave it out")
 
     @property
     def tokens(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pocketbert.files import written_whole
 
-from ..data import PreTrainingBatches, prepare, train_vocabulary
+from ..data import PreTrainingBatches, Shards, prepare, train_vocabulary
 from ..errors import ModelError
 from ..processes import Processes
 from .sources import TextData
@@ -14,11 +14,13 @@ from .sources import TextData
 
 def pretraining_batches(data: TextData, vocab_size: int, seed: int, processes: Processes) -> PreTrainingBatches:
     """One process prepares, the others wait."""
-    folder = Path(data.folder)
-    if processes.first and not folder.exists():
-        if not (data.text and data.vocabulary):
+    folder, texts = Path(data.folder), [Path(text) for text in data.text]
+    vocabulary = Path(data.vocabulary) if data.vocabulary else None
+    if processes.first and folder.exists():
+        Shards(folder).check_made_from(texts, vocabulary)
+    elif processes.first:
+        if not (texts and vocabulary):
             raise ModelError(f"{folder} is not there: give data.text and data.vocabulary to prepare it")
-        texts, vocabulary = [Path(text) for text in data.text], Path(data.vocabulary)
         if not vocabulary.exists():
             train_vocabulary(texts, vocabulary, vocab_size)
         prepare(texts, vocabulary, folder)

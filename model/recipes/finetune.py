@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketbert.files import digest, write_whole
 from pocketbert.reading import read_json
 
 from ..errors import ModelError
 from ..finetune.squad import VERSIONS
-from ..settings import TrainSettings
+from ..settings import FREE, TrainSettings
 from .evaluate import evaluate_task
 from .quantization import Quantize
 from .sources import ModelSource
@@ -91,13 +92,16 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
 
     output, data, train = Path(config.output), with_vocabulary(config.data, config.model), config.train
     config = replace(config, data=data)
-    if (output / "metrics.json").exists():  # a sweep that was interrupted
-        return read_json(output / "metrics.json", ModelError)
     processes = join(train.device)
     model = load_model(config.model, config.task, train.seed)
     for name in ("train", "dev"):
         if not Path(getattr(data, name)).is_file():
             raise ModelError(f"data.{name} is {getattr(data, name)!r}: name the task's own file")
+    if processes.first:
+        claim(output, made_from(config))
+    processes.wait()
+    if (output / "metrics.json").exists():  # a sweep that was interrupted
+        return read_json(output / "metrics.json", ModelError)
     batches = training_batches(config, model)
     steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
     stages = pretraining(model.config.num_hidden_layers, max(1, steps))
@@ -111,6 +115,35 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     whole = load_checkpoint(folder).to(processes.device)
     with config.quantize.apply(whole):
         return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
+
+
+def made_from(config: FinetuneConfig) -> dict[str, Any]:
+    """All that decides a run's results, by the names of its settings; files and folders by their content."""
+    sections = {name: value for name, value in asdict(config).items() if name not in ("output", "sweep")}
+    settings: dict[str, Any] = {}
+    for section, value in sections.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        settings |= {f"{section}.{name}".rstrip("."): part for name, part in parts.items() if name not in FREE}
+    for name, value in settings.items():
+        if name.startswith("data.") and isinstance(value, str) and value:
+            settings[name] = {"sha256": digest(value, ModelError)}
+    if config.model.folder:
+        files = [p for p in Path(config.model.folder).iterdir() if p.suffix in (".json", ".safetensors", ".bin")]
+        settings["model.folder"] = {file.name: digest(file, ModelError) for file in sorted(files)}
+    return json.loads(json.dumps(settings))  # tuples become lists, as they will be read
+
+
+def claim(folder: Path, made_from: dict[str, Any]) -> None:
+    """Keep a run's settings in its folder; raises `ModelError` where the folder holds a run of others."""
+    from ..resume import check_same, newest
+
+    path, done = folder / "made-from.json", (folder / "metrics.json").exists()
+    if not done and newest(folder, only_path=True) is None:
+        write_whole(path, json.dumps(made_from, indent=2) + "\n", ModelError)
+    elif path.exists():
+        check_same(folder, read_json(path, ModelError), made_from)
+    elif done:
+        raise ModelError(f"{folder} holds the results of an unknown run: choose another output folder, or remove it")
 
 
 def training_batches(config: FinetuneConfig, model: Model) -> Any:

@@ -9,6 +9,9 @@ from model import ModelError
 from model.data import Masking, PreTrainingBatches, Shards, loader, prepare, read_vocabulary, train_vocabulary
 from model.data.corpus import documents, split_sentences
 from model.data.instances import IGNORED, Instances, permute
+from model.processes import Processes
+from model.recipes.corpus import pretraining_batches
+from model.recipes.sources import TextData
 
 TEXT = Path("../shared/data/text/wikipedia-en.valid.txt")
 VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
@@ -232,6 +235,26 @@ def test_a_corpus_cut_short_or_of_another_vocabulary_is_refused(prepared: Path) 
         Shards(prepared / "nothing")
     with pytest.raises(ModelError, match="exists"):
         prepare([], Path("vocab.txt"), prepared)
+
+
+def test_a_prepared_corpus_belongs_to_the_text_it_was_made_of(corpus: Path, vocabulary: Path, tmp_path: Path) -> None:
+    one = Processes(0, 1, torch.device("cpu"))
+    make = lambda **data: pretraining_batches(TextData(str(tmp_path / "made"), **data), 200, 0, one)  # noqa: E731
+    same = {"text": (str(corpus),), "vocabulary": str(vocabulary), "sequence_length": 32}
+    first = make(**same)
+    moved = corpus.rename(tmp_path / "moved.txt")
+    try:
+        for data in (same | {"text": (str(moved),)}, same | {"text": ()}, {"sequence_length": 32}):
+            assert make(**data).identity == first.identity
+        with pytest.raises(ModelError, match=r"cannot read .*text.txt"):
+            make(**same)
+        (tmp_path / "other.txt").write_text("Other words.\n")
+        with pytest.raises(ModelError, match=r"made of another text than data.text names: remove the folder"):
+            make(**same | {"text": (str(tmp_path / "other.txt"),)})
+        with pytest.raises(ModelError, match=r"made with another vocabulary than .*other.txt"):
+            make(**same | {"text": (), "vocabulary": str(tmp_path / "other.txt")})
+    finally:
+        moved.rename(corpus)
 
 
 def test_real_text_with_berts_vocabulary(tmp_path: Path) -> None:

@@ -132,6 +132,34 @@ def test_a_sweep_tries_every_combination_and_scores_are_regression(
     assert capsys.readouterr().out == first
 
 
+def test_results_are_not_handed_to_a_run_of_other_settings_data_or_model(
+    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    path = sentiment(tmp_path, vocabulary, words)
+    assert main(["finetune", str(path), "--set", "epochs=1"]) == 0
+    kept = (tmp_path / "run/metrics.json").read_bytes()
+    (tmp_path / "other.tsv").write_text((tmp_path / "dev.tsv").read_text() + f"{words[0]}\t1\n")
+    save_checkpoint(create(TINY, "mlm", 2), tmp_path / "other")
+    for changed, name in (
+        ("epochs=2", "epochs (1.0 then, 2.0 now)"),
+        ("task=rte", "task (sst-2 then, rte now)"),
+        ("train.learning_rate=1e-3", "train.learning_rate"),
+        ("quantize.precision=int8", "quantize.precision"),
+        (f"data.dev={tmp_path}/other.tsv", "data.dev"),
+        (f"model.folder={tmp_path}/other", "model.folder"),
+    ):
+        capsys.readouterr()
+        assert main(["finetune", str(path), "--set", "epochs=1", "--set", changed]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"run holds a run with another {name}" in line
+        assert (tmp_path / "run/metrics.json").read_bytes() == kept
+    same = ["--set", "epochs=1", "--set", "train.log_every=1", "--set", f"data.dev={tmp_path}/./dev.tsv"]
+    assert main(["finetune", str(path), *same]) == 0
+    (tmp_path / "run/made-from.json").unlink()
+    assert main(["finetune", str(path), "--set", "epochs=1"]) == 2
+    assert "holds the results of an unknown run" in capsys.readouterr().err
+
+
 def test_answers_are_learnt_from_windows(tmp_path: Path, vocabulary: Path, words: list[str]) -> None:
     rng, qas = random.Random(0), []
     paragraphs = []
