@@ -88,7 +88,7 @@ def inspect_model(args: argparse.Namespace) -> None:
                 f"  [{list(dict.fromkeys(x.note for x in comparisons if x.note)).index(c.note) + 1}]" if c.note else ""
             )
             print(f"{c.preset:27}{c.table:11}{c.figure:12}{c.paper:8g}{c.ours:9.2f}{c.difference:+10.1f} %{mark}")
-        print("\nparams in millions, without pooler and heads; flops in billions, at sequence length 128")
+        print("\nparams in millions, without pooler and heads; flops in billions, at 128 tokens, squad_flops at 384")
         for i, note in enumerate(dict.fromkeys(c.note for c in comparisons if c.note), 1):
             print(f"[{i}] {note}")
         return
@@ -110,11 +110,13 @@ def inspect_model(args: argparse.Namespace) -> None:
     print(f"{'encoder':57}{params:14,}{flops:16,}")
     print(f"{'as the papers count':57}{as_printed['params']:14,}{as_printed['flops']:16,}")
     name = ALIASES.get(args.model, args.model)
-    if name in PAPER and args.seq_len == 128:
+    if name in PAPER:
         printed = PAPER[name]
-        figures = [f"{printed.params:g}M"] if printed.params else []
-        figures += [f"{printed.flops:g}B"] if printed.flops else []
-        print(f"the paper prints ({printed.table}): {', '.join(figures)}")
+        at_length = {128: (printed.flops, printed.table), 384: (printed.squad_flops, "ICLR 4")}
+        printed_flops, table = at_length.get(args.seq_len, (None, ""))
+        figures = [f"{value:g}{unit}" for value, unit in ((printed.params, "M"), (printed_flops, "B")) if value]
+        if table and figures:
+            print(f"the paper prints ({table}): {', '.join(figures)}")
 
 
 def find_config(name: str) -> ModelConfig:

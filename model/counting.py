@@ -92,6 +92,7 @@ def compare() -> list[Comparison]:
         ours = {
             "params": paper_params(rows) / 1e6,
             "flops": paper_flops(rows, config) / 1e9,
+            "squad_flops": paper_flops(count(config, 384), config, 384) / 1e9,
             "mha_params": part_params(rows, "attention") / 1e6,
             "ffn_params": part_params(rows, "ffn") / 1e6,
         }
