@@ -38,6 +38,11 @@ class Processes:
             dist.barrier()
 
 
+def is_first() -> bool:
+    """Whether this process is alone or the first of its group, which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def join(device: str = "auto") -> Processes:
     """The process group that the environment describes; alone where there is none."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))

@@ -48,18 +48,34 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
         help="with --null-odds: odds above it count as no answer (default: 1.0, as in the official script)",
     )  # fmt: skip
     score.add_argument("--json", action="store_true", help="print JSON")
-    return [*added, score]
+    glue = commands.add_parser(
+        "glue",
+        help="the GLUE score of fine-tuned models, and the archive for its server",
+        description="Each task's score on its development set, and with all eight the GLUE score, without WNLI as in "
+        "the paper.",
+    )
+    glue.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folders of finetune")
+    glue.add_argument("--submission", type=Path, metavar="FILE.zip", help="write what the GLUE server takes, with WNLI")
+    glue.add_argument("--json", action="store_true", help="print JSON")
+    return [*added, score, glue]
 
 
 def run_command(args: argparse.Namespace) -> None:
     """Do what the parsed arguments ask for."""
     name = args.command.replace("-", "_")
     try:
+        if args.command == "glue":
+            print(import_module("..recipes.glue", __package__).glue(args.folders, args.submission, args.json))
+            return
         if args.command not in CONFIGURED:
             getattr(import_module(f".{name}", __package__), name)(args)
             return
         function = getattr(_recipe(args.command), name)
-        print(function(read(args.config, _dataclass(args.command, CONFIGURED[args.command][1]), args.sets)))
+        result = function(read(args.config, _dataclass(args.command, CONFIGURED[args.command][1]), args.sets))
+        from ..processes import is_first
+
+        if is_first():
+            print(result)
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is not installed: pip install 'pocketbert[train]'") from error
 

@@ -53,6 +53,12 @@ TASKS = {
     )
 }
 
+SUBMITTED = {name: (f"{name.upper()}.tsv",) for name in TASKS} | {
+    "cola": ("CoLA.tsv",),
+    "mnli": ("MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"),
+}
+"""The files that the GLUE server takes of each task: of the test set, the mismatched one, the diagnostic one."""
+
 
 def find_task(name: str, others: tuple[str, ...] = ()) -> GlueTask:
     if name not in TASKS:

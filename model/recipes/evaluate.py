@@ -93,13 +93,15 @@ def evaluate_task(model: Model, task: str, data: TaskData, output: Path | None, 
 
     if not (data.dev or data.test):
         raise ModelError("data.dev is missing: name the task's development file, or data.test")
-    if (data.test or data.test_mismatched) and (task in VERSIONS or not output):
+    if (data.test or data.test_mismatched or data.diagnostic) and (task in VERSIONS or not output):
         raise ModelError("data.test is for the tasks of GLUE, and needs an output folder for the predictions")
+    if data.diagnostic and task != "mnli":
+        raise ModelError("data.diagnostic is predicted by the model of mnli")
     files = {name: file for name in ("dev", "dev_mismatched") if (file := getattr(data, name))}
     run = evaluate_squad if task in VERSIONS else evaluate_glue
     metrics = {name: run(model, task, data, Path(file), output, name, batch_size) for name, file in files.items()}
     if output:
-        for name in ("test", "test_mismatched"):
+        for name in ("test", "test_mismatched", "diagnostic"):
             if getattr(data, name):
                 predict_test(model, task, data, Path(getattr(data, name)), output, name, batch_size)
         with written_whole(output / "metrics.json", ModelError) as opened:
@@ -122,12 +124,11 @@ def evaluate_glue(
 
 
 def predict_test(model: Model, task: str, data: TaskData, file: Path, output: Path, name: str, batch_size: int) -> None:
-    """CoLA.tsv, SST-2.tsv, MNLI-m.tsv, …: what the GLUE server takes."""
-    from ..finetune.glue import TASKS, read_examples, write_predictions
+    """What the GLUE server takes, see `glue.SUBMITTED`."""
+    from ..finetune.glue import SUBMITTED, TASKS, read_examples, write_predictions
 
     examples = read_examples(TASKS[task], file, labelled=False)
-    suffix = {"test": "-m", "test_mismatched": "-mm"}[name] if task == "mnli" else ""
-    path = output / f"{'CoLA' if task == 'cola' else task.upper()}{suffix}.tsv"
+    path = output / SUBMITTED[task][("test", "test_mismatched", "diagnostic").index(name)]
     write_predictions(TASKS[task], examples, predict_glue(model, examples, data, batch_size), path)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -26,11 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Every combination is tried, and the best on the development set wins. The papers': see configs/."""
+    """Values to try; the best on the development set wins, and only its weights are kept. The papers': see configs/.
+
+    halving: every batch size and learning rate at the fewest epochs, the best third of them again at no fewer than
+        three times as many, and so on to the most (successive halving, Jamieson and Talwalkar 2016); else every
+        combination.
+    """
 
     batch_size: tuple[int, ...] = ()
     learning_rate: tuple[float, ...] = ()
     epochs: tuple[float, ...] = ()
+    halving: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,28 +58,79 @@ def finetune(config: FinetuneConfig) -> str:
     """Train, evaluate, write predictions and metrics.json beside the model; returns what to print."""
     from ..processes import leave
 
-    best: tuple[float, Path, dict[str, Any]] | None = None
     try:
-        for run in runs(config):
-            metrics = run_once(run)
-            if metrics and (best is None or main_metric(metrics) > best[0]):
-                best = main_metric(metrics), Path(run.output), metrics
+        if config.sweep == Sweep(halving=config.sweep.halving):
+            return _result(config, run_once(config))
+        return sweep(config)
     finally:
         leave()
-    return f"{best[1] / 'model'}: {json.dumps(best[2])}" if best else ""
 
 
-def runs(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
-    """The configuration itself, or each one of its sweep, in a folder of its own."""
+def sweep(config: FinetuneConfig) -> str:
+    """All runs of a sweep, each in a folder of its own, and sweep.json; returns their table, the best one last."""
+    ranked: list[tuple[FinetuneConfig, dict[str, Any]]] = []  # best first
+    rungs = _rungs(config)
+    total = sum(count for _, count in rungs)
+    candidates = list(product(*_axes(config)))
+    for epochs, count in rungs:
+        tried: list[tuple[FinetuneConfig, dict[str, Any]]] = []
+        for size, rate in candidates[:count]:
+            run = _of_sweep(config, size, rate, epochs)
+            number = len(ranked) + 1
+            _say(f"run {number} of {total}: batch size {size}, learning rate {rate:g}, {epochs:g} epochs")
+            tried.append((run, run_once(run)))
+            ranked = sorted([*ranked, tried[-1]], key=lambda entry: -main_metric(entry[1]))
+            for loser, _ in ranked[1:]:
+                _forget_weights(Path(loser.output))
+        tried.sort(key=lambda entry: -main_metric(entry[1]))
+        candidates = [(run.train.batch_size, run.train.learning_rate) for run, _ in tried]
+    best, metrics = ranked[0]
+    runs = [{"folder": Path(run.output).name, "metric": main_metric(m)} for run, m in ranked]
+    write_whole(Path(config.output) / "sweep.json", json.dumps({"runs": runs}, indent=2) + "\n", ModelError)
+    rows = [f"{'metric':>8}{'batch':>7}{'rate':>9}{'epochs':>8}"]
+    for run, m in reversed(ranked):
+        rows.append(f"{main_metric(m):8.4f}{run.train.batch_size:7}{run.train.learning_rate:9.1g}{run.epochs:8g}")
+    return "\n".join([*rows, _result(best, metrics)])
+
+
+def _result(config: FinetuneConfig, metrics: dict[str, Any]) -> str:
+    return f"{Path(config.output) / 'model'}: {json.dumps(metrics)}"
+
+
+def _axes(config: FinetuneConfig) -> tuple[tuple[int, ...], tuple[float, ...]]:
     sweep, train = config.sweep, config.train
-    if not (sweep.batch_size or sweep.learning_rate or sweep.epochs):
-        yield config
-        return
-    axes = sweep.batch_size or (train.batch_size,), sweep.learning_rate or (train.learning_rate,)
-    for size, rate, epochs in product(*axes, sweep.epochs or (config.epochs,)):
-        output = f"{config.output}/batch-{size}-rate-{rate:g}-epochs-{epochs:g}"
-        changed = replace(train, batch_size=size, learning_rate=rate)
-        yield replace(config, output=output, train=changed, epochs=epochs, sweep=Sweep())
+    return sweep.batch_size or (train.batch_size,), sweep.learning_rate or (train.learning_rate,)
+
+
+def _rungs(config: FinetuneConfig) -> list[tuple[float, int]]:
+    """Epochs, and how many of the candidates (the best of those before) are trained for so many."""
+    sizes, rates = _axes(config)
+    epochs, count = sorted(config.sweep.epochs or (config.epochs,)), len(sizes) * len(rates)
+    if not config.sweep.halving:
+        return [(value, count) for value in epochs]
+    rungs = [(epochs[0], count)]
+    for value in epochs[1:]:
+        if value >= 3 * rungs[-1][0] or value == epochs[-1]:
+            rungs.append((value, -(-rungs[-1][1] // 3)))
+    return rungs
+
+
+def _of_sweep(config: FinetuneConfig, size: int, rate: float, epochs: float) -> FinetuneConfig:
+    output = f"{config.output}/batch-{size}-rate-{rate:g}-epochs-{epochs:g}"
+    changed = replace(config.train, batch_size=size, learning_rate=rate)
+    return replace(config, output=output, train=changed, epochs=epochs, sweep=Sweep())
+
+
+def _say(text: str) -> None:
+    from ..processes import is_first
+
+    if is_first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def _forget_weights(output: Path) -> None:
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(output / name, ignore_errors=True)
 
 
 def main_metric(metrics: dict[str, Any]) -> float:
@@ -82,7 +140,7 @@ def main_metric(metrics: dict[str, Any]) -> float:
 
 
 def run_once(config: FinetuneConfig) -> dict[str, Any]:
-    """Metrics of one run, trained unless it was; empty on all processes but the first."""
+    """Metrics of one run, trained unless it was."""
     from ..checkpoint import load_checkpoint
     from ..distill.strategies import pretraining
     from ..finetune.losses import Classification, Spans
@@ -104,17 +162,18 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
         return read_json(output / "metrics.json", ModelError)
     batches = training_batches(config, model)
     steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
-    stages = pretraining(model.config.num_hidden_layers, max(1, steps))
+    stages = (replace(pretraining(model.config.num_hidden_layers, max(1, steps))[0], name="fine-tuning"),)
     kind = Spans if config.task in VERSIONS else Classification
     task = lambda model, stage: kind(model)  # noqa: E731
     with config.quantize.apply(model):
         folder = Trainer(model, task, stages, batches, output, train, processes).fit()
-    if not processes.first:
-        return {}
-    keep_vocabulary(folder, Path(data.vocabulary))
-    whole = load_checkpoint(folder).to(processes.device)
-    with config.quantize.apply(whole):
-        return evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
+    if processes.first:
+        keep_vocabulary(folder, Path(data.vocabulary))
+        whole = load_checkpoint(folder).to(processes.device)
+        with config.quantize.apply(whole):
+            evaluate_task(whole, config.task, data, output, 2 * train.batch_size)
+    processes.wait()
+    return read_json(output / "metrics.json", ModelError)
 
 
 def made_from(config: FinetuneConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class TaskData:
     dev_mismatched: str = ""
     test: str = ""  # GLUE's, without labels: predicted as its server wants them
     test_mismatched: str = ""
+    diagnostic: str = ""  # GLUE's diagnostic set, for the model of mnli
     sequence_length: int = 128
     stride: int = 128  # SQuAD: from one window to the next, in tokens
     null_threshold: float = 0.0  # SQuAD v2.0

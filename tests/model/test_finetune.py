@@ -1,5 +1,6 @@
 import json
 import random
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from model.finetune.features import Row, RowBatches
 from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
 from model.finetune.squad import Question
 from model.quantize import fake_quantized, round_rows, round_weight
-from model.recipes.finetune import FinetuneConfig
+from model.recipes.finetune import FinetuneConfig, sweep
 
 SQUAD = Path("../shared/data/squad/dev-v2.0.json")
 VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
@@ -113,7 +114,11 @@ data = {{ vocabulary = "{vocabulary}", dev = "{tmp_path}/dev.tsv", sequence_leng
 
 
 def test_a_sweep_tries_every_combination_and_scores_are_regression(
-    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+    tmp_path: Path,
+    vocabulary: Path,
+    words: list[str],
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
     rows = "".join(f"{i}\tg\tf\ty\t0\ts\ts\t{words[i]} {words[1]}\t{words[2]}\t{i % 6}.0\n" for i in range(16))
@@ -121,15 +126,99 @@ def test_a_sweep_tries_every_combination_and_scores_are_regression(
     path = config(tmp_path, vocabulary, "sts-b", train=f"{tmp_path}/all.tsv", dev=f"{tmp_path}/all.tsv")
     sets = ["--set", "epochs=1", "--set", "sweep.batch_size=[4, 8]", "--set", "sweep.learning_rate=[1e-3, 1e-4]"]
     assert main(["finetune", str(path), *sets]) == 0
+    said = capsys.readouterr()
     made = sorted(p.parent.name for p in (tmp_path / "run").glob("*/metrics.json"))
-    assert len(made) == 4
     assert made[0] == "batch-4-rate-0.0001-epochs-1"
-    assert load_checkpoint(tmp_path / "run" / made[0] / "model").config.num_labels == 1
+    assert len(made) == 4
+    assert "run 4 of 4: batch size 8, learning rate 0.0001, 1 epochs" in said.err
+    assert "fine-tuning: loss" in said.err
+    ranking = json.loads((tmp_path / "run/sweep.json").read_text())["runs"]
+    assert [r["metric"] for r in ranking] == sorted((r["metric"] for r in ranking), reverse=True)
+    best = ranking[0]["folder"]
+    assert said.out.splitlines()[-1].startswith(f"{tmp_path}/run/{best}/model: ")
+    assert len(said.out.splitlines()) == 1 + 4 + 1
+    assert load_checkpoint(tmp_path / "run" / best / "model").config.num_labels == 1
+    left = [p for name in ("model", "checkpoints") for p in (tmp_path / "run").glob(f"*/{name}")]
+    assert {p.parent.name for p in left} == {best}  # the others' weights are gone
     before = (tmp_path / "run" / made[0] / "metrics.json").stat().st_mtime_ns
-    first = capsys.readouterr().out
     assert main(["finetune", str(path), *sets]) == 0  # nothing is trained twice
     assert (tmp_path / "run" / made[0] / "metrics.json").stat().st_mtime_ns == before
-    assert capsys.readouterr().out == first
+    assert capsys.readouterr().out == said.out
+    monkeypatch.setenv("RANK", "1")  # the second of torchrun's processes
+    assert main(["finetune", str(path), *sets]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_halving_tries_everything_briefly_and_the_best_third_longer(
+    tmp_path: Path, vocabulary: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sentiment(tmp_path, vocabulary, words)
+    sets = ["sweep.batch_size=[16, 32]", "sweep.learning_rate=[1e-5, 2e-5, 3e-5]", "sweep.epochs=[2, 3, 5, 6, 10]"]
+    ran: list[tuple[int, float, float]] = []
+
+    def run_once(run: FinetuneConfig) -> dict:
+        ran.append((run.train.batch_size, run.train.learning_rate, run.epochs))
+        return {"dev": {"accuracy": run.train.learning_rate * 1e4 + run.train.batch_size / 1000}}
+
+    monkeypatch.setattr("model.recipes.finetune.run_once", run_once)
+    sweep(read(path, FinetuneConfig, sets))
+    assert sorted(ran[:6]) == sorted((size, rate, 2) for size in (16, 32) for rate in (1e-5, 2e-5, 3e-5))
+    assert ran[6:] == [(32, 3e-5, 6), (16, 3e-5, 6), (32, 3e-5, 10)]
+    ran.clear()
+    sweep(read(path, FinetuneConfig, [*sets, "sweep.halving=false"]))
+    assert len(set(ran)) == 30
+
+
+def finished(folder: Path, task: str, metrics: dict, *predictions: str) -> Path:
+    folder.mkdir()
+    (folder / "made-from.json").write_text(json.dumps({"task": task}))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for name in predictions:
+        (folder / name).write_text(f"index\tprediction\n0\t{task}\n")
+    return folder
+
+
+def test_the_glue_score_is_the_mean_of_eight_tasks_and_a_submission_has_all_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    metrics = {
+        "cola": {"matthews": 0.5}, "sst-2": {"accuracy": 0.9}, "mrpc": {"accuracy": 0.8, "f1": 0.9},
+        "sts-b": {"pearson": 0.8, "spearman": 0.7}, "qqp": {"accuracy": 0.9, "f1": 0.7}, "qnli": {"accuracy": 0.88},
+        "rte": {"accuracy": 0.6},
+    }  # fmt: skip
+    folders = [
+        finished(tmp_path / task, task, {"dev": values}, f"{'CoLA' if task == 'cola' else task.upper()}.tsv")
+        for task, values in metrics.items()
+    ]
+    assert main(["glue", *map(str, folders)]) == 0
+    assert "no GLUE score: mnli missing" in capsys.readouterr().out
+    zipped = tmp_path / "submission.zip"
+    assert main(["glue", *map(str, folders), "--submission", str(zipped)]) == 2
+    assert "a submission needs all tasks: mnli missing" in capsys.readouterr().err
+    both = {"dev": {"accuracy": 0.84}, "dev_mismatched": {"accuracy": 0.82}}
+    run = finished(tmp_path / "best", "mnli", both, "MNLI-m.tsv", "MNLI-mm.tsv")
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [{"folder": "best", "metric": 0.83}]}))
+    folders.append(tmp_path)  # a sweep stands for its best run
+    assert main(["glue", *map(str, folders), "--submission", str(zipped)]) == 2
+    assert "AX.tsv is not there: evaluate with data.test, data.test_mismatched, data.diagnostic" in (
+        capsys.readouterr().err
+    )
+    assert not zipped.exists()
+    (run / "AX.tsv").write_text("index\tprediction\n")
+    assert main(["glue", *map(str, folders), "--submission", str(zipped), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["mnli"] == pytest.approx(83.0)
+    assert scores["glue"] == pytest.approx((50 + 90 + 85 + 75 + 80 + 83 + 88 + 60) / 8)
+    with zipfile.ZipFile(zipped) as archive:
+        names = ["AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
+        assert sorted(archive.namelist()) == [f"{name}.tsv" for name in names]
+        wnli = archive.read("WNLI.tsv").decode().splitlines()
+    assert wnli[0] == "index\tprediction"
+    assert wnli[1:] == [f"{i}\t0" for i in range(146)]
+    assert main(["glue", str(run), str(run)]) == 2
+    assert "are both of mnli" in capsys.readouterr().err
+    assert main(["glue", str(tmp_path / "nothing")]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
 
 
 def test_results_are_not_handed_to_a_run_of_other_settings_data_or_model(
