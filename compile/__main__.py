@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   %(prog)s --target arm64-android                     MobileBERT for every 64-bit Android phone
   %(prog)s mobilebert-tiny --target host --verify     for this machine, compared with ONNX Runtime
   %(prog)s ./my-checkpoint --target arm64-android --head question-answering --seq-len 384
-  %(prog)s ./my-checkpoint --vocab ./my-checkpoint/vocab.txt       the library tokenizes, too
+  %(prog)s mobilebert --vocab ./vocab.txt             text in; a checkpoint's folder brings its own tokenizer
   %(prog)s model.onnx --target arm64-linux --out build/mine
   %(prog)s --precision int8                           int8 linears and tables: a quarter of the size
   %(prog)s --seq-len 32,64,128                        one library for all lengths, one copy of the weights
@@ -58,8 +58,14 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="artifact folder (default: build/<name>-<target>)")
     add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
     add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
-    add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt: the library then takes text as well as ids")
+    add(
+        "--vocab",
+        type=Path,
+        metavar="FILE",
+        help="vocab.txt of a preset or .onnx file: the library then takes text, too",
+    )
     add("--cased", action="store_true", help="the vocabulary tells upper from lower case (BERT cased)")
+    add("--no-text", action="store_true", help="leave out the tokenizer that a folder has")
     add("--precision", choices=("float32", "int8"), default="float32", help="of linears and tables (default: float32)")
     add("--keep-float", nargs="+", default=[], metavar="PATTERN", help="layers that stay float32: '*classifier*'")
     add("--min-snr", type=float, metavar="DB", help="layers noisier than that in int8 stay float32 (default: 25)")
@@ -102,6 +108,7 @@ def compile_model(args: argparse.Namespace) -> None:
         seed=args.seed,
         vocab=args.vocab,
         cased=args.cased,
+        text=not args.no_text,
         package=args.package,
         verify=args.verify,
         sanitize=args.sanitize,

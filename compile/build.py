@@ -13,12 +13,13 @@ from compile.artifact.folder import require_replaceable
 from compile.artifact.manifest import Precision
 from compile.artifact.signature import read_key
 from compile.codegen.escape import library_name
-from compile.codegen.vocabulary import read_vocabulary
 from compile.databases import read, shipped
 from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
 from compile.targets import find_target
+from compile.text.read import read_folder, read_vocabulary
+from compile.text.side import TextSide
 from passes.calibration import read_texts
 from pocketbert.command import require_own_rooms
 from pocketbert.temporary import TemporaryFolder
@@ -39,6 +40,7 @@ def build(
     seed: int = 0,
     vocab: str | Path | None = None,
     cased: bool = False,
+    text: bool = True,
     package: str | None = None,
     verify: bool = False,
     sanitize: str = "",
@@ -61,8 +63,10 @@ def build(
     out: the artifact folder, by default build/<name>-<target>.
     head: what the model ends in, by default a checkpoint's own or none.
     seed: of a preset's random weights.
-    vocab: the model's vocab.txt, for a library that takes text as well as ids.
+    vocab: the vocab.txt of a preset or an .onnx file, for a library that takes text as well as ids; a folder brings its
+        own tokenizer, which this overrules.
     cased: the vocabulary tells upper from lower case.
+    text: take a folder's tokenizer in.
     package: "aar", for Gradle, or "jar", for Java on Linux, beside the library (takes a JDK).
     verify: run the library here and compare it with ONNX Runtime.
     sanitize: clang's sanitizers to compile runtime and plan with, for programs on this machine that are built with the
@@ -90,14 +94,16 @@ def build(
         raise CompileError(f"--precision {precision}: choose float32 or int8")
     if precision != "int8" and (keep_float or min_snr is not None or calibrate):
         raise CompileError("--keep-float, --min-snr and --calibrate say how to quantise: give --precision int8 as well")
-    if calibrate and not vocab:
+    if vocab and not text:
+        raise CompileError("--no-text leaves the tokenizer out and --vocab gives one: leave out one of them")
+    side = _read_text_side(Path(model), Path(vocab) if vocab else None, cased) if text else None
+    if calibrate and not side:
         raise CompileError("--calibrate: texts need the model's words: give --vocab as well")
     texts = read_texts(Path(calibrate)) if calibrate else []
     spec = find_target(target, cpu)
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
     find_toolchain(spec, sanitize)  # fail early: imports and weights take seconds
-    vocabulary = read_vocabulary(Path(vocab), cased) if vocab else None
     if package:
         check_package(package, spec)
     database = None if str(db) == "none" else Path(db) if db else shipped(spec.cpu)
@@ -122,7 +128,7 @@ def build(
             threads=threads,
             verify=verify,
             sanitize=sanitize,
-            vocabulary=vocabulary,
+            vocabulary=side,
             package=package,
             database=database,
             dump=keep,
@@ -134,6 +140,12 @@ def build(
             origin=origin,
         )
         return build_library(graph, library_name(name), spec, folder, options, progress)
+
+
+def _read_text_side(model: Path, vocab: Path | None, cased: bool) -> TextSide | None:
+    if vocab:
+        return read_vocabulary(vocab, cased)
+    return read_folder(model) if model.is_dir() else None
 
 
 def obtain(

@@ -16,7 +16,16 @@ import onnx
 import passes
 from compile.artifact.aar import PACKAGES
 from compile.artifact.folder import staging
-from compile.artifact.manifest import FILE, KeptInFloat, Manifest, Precision, Verification, VocabularyFacts, list_files
+from compile.artifact.manifest import (
+    FILE,
+    KeptInFloat,
+    Manifest,
+    Precision,
+    TextSetting,
+    Verification,
+    VocabularyFacts,
+    list_files,
+)
 from compile.artifact.outline import make_manifest
 from compile.artifact.report import write_report
 from compile.artifact.signature import read_key, sign
@@ -25,7 +34,7 @@ from compile.codegen.escape import identifier
 from compile.codegen.headers import write_interface
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
-from compile.codegen.vocabulary import Vocabulary, text_inputs, write_vocabulary
+from compile.codegen.vocabulary import text_inputs, write_vocabulary
 from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
@@ -38,6 +47,7 @@ from compile.program import Program
 from compile.running.verify import verify
 from compile.runtime import SRC
 from compile.targets import Target
+from compile.text.side import TextSide
 from passes.calibration import text_inputs as calibration_inputs
 
 Progress = Callable[[str, float], None]
@@ -59,7 +69,7 @@ class BuildOptions:
     threads: int = 0
     verify: bool = False
     sanitize: str = ""
-    vocabulary: Vocabulary | None = None
+    vocabulary: TextSide | None = None
     package: str | None = None
     database: Path | None = None
     dump: Path | None = None
@@ -139,10 +149,10 @@ def _holds_integers(model: onnx.ModelProto) -> bool:
 
 
 def _pass_options(model: onnx.ModelProto, options: BuildOptions) -> passes.Options:
-    words = options.vocabulary
+    text = options.vocabulary
     samples: tuple[Mapping[str, Any], ...] = ()
-    if words and options.calibration:
-        samples = calibration_inputs(model, options.calibration, words.pieces, words.cased)
+    if text and options.calibration:
+        samples = calibration_inputs(model, options.calibration, text.tokenizer)
     return passes.Options(
         attention="matmuls",
         quantize="int8" if options.precision == "int8" else "none",
@@ -227,8 +237,11 @@ def build_program(
     return BuildResult(out, manifest, clock.seconds)
 
 
-def _vocabulary_facts(vocabulary: Vocabulary | None) -> VocabularyFacts | None:
-    return VocabularyFacts(len(vocabulary.pieces), vocabulary.cased, vocabulary.sha256) if vocabulary else None
+def _vocabulary_facts(text: TextSide | None) -> VocabularyFacts | None:
+    if text is None:
+        return None
+    settings = tuple(TextSetting(s.name, s.value, s.source) for s in text.settings)
+    return VocabularyFacts(len(text.names), text.cased, text.sha256, text.kind, text.max_tokens, settings)
 
 
 def _write_sources(plan: Any, options: BuildOptions, work: Path, dump: Path | None) -> list[Path]:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from passes import files, pipeline
-from passes.calibration import read_texts, read_words, text_inputs
+from passes.calibration import read_texts, read_tokenizer, text_inputs
 from passes.errors import PassError
 from passes.options import Options
 from passes.report import LayerPrecision, PassReport, Report
@@ -84,7 +84,7 @@ def rewrite(args: argparse.Namespace) -> None:
     if args.calibrate:
         if not args.vocab:
             raise PassError("--calibrate: give the model's --vocab as well")
-        samples = text_inputs(source, read_texts(args.calibrate), read_words(args.vocab), args.cased)
+        samples = text_inputs(source, read_texts(args.calibrate), read_tokenizer(args.vocab, args.cased))
     model, report = pipeline.run(
         source,
         only=args.only,

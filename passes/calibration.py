@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from passes.errors import PassError
 from passes.inputs import random_inputs, table_rows
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 LINES = 64  # of the file that are used, spread evenly over it
 
@@ -22,9 +26,15 @@ def read_texts(path: Path) -> list[str]:
     return texts[:: -(-len(texts) // LINES)]
 
 
-def read_words(path: Path) -> list[str]:
-    """The words of a vocab.txt, in the order of their ids. Raises PassError."""
-    return [line.rstrip("\r") for line in _read_lines(path)]
+def read_tokenizer(path: Path, cased: bool) -> Tokenizer:
+    """BERT's tokenizer with the words of a vocab.txt; cased: it tells upper from lower case. Raises PassError."""
+    from tokenizers import BertWordPieceTokenizer
+
+    words = {line.rstrip("\r"): index for index, line in enumerate(_read_lines(path))}
+    if missing := {"[UNK]", "[CLS]", "[SEP]"} - set(words):
+        raise PassError(f"--vocab: {min(missing)} is missing; give the model's vocab.txt")
+    tokenizer: Tokenizer = BertWordPieceTokenizer(words, lowercase=not cased)._tokenizer
+    return tokenizer
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -37,29 +47,23 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def text_inputs(
-    model: onnx.ModelProto, texts: Sequence[str], words: Sequence[str], cased: bool = False
+    model: onnx.ModelProto, texts: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[Mapping[str, np.ndarray], ...]:
     """The texts as the model's inputs: [CLS] text [SEP], cut or padded to its length. Raises PassError.
 
-    words: BERT's vocabulary, in the order of the ids; cased: it tells upper from lower case.
+    tokenizer: the model's own.
     """
-    try:
-        from tokenizers import BertWordPieceTokenizer
-    except ImportError as error:
-        raise PassError("--calibrate needs the tokenizers package: pip install tokenizers") from error
     template, rows = random_inputs(model, 0), dict(table_rows(model.graph))
     ids = max((name for name in rows if name in template), key=lambda name: rows[name], default=None)
     if ids is None:
         raise PassError("--calibrate: the model has no input of token ids; leave it out")
-    if missing := {"[UNK]", "[CLS]", "[SEP]"} - set(words):
-        raise PassError(f"--vocab: {min(missing)} is missing; give the model's vocab.txt")
-    if len(words) > rows[ids]:
-        raise PassError(f"--vocab: {len(words)} words for a table of {rows[ids]} rows; give the model's own vocab.txt")
-    tokenizer = BertWordPieceTokenizer({word: index for index, word in enumerate(words)}, lowercase=not cased)
+    words = max(tokenizer.get_vocab().values()) + 1
+    if words > rows[ids]:
+        raise PassError(f"--vocab: {words} words for a table of {rows[ids]} rows; give the model's own vocab.txt")
     tokens = template[ids].shape[-1]
     tokenizer.enable_truncation(tokens)
     samples = []
-    for encoding in tokenizer.encode_batch(texts):
+    for encoding in tokenizer.encode_batch(list(texts)):
         count = len(encoding.ids)
         sample = {}
         for name, value in template.items():
@@ -71,4 +75,5 @@ def text_inputs(
                 row = np.zeros(value.shape[-1]) if name in rows else np.arange(value.shape[-1]) < count
             sample[name] = np.broadcast_to(row, value.shape).astype(value.dtype)
         samples.append(sample)
+    tokenizer.no_truncation()
     return tuple(samples)

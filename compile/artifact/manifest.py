@@ -20,6 +20,7 @@ from compile.artifact.signature import SIGNATURE, require_signature
 from compile.databases import TuningSummary
 from compile.errors import CompileError
 from compile.targets import CPUS, TARGETS
+from compile.text.side import Kind
 from passes.report import Report
 from pocketbert.reading import parse_json, read_text
 from pocketbert.typed import Check, typed
@@ -152,12 +153,27 @@ class TensorPlace:
 
 
 @dataclass(frozen=True)
+class TextSetting:
+    """How text is read: a setting, its value in JSON, and the file (and key) or option that says so."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
 class VocabularyFacts:
-    """How many pieces, whether text keeps its case and accents, and the sha256 of vocab.txt."""
+    """How many pieces, whether text keeps its case, and the sha256 of the tokenizer's description.
+
+    max_tokens: the longest text that the model was made for, if its folder says.
+    """
 
     pieces: Count
     cased: bool
     sha256: Digest
+    kind: Kind = "WordPiece"
+    max_tokens: Count | None = None
+    settings: tuple[TextSetting, ...] = ()
 
 
 @dataclass(frozen=True)

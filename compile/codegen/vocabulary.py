@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
-from pocketbert.reading import read_bytes
+from compile.text.side import TextSide
 
 if TYPE_CHECKING:
     from compile.planning.plan import Plan
 
-UNKNOWN, CLS, SEP = "[UNK]", "[CLS]", "[SEP]"
-SPECIAL = {"PB_UNKNOWN": UNKNOWN, "PB_CLS": CLS, "PB_SEP": SEP, "PB_PAD": "[PAD]", "PB_MASK": "[MASK]"}
+SPECIAL = {"PB_UNKNOWN": "[UNK]", "PB_CLS": "[CLS]", "PB_SEP": "[SEP]", "PB_PAD": "[PAD]", "PB_MASK": "[MASK]"}
 # What a text gives a model: the names that exporters use.
 INPUTS = {
     "input_ids": "PB_TEXT_IDS",
@@ -32,68 +30,38 @@ INPUTS = {
     "token_type_ids": "PB_TEXT_SEGMENTS",
     "segment_ids": "PB_TEXT_SEGMENTS",
 }
+WITHOUT = "build it for ids alone, with --no-text or without --vocab"
 PREFIX = b"##"
-# Unicode's White_Space, which `tokenizers` cuts off the end of a line; Python's also has the separators 1C to 1F.
-WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 MAX_BASE = 1 << 24
 WINDOW = 1 << 12  # places that are tried at once
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """pieces: by id; cased: whether text keeps its case and accents."""
-
-    pieces: tuple[str, ...]
-    cased: bool
-    sha256: str
-
-
-def read_vocabulary(path: Path, cased: bool) -> Vocabulary:
-    """The pieces of a vocab.txt, one a line, as `tokenizers` reads them: white space at the end of a line is not the
-    piece's, and a piece that stands twice has its last line's id. Raises CompileError naming the line that is wrong.
-    """
-    data = read_bytes(path, CompileError)
-    lines = data.removesuffix(b"\n").split(b"\n")
-    pieces = []
-    for number, line in enumerate(lines, 1):
-        try:
-            piece = line.decode().rstrip(WHITE_SPACE)
-        except UnicodeDecodeError as error:
-            raise CompileError(f"--vocab {path}:{number}: not UTF-8: give BERT's vocab.txt") from error
-        if "\0" in piece:
-            raise CompileError(f"--vocab {path}:{number}: a NUL byte: save the file as UTF-8")
-        pieces.append(piece)
-    if missing := [piece for piece in (UNKNOWN, CLS, SEP) if piece not in pieces]:
-        raise CompileError(f"--vocab {path}: {', '.join(missing)} is missing: not a vocab.txt of BERT's kind")
-    return Vocabulary(tuple(pieces), cased, sha256(data).hexdigest())
-
-
-def text_inputs(plan: Plan, vocabulary: Vocabulary) -> list[str]:
+def text_inputs(plan: Plan, vocabulary: TextSide) -> list[str]:
     """What each input of the model takes of a text, in the runtime's words. Raises CompileError if it wants more."""
     inputs = plan.program.inputs
     for value in inputs:
         if value.name not in INPUTS or value.dtype not in ("int64", "int32") or value.shape != (1, plan.program.tokens):
             raise CompileError(
-                f"--vocab: input {value.name!r} is {value.dtype} {list(value.shape)}: text gives a model input_ids, "
-                f"attention_mask and token_type_ids of [1, {plan.program.tokens}] integers; build without --vocab"
+                f"input {value.name!r} is {value.dtype} {list(value.shape)}: text gives a model input_ids, "
+                f"attention_mask and token_type_ids of [1, {plan.program.tokens}] integers; {WITHOUT}"
             )
     roles = [INPUTS[value.name] for value in inputs]
     if "PB_TEXT_IDS" not in roles or len(set(roles)) < len(roles):
-        raise CompileError("--vocab: the model needs one input of ids, at most one mask: build without --vocab")
+        raise CompileError(f"text: the model needs one input of ids, at most one mask; {WITHOUT}")
     if not plan.program.elastic and "PB_TEXT_MASK" not in roles:
         raise CompileError(
-            f"--vocab: the model takes just {plan.program.tokens} tokens and no attention_mask: export it with one, so "
-            "that a text can be padded, or build without --vocab"
+            f"text: the model takes just {plan.program.tokens} tokens and no attention_mask: export it with one, so "
+            f"that a text can be padded, or {WITHOUT}"
         )
     allowed = plan.program.ranges.get(inputs[roles.index("PB_TEXT_IDS")].name)
-    if allowed and len(vocabulary.pieces) > allowed.high:
+    if allowed and len(vocabulary.names) > allowed.high:
         raise CompileError(
-            f"--vocab: {len(vocabulary.pieces)} pieces, but the model has {allowed.high}: give its own vocab.txt"
+            f"text: the tokenizer has {len(vocabulary.names)} pieces, but the model has {allowed.high}: give its own"
         )
     return roles
 
 
-def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folder: Path) -> list[Path]:
+def write_vocabulary(vocabulary: TextSide | None, inputs: Sequence[str], folder: Path) -> list[Path]:
     """vocabulary.h and, where there is a vocabulary, the source that takes in its tables; returns the sources."""
     if vocabulary is None:
         (folder / "vocabulary.h").write_text("#define PB_PIECES 0\n#define PB_PAD -1\n#define PB_TEXT_INPUTS 0\n")
@@ -101,12 +69,13 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
     from compile.codegen.weights import assembler_source  # beside the plan, which knows tvm
     from compile.kernels.contract import ALIGNMENT
 
-    ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
-    lines = [f"#define PB_PIECES {len(vocabulary.pieces)}", f"#define PB_CASED {int(vocabulary.cased)}"]
+    _require_covered(vocabulary.description)
+    ids = {piece: number for number, piece in enumerate(vocabulary.names) if piece is not None}
+    lines = [f"#define PB_PIECES {len(vocabulary.names)}", f"#define PB_CASED {int(vocabulary.cased)}"]
     lines += [f"#define {name} {ids.get(piece, -1)}" for name, piece in SPECIAL.items()]
     lines.append(f"#define PB_TEXT_INPUTS {', '.join(inputs)}")
     (folder / "vocabulary.h").write_text("\n".join(lines) + "\n")
-    encoded = [piece.encode() for piece in vocabulary.pieces]
+    encoded = [(piece or "").encode() for piece in vocabulary.names]
     tables = {
         "pb_trie": double_array(encoded),
         "pb_piece_offsets": np.cumsum([0, *(len(piece) + 1 for piece in encoded[:-1])]).astype("<u4"),
@@ -119,6 +88,27 @@ def write_vocabulary(vocabulary: Vocabulary | None, inputs: Sequence[str], folde
         parts.append(assembler_source(name, alignment=ALIGNMENT))
     source.write_text("".join(parts))
     return [source]
+
+
+def _require_covered(description: dict[str, Any]) -> None:
+    """Raises CompileError for a tokenizer that would get other ids than its own."""
+    model, normalizer = description["model"], description["normalizer"] or {}
+    if (model["type"], model.get("continuing_subword_prefix"), model.get("max_input_chars_per_word")) != (
+        "WordPiece",
+        "##",
+        100,
+    ):
+        raise CompileError(f"text: a tokenizer of kind {model['type']} is not covered; {WITHOUT}")
+    lowercase = normalizer.get("lowercase")
+    settings = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": lowercase}
+    if normalizer not in ({**settings, "strip_accents": None}, {**settings, "strip_accents": lowercase}):
+        raise CompileError(f"text: the normalizer {normalizer} is not covered; {WITHOUT}")
+    if description["pre_tokenizer"] != {"type": "BertPreTokenizer"} or model["unk_token"] != "[UNK]":
+        raise CompileError(f"text: a tokenizer that is not BERT's own is not covered; {WITHOUT}")
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for token in description["added_tokens"]:
+        if token["content"] not in SPECIAL.values() or {flag: token[flag] for flag in plain} != plain:
+            raise CompileError(f"text: the added token {token['content']!r} is not covered; {WITHOUT}")
 
 
 @dataclass(eq=False)

@@ -157,7 +157,7 @@ def test_shards_json(tmp_path: Path) -> None:
 
 
 def test_vocabulary_of_one_endless_line(tmp_path: Path) -> None:
-    from compile.codegen.vocabulary import read_vocabulary as for_a_library
+    from compile.text.read import read_vocabulary as for_a_library
     from model.data.vocabulary import read_vocabulary as for_training
 
     with open(tmp_path / "vocab.txt", "wb") as file:

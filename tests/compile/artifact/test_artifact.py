@@ -207,16 +207,18 @@ def test_c_has_no_warnings_under_another_compiler(
 ) -> None:
     """The runtime and the generated plan; every build with zig has the same warnings on."""
     from compile.codegen.plan_source import plan_source
-    from compile.codegen.vocabulary import Vocabulary, write_vocabulary
+    from compile.codegen.vocabulary import write_vocabulary
     from compile.importer.graph import import_model
     from compile.lowering.lower import lower
     from compile.planning.plan import make_plan
+    from compile.text.read import read_vocabulary
 
     spec = find_target("arm64-android" if "aarch64" in target else "x86_64-linux")
     program = lower(import_model(onnx.load(exported("mobilebert-tiny", seq_len=16)), 16), 16, spec.isa)
     (tmp_path / "plan.c").write_text(plan_source(make_plan(program, spec), 0))
-    pieces = None if vocabulary is None else Vocabulary(("[UNK]", "[CLS]", "[SEP]"), vocabulary, "")
-    generated = write_vocabulary(pieces, ["PB_TEXT_IDS"], tmp_path)
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n")
+    side = None if vocabulary is None else read_vocabulary(tmp_path / "vocab.txt", vocabulary)
+    generated = write_vocabulary(side, ["PB_TEXT_IDS"], tmp_path)
     includes = [f"-I{path}" for path in (tmp_path, SRC, INCLUDE)]
     for source in [*SRC.glob("*.c"), *generated, tmp_path / "plan.c"]:
         command = ["clang", f"--target={target}", "-ffreestanding", "-fsyntax-only", "-O2", *WARNINGS, *includes]

@@ -18,11 +18,12 @@ from onnx import TensorProto
 
 import compile
 from compile.codegen import unicode_tables
-from compile.codegen.vocabulary import double_array, read_vocabulary
+from compile.codegen.vocabulary import double_array
 from compile.pipeline import BuildOptions, build_library
 from compile.running.runners.qemu import ARM64_ROOT
 from compile.running.verify import can_run
 from compile.targets import TARGETS
+from compile.text.read import read_vocabulary
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers: pip install -e '.[test]'")
 
@@ -361,7 +362,7 @@ def test_wrong_vocabulary(data: bytes | None, words: str, tmp_path: Path) -> Non
 )
 def test_line_ends_do_not_matter(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(data)
-    assert read_vocabulary(tmp_path / "vocab.txt", cased=True).pieces[5:] == ("a", "b", "##a", "##", "##b")
+    assert read_vocabulary(tmp_path / "vocab.txt", cased=True).names[5:] == ("a", "b", "##a", "##", "##b")
 
 
 LINES = st.lists(
@@ -383,7 +384,7 @@ def test_odd_lines_have_the_ids_that_tokenizers_gives_them(
     path = tmp_path_factory.mktemp("lines", numbered=True) / "vocab.txt"
     path.write_text(begin + "\n".join([*SPECIAL, *lines]) + end, encoding="utf-8", newline="")
     wanted = tokenizers.models.WordPiece.read_file(str(path))
-    pieces = read_vocabulary(path, cased=False).pieces
+    pieces = read_vocabulary(path, cased=False).names
     assert {piece: number for number, piece in enumerate(pieces)} == wanted
 
 
