@@ -6,7 +6,7 @@ one value a column and are padded to whole panels at compile time; tensors ("add
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,12 +55,18 @@ def with_strides(operands: list[Operand | None], strides: Sequence[int]) -> list
 
 
 def apply(
-    steps: tuple[str, ...], operands: list[Operand | None], value: Expr, row: Expr, column: Expr, lanes: int
+    steps: tuple[str, ...],
+    operands: list[Operand | None],
+    value: Expr,
+    row: Expr,
+    column: Expr,
+    lanes: int,
+    functions: Mapping[str, Callable[[Expr, int], Expr]] = UNARY,
 ) -> Expr:
     plain = True
     for step, operand in zip(steps, operands, strict=True):
         if operand is None:
-            value = UNARY[step](value if plain else opaque(value, lanes), lanes)
+            value = functions[step](value if plain else opaque(value, lanes), lanes)
             plain = False
             continue
         at = column if operand.stride is None else row * operand.stride + column

@@ -39,6 +39,7 @@ from compile.kernels.contract import (
     vector,
 )
 from compile.kernels.int8_rows import BAND, QuantizedRows, padded_depth
+from compile.kernels.math import COARSE_UNARY
 from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, for_row_tiles, unrolled
 from compile.kernels.tiles import TileConfig, TileKey, default_tile
 from compile.targets import Cpu, Isa
@@ -187,7 +188,7 @@ class _Code:
                 value, steps, operands = fma(value, weight, other, lanes), steps[1:], operands[1:]
             else:
                 value = value * weight
-            results.append(epilogue.apply(steps, operands, value, row, column, lanes))
+            results.append(epilogue.apply(steps, operands, value, row, column, lanes, COARSE_UNARY))
         epilogue.store_columns(self.y, row * self.ldy + first, results, columns, lanes, self.spill)
 
     def accumulators(self) -> int:

@@ -1,4 +1,4 @@
-"""exp, tanh, erf, gelu and relu as the kernels compute them, against float64 over the whole range of float32."""
+"""exp, tanh, gelu and relu as the kernels compute them, against float64 over the whole range of float32."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Elementwise:
         return kernel.func
 
 
-FUNCTIONS = ("exp", "tanh", "erf", "gelu", "gelu_tanh", "relu")
+FUNCTIONS = ("exp", "tanh", "gelu", "gelu_coarse", "gelu_tanh", "relu")
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +86,19 @@ def test_tanh(reach: float, evaluate: Callable) -> None:
     assert np.abs(evaluate("tanh", x) - np.tanh(x.astype(np.float64))).max() <= 3e-7
 
 
-@pytest.mark.parametrize("reach", [1.0, 6.0, 1e15])
-def test_erf(reach: float, evaluate: Callable) -> None:
-    x = spread(-reach, reach)
-    want = np.vectorize(math.erf, otypes=[np.float64])(x)
-    assert np.abs(evaluate("erf", x) - want).max() <= 5e-7
-
-
+@pytest.mark.parametrize(("function", "bound"), [("gelu", 4e-7), ("gelu_coarse", 2.5e-5)])
 @pytest.mark.parametrize("reach", [1.0, 9.0, 1e4])
-def test_gelu(reach: float, evaluate: Callable, float64_gelu: Callable) -> None:
+def test_gelu(function: str, bound: float, reach: float, evaluate: Callable, float64_gelu: Callable) -> None:
     x = spread(-reach, reach)
-    error = np.abs(evaluate("gelu", x) - float64_gelu(x))
-    assert np.all(error <= 4e-7 * np.maximum(1, np.abs(x)))
+    error = np.abs(evaluate(function, x) - float64_gelu(x))
+    assert np.all(error <= bound * np.maximum(1, np.abs(x)))
+
+
+@pytest.mark.parametrize("function", ["gelu", "gelu_coarse"])
+def test_gelu_of_what_is_far_from_zero_is_exact(function: str, evaluate: Callable) -> None:
+    x = spread(5.1, 3e38)
+    assert np.array_equal(evaluate(function, x), x)
+    assert not evaluate(function, -x).any()
 
 
 @pytest.mark.parametrize("reach", [1.0, 9.0, 1e4])
@@ -116,7 +117,7 @@ def test_relu_is_exact(evaluate: Callable) -> None:
 SPECIAL = [np.nan, -np.inf, -3e38, -1e30, -104.0, -88.0, -87.0, -0.0, 0.0, 1e-40]
 # Not for exp, whose argument is at most 88 wherever it is used.
 LARGE = [np.inf, 3e38, 1e30, 89.0]
-REFERENCE = {**UNARY, "exp": np.exp, "erf": np.vectorize(math.erf, otypes=[np.float64])}
+REFERENCE = {**UNARY, "exp": np.exp, "gelu_coarse": UNARY["gelu"]}
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -125,9 +126,9 @@ def test_not_a_number_and_infinity_in_any_lane(function: str, isa: Isa, call: Ca
     special = SPECIAL + ([] if function == "exp" else LARGE)
     x = np.random.default_rng(0).choice([*special, 0.5, -1.5], COUNT).astype(np.float32)
     want = REFERENCE[function](x.astype(np.float64)).astype(np.float32)
-    finite = np.isfinite(want)
+    finite, bound = np.isfinite(want), 2.5e-5 if function == "gelu_coarse" else 2e-6
     for lanes in (1, isa.lanes):
         y = np.zeros(COUNT, np.float32)
         call(Elementwise(function, lanes, isa), x, y)
         assert np.array_equal(y[~finite], want[~finite], equal_nan=True)
-        assert np.all(np.abs(y[finite] - want[finite]) <= 2e-6 * np.maximum(1, np.abs(want[finite])))
+        assert np.all(np.abs(y[finite] - want[finite]) <= bound * np.maximum(1, np.abs(want[finite])))
