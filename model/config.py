@@ -24,6 +24,7 @@ class ModelConfig:
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512
+    trained_positions: int | None = None  # the longest sequence it was trained on; None: nobody has written it down
     type_vocab_size: int = 2  # 0: no token type embeddings (DistilBERT)
     embedding_size: int = 128
     trigram_input: bool = True  # the 3-convolution over embeddings, embedding_size -> hidden_size
@@ -77,6 +78,17 @@ class ModelConfig:
             heads, size = self.num_attention_heads, self.inner_size
             raise ModelError(f"num_attention_heads {heads} does not divide the {size} channels inside a layer")
 
+    def check_length(self, name: str, length: int) -> None:
+        """Raises `ModelError` where `length` exceeds the position table, or the part of it that was trained."""
+        table, trained = self.max_position_embeddings, self.trained_positions
+        if length > table:
+            raise ModelError(f"{name} {length} exceeds the position table's {table}: choose at most {table}")
+        if trained is not None and length > trained:
+            raise ModelError(
+                f"{name} {length} exceeds the {trained} positions that the model was trained on: "
+                f"choose at most {trained}, or train it with data.long_sequence_length"
+            )
+
     @property
     def inner_size(self) -> int:
         """The size inside a layer: of the FFNs' inputs and of all attention heads together."""
@@ -111,6 +123,7 @@ class ModelConfig:
 _RANGES = {
     "vocab_size": (1, 1 << 24),
     "max_position_embeddings": (1, 1 << 20),
+    "trained_positions": (1, 1 << 20),
     "type_vocab_size": (0, 1 << 16),
     "embedding_size": (1, 1 << 16),
     "num_hidden_layers": (1, 256),
@@ -122,7 +135,7 @@ _RANGES = {
     "num_labels": (1, 1 << 20),
     "pad_token_id": (-1, 1 << 24),
 }
-_OPTIONAL = ("bottleneck_size", "pad_token_id")
+_OPTIONAL = ("bottleneck_size", "pad_token_id", "trained_positions")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention_input": ("stream", "shared-bottleneck", "bottleneck"),
     "normalization": ("no-norm", "layer-norm"),

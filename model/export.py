@@ -34,12 +34,11 @@ def export(
     Raises `ModelError` for a length over the position table or a file that cannot be written.
     """
     path = Path(path)
-    table = model.config.max_position_embeddings
     for name, value in (("seq_len", seq_len), ("batch", batch)):
         if value != "dynamic" and (not isinstance(value, int) or value < 1):
             raise ModelError(f"{name} is {value!r}: give a positive number or 'dynamic'")
-    if seq_len != "dynamic" and seq_len > table:
-        raise ModelError(f"sequence length {seq_len} exceeds the position table's {table}: choose at most {table}")
+    if seq_len != "dynamic":
+        model.config.check_length("sequence length", seq_len)
     shapes = _shapes(model, "sequence" if seq_len == "dynamic" else seq_len, "batch" if batch == "dynamic" else batch)
     with files_written_whole(path.parent, ModelError) as folder, tempfile.TemporaryDirectory(dir=folder) as traced:
         _trace(model, Path(traced) / "m.onnx", shapes)

@@ -132,6 +132,7 @@ def config_to_json(config: ModelConfig, head: Head) -> dict[str, Any]:
         "model_type": config.family,
         "id2label": labels,
         "label2id": {label: int(i) for i, label in labels.items()},
+        "trained_positions": config.trained_positions,
     }
     if config.family == "pocketbert":
         return common | {"head": head} | asdict(config)
@@ -169,7 +170,8 @@ def config_from_json(json: dict[str, Any]) -> tuple[ModelConfig, Head | None]:
         raise ModelError(f"config.json has model_type {family!r}: choose from {', '.join(FIELDS)}, pocketbert")
     if json.get("position_embedding_type", "absolute") != "absolute" or json.get("is_decoder"):
         raise ModelError("config.json asks for relative positions or a decoder: only absolute encoders are supported")
-    values = {ours: json[theirs] for ours, theirs in FIELDS[family].items() if theirs in json}
+    values: dict[str, Any] = {"trained_positions": json.get("trained_positions")}
+    values |= {ours: json[theirs] for ours, theirs in FIELDS[family].items() if theirs in json}
     if family == "mobilebert":
         bottleneck = given("use_bottleneck", bool, True)
         values["bottleneck_size"] = json.get("intra_bottleneck_size", 128) if bottleneck else None

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pocketbert.files import written_whole
 
-from ..data import PreTrainingBatches, Shards, prepare, train_vocabulary
+from ..data import PreTrainingBatches, Shards, TwoLengths, prepare, train_vocabulary
 from ..errors import ModelError
 from ..processes import Processes
-from .sources import TextData
+from ..settings import TrainSettings
+from .sources import ModelSource, TextData
+
+if TYPE_CHECKING:
+    from ..distill import Stage
+    from ..heads import Model
 
 
 def pretraining_batches(data: TextData, vocab_size: int, seed: int, processes: Processes) -> PreTrainingBatches:
-    """One process prepares, the others wait."""
+    """Of `data.sequence_length`. One process prepares, the others wait."""
     folder, texts = Path(data.folder), [Path(text) for text in data.text]
     vocabulary = Path(data.vocabulary) if data.vocabulary else None
     if processes.first and folder.exists():
@@ -26,6 +34,29 @@ def pretraining_batches(data: TextData, vocab_size: int, seed: int, processes: P
         prepare(texts, vocabulary, folder)
     processes.wait()
     return PreTrainingBatches(folder, data.sequence_length, vocab_size, seed)
+
+
+def run_batches(
+    data: TextData, model: Model, stages: Sequence[Stage], train: TrainSettings, processes: Processes
+) -> PreTrainingBatches | TwoLengths:
+    """A whole run's: its last ones are longer where `data` says so. Raises `ModelError` beyond the position table."""
+    config = replace(model.config, trained_positions=None)
+    config.check_length(
+        "data.long_sequence_length" if data.long_sequence_length else "data.sequence_length", data.longest
+    )
+    short = pretraining_batches(data, config.vocab_size, train.seed, processes)
+    if not data.long_sequence_length:
+        return short
+    long = PreTrainingBatches(Path(data.folder), data.long_sequence_length, config.vocab_size, train.seed)
+    count = sum(stage.steps for stage in stages) * train.accumulate
+    return TwoLengths(short, long, count - max(1, round(data.long_share * count)))
+
+
+def record_trained_positions(model: Model, source: ModelSource, data: TextData) -> None:
+    """In the configuration; a checkpoint that does not say how far it was trained goes on not saying it."""
+    before = model.config.trained_positions
+    if not source.folder or before is not None:
+        model.config = replace(model.config, trained_positions=max(before or 0, data.longest))
 
 
 def check_vocabulary(model: str, vocabulary: Path) -> None:

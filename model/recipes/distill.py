@@ -65,18 +65,19 @@ def distill(config: DistillConfig) -> Path:
     from ..distill import Distillation, copy_ends
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .corpus import check_vocabulary, keep_vocabulary, pretraining_batches
+    from .corpus import check_vocabulary, keep_vocabulary, record_trained_positions, run_batches
 
     train, transfer = config.train, config.transfer
     processes = join(train.device)
     try:
         teacher = load_checkpoint(Path(config.teacher), "mlm").to(processes.device)
         student = config.model.load("mlm", train.seed).to(processes.device)
-        batches = pretraining_batches(config.data, student.config.vocab_size, train.seed, processes)
+        stages = transfer.stages(student.config.num_hidden_layers, train.steps)
+        batches = run_batches(config.data, student, stages, train, processes)
+        record_trained_positions(student, config.model, config.data)
         vocabulary = Path(config.data.folder) / "vocab.txt"
         for folder in (config.teacher, config.model.folder):
             check_vocabulary(folder, vocabulary)
-        stages = transfer.stages(student.config.num_hidden_layers, train.steps)
 
         def begin(model: Model, stage: Stage) -> None:
             if stage.copies_ends:

@@ -25,16 +25,17 @@ def pretrain(config: PretrainConfig) -> Path:
     from ..distill.strategies import pretraining
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .corpus import check_vocabulary, keep_vocabulary, pretraining_batches
+    from .corpus import check_vocabulary, keep_vocabulary, record_trained_positions, run_batches
 
     train = config.train
     processes = join(train.device)
     try:
         model = config.model.load("mlm", train.seed)
-        batches = pretraining_batches(config.data, model.config.vocab_size, train.seed, processes)
+        stages = pretraining(model.config.num_hidden_layers, train.steps)
+        batches = run_batches(config.data, model, stages, train, processes)
+        record_trained_positions(model, config.model, config.data)
         vocabulary = Path(config.data.folder) / "vocab.txt"
         check_vocabulary(config.model.folder, vocabulary)
-        stages = pretraining(model.config.num_hidden_layers, train.steps)
         task = lambda model, stage: PreTraining(model)  # noqa: E731
         trained = Trainer(model, task, stages, batches, Path(config.output), train, processes).fit()
         if processes.first:

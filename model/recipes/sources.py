@@ -50,3 +50,18 @@ class TextData:
     text: tuple[str, ...] = ()
     vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
     sequence_length: int = 128
+    long_sequence_length: int = 0  # of the last batches, so that longer positions are trained too; 0: none
+    long_share: float = 0.1  # of all batches
+
+    def __post_init__(self) -> None:
+        if self.long_sequence_length and self.long_sequence_length <= self.sequence_length:
+            raise ModelError(
+                f"data.long_sequence_length is {self.long_sequence_length}: it must be above sequence_length, or 0"
+            )
+        if not 0 < self.long_share < 1:
+            raise ModelError(f"data.long_share is {self.long_share}: it must be between 0 and 1")
+
+    @property
+    def longest(self) -> int:
+        """Tokens."""
+        return self.long_sequence_length or self.sequence_length

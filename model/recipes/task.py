@@ -76,11 +76,10 @@ def task_tokenizer(data: TaskData, model: Model) -> Any:
     from ..data import read_vocabulary
 
     tokenizer = read_vocabulary(Path(data.vocabulary))
-    size, table = tokenizer.get_vocab_size(), model.config.max_position_embeddings
+    size = tokenizer.get_vocab_size()
     if size > model.config.vocab_size:
         raise ModelError(
             f"{data.vocabulary} has {size} pieces, the model {model.config.vocab_size}: not its vocabulary"
         )
-    if data.sequence_length > table:
-        raise ModelError(f"data.sequence_length {data.sequence_length} exceeds the model's {table} positions")
+    model.config.check_length("data.sequence_length", data.sequence_length)
     return tokenizer

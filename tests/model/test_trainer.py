@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import ModelConfig, ModelError, create, load_checkpoint, save_checkpoint
+from model import ModelConfig, ModelError, create, export, load_checkpoint, save_checkpoint
 from model.__main__ import main
 from model.data import PreTrainingBatches
 from model.distill import PreTraining
@@ -246,6 +246,43 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert rates[-1] == pytest.approx(1 / 8)
     assert rate(10, 10, 0.2) == 0
     assert rate(0, 10, 0.0) == 1
+
+
+def test_the_last_batches_are_long_and_no_one_goes_beyond_what_was_trained(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    lengths: list[int] = []
+    step = PreTraining.forward
+
+    def watched(self: PreTraining, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        lengths.append(batch["input_ids"].shape[1])
+        return step(self, batch)
+
+    monkeypatch.setattr(PreTraining, "forward", watched)
+    content = config.read_text().splitlines()
+    path = tmp_path / "pretrain.toml"
+    path.write_text("\n".join(line for line in content if not line.startswith(("teacher", "transfer", "model"))))
+    shape = "{vocab_size=200, max_position_embeddings=64, num_hidden_layers=1, hidden_size=16, embedding_size=8}"
+    sets = ["model.preset=mobilebert", f"model.fields={shape}", "data.sequence_length=16"]
+    sets += ["model.fields.bottleneck_size=8", "data.long_sequence_length=32", "data.long_share=0.2"]
+    assert main(["pretrain", str(path), *(word for text in sets for word in ("--set", text))]) == 0
+    assert lengths == [16] * 8 + [32] * 2
+    trained = load_checkpoint(tmp_path / "run/model")
+    assert trained.config.trained_positions == 32
+    with pytest.raises(ModelError, match=r"33 exceeds the 32 positions that the model was trained on: choose at most"):
+        export(trained, tmp_path / "m.onnx", seq_len=33)
+    export(trained, tmp_path / "m.onnx", seq_len=32)
+    sets[2:] = ["data.sequence_length=32", "data.long_sequence_length=128", f"output={tmp_path}/other"]
+    assert main(["pretrain", str(path), *(word for text in sets for word in ("--set", text))]) == 2
+    assert "data.long_sequence_length 128 exceeds the position table's 64" in capsys.readouterr().err
+    sets[3] = "data.long_sequence_length=32"
+    assert main(["pretrain", str(path), *(word for text in sets for word in ("--set", text))]) == 2
+    assert "data.long_sequence_length is 32: it must be above sequence_length, or 0" in capsys.readouterr().err
+    # What was trained before stays trained; a checkpoint that does not say goes on not saying.
+    for start, expected in ((tmp_path / "run/model", 32), (tmp_path / "student", None)):
+        sets = [f"model.folder={start}", "data.sequence_length=16", f"output={tmp_path}/{expected}", "train.steps=1"]
+        assert main(["pretrain", str(path), *(word for text in sets for word in ("--set", text))]) == 0
+        assert load_checkpoint(tmp_path / str(expected) / "model").config.trained_positions == expected
 
 
 RUNS = {
