@@ -35,6 +35,50 @@ def test_source_compiles_alone(source: Path, target: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
+# Each constant that is declared by hand, and what the system's headers call it.
+CONSTANTS = {
+    "PROT_NONE": "PROT_NONE",
+    "PROT_READ_WRITE": "(PROT_READ | PROT_WRITE)",
+    "MAP_PRIVATE_ANONYMOUS": "(MAP_PRIVATE | MAP_ANONYMOUS)",
+    "MAP_POPULATE": "MAP_POPULATE",
+    "AT_FDCWD": "AT_FDCWD",
+    "O_RDONLY_CLOEXEC": "(O_RDONLY | O_CLOEXEC)",
+    "FUTEX_WAIT_PRIVATE": "(FUTEX_WAIT | FUTEX_PRIVATE_FLAG)",
+    "FUTEX_WAKE_PRIVATE": "(FUTEX_WAKE | FUTEX_PRIVATE_FLAG)",
+}
+HEADERS = ["fcntl.h", "linux/futex.h", "sys/auxv.h", "sys/mman.h", "sys/syscall.h"]
+HWCAPS = {
+    "dotprod": ("HWCAP", "HWCAP_ASIMDDP"),
+    "fp16": ("HWCAP", "HWCAP_FPHP | HWCAP_ASIMDHP"),
+    "i8mm": ("HWCAP2", "HWCAP2_I8MM"),
+    "bf16": ("HWCAP2", "HWCAP2_BF16"),
+}
+
+
+@pytest.mark.parametrize("target", ["arm64-linux", "x86_64-linux"])
+def test_what_is_declared_by_hand_is_what_the_systems_headers_say(target: str, tmp_path: Path) -> None:
+    names = set(re.findall(r"\bPB_(\w+) = ", (SRC / "platform.h").read_text()))
+    theirs = CONSTANTS | {name: f"__NR_{name[4:].lower()}" for name in names if name.startswith("SYS_")}
+    assert theirs.keys() == names
+    lines = [f"#include <{header}>" for header in HEADERS]
+    # What the headers of libc declare differently is of no interest here.
+    lines += ["#define clock_gettime hidden", '#include "cpu_features.h"', '#include "platform.h"']
+    lines += [f'_Static_assert(PB_{ours} == {system}, "{ours}");' for ours, system in theirs.items()]
+    if target.startswith("arm64"):
+        lines += [f"enum {{ {word}_has_{name} }};" for name, (word, _) in HWCAPS.items()]
+        lines += [f"#define BITS_{name} ({bits})" for name, (_, bits) in HWCAPS.items()]
+        lines += ["#define SAME(name, word, bits) _Static_assert((bits) == BITS_##name && !word##_has_##name, #name);"]
+        lines += ["PB_ARM_FEATURES(SAME)"]
+    else:
+        lines += ["#include <cpuid.h>"]
+        lines += [f"#define BIT_{name} bit_{name.upper()}" for name in table("x86_64")]
+        lines += ["#define SAME(name, word, bit, registers) _Static_assert(1u << (bit) == BIT_##name, #name);"]
+        lines += ["PB_X86_FEATURES(SAME)"]
+    (tmp_path / "compare.c").write_text("\n".join(lines) + "\n")
+    compiler = find_toolchain(TARGETS[target])
+    run_compiler(compiler, ["-D_GNU_SOURCE", "-Wno-unused", f"-I{SRC}", "-c", "compare.c", "-o", "o"], tmp_path)
+
+
 def table(arch: str) -> list[str]:
     """The names in cpu_features.h, in order."""
     text = (SRC / "cpu_features.h").read_text()

@@ -1,0 +1,229 @@
+/* resources (returned|refused|threads|many): what a library takes from libc, which this program stands between.
+ *
+ * Link with a library and -DMODEL=<name>. Every mode prints what it has seen, or says what is wrong and exits with 1.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "pocketbert.h"
+#include "tensors.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+const pocketbert_functions *JOIN(MODEL, _functions)(void);
+
+enum { MAX_MAPS = 2000, MAX_MODELS = 1000 };
+
+static const pocketbert_functions *api;
+static pocketbert_description description = {.size = sizeof description};
+static pocketbert_tensor inputs[MAX_TENSORS], outputs[MAX_TENSORS];
+
+static struct map {
+    char *address;
+    size_t bytes;
+} maps[MAX_MAPS], reserved[MAX_MAPS];
+static int map_count, reserved_count, threads, files;
+static int calls, refused_call; /* of mmap and pthread_create */
+static int cores;               /* that the process may use; 0: as it is */
+static int fixed;               /* no thread may be given to cores */
+
+static void check(int holds, const char *what)
+{
+    if (!holds) {
+        fprintf(stderr, "resources: %s\n", what);
+        _exit(1);
+    }
+}
+
+#define REAL(name) ((__typeof__(&name))(uintptr_t)dlsym(RTLD_NEXT, #name))
+
+void *mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset)
+{
+    if (++calls == refused_call)
+        return MAP_FAILED;
+    char *memory = REAL(mmap)(address, bytes, protection, flags, file, offset);
+    if (protection == PROT_NONE)
+        reserved[reserved_count++] = (struct map){memory, bytes};
+    else
+        maps[map_count++] = (struct map){memory, bytes};
+    check(map_count < MAX_MAPS && reserved_count < MAX_MAPS, "too many maps");
+    return memory;
+}
+
+int munmap(void *address, size_t bytes)
+{
+    int i = 0;
+    while (i < map_count && maps[i].address != address)
+        i++;
+    check(i < map_count && maps[i].bytes == bytes, "what is given back is not what was taken");
+    maps[i] = maps[--map_count];
+    return REAL(munmap)(address, bytes);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
+{
+    if (++calls == refused_call)
+        return EAGAIN;
+    threads++;
+    return REAL(pthread_create)(thread, attributes, start, argument);
+}
+
+int pthread_join(pthread_t thread, void **result)
+{
+    threads--;
+    return REAL(pthread_join)(thread, result);
+}
+
+long syscall(long number, ...)
+{
+    long a[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_sched_setaffinity && fixed)
+        return -1;
+    if (number == SYS_sched_getaffinity && cores) { /* beyond the first 64, which no file says anything about */
+        uint64_t *mask = (uint64_t *)a[2];
+        mask[0] = 0;
+        mask[1] = ((uint64_t)1 << cores) - 1;
+        return 2 * sizeof *mask;
+    }
+    const long result = REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (number == SYS_openat && result >= 0)
+        files++;
+    if (number == SYS_close && result == 0)
+        files--;
+    return result;
+}
+
+static void all_returned(void)
+{
+    check(map_count == 0, "memory is not given back");
+    check(threads == 0, "threads are not waited for");
+    check(files == 0, "files stay open");
+}
+
+static int32_t open_model(pocketbert_options options, pocketbert_model **model)
+{
+    options.size = sizeof options;
+    *model = (pocketbert_model *)1;
+    const int32_t status = api->open(&options, model);
+    int inside = status != POCKETBERT_OK && !*model;
+    for (int i = 0; i < reserved_count; i++)
+        inside |= (char *)*model > reserved[i].address && (char *)*model < reserved[i].address + reserved[i].bytes;
+    check(inside, "the handle is an address that something else may get");
+    return status;
+}
+
+/* All that a model took is given back, and a run takes nothing. */
+static void returned(void)
+{
+    int count = 0;
+    for (pocketbert_options options = {0}; options.threads < 5;
+         options.threads += options.profile, options.profile ^= 1) {
+        pocketbert_model *model;
+        int32_t tokens;
+        check(open_model(options, &model) == POCKETBERT_OK, api->last_error(NULL));
+        const int before = calls;
+        for (int i = 0; i < 3; i++) {
+            check(api->run(model, inputs, description.input_count, outputs, description.output_count) == POCKETBERT_OK,
+                  api->last_error(model));
+            check(api->run_text(model, "a b", 3, NULL, 0, outputs, description.output_count, &tokens) == POCKETBERT_OK,
+                  api->last_error(model));
+            for (int32_t j = 0; j < description.output_count; j++)
+                memcpy(outputs[j].shape, description.outputs[j].shape, sizeof outputs[j].shape);
+        }
+        check(calls == before, "a run allocates");
+        api->close(model);
+        all_returned();
+        count++;
+    }
+    printf("%d returned all\n", count);
+}
+
+/* Each call that may be refused is, often enough that whatever is lost each time runs out. */
+static void refused(void)
+{
+    pocketbert_model *model;
+    int32_t status = POCKETBERT_ERROR_MEMORY;
+    for (int call = 1; status != POCKETBERT_OK; call++) {
+        for (int i = 0; i < 300 && status != POCKETBERT_OK; i++) {
+            calls = 0;
+            refused_call = call;
+            status = open_model((pocketbert_options){.threads = 3, .profile = 1}, &model);
+            if (status == POCKETBERT_OK)
+                break;
+            all_returned();
+        }
+        printf("%d %s\n", status, status == POCKETBERT_OK ? "opened" : api->last_error(NULL));
+    }
+    refused_call = 0;
+    api->close(model);
+    fixed = 1;
+    status = open_model((pocketbert_options){.threads = 2, .cores = 1}, &model);
+    printf("%d %s\n", status, api->last_error(NULL));
+    all_returned();
+    status = open_model((pocketbert_options){.threads = 2}, &model);
+    printf("%d %s\n", status, "opened");
+    api->close(model);
+    all_returned();
+}
+
+/* How many threads a model has where the process may use 1, 2, … cores, and how many with 1, 2, … that it is told. */
+static void count_threads(void)
+{
+    pocketbert_model *model;
+    for (int told = 0; told < 2; told++)
+        for (int count = 1; count <= 10; count++) {
+            cores = told ? 1 : count;
+            check(open_model((pocketbert_options){.threads = told ? count : 0}, &model) == POCKETBERT_OK, "open");
+            printf("%d ", 1 + threads);
+            api->close(model);
+        }
+    printf("\n");
+}
+
+static void many(void)
+{
+    static pocketbert_model *models[MAX_MODELS];
+    for (int round = 0; round < 2; round++) {
+        int count = 0;
+        while (count < MAX_MODELS && open_model((pocketbert_options){.threads = 1}, &models[count]) == POCKETBERT_OK)
+            count++;
+        printf("%d, %s\n", count, api->last_error(NULL));
+        for (int i = 0; i < count; i++)
+            api->close(models[i]);
+        all_returned();
+    }
+}
+
+int main(int argc, char **argv)
+{
+    check(argc == 2, "usage: resources (returned|refused|threads|many)");
+    api = JOIN(MODEL, _functions)();
+    api->describe(&description);
+    allocate(inputs, description.inputs, description.input_count);
+    allocate(outputs, description.outputs, description.output_count);
+    map_count = 0; /* those of this program */
+    if (strcmp(argv[1], "returned") == 0)
+        returned();
+    else if (strcmp(argv[1], "refused") == 0)
+        refused();
+    else if (strcmp(argv[1], "threads") == 0)
+        count_threads();
+    else
+        many();
+    return 0;
+}
