@@ -8,15 +8,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 
+import onnx
 import optuna
 import pytest
 
 from compile.running.load import read_manifest
+from model.commands.config import read
+from model.distill import Distillation
+from model.presets import find_preset
+from model.recipes.distill import DistillConfig
+from model.recipes.pretrain import PretrainConfig
 from tune.__main__ import main
 from tune.search import candidate, latency
 from tune.search import space as spaces
 from tune.search.candidate import Search
 from tune.search.command import loop
+from tune.search.export_command import SHARED, training_files
 from tune.search.findings import find
 from tune.search.space import SPACES
 from tune.search.storage import load_study
@@ -183,9 +190,42 @@ def test_a_study_of_another_device_is_refused(address):
             found.study.set_user_attr("reference", begun)
 
 
+def test_a_trial_is_exported_with_the_configurations_that_train_it(address, tmp_path, capsys):
+    trial = complete(load_study("s", address))[0]
+    out = tmp_path / "a.onnx"
+    assert main(["export", "--study", "s", "--storage", address, "--trial", str(trial.number), "-o", str(out)]) == 0
+    assert capsys.readouterr().out.split() == [str(out), str(tmp_path / "a-teacher.toml"), str(tmp_path / "a.toml")]
+    assert [[d.dim_value for d in i.type.tensor_type.shape.dim] for i in onnx.load(out).graph.input] == [[1, 16]] * 3
+    student, teacher = read(tmp_path / "a.toml", DistillConfig), read(tmp_path / "a-teacher.toml", PretrainConfig)
+    measured = SPACE.config(trial.params)
+    assert student.model.load("mlm").config == measured
+    assert student.teacher == f"{teacher.output}/model"
+    assert f"trial {trial.number} of the study" in (tmp_path / "a.toml").read_text()
+    stages = student.transfer.stages(measured.num_hidden_layers, student.train.steps)
+    Distillation(student.model.load("mlm"), teacher.model.load("mlm"), stages[0], student.transfer.weights())
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=lambda s: s.name)
+def test_every_row_has_configurations_that_can_be_trained(space, tmp_path):
+    for name, config in space.rows.items():
+        files = training_files(space, config, "x", tmp_path / f"{name}.onnx")
+        kinds = [PretrainConfig] if space.name == "ib-bert" else [PretrainConfig, DistillConfig]
+        made = []
+        for (path, text), kind in zip(files, kinds, strict=True):
+            path.write_text(text)
+            source = read(path, kind).model
+            made.append(replace(find_preset(source.preset), **source.fields))
+        assert made[-1] == config
+        if len(made) == 2:
+            assert all(getattr(made[0], shared) == getattr(config, shared) for shared in SHARED)
+            assert abs(made[0].bottleneck_size - 1024) <= 128
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["export", "--study", "s", "--trial", "0", "-o", "m.onnx"], "give --study, --storage and --trial, or --space"),
+        (["export", "-o", "m.bin"], "name a file that ends in .onnx"),
         (
             ["search", *COMMON, "--storage", "sqlite:////no/folder/s.db", "--quality-command", "true"],
             "cannot be opened",

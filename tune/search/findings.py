@@ -74,6 +74,14 @@ class Findings:
         ]
         return sorted(candidates, key=lambda p: p.ms)
 
+    def point(self, number: int) -> Point:
+        """The trial of that number. Raises TuneError, with those that were measured, where it was not."""
+        point = next((p for p in self.points if p.number == number), None)
+        if point is None:
+            there = ", ".join(str(p.number) for p in self.points)
+            raise TuneError(f"--trial {number}: not measured; there are {there}")
+        return point
+
     def commands(self, point: Point) -> str:
         """Shell commands that build the point's library."""
         file = artifact_name(point.config)

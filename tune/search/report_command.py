@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tune.errors import TuneError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -25,11 +23,7 @@ def write_report(args: argparse.Namespace) -> int:
     study = load_study(args.study, args.storage)
     findings = find(study)
     if args.trial is not None:
-        point = next((p for p in findings.points if p.number == args.trial), None)
-        if point is None:
-            there = ", ".join(str(p.number) for p in findings.points)
-            raise TuneError(f"--trial {args.trial}: not measured; there are {there}")
-        print(findings.commands(point))
+        print(findings.commands(findings.point(args.trial)))
         return 0
     page = write(findings, draw(findings, importances(study)), args.out or Path("build") / f"search-{args.study}")
     print(f"{len(findings.points)} architectures, {len(findings.front)} on the front: {verdict(findings)}")
