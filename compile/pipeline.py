@@ -48,6 +48,7 @@ from compile.running.verify import verify
 from compile.runtime import SRC
 from compile.targets import Target
 from compile.text.side import TextSide
+from passes.calibration import plain_inputs
 from passes.calibration import text_inputs as calibration_inputs
 
 Progress = Callable[[str, float], None]
@@ -153,6 +154,8 @@ def _pass_options(model: onnx.ModelProto, options: BuildOptions) -> passes.Optio
     samples: tuple[Mapping[str, Any], ...] = ()
     if text and options.calibration:
         samples = calibration_inputs(model, options.calibration, text.tokenizer)
+    elif text and options.precision == "int8":
+        samples = plain_inputs(model, text.tokenizer)
     return passes.Options(
         attention="matmuls",
         quantize="int8" if options.precision == "int8" else "none",

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from passes import files, pipeline
-from passes.calibration import read_texts, read_tokenizer, text_inputs
+from passes.calibration import plain_inputs, read_texts, read_tokenizer, text_inputs
 from passes.errors import PassError
 from passes.options import Options
 from passes.report import LayerPrecision, PassReport, Report
@@ -52,8 +52,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="int8: weights of linears and embedding tables; all else stays float32 (default: none)")  # fmt: skip
     add("--keep-float", nargs="+", default=[], metavar="PATTERN",
         help="layers that stay float32, by node or weight: '*classifier*'")  # fmt: skip
-    add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on in place of random ids")
-    add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt, for --calibrate")
+    add("--calibrate", type=Path, metavar="FILE", help="texts to sample layers on, one a line, in place of our own")
+    add("--vocab", type=Path, metavar="FILE", help="the model's vocab.txt, to sample layers on text")
     add("--cased", action="store_true", help="the vocabulary tells upper from lower case")
     snr = Options().min_snr
     add("--min-snr", type=float, default=snr, metavar="DB",
@@ -81,10 +81,12 @@ def rewrite(args: argparse.Namespace) -> None:
 
     source: onnx.ModelProto = files.read(args.model)
     samples: tuple[Mapping[str, np.ndarray], ...] = ()
-    if args.calibrate:
-        if not args.vocab:
-            raise PassError("--calibrate: give the model's --vocab as well")
-        samples = text_inputs(source, read_texts(args.calibrate), read_tokenizer(args.vocab, args.cased))
+    if args.calibrate and not args.vocab:
+        raise PassError("--calibrate: give the model's --vocab as well")
+    if args.vocab:
+        words = read_tokenizer(args.vocab, args.cased)
+        texts = read_texts(args.calibrate) if args.calibrate else None
+        samples = text_inputs(source, texts, words) if texts else plain_inputs(source, words)
     model, report = pipeline.run(
         source,
         only=args.only,

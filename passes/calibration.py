@@ -11,10 +11,12 @@ import onnx
 
 from passes.errors import PassError
 from passes.inputs import random_inputs, table_rows
+from passes.plain_texts import plain_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+UNKNOWN = 0.1  # the share of words that a vocabulary may lack to be one of English
 LINES = 64  # of the file that are used, spread evenly over it
 
 
@@ -35,6 +37,20 @@ def read_tokenizer(path: Path, cased: bool) -> Tokenizer:
         raise PassError(f"--vocab: {min(missing)} is missing; give the model's vocab.txt")
     tokenizer: Tokenizer = BertWordPieceTokenizer(words, lowercase=not cased)._tokenizer
     return tokenizer
+
+
+def plain_inputs(model: onnx.ModelProto, tokenizer: Tokenizer) -> tuple[Mapping[str, np.ndarray], ...]:
+    """`plain_texts` as the model's inputs; none where it takes more than a text gives or knows too few words."""
+    rows, inputs = dict(table_rows(model.graph)), {value.name for value in model.graph.input}
+    inputs -= {tensor.name for tensor in model.graph.initializer}
+    if not all(name in rows or "mask" in name for name in inputs) or not inputs & set(rows):
+        return ()
+    words, table = tokenizer.get_vocab(), max(rows[name] for name in inputs & set(rows))
+    texts = plain_texts()
+    ids = [number for encoding in tokenizer.encode_batch(texts) for number in encoding.ids]
+    if max(words.values()) >= table or ids.count(words.get("[UNK]", -1)) > UNKNOWN * len(ids):
+        return ()
+    return text_inputs(model, texts, tokenizer)
 
 
 def _read_lines(path: Path) -> list[str]:

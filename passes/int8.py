@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = 127  # of a symmetric int8: −128 is not used, so that −w exists for every w
+DAMPING = 0.1  # λ over the mean of the diagonal: samples are few
+BLOCK = 128  # rows of W after which the rest is corrected at once
 SILENT = 200.0  # decibels
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -22,6 +24,28 @@ def quantize_channels(values: NDArray[np.floating], axis: int) -> tuple[NDArray[
     scales = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1))
     steps = np.rint(values / np.expand_dims(scales, 1 - axis))
     return np.clip(steps, -LEVELS, LEVELS).astype(np.int8), scales
+
+
+def compensate(values: NDArray[np.floating], scales: NDArray[np.float32], x: NDArray[np.floating]) -> NDArray[np.int8]:
+    """W [K, N] in steps of `scales`, each rounded so that x W suffers least on the samples x [rows, K].
+
+    What row k of W loses to rounding is made good in the rows after it (Frantar et al. 2023, "OPTQ"): with U the upper
+    Cholesky factor of (x̂ᵀx̂ + λI)⁻¹, W_j −= U_kj / U_kk (W_k − Ŵ_k) for all j > k.
+    """
+    rounded, weights = round_rows(x), values.astype(np.float64)
+    gram = rounded.T @ rounded
+    ridge = DAMPING * np.trace(gram) / len(gram) or 1.0
+    upper = np.linalg.cholesky(np.linalg.inv(gram + ridge * np.eye(len(gram)))).T
+    steps = np.empty(values.shape, np.int8)
+    for start in range(0, len(weights), BLOCK):
+        block, factors = weights[start : start + BLOCK], upper[start : start + BLOCK]
+        errors = np.empty_like(block)
+        for k in range(len(block)):
+            steps[start + k] = np.clip(np.rint(block[k] / scales), -LEVELS, LEVELS)
+            errors[k] = (block[k] - steps[start + k] * scales.astype(np.float64)) / factors[k, start + k]
+            block[k + 1 :] -= np.outer(factors[k, start + k + 1 : start + len(block)], errors[k])
+        weights[start + len(block) :] -= factors[:, start + len(block) :].T @ errors
+    return steps
 
 
 def dequantize(quantized: NDArray[np.int8], scales: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

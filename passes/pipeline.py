@@ -13,6 +13,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from passes import files
 from passes.canonical_attention import canonical_attention
 from passes.canonical_weights import canonical_weights
+from passes.center_channels import center_channels
 from passes.check import check
 from passes.check_quantized import check_quantized
 from passes.cost import measure
@@ -111,6 +112,7 @@ PHASES = (
     Phase(
         "quantize",
         (
+            Pass("center_channels", center_channels),
             Pass("equalize_channels", equalize_channels),
             Pass("quantize_linears", quantize_linears, tolerance=COARSE),
             Pass("quantize_tables", quantize_tables, tolerance=COARSE),

@@ -5,6 +5,8 @@
 ONNX Runtime computes that in float; the compiler also rounds x, row by row (see passes.int8). A linear stays float32
 where that would leave y = x W with a signal-to-noise ratio below `min_snr` on sampled activations, where the caller
 wants it, or where its weights cannot be int8. A table that a Gemm reads transposed is stored once, as [N, K].
+
+Samples that are texts also say which way to round: `int8.compensate`, where that wins on rows it has not seen.
 """
 
 import numpy as np
@@ -16,7 +18,7 @@ from passes.keep import Keep
 from passes.linear import Linear
 from passes.options import Options
 from passes.report import LayerPrecision, Outcome
-from passes.samples import activations
+from passes.samples import activations, held_out
 
 
 def quantize_linears(model: ir.Model, options: Options) -> Outcome:
@@ -25,18 +27,24 @@ def quantize_linears(model: ir.Model, options: Options) -> Outcome:
     linears = [candidate for node in model.graph if (candidate := linear.match(node, onto_stream=True)) is not None]
     rows = activations(model, [candidate.x for candidate in linears], options)
     keep = Keep(options)
-    layers = tuple(_quantize(model.graph, candidate, rows[f"{candidate.x.name}"], keep) for candidate in linears)
+    texts = bool(options.calibration)
+    layers = tuple(_quantize(model.graph, one, rows[f"{one.x.name}"], keep, texts) for one in linears)
     return Outcome(sum(layer.precision == "int8" for layer in layers), refusals=keep.refusals.all(), layers=layers)
 
 
-def _quantize(graph: ir.Graph, candidate: Linear, x: np.ndarray, keep: Keep) -> LayerPrecision:
+def _quantize(graph: ir.Graph, candidate: Linear, x: np.ndarray, keep: Keep, texts: bool) -> LayerPrecision:
     values, name, weight = candidate.matrix(), f"{candidate.node.name}", f"{candidate.weight.name}"
     weight_snr = output_snr = None
     reason = keep.asked(name, weight) or int8.unusable(values, axis=1)
     if not reason:
         quantized, scales = int8.quantize_channels(values, axis=1)
-        rounded = int8.dequantize(quantized, scales, axis=1)
-        weight_snr, output_snr = int8.decibels(values, values - rounded), int8.output_snr(x, values, rounded)
+        sampled, x = held_out(x) if texts else (x, x)
+        weight_snr, output_snr = _ratios(x, values, quantized, scales)
+        if texts and len(candidate.weight.uses()) == 1 and np.isfinite(sampled).all():
+            better = int8.compensate(values, scales, sampled)
+            ratios = _ratios(x, values, better, scales)
+            if ratios[1] > output_snr:
+                quantized, (weight_snr, output_snr) = better, ratios
         reason = keep.too_noisy(output_snr)
     if reason:
         keep.refusals.add(reason, name)
@@ -49,3 +57,9 @@ def _quantize(graph: ir.Graph, candidate: Linear, x: np.ndarray, keep: Keep) -> 
         candidate.node.replace_input_with(1, dequantized(graph, weight, quantized, scales, axis))
     precision = "float32" if reason else "int8"
     return LayerPrecision(name, "linear", weight, candidate.shape, precision, reason, weight_snr, output_snr)
+
+
+def _ratios(x: np.ndarray, values: np.ndarray, quantized: np.ndarray, scales: np.ndarray) -> tuple[float, float]:
+    """Decibels of the weight, and of x W."""
+    rounded = int8.dequantize(quantized, scales, axis=1)
+    return int8.decibels(values, values - rounded), int8.output_snr(x, values, rounded)

@@ -14,7 +14,7 @@ from passes.options import Options
 from passes.spell_rounding import spell_rounding
 from passes.verify import SEEDS, open_session
 
-ROWS = 512  # kept of each value, spread evenly over what the samples give
+ROWS = 1024  # kept of each value, spread evenly over what the samples give
 
 
 def sample_inputs(model: ir.Model, options: Options) -> Sequence[Mapping[str, np.ndarray]]:
@@ -26,7 +26,7 @@ def sample_inputs(model: ir.Model, options: Options) -> Sequence[Mapping[str, np
 
 
 def activations(model: ir.Model, values: Iterable[ir.Value], options: Options) -> dict[str, np.ndarray]:
-    """Rows [rows, channels] of each value, by name."""
+    """Rows [rows, channels] of each value, by name; without those of padding, as far as a mask says which they are."""
     names = list(dict.fromkeys(f"{value.name}" for value in values))
     if not names:
         return {}
@@ -42,8 +42,21 @@ def activations(model: ir.Model, values: Iterable[ir.Value], options: Options) -
     for feeds in samples:
         for name, result in zip(names, session.run(names, dict(feeds)), strict=True):
             flat = result.reshape(-1, result.shape[-1])
+            flat = flat[_real(feeds, len(flat))]
             rows[name].append(flat[:: -(-len(flat) // share)])
     return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def _real(feeds: Mapping[str, np.ndarray], rows: int) -> np.ndarray | slice:
+    """Which rows are of tokens."""
+    masks = (mask.reshape(-1) > 0 for name, mask in feeds.items() if "mask" in name and mask.size == rows)
+    return next((mask for mask in masks if mask.any()), slice(None))
+
+
+def held_out(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Three of four rows to choose something by, and the others to see what it is worth."""
+    other = np.arange(len(rows)) % 4 == 3
+    return rows[~other], rows[other] if other.any() else rows
 
 
 def int8_snr(model: onnx.ModelProto, result: onnx.ModelProto, options: Options) -> float:

@@ -248,3 +248,49 @@ def test_rounding_spelt_out_is_what_the_kernels_compute(build):
     step = quantize_rows(x).scale[:, None] * np.abs(q * scales).max()
     assert np.abs(got - wanted).max(1).max() <= 1.01 * step.max()
     assert np.mean(np.abs(got - wanted) > 1e-5 * np.abs(wanted).max(1, keepdims=True)) < 0.05
+
+
+def test_weights_rounded_on_samples_lose_less_where_inputs_are_alike():
+    """Inputs of 8 directions: what one row of W loses, the others can make good. Independent ones: nothing can."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((200, 24)).astype(np.float32)  # more than a block of rows
+    nearest, scales = int8.quantize_channels(w, axis=1)
+    mixed = rng.standard_normal((8, 200))
+    x, other = (rng.standard_normal((500, 8)) @ mixed + 0.02 * rng.standard_normal((500, 200)) for _ in range(2))
+    better = int8.compensate(w, scales, x)
+    noise = [np.square(other @ (w - int8.dequantize(q, scales, 1))).mean() for q in (nearest, better)]
+    assert noise[1] < noise[0] / 4
+    independent = np.eye(200)[rng.permutation(200)] * 3.0
+    assert np.mean(int8.compensate(w, scales, independent) != nearest) < 0.02
+    assert not int8.compensate(np.zeros((4, 2)), np.ones(2, np.float32), np.zeros((3, 4))).any()
+
+
+def test_layers_are_rounded_on_texts_and_judged_on_others(build):
+    b = build()
+    x = b.input("x", [64, 200])
+    model = b.model(b("MatMul", x, b.normal(200, 32)))
+    rng = np.random.default_rng(1)
+    mixed = rng.standard_normal((8, 200))
+    samples = tuple({"x": (rng.standard_normal((64, 8)) @ mixed).astype(np.float32)} for _ in range(8))
+    plain, before = passes.run(model, options=INT8)
+    result, after = passes.run(model, options=replace(INT8, calibration=samples))
+    [(nearest, scales, _)], [(q, same, _)] = weights(plain), weights(result)
+    assert np.array_equal(scales, same)
+    assert np.mean(q != nearest) > 0.03
+    [layer] = layers(after)
+    assert layer.weight_snr < layers(before)[0].weight_snr
+    assert layer.output_snr > 35
+
+
+def test_rows_of_padding_are_no_samples(build):
+    from onnx_ir import from_proto
+
+    from passes.samples import activations
+
+    b = build()
+    x, mask = b.input("x", [1, 6, 4]), b.input("attention_mask", [1, 6], onnx.TensorProto.INT64)
+    model = from_proto(b.model(b("Relu", x), b("Identity", mask)))
+    rows = np.arange(24, dtype=np.float32).reshape(1, 6, 4)
+    feeds = {"x": rows, "attention_mask": np.array([[1, 1, 0, 1, 0, 0]])}
+    [value] = activations(model, [model.graph.outputs[0]], Options(calibration=(feeds,))).values()
+    assert value.tolist() == rows[0, [0, 1, 3]].tolist()

@@ -1,0 +1,66 @@
+"""Plain English as a model's inputs, where its vocabulary is known."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from passes.calibration import plain_inputs, read_tokenizer, text_inputs
+from passes.plain_texts import LENGTHS, SENTENCES, plain_texts
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+@pytest.fixture
+def words(tmp_path):
+    """words(pieces): a tokenizer that knows these beside the special ones."""
+
+    def write(pieces):
+        path = tmp_path / "vocab.txt"
+        path.write_text("\n".join([*SPECIAL, *pieces]) + "\n", encoding="utf-8")
+        return read_tokenizer(path, False)
+
+    return write
+
+
+@pytest.fixture
+def english(words):
+    spelt = " ".join(SENTENCES).lower()
+    for mark in ".,:;?!%$'":
+        spelt = spelt.replace(mark, f" {mark} ")
+    return words(sorted(set(spelt.replace("-", " - ").split())))
+
+
+def model(b, rows=1000, other=None):
+    ids = b.input("input_ids", [1, 96], TensorProto.INT64)
+    mask = b.input("attention_mask", [1, 96], TensorProto.INT64)
+    x = b("Mul", b("Gather", b.normal(rows, 8), ids), b("Unsqueeze", b("Cast", mask, to=1), b.const(np.array([2]))))
+    return b.model(b("Add", x, b.input(*other)) if other else x)
+
+
+def test_each_sentence_is_used_once():
+    assert len(plain_texts()) == len(LENGTHS)
+    assert " ".join(plain_texts()) == " ".join(SENTENCES)
+    assert len(set(SENTENCES)) == len(SENTENCES) == sum(LENGTHS)
+
+
+def test_plain_english_is_what_a_known_vocabulary_is_sampled_on(build, english):
+    graph = model(build())
+    samples = plain_inputs(graph, english)
+    assert [dict(sample).keys() for sample in samples] == [{"input_ids", "attention_mask"}] * len(LENGTHS)
+    wanted = text_inputs(graph, plain_texts(), english)
+    for sample, same in zip(samples, wanted, strict=True):
+        assert np.array_equal(sample["input_ids"], same["input_ids"])
+        assert np.array_equal(sample["input_ids"] > 0, sample["attention_mask"] == 1)
+    assert max(sample["attention_mask"].sum() for sample in samples) == 96
+
+
+def test_a_vocabulary_of_another_language_is_not(build, words):
+    assert plain_inputs(model(build()), words(["der", "die", "das", "."])) == ()
+
+
+def test_a_vocabulary_that_is_larger_than_the_table_is_not(build, english):
+    assert plain_inputs(model(build(), rows=100), english) == ()
+
+
+def test_a_model_that_takes_more_than_a_text_is_not(build, english):
+    assert plain_inputs(model(build(), other=("bias", [1, 96, 8])), english) == ()
