@@ -201,7 +201,9 @@ class Program:
         token by token is an output under a shape that still has the tokens as a dimension.
         """
         by_token = {value for call in self.calls if call.per_token for value in call.outputs}
-        return all(call.per_token or _first_row_only(call) for call in self.calls) and all(
+        by_row = {*by_token, *(value for value in self.inputs if self.tokens in value.shape)}
+        rows = {value: value.size // self.tokens for value in by_row}
+        return all(call.per_token or _first_row_only(call, rows) for call in self.calls) and all(
             self.tokens in value.shape for value in self.outputs if value in by_token
         )
 
@@ -215,9 +217,11 @@ class Program:
         return {call.kernel.name: call.kernel for call in self.calls}
 
 
-def _first_row_only(call: Call) -> bool:
+def _first_row_only(call: Call, columns: Mapping[Value, int]) -> bool:
+    """Whether the call reads nothing beyond the first token's row of what has one for each; `columns` says how long."""
     if any(isinstance(a, TokenCount) for a in call.arguments):
         return True
     views = [a.view for a in call.arguments if isinstance(a, Rows)]
     wholes = [a.view for a in call.arguments if isinstance(a, Whole) and a.view.value.kind != "weight"]
-    return call.takes_blocks and call.rows == 1 and not wholes and all(v.offset < v.stride for v in views)
+    inside = all(view.offset + view.columns <= columns.get(view.value, view.value.size) for view in views)
+    return call.takes_blocks and call.rows == 1 and not wholes and inside

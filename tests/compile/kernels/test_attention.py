@@ -57,13 +57,15 @@ def referee(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.nd
 
 def attend(
     call: Callable, case: Case, isa: Isa, strided: type, block: int | None = None, per_query: bool = False,
-    seed: int = 0, tokens: int = 16, spread: float = 1.0, keys: int | None = None,
+    seed: int = 0, tokens: int = 16, spread: float = 1.0, keys: int | None = None, far_below: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, bool]:  # fmt: skip
     """(what the kernel computed a block of rows at a time, what it should have, whether all else is untouched)."""
     rng, width = np.random.default_rng(seed), case.heads * case.size
     q, k, v = (strided(tokens, width, gap=g, values=rng.standard_normal((tokens, width)) * spread) for g in (3, 0, 9))
+    if far_below:
+        q.view[...], k.view[...] = np.abs(q.view), -np.abs(k.view)
     y = strided(tokens, width, gap=2)
-    kept = np.arange(tokens) < (keys or int(rng.integers(1, tokens + 1)))
+    kept = np.arange(tokens) < (int(rng.integers(1, tokens + 1)) if keys is None else keys)
     mask = strided(tokens if per_query else 1, tokens, gap=0, values=np.where(kept, 0.0, -10000.0))
     if per_query:
         mask.view[...] += rng.standard_normal(mask.view.shape)
@@ -115,3 +117,20 @@ def test_scores_in_the_thousands_and_a_single_key(isa: Isa, call: Callable, stri
     assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
     got, want, _ = attend(call, CASES["MobileBERT"], isa, strided, tokens=64, keys=1)
     assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greatest_of_scores_that_are_all_far_below_zero(name: str, isa: Isa, call: Callable, strided: type) -> None:
+    """The greatest is one of them: next to 0 every e^score would be nothing, and their sum too."""
+    for tokens in (1, 7, 16, 33):
+        got, want, _ = attend(call, CASES[name], isa, strided, tokens=tokens, spread=40.0, keys=tokens, far_below=True)
+        assert np.abs(got - want).max() <= 1e-3 * np.abs(want).max(), f"{tokens} tokens"
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.mask])
+def test_query_whose_keys_are_all_masked_weighs_them_as_if_none_were(
+    name: str, isa: Isa, call: Callable, strided: type
+) -> None:
+    for tokens in (1, 7, 16, 33):
+        got, want, _ = attend(call, CASES[name], isa, strided, tokens=tokens, keys=0)
+        assert np.abs(got - want).max() <= 2e-3 * np.abs(want).max(), f"{tokens} tokens"  # 10⁴ + score is rounded

@@ -135,6 +135,34 @@ def test_columns_by_slice_are_a_view(graph: type, lowered: Callable, families: C
     agree(model)
 
 
+@pytest.mark.parametrize("axis", [1, 2], ids=["tokens", "columns"])
+def test_slice_takes_the_entries_that_it_says(axis: int, graph: type, agree: Callable) -> None:
+    """With a step they do not lie side by side."""
+    b = graph()
+    wide = b.linear(b.input("x", [1, 8, 16]), 16, 8)
+    outputs = [wide]
+    for begin, end, step in ((0, 8, 2), (1, 8, 3), (7, -20, -1), (6, 0, -2), (2, 6, 1)):
+        part = b("Slice", wide, *(b.const(np.array([v])) for v in (begin, end, axis, step)))
+        count = len(range(8)[slice(begin, end if end >= -8 else None, step)])
+        outputs.append(b.linear(part, 8 if axis == 1 else count, 4))
+    agree(b.model(*outputs))
+
+
+def test_slice_along_two_axes(graph: type, agree: Callable) -> None:
+    b = graph()
+    wide = b.linear(b.input("x", [1, 8, 16]), 16, 8)
+    part = b("Slice", wide, *(b.const(np.array(v)) for v in ([1, 2], [7, 6], [1, 2])))
+    agree(b.model(b.linear(part, 4, 4)))
+
+
+def test_entries_by_constant_index(graph: type, agree: Callable) -> None:
+    """One is part of the tensor where it is, several are not."""
+    b = graph()
+    wide = b.linear(b.input("x", [1, 8, 16]), 16, 8)
+    places = [(0, [-1]), (0, [0, 0]), (1, [5]), (1, [5, 1, -1]), (2, [5]), (2, [5, 1, -1])]
+    agree(b.model(*(b("Tanh", b("Gather", wide, b.const(np.array(p)), axis=axis)) for axis, p in places)))
+
+
 def test_part_that_an_operator_wants_whole_is_copied(graph: type, lowered: Callable, agree: Callable) -> None:
     b = graph()
     parts = b("Split", b.linear(b.input("x", [1, 8, 16]), 16, 40), b.const(np.array([30, 10])), outputs=2, axis=2)
