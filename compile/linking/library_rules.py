@@ -12,6 +12,7 @@ from compile.errors import CompileError
 from compile.targets import Target
 
 PAGE = 16384
+DF_TEXTREL, DF_BIND_NOW = 4, 8
 
 
 def check_library(path: Path, target: Target, name: str) -> list[str]:
@@ -38,12 +39,16 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
             f"needs nothing but {target.libc} and {target.libm}, by plain soname",
             set(tags.get("DT_NEEDED", [])) <= {target.libc, target.libm},
         ),
-        ("no text relocations", "DT_TEXTREL" not in tags and not flags & 4),
+        ("no text relocations", "DT_TEXTREL" not in tags and not flags & DF_TEXTREL),
         (
             "no segment both writable and executable",
             all(s["p_flags"] & writable_code != writable_code for s in segments),
         ),
         ("stack not executable", all(not s["p_flags"] & P_FLAGS.PF_X for s in stack) and bool(stack)),
+        (
+            "relocated data is read-only once the library is loaded",
+            any(s["p_type"] == "PT_GNU_RELRO" for s in segments) and bool(flags & DF_BIND_NOW),
+        ),
         ("GNU hash table", "DT_GNU_HASH" in tags),
         (f"LOAD segments aligned to {PAGE // 1024} KiB", all(s["p_align"] % PAGE == 0 for s in loads)),
         (
