@@ -26,27 +26,35 @@ static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4])
                      : "a"(leaf), "c"(subleaf));
 }
 
+enum { LEAF_1, LEAF_7, LEAF_7_1, LEAVES };
+enum {
+    LEAF_1_ECX = 4 * LEAF_1 + 2,
+    LEAF_7_EBX = 4 * LEAF_7 + 1,
+    LEAF_7_ECX = 4 * LEAF_7 + 2,
+    LEAF_7_1_EAX = 4 * LEAF_7_1
+};
+enum { OSXSAVE = 1 << 27, AVX = 1 << 28, YMM = 0x6, ZMM = 0xe6 };
+
+/* r: four registers for each leaf of cpuid; saved: the registers that the operating system saves, as xgetbv says. */
+static uint32_t features_of(const uint32_t r[4 * LEAVES], uint32_t saved)
+{
+    uint32_t features = 0;
+#define LOOK(name, word, bit, registers)                                                                               \
+    features |= (r[word] >> (bit) & 1) && (saved & (registers)) == (registers) ? PB_CPU_##name : 0u;
+    PB_X86_FEATURES(LOOK)
+    return features;
+}
+
 uint32_t pb_cpu_features(void)
 {
-    enum { LEAF_1, LEAF_7, LEAF_7_1 };
-    enum {
-        LEAF_1_ECX = 4 * LEAF_1 + 2,
-        LEAF_7_EBX = 4 * LEAF_7 + 1,
-        LEAF_7_ECX = 4 * LEAF_7 + 2,
-        LEAF_7_1_EAX = 4 * LEAF_7_1
-    };
-    enum { OSXSAVE = 1 << 27, AVX = 1 << 28, YMM = 0x6, ZMM = 0xe6 };
-    uint32_t r[12], saved, high, features = 0;
+    uint32_t r[4 * LEAVES], saved, high;
     cpuid(1, 0, &r[4 * LEAF_1]);
     cpuid(7, 0, &r[4 * LEAF_7]);
     cpuid(7, 1, &r[4 * LEAF_7_1]);
     if ((r[LEAF_1_ECX] & (OSXSAVE | AVX)) != (OSXSAVE | AVX))
         return 0;
     __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-#define LOOK(name, word, bit, registers)                                                                               \
-    features |= (r[word] >> (bit) & 1) && (saved & (registers)) == (registers) ? PB_CPU_##name : 0u;
-    PB_X86_FEATURES(LOOK)
-    return features;
+    return features_of(r, saved);
 }
 
 #endif

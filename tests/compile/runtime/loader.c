@@ -28,9 +28,18 @@ static int32_t load(pocketbert_library *library, const char *how, const char *pa
     return status;
 }
 
+/* The lowest number that no open file has. */
+static int next_file(void)
+{
+    const int file = dup(0);
+    close(file);
+    return file;
+}
+
 int main(int argc, char **argv)
 {
     pocketbert_library libraries[MAX_LIBRARIES];
+    const int before = next_file();
     int count = 0;
     for (int i = 1; i + 2 < argc && count < MAX_LIBRARIES; i += 3, count++) {
         pocketbert_library *library = &libraries[count];
@@ -50,5 +59,5 @@ int main(int argc, char **argv)
         pocketbert_unload(&libraries[i]);
         pocketbert_unload(&libraries[i]);
     }
-    return 0;
+    return next_file() == before ? 0 : 5;
 }

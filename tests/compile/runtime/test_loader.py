@@ -1,5 +1,6 @@
 """pocketbert_loader.h: a library from a path, from memory and from the middle of a file, and what cannot be one."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,14 @@ def test_what_is_no_library_of_this_machine_and_model(
     )
     expected = ["nowhere.so", "not a 64-bit library", "another processor", "other_functions", "too short"]
     assert [words for words, text in zip(expected, lines, strict=True) if words not in text] == []
+
+
+@pytest.mark.parametrize("how", ["memory", "file:0:{}"])
+def test_no_file_may_be_opened_any_more(how: str, loader: Path, library: Path) -> None:
+    how = how.format(library.stat().st_size)
+    limited = ["bash", "-c", 'ulimit -n 4; exec "$@"', "bash"]  # the three and the library's
+    done = subprocess.run(
+        [*limited, loader, how, library, "small"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("memory: Too many open files\n", "file: Too many open files\n")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
+from compile.running.arrays import TYPE_CODES
 from compile.running.runners.qemu import ARM64_ROOT
 from compile.running.verify import can_run
 from compile.runtime import INCLUDE, RUNTIME, SRC, TOOLS
@@ -122,6 +124,48 @@ def test_runtime_sees_the_features_that_linux_sees(host: Target, features: Calla
     for name, (has, message) in seen.items():
         assert has == (name in host_cpu_flags()), name
         assert message.startswith(f"open: this CPU lacks {name}, ")
+
+
+def test_feature_counts_where_the_operating_system_saves_its_registers(host: Target, tmp_path: Path) -> None:
+    """XCR0's bits: 1 and 2 are the 256-bit registers, 5 to 7 the 512-bit ones and their masks."""
+    if host.arch != "x86_64":
+        pytest.skip("x86-64's rules")
+    (tmp_path / "saved.c").write_text(
+        '#include <stdio.h>\n#include "cpu.c"\n'
+        "int main(void)\n{\n"
+        "    uint32_t r[4 * LEAVES], saved[] = {0, 2, 4, 6, 0x26, 0x66, 0xa6, 0xc6, 0xe0, 0xe6, ~0u};\n"
+        "    for (int i = 0; i < 4 * LEAVES; i++)\n        r[i] = ~0u;\n"
+        "    for (unsigned i = 0; i < sizeof saved / sizeof *saved; i++)\n"
+        '        printf("%#x %d\\n", saved[i], __builtin_popcount(features_of(r, saved[i])));\n}\n'
+    )
+    run_compiler(find_toolchain(host), [f"-I{SRC}", f"-I{INCLUDE}", "saved.c", "-o", "saved"], tmp_path)
+    done = subprocess.run(["./saved"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    every = len(table("x86_64"))
+    wide = sum(name.startswith("avx512") for name in table("x86_64"))
+    seen = {int(word, 16): int(count) for word, count in (line.split() for line in done.stdout.splitlines())}
+    assert seen == {
+        saved: every if saved & 0xE6 == 0xE6 else every - wide if saved & 6 == 6 else 0 for saved in seen
+    }  # fmt: skip
+    assert len(seen) == 11
+
+
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user (Debian)")
+def test_cpu_whose_operating_system_saves_no_registers_has_no_feature(features: Callable) -> None:
+    """There xgetbv would be an illegal instruction."""
+    seen = features(TARGETS["x86_64-linux"], "qemu-x86_64", "-cpu", "max,-xsave")
+    assert [name for name, (has, _) in seen.items() if has] == []
+    seen = features(TARGETS["x86_64-linux"], "qemu-x86_64", "-cpu", "max")
+    assert seen["avx2"][0]
+
+
+def test_numbers_of_the_interface_stay_as_they_are() -> None:
+    """Programs and libraries of different builds meet: what changes here raises POCKETBERT_ABI."""
+    header = (INCLUDE / "pocketbert.h").read_text()
+    numbers = {name: int(value) for name, value in re.findall(r"\bPOCKETBERT_(\w+) = (\d+)", header)}
+    types = {name.upper(): code for name, code in TYPE_CODES.items()}
+    errors = ["ARGUMENT", "SHAPE", "RANGE", "MEMORY", "CPU", "THREAD", "BUSY", "LIBRARY", "VOCABULARY", "FORK"]
+    assert numbers == {"ABI": 1, "OK": 0} | types | {f"ERROR_{name}": 1 + i for i, name in enumerate(errors)}
+    assert types == {"FLOAT32": 1, "INT64": 2, "INT32": 3, "BOOL": 4}
 
 
 @pytest.mark.skipif(
