@@ -253,3 +253,11 @@ def test_latency_names_every_peer_that_it_cannot_measure() -> None:
     assert "ONNX Runtime on onnxsim's graph" in rows
     if importlib.util.find_spec("executorch") is None:
         assert got["absent"]["ExecuTorch (XNNPACK)"] == "not installed: pip install executorch==1.5.1"
+
+
+def test_coverage_tells_a_right_cell_from_one_that_takes_too_long() -> None:
+    (cell,) = figures("coverage", "--family", "bert", "--form", "static")["cells"]
+    assert cell["outcome"] == "right"
+    assert cell["error"] < 1e-4
+    (cell,) = figures("coverage", "--family", "bert", "--form", "static", "--limit", 1)["cells"]
+    assert (cell["outcome"], cell["note"]) == ("failed", "more than 1 s")
