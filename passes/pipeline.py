@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from passes import files
+from passes.broadcast_late import broadcast_late
 from passes.canonical_attention import canonical_attention
 from passes.canonical_weights import canonical_weights
 from passes.center_channels import center_channels
@@ -19,6 +20,7 @@ from passes.check_quantized import check_quantized
 from passes.cost import measure
 from passes.deduplicate_constants import deduplicate_constants
 from passes.drop_activation_rounding import drop_activation_rounding
+from passes.drop_gathers import drop_gathers
 from passes.equalize_channels import equalize_channels
 from passes.errors import BrokenPassError, PassError
 from passes.expand_attention import expand_attention
@@ -26,6 +28,7 @@ from passes.finite_mask import finite_mask
 from passes.flatten_tokens import flatten_tokens
 from passes.fold_attention_scale import fold_attention_scale
 from passes.fold_nonorm import fold_nonorm
+from passes.fold_shapes import fold_shapes
 from passes.fuse_attention import fuse_attention
 from passes.fuse_bottleneck_linears import fuse_bottleneck_linears
 from passes.fuse_gelu import fuse_gelu
@@ -81,7 +84,15 @@ PHASES = (
             Pass("drop_activation_rounding", drop_activation_rounding, opset=13, tolerance=COARSE),
         ),
     ),
-    Phase("simplify", (Pass("onnxsim", simplify, opset=1),)),
+    Phase(
+        "simplify",
+        (
+            Pass("onnxsim", simplify, opset=1),
+            Pass("fold_shapes", fold_shapes),
+            Pass("drop_gathers", drop_gathers),
+            Pass("broadcast_late", broadcast_late),
+        ),
+    ),
     Phase(
         "recognise",
         (

@@ -1,0 +1,52 @@
+"""Lookups that need none: in their own order, and among equals.
+
+    Gather(x, [[0, 1, …, n−1]]), x of n rows                  ->  Reshape(x)
+    GatherElements(c, i) or Gather(c, i), all of c the same   ->  that constant
+
+transformers makes its masks by the first, and RoBERTa's token types by the second. An index outside c, which ONNX
+Runtime refuses, is not refused any more.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from passes.graph import array, attribute, constant, dims, make, replace_output
+from passes.options import Options
+from passes.report import Outcome
+
+MOST = 1 << 20  # elements of a constant that takes a lookup's place
+
+
+def drop_gathers(model: ir.Model, options: Options) -> Outcome:
+    applied = 0
+    for node in list(model.graph):
+        if node.op_type not in ("Gather", "GatherElements"):
+            continue
+        result = _equals(model.graph, node) or (_in_order(model.graph, node) if node.op_type == "Gather" else None)
+        if result is not None:
+            replace_output(node.outputs[0], result)
+            applied += 1
+    RemoveUnusedNodesPass()(model)
+    return Outcome(applied)
+
+
+def _equals(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
+    values, shape = array(node.inputs[0]), dims(node.outputs[0])
+    if values is None or not values.size or not shape or None in shape or (values != values.flat[0]).any():
+        return None
+    sizes = [size for size in shape if size is not None]
+    if np.prod(sizes) > max(MOST, values.size):
+        return None
+    return constant(graph, np.full(sizes, values.flat[0]), f"{node.name}.constant", values.dtype.type)
+
+
+def _in_order(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
+    x, indices, shape = node.inputs[0], array(node.inputs[1]), dims(node.outputs[0])
+    if x is None or indices is None or None in shape or attribute(node, "axis", 0) != 0:
+        return None
+    rows = dims(x)[:1]
+    if rows != [indices.size] or (indices.reshape(-1) != np.arange(indices.size)).any():
+        return None
+    target = constant(graph, np.array(shape), f"{node.name}.shape", np.int64)
+    return make("Reshape", [x, target], before=node, like=node.outputs[0])

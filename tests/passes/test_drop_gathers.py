@@ -1,0 +1,43 @@
+"""drop_gathers: which lookups need none."""
+
+import numpy as np
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("indices", "axis", "dropped"),
+    [
+        (np.arange(4).reshape(1, 1, 4), 0, True),
+        (np.arange(4), 0, True),
+        (np.arange(3), 0, False),  # not all rows
+        (np.array([1, 0, 2, 3]), 0, False),
+        (np.array([0, 1, 2, 2]), 0, False),
+        (np.arange(5), 1, False),  # along another axis
+    ],
+)
+def test_a_lookup_of_all_rows_in_order_is_a_reshape(build, check, applied, indices, axis, dropped):
+    b = build()
+    y = b("Relu", b("Gather", b.input("x", [4, 5]), b.const(indices), axis=axis))
+    _, report = check(b.model(y), "drop_gathers")
+    assert applied(report, "drop_gathers") == dropped
+
+
+@pytest.mark.parametrize("op", ["Gather", "GatherElements"])
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_lookup_among_equals_is_their_value(build, check, applied, ops, op, equal):
+    b = build()
+    table = np.full((5, 3), 7.0, np.float32)
+    if not equal:
+        table[4, 2] = 6
+    ids = b("Cast", b.input("x", [2, 3], 7), to=7)
+    y = b("Relu", b(op, b.const(table), ids, axis=0))
+    result, report = check(b.model(y), "drop_gathers")
+    assert applied(report, "drop_gathers") == equal
+    assert ops(result, op) == (not equal)
+
+
+def test_an_output_that_was_a_lookup_keeps_its_name(build, check):
+    b = build()
+    y = b("Gather", b.input("x", [4, 5]), b.const(np.arange(4)))
+    result, _ = check(b.model(y), "drop_gathers")
+    assert [output.name for output in result.graph.output] == [y]
