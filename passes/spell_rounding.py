@@ -3,8 +3,8 @@
     lo = min(0, min x)   hi = max(0, max x)   r = max(hi − lo, 2⁻¹⁰⁰)   z = ⌊−lo · 254 / r⌉
     MatMul(x, DequantizeLinear(Q, s))  ->  MatMul((⌊x · 254 / r + z⌉ − z) · r / 254, DequantizeLinear(Q, s))
 
-This is a referee, not a rewrite: kernels sum
-integers, exactly, where ONNX Runtime sums floats, so that rows may round differently where a sum is almost a tie.
+This is a referee, not a rewrite: kernels sum integers, exactly, where ONNX Runtime sums floats, so that rows may round
+differently where a sum is almost a tie. Rows whose integers the file has fixed are not rounded again.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def spell_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     rounded: dict[ir.Value, ir.Value] = {}
     for node in list(copy.graph):
         x = node.inputs[0] if is_int8_linear(node) else None
-        if x is None:
+        if x is None or is_static(x):
             continue
         if x not in rounded:
             rounded[x] = _round_rows(copy.graph, x, node)
@@ -42,6 +42,16 @@ def is_int8_linear(node: ir.Node) -> bool:
     maker = _made_by(matrix, "DequantizeLinear")
     stored = array(maker.inputs[0]) if maker else None
     return stored is not None and stored.dtype == np.int8 and matrix is not None and channel_axis(matrix) is not None
+
+
+def is_static(x: ir.Value) -> bool:
+    """Whether x, seen through reshapes, is dequantised by one constant scale: kernels take its integers as they are."""
+    while reshape := _made_by(x, "Reshape"):
+        assert reshape.inputs[0] is not None
+        x = reshape.inputs[0]
+    maker = _made_by(x, "DequantizeLinear")
+    scale = array(maker.inputs[1]) if maker else None
+    return scale is not None and scale.size == 1
 
 
 def _made_by(value: ir.Value | None, op: str) -> ir.Node | None:

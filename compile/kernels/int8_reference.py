@@ -15,6 +15,9 @@ q = z = 0. A row with a NaN or an infinity, or whose r overflows, gets s = NaN: 
     c[n] = Σ_k q[k] · w[k, n] − z · Σ_k w[k, n]        exact in int32 for K ≤ 65536
     y[n] = float(c[n]) · s · s_w[n] + b[n]             float(c) · s rounded, then one fused multiply-add
 
+A row whose integers a file has fixed, x = (q − z) · s, comes with lo = −z · s and hi = lo + 254 · s in place of its own
+extremes: then the same steps give back q, z and s.
+
 b is the bias; without one, what else is added first (b[t, n] then), or nothing: the last step multiplies. Kernels may
 hold q as q − 128 and z as z − 128 (Arm's products are of signed numbers): c is the same integer.
 """
@@ -44,12 +47,14 @@ class QuantizedRows:
         return (self.q.astype(np.int32) - self.zero[:, None]).astype(np.float32) * self.scale[:, None]
 
 
-def quantize_rows(x: NDArray[np.float32]) -> QuantizedRows:
-    """x: (rows, K)."""
+def quantize_rows(x: NDArray[np.float32], extremes: NDArray[np.float32] | None = None) -> QuantizedRows:
+    """x: (rows, K); extremes: (lo, hi) of every row in place of its own."""
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(x.max(axis=1, initial=0.0) - x.min(axis=1, initial=0.0))
     safe = np.where(finite[:, None], x, np.float32(0.0))
     low, high = np.minimum(safe.min(axis=1), np.float32(0.0)), np.maximum(safe.max(axis=1), np.float32(0.0))
+    if extremes is not None:
+        low, high = (np.full_like(low, value) for value in extremes)
     span = np.maximum(high - low, SMALLEST_RANGE)
     inverse = np.float32(STEPS) / span
     scale = np.where(finite, span * np.float32(1.0 / STEPS), np.float32(np.nan))
@@ -58,14 +63,20 @@ def quantize_rows(x: NDArray[np.float32]) -> QuantizedRows:
     return QuantizedRows(q.astype(np.uint8), scale, zero.astype(np.int32))
 
 
+def static_extremes(scale: float, zero: int) -> NDArray[np.float32]:
+    """(lo, hi) of rows x = (q − zero) · scale, q and zero from 0 to 255."""
+    return (np.array([0.0, STEPS]) - zero).astype(np.float32) * np.float32(scale)
+
+
 def linear(
     x: NDArray[np.float32],
     weight: NDArray[np.int8],
     weight_scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None = None,
+    extremes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """(rows, K) × (K, N) with weight_scale (N,) and bias (N,) or (rows, N) -> (rows, N)."""
-    rows = quantize_rows(x)
+    """(rows, K) × (K, N) with weight_scale (N,) and bias (N,) or (rows, N) -> (rows, N); extremes: of every row."""
+    rows = quantize_rows(x, extremes)
     total = rows.q.astype(np.int64) @ weight.astype(np.int64)
     total -= rows.zero[:, None] * weight.astype(np.int64).sum(axis=0)
     scaled = total.astype(np.float32) * rows.scale[:, None]

@@ -40,7 +40,8 @@ class QuantizedRows:
     """Up to `rows` rows of k elements in a workspace: their scales, their zero points, their bytes.
 
     memory: the workspace as int32; as_float: the same memory. nonnegative: whether no element is below zero, as after a
-    ReLU: the zero point is then 0, and an element's bits alone say whether it is finite.
+    ReLU: the zero point is then 0, and an element's bits alone say whether it is finite. extremes: where lo and hi of
+    every row stand, in place of its own.
     """
 
     memory: Pointer
@@ -49,6 +50,7 @@ class QuantizedRows:
     k: int
     isa: Isa
     nonnegative: bool
+    extremes: Pointer | None = None
 
     @staticmethod
     def nbytes(rows: int, k: int, dot: str) -> int:
@@ -182,6 +184,8 @@ class QuantizedRows:
 
     def _extremes(self, x: Pointer, start: Expr, registers: Any) -> tuple[Expr, Expr]:
         """min(0, min x) and max(0, max x) of a row, in two chains each."""
+        if self.extremes is not None:
+            return bind(self.extremes.load(0)), bind(self.extremes.load(1))
         lanes, whole = self.isa.lanes, self.k // self.isa.lanes
         if self.nonnegative and not self.banded:
             return const(0.0), self._greatest(x, start, registers)

@@ -1,4 +1,4 @@
-"""linear_i8_{mr}x{nr}_k{K}_n{N}[_nonnegative][_apart][_{epilogue}]_{isa}_{dot}: y = epilogue(x W) by `int8_reference`.
+"""linear_i8_{mr}x{nr}_k{K}_n{N}[_{what is known}][_{epilogue}]_{isa}_{dot}: y = epilogue(x W) by `int8_reference`.
 
 Rows are quantised into the workspace first. Weights are packed in panels of 16 columns, [N/16][K/4][16][4] with zeros
 beyond N and K: one copy for all CPUs of an architecture, whatever multiplies them (`targets.Isa.dot`):
@@ -49,10 +49,11 @@ PANEL = 16  # columns
 
 @dataclass(frozen=True)
 class LinearInt8(TiledKernel):
-    """Arguments in C: x, ldx, w, scales, sums, y, ldy, [bias], each epilogue step's operand(s), rows, workspace.
+    """Arguments in C: x, ldx, w, scales, sums, y, ldy, [bias], [extremes], each step's operand(s), rows, workspace.
 
     w is int8; scales (N,) are the weights', sums (N,) int32 are −Σ_k w[k, n]. bias and strides as in `Linear`.
     nonnegative: whether x is known to have no element below zero, so that its zero points are 0;
+    static: whether extremes (2,), lo and hi, stand for those of every row, whose elements are whole steps between them;
     apart: whether w is such that two products together may not fit in 16 bits (`overflows_in_pairs`).
     """
 
@@ -65,6 +66,7 @@ class LinearInt8(TiledKernel):
     strides: tuple[int, ...] = ()
     nonnegative: bool = False
     apart: bool = False
+    static: bool = False
 
     family = "linear"
     precision = "i8"
@@ -72,7 +74,7 @@ class LinearInt8(TiledKernel):
     @property
     def name(self) -> str:
         parts = [f"linear_i8_{self.tile}_k{self.k}_n{self.n}", "nonnegative" * self.nonnegative]
-        parts += ["apart" * self.apart, "bias" * self.bias, *self.steps]
+        parts += ["static" * self.static, "apart" * self.apart, "bias" * self.bias, *self.steps]
         parts += ["ld" + "x".join(map(str, self.strides)) if self.strides else "", self.isa.name, self.isa.dot]
         return "_".join(p for p in parts if p)
 
@@ -80,7 +82,7 @@ class LinearInt8(TiledKernel):
         words = -(-self.n // PANEL) * PANEL * padded_depth(self.k) // 4
         weight = Parameter("w", "weight", words, "int32", align=ALIGNMENT)
         factors = vector("scales", self.n), replace(vector("sums", self.n), dtype="int32")
-        bias = (vector("bias", self.n),) if self.bias else ()
+        bias = [vector("bias", self.n)] * self.bias + [vector("extremes", 2)] * self.static
         operands = epilogue.signature(self.steps, self.n)
         y, workspace = tensor("y", self.n, written=True), replace(WORKSPACE, dtype="int32")
         return (*tensor("x", self.k), weight, *factors, *y, *bias, *operands, ROW_COUNT, workspace)
@@ -137,7 +139,12 @@ class LinearInt8(TiledKernel):
         operands: Arrays = {"x": x, **weight_operands(weight, scales)}
         if bias is not None:
             operands["bias"] = pack_vector(bias)
-        value = int8_reference.linear(x, weight, scales, bias).astype(np.float64)
+        extremes = None
+        if self.static:
+            x = (np.clip(np.rint(x * 32), -100, 155) / 32).astype(np.float32)
+            operands["x"], extremes = x, int8_reference.static_extremes(1 / 32, 100)
+            operands["extremes"] = pack_vector(extremes)
+        value = int8_reference.linear(x, weight, scales, bias, extremes).astype(np.float64)
         return operands, reference.epilogue(self.steps, value, operands, rng)
 
     def build(self) -> Any:
@@ -168,8 +175,9 @@ class _Code:
             self.operands = epilogue.with_strides(self.operands, others)
         self.rows = arguments["rows"]
         self.quantized = QuantizedRows(
-            self.memory, self.memory.seen_as("float32"), self.rows, spec.k, spec.isa, spec.nonnegative
-        )
+            self.memory, self.memory.seen_as("float32"), self.rows, spec.k, spec.isa, spec.nonnegative,
+            arguments.get("extremes"),
+        )  # fmt: skip
         self.depth = padded_depth(spec.k) // 4  # words
         self.acc = kernel.registers(self.accumulators(), self.isa.lanes, "int32")
         (self.spill,) = kernel.registers(1, self.isa.lanes)

@@ -39,6 +39,7 @@ from compile.lowering.patterns import (
     match_attention,
     match_part,
     match_quantized_weight,
+    match_static_rows,
     match_trigram,
     through_reshapes,
 )
@@ -278,9 +279,14 @@ class _Lowering:
         has_bias, steps = bias is not None, tuple(chain.steps)
         if quantized:
             tile = default_tile(self.isa, f"i8_{self.isa.dot}")
-            nonnegative = through_reshapes(chain.source.inputs[0]).op == "nn.relu"
+            read = through_reshapes(chain.source.inputs[0])
+            nonnegative, static = read.op == "nn.relu", match_static_rows(read)
             apart = overflows_in_pairs(weight)
-            kernel = self.tiled(LinearInt8(k, n, has_bias, steps, tile, self.isa, (), nonnegative, apart))
+            kernel = self.tiled(
+                LinearInt8(k, n, has_bias, steps, tile, self.isa, (), nonnegative, apart, static is not None)
+            )
+            if static:
+                operands["extremes"] = self.vector(int8_reference.static_extremes(*static), node)
             constants = weight_operands(weight, quantized.scales)
         else:
             kernel = self.tiled(Linear(k, n, has_bias, steps, default_tile(self.isa), self.isa))

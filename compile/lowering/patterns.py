@@ -207,6 +207,19 @@ def match_quantized_weight(node: Node, axis: int) -> QuantizedWeight | None:
     return QuantizedWeight(shifted.astype(np.int8), np.ascontiguousarray(scales, np.float32))
 
 
+def match_static_rows(node: Node) -> tuple[float, int] | None:
+    """(scale, zero point from 0 to 255) where the node's elements are whole steps of a constant scale."""
+    maker = node.inputs[0] if node.op == "dequantize" else None
+    if maker is None or maker.op != "quantize":
+        return None
+    (scale, zero), others = ([operand.data for operand in end.inputs[1:]] for end in (node, maker))
+    if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.int8, np.uint8):
+        return None
+    if any(other is None or not np.array_equal(one, other) for one, other in zip((scale, zero), others, strict=True)):
+        return None
+    return float(scale.item()), int(zero.item()) - np.iinfo(zero.dtype).min
+
+
 @dataclass(frozen=True)
 class Part:
     """Entries [begin, begin + count) of `source` along `axis`."""

@@ -33,14 +33,15 @@ def encoder(build) -> onnx.ModelProto:
     return b.model(b.linear(b("MatMul", weights, x), 64, 8))
 
 
-def quantized(model: onnx.ModelProto, tmp_path, kind: str, weights: QuantType, per_channel: bool) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, tmp_path, kind: str, weights: QuantType, per_channel: bool,
+              activations: QuantType = QuantType.QUInt8) -> onnx.ModelProto:  # fmt: skip
     paths = [str(tmp_path / name) for name in ("float.onnx", "int8.onnx")]
     onnx.save(model, paths[0])
     if kind == "dynamic":
         quantize_dynamic(*paths, weight_type=weights, per_channel=per_channel)
     else:
         quantize_static(*paths, Samples(model), quant_format=QuantFormat.QDQ, per_channel=per_channel,
-                        activation_type=QuantType.QUInt8, weight_type=weights)  # fmt: skip
+                        activation_type=activations, weight_type=weights)  # fmt: skip
     return onnx.load(paths[1])
 
 
@@ -75,6 +76,18 @@ def test_a_quantised_file_keeps_its_integers(encoder, tmp_path, kind, weights, p
         assert sum(r.times for r in reasons) + len(integers(result)) == 3 + 1
     assert snr(encoder, result) >= snr(encoder, model) - 1
     assert snr(model, result) > 15
+
+
+@pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8])
+def test_rows_that_the_file_has_rounded_are_not_rounded_again(encoder, tmp_path, ops, activations):
+    from passes.spell_rounding import spell_rounding
+
+    model = quantized(encoder, tmp_path, "static", QuantType.QInt8, True, activations)
+    result, _ = passes.run(model)
+    assert ops(result, "QuantizeLinear") == 3
+    assert ops(spell_rounding(result), "ReduceMin", "Round") == 0
+    again, _ = passes.run(quantized(encoder, tmp_path, "dynamic", QuantType.QInt8, True))
+    assert ops(spell_rounding(again), "ReduceMin") == 3
 
 
 def dequantized_linear(b, q, scale, zero=None, axis=1, **attributes):

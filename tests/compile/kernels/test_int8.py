@@ -128,6 +128,8 @@ CASES = {
     "TinyBERT's 312": (312, 312, False, (), ()),
     "weights of others, −128 at random": (72, 40, True, (), ()),
     "weights of others, −128 everywhere": (65, 33, False, (), ()),
+    "static, residual": (100, 40, False, ("add",), ()),
+    "static, odd depth, strides known": (39, 17, True, (), (42, 20)),
 }
 
 
@@ -160,20 +162,25 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
             weight[rng.random((k, n)) < (1 if "everywhere" in case else 0.2)] = -128
         apart = overflows_in_pairs(weight)
         assert apart == ("−128" in case)
-        kernel = LinearInt8(k, n, has_bias, steps, tile, cpu.isa, strides, nonnegative, apart)
+        static = int8_reference.static_extremes(0.037, int(rng.integers(256))) if "static" in case else None
+        kernel = LinearInt8(k, n, has_bias, steps, tile, cpu.isa, strides, nonnegative, apart, static is not None)
         scales = rng.uniform(0.001, 1, n).astype(np.float32)
         bias = rng.standard_normal(n).astype(np.float32) if has_bias else None
         operands: dict[str, Any] = dict(weight_operands(weight, scales))
         if bias is not None:
             operands["bias"] = pack_vector(bias)
+        if static is not None:
+            operands["extremes"] = pack_vector(static)
         for rows in ROW_COUNTS:
             x = rows_of(rng, rows, k)
             x = np.where(x < 0, np.float32(0), x) if nonnegative else x
+            if static is not None:
+                x = static[0] + rng.integers(256, size=(rows, k)).astype(np.float32) * np.float32(0.037)
             y = framed(np.full((rows, n), 7.0, np.float32), 3, fill=7.0)
             with np.errstate(invalid="ignore", over="ignore"):
                 others = [rng.standard_normal((1 if s == "mul_vector" else rows, n)).astype(np.float32) for s in steps]
                 fused = bias is None and steps == ("add",)
-                want = int8_reference.linear(x, weight, scales, others[0] if fused else bias)
+                want = int8_reference.linear(x, weight, scales, others[0] if fused else bias, static)
                 for step, other in zip(steps, others, strict=True):
                     if step == "relu":
                         want = np.where(want < 0, np.float32(0), want)  # what is not a number stays

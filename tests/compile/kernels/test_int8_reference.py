@@ -60,3 +60,15 @@ def test_a_product_is_the_float_product_of_what_the_integers_stand_for() -> None
     weight, scale = rng.integers(-127, 128, (64, 24)).astype(np.int8), rng.uniform(0.001, 1, 24).astype(np.float32)
     want = reference.quantize_rows(x).dequantized().astype(np.float64) @ (weight * scale.astype(np.float64))
     assert np.abs(reference.linear(x, weight, scale) - want).max() <= 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("zero", [0, 1, 100, 128, 254, 255])
+@pytest.mark.parametrize("scale", [1e-6, 0.037, 1 / 3, 250.0])
+def test_rows_that_a_file_has_rounded_are_not_rounded_again(scale: float, zero: int) -> None:
+    q = np.random.default_rng(zero).integers(0, 256, (5, 40))
+    q[0], q[1] = 255, np.arange(40)  # rows of one number, and of few: their own extremes would give other steps
+    x = (q - zero).astype(np.float32) * np.float32(scale)
+    rows = reference.quantize_rows(x, reference.static_extremes(scale, zero))
+    assert np.array_equal(rows.q, q)
+    assert (rows.zero == zero).all()
+    assert np.allclose(rows.scale, scale, rtol=3e-7, atol=0)
