@@ -43,12 +43,13 @@ def _own_name(value: ir.Value) -> str:
 def _unique(names: Iterable[str], names_in_use: set[str | None]) -> list[str]:
     """The names with their numbers taken off, and new ones put on where the same name comes again."""
     used, result = set(names_in_use), []
+    last: dict[str, int] = {}  # for each name the number that it got last: all below it are taken
     for name in names:
         base = _NUMBER.sub("", name)
-        candidate, count = base, 1
-        while candidate in used:
+        count = last.get(base, 0) + 1
+        while (candidate := base if count == 1 else f"{base}#{count}") in used:
             count += 1
-            candidate = f"{base}#{count}"
+        last[base] = count
         used.add(candidate)
         result.append(candidate)
     return result

@@ -12,6 +12,8 @@ from compile.planning.levels import Level
 from compile.planning.plan import Plan
 from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
 
+# Calls in one C function: compilers take more than twice as long for one that is twice as long.
+MOST_CALLS = 128
 TYPES = {name: f"POCKETBERT_{name.upper()}" for name in ("float32", "int64", "int32", "bool")}
 
 
@@ -78,28 +80,37 @@ def _stages(plan: Plan, prefix: str) -> str:
     Those with the prefix "profiled_" log the time after each call; the others do nothing but call.
     """
     parts, table = [], [f"static const pb_stage {prefix}stages[] = {{"]
+    number = {call: index for index, call in enumerate(plan.program.calls)}
     for index, stage in enumerate(plan.stages):
         names = []
         for kind, calls in (("serial", stage.serial), ("rows", stage.rows)):
             names.append(f"{prefix}stage_{index}_{kind}" if calls else "NULL")
             if calls:
-                parts.append(_function(plan, names[-1], calls, kind == "rows", profiled=bool(prefix)))
+                lines = [_call(plan, call, number[call], kind == "rows", profiled=bool(prefix)) for call in calls]
+                parts.append(_functions(names[-1], lines, cold=bool(prefix)))
         table.append(f"    {{{', '.join(names)}}},")
     return "\n".join([*parts, *table, "};\n"])
 
 
-def _function(plan: Plan, name: str, calls: list[Call], by_rows: bool, profiled: bool) -> str:
-    number = {call: index for index, call in enumerate(plan.program.calls)}
-    cold = "__attribute__((cold)) " if profiled else ""  # small, and apart from what every run goes through
-    head = f"{cold}static void {name}(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log)"
-    lines = [head, "{", "    (void)scratch, (void)row, (void)rows, (void)log;"]
+def _functions(name: str, calls: list[str], cold: bool) -> str:
+    """The C function `name` with these calls; where they are many, one that calls others with MOST_CALLS each."""
+    parts = []
+    if len(calls) > MOST_CALLS:
+        starts = range(0, len(calls), MOST_CALLS)
+        parts = [_functions(f"{name}_{i}", calls[i : i + MOST_CALLS], cold) for i in starts]
+        calls = [f"    {name}_{i}(context, scratch, row, rows, log);" for i in starts]
+    before = "__attribute__((cold)) " if cold else ""  # small, and apart from what every run goes through
+    parameters = "const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log"
+    lines = [f"{before}static void {name}({parameters})", "{"]
     lines.append("    const struct pb_kernels *const kernels = context->kernels;")
-    for call in calls:
-        arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
-        lines.append(f"    kernels->{call.kernel.name}({arguments}); // {c_comment(call.source)}")
-        if profiled:
-            lines.append(f"    pb_log_call(log, {number[call]});")
-    return "\n".join([*lines, "}\n"])
+    lines.append("    (void)kernels, (void)scratch, (void)row, (void)rows, (void)log;")
+    return "\n".join([*parts, *lines, *calls, "}\n"])
+
+
+def _call(plan: Plan, call: Call, number: int, by_rows: bool, profiled: bool) -> str:
+    arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
+    line = f"    kernels->{call.kernel.name}({arguments}); // {c_comment(call.source)}"
+    return f"{line}\n    pb_log_call(log, {number});" if profiled else line
 
 
 def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool) -> str:
