@@ -77,6 +77,28 @@ def test_devices_share_the_work_and_one_that_is_unplugged_is_left_out(fake_adb: 
             runner.measure(folder, runs=2)
 
 
+def test_nobody_waits_for_ever_once_the_last_device_is_gone(fake_adb: Path, linear_library: Callable) -> None:
+    """However many wait, and those that come later."""
+    folder = linear_library("arm64-android")
+    for serial in ("A1", "B2"):
+        attach(fake_adb, serial)
+    with AdbRunner() as runner:
+        for serial in ("A1", "B2"):
+            (fake_adb / serial / "unplug").write_text("0")
+        pool = ThreadPoolExecutor(8)
+        waiting = [pool.submit(runner.measure, folder, runs=2) for _ in range(8)]
+        pool.shutdown(wait=False)
+        try:
+            for each in waiting:
+                with pytest.raises(RunnerError, match=r"gone.*plug"):
+                    each.result(timeout=60)
+        finally:  # or this process waits for those that wait
+            for _ in waiting:
+                runner._free.put(None)
+        with pytest.raises(RunnerError, match="every device is gone"):
+            runner.measure(folder, runs=2)
+
+
 def test_a_hot_device_is_waited_for(fake_adb: Path, linear_library: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     device = attach(fake_adb, "A1", degrees=60)
     waits: list[float] = []

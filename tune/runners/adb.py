@@ -142,14 +142,16 @@ class AdbRunner(Runner):
         with self._lock:
             if not self._phones:
                 return None
-        return self._free.get()
+        phone = self._free.get()
+        if phone is None:
+            self._free.put(None)  # for the next who waits
+        return phone
 
     def _drop(self, phone: Phone) -> None:
         with self._lock:
             self._phones.remove(phone)
             if not self._phones:
-                for _ in range(self.slots):
-                    self._free.put(None)  # nobody may wait for ever
+                self._free.put(None)  # nobody may wait for ever
 
     def _execute_on(
         self, phone: Phone, library: Path, name: str, inputs: bytes, threads: int, runs: int, timeout: float
