@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from compile.targets import TARGETS, why_not_here, with_cpu
 
 INT32 = -(2**31), 2**31 - 1
 MAX_THREADS = 64
-FUNCTIONS = ("open", "run", "close", "last_error", "tokenize", "run_text", "token")
+MOST_TOKENS, MOST_SPECIAL = 8, 64  # of a byte of text, and around texts
+FUNCTIONS = ("open", "run", "close", "last_error", "encode", "run_text", "token")
 
 
 class _Options(ctypes.Structure):
@@ -41,6 +43,30 @@ class _Record(ctypes.Structure):
         ("start_ns", ctypes.c_int64),
         ("end_ns", ctypes.c_int64),
     ]
+
+
+class _Tokens(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t)]
+    _fields_ += [(name, ctypes.c_int32) for name in ("max_tokens", "windows", "skip", "count", "overflow")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("ids", "segments", "texts", "begins", "ends")]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text, or of two, each array (tokens,).
+
+    ids, segments: int64, as the model takes them;
+    texts: 0 and 1 for the first text and the second, −1 for special pieces around them;
+    begins, ends: places in the text, as indices of a str's characters or a bytes' bytes; 0 for special pieces;
+    overflow: how many tokens there are beyond these.
+    """
+
+    ids: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    texts: NDArray[np.int8]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    overflow: int
 
 
 class Record(NamedTuple):
@@ -83,14 +109,14 @@ class Library:
             raise CompileError(f"{path} was built with --sanitize {self.manifest.sanitize}: Python cannot load it")
         self._library = open_library(path, self.manifest.sha256)
         try:
-            opened, self._run, self._close, self._last_error, self._tokenize, self._run_text, self._token = (
+            opened, self._run, self._close, self._last_error, self._encode, self._run_text, self._token = (
                 getattr(self._library, f"{name}_{function}") for function in FUNCTIONS
             )
         except AttributeError as error:
             raise CompileError(f"{path} is not the library of {name!r}: build it again") from error
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
         text = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
-        self._tokenize.argtypes = [*text, ctypes.c_int32, *[ctypes.c_void_p] * 3]
+        self._encode.argtypes = [*text, ctypes.c_void_p]
         self._run_text.argtypes = [ctypes.c_void_p, *text, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
         self._token.argtypes, self._token.restype = [ctypes.c_int32], ctypes.c_char_p
         self._close.argtypes = [ctypes.c_void_p]
@@ -150,16 +176,61 @@ class Library:
         """Ids and segments of a text, or of two, each (tokens,): [CLS] text [SEP] pair [SEP].
 
         The longer text is truncated first, to max_tokens in all (by default the model's). In bytes, what is not UTF-8
-        is left out. Raises CompileError if the library was built without --vocab.
+        is read as U+FFFD. Raises CompileError if the library has no tokenizer.
+        """
+        tokens = self.encode(text, pair, max_tokens)
+        return tokens.ids, tokens.segments
+
+    def encode(
+        self,
+        text: str | bytes,
+        pair: str | bytes | None = None,
+        max_tokens: int | None = None,
+        windows: bool = False,
+        skip: int = 0,
+    ) -> Tokens:
+        """The tokens of a text, or of two, with where they stand and how many were cut off.
+
+        windows: cut only the last text; skip: leave out so many of its tokens at the beginning. `windows` in a loop:
+        see `each_window`. Raises CompileError.
         """
         texts = _text(text, pair)
-        room = self.manifest.tokens if max_tokens is None else whole_number(max_tokens, "max_tokens", *INT32)
-        room = max(min(room, 4 * (texts[1] + texts[3]) + 3), 0)  # no text has more tokens than four a byte
-        ids, segments = (np.empty(room, np.int64) for _ in range(2))
-        count = ctypes.c_int32()
-        if self._tokenize(*texts, room, ids.ctypes.data, segments.ctypes.data, ctypes.byref(count)) != 0:
+        most = self._text_tokens if max_tokens is None else whole_number(max_tokens, "max_tokens", *INT32)
+        room = max(min(most, MOST_TOKENS * (texts[1] + texts[3]) + MOST_SPECIAL), 0)
+        arrays: list[NDArray[Any]] = [np.empty(room, kind) for kind in ("i8", "i8", "i1", "i8", "i8")]
+        skip = whole_number(skip, "skip", 0, INT32[1])
+        given = _Tokens(
+            ctypes.sizeof(_Tokens), room, bool(windows), skip, 0, 0, *(array.ctypes.data for array in arrays)
+        )
+        if self._encode(*texts, ctypes.byref(given)) != 0:
             raise CompileError(self._last_error(None).decode())
-        return ids[: count.value], segments[: count.value]
+        ids, segments, which, begins, ends = (array[: given.count] for array in arrays)
+        for number, (whole, data) in enumerate(((text, texts[0]), (pair, texts[2]))):
+            if isinstance(whole, str):
+                places, own = _characters(data or b""), which == number
+                begins[own], ends[own] = places[begins[own]], places[ends[own]]
+        return Tokens(ids, segments, which, begins, ends, given.overflow)
+
+    def each_window(
+        self, text: str | bytes, pair: str | bytes | None = None, max_tokens: int | None = None, stride: int = 0
+    ) -> Iterator[Tokens]:
+        """Windows over the last text, each sharing `stride` tokens with the one before. Raises CompileError."""
+        skip = 0
+        while True:
+            tokens = self.encode(text, pair, max_tokens, windows=True, skip=skip)
+            yield tokens
+            step = int((tokens.texts == (pair is not None)).sum()) - stride
+            if not tokens.overflow:
+                return
+            if step <= 0:
+                raise CompileError(f"stride {stride}: a window has no more tokens of the text: give a smaller one")
+            skip += step
+
+    @property
+    def _text_tokens(self) -> int:
+        """Of the longest text that the model reads whole."""
+        facts = self.manifest.vocabulary
+        return min(self.manifest.tokens, (facts and facts.max_tokens) or self.manifest.tokens)
 
     def run_text(self, text: str | bytes, pair: str | bytes | None = None) -> dict[str, NDArray[Any]]:
         """`tokenize` and `run` in one: every output by name, for just the text's tokens. Raises CompileError."""
@@ -229,6 +300,11 @@ def _text(text: str | bytes, pair: str | bytes | None) -> tuple[bytes, int, byte
     """Two texts as the C interface takes them."""
     first, second = utf8(text, "text"), None if pair is None else utf8(pair, "pair")
     return first, len(first), second, len(second or b"")
+
+
+def _characters(data: bytes) -> NDArray[np.int64]:
+    """Which character of a text each of its bytes belongs to, and how many there are."""
+    return np.cumsum((np.frombuffer(data + b"\0", np.uint8) & 0xC0) != 0x80) - 1
 
 
 def load(

@@ -35,7 +35,7 @@ enum {
     POCKETBERT_ERROR_THREAD = 6,     /* threads could not be created */
     POCKETBERT_ERROR_BUSY = 7,       /* another thread is running this model */
     POCKETBERT_ERROR_LIBRARY = 8,    /* pocketbert_loader.h: not a library that this machine can load */
-    POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a vocabulary: it takes ids, not text */
+    POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a tokenizer: it takes ids, not text */
     POCKETBERT_ERROR_FORK = 10 /* the model was opened before fork(), by the parent of this process: open another */
 };
 
@@ -67,6 +67,7 @@ typedef struct {
     size_t weight_bytes;            /* read-only, and shared by all models and processes */
     const char *cpu;                /* whose kernels this machine gets, of the library's (or would need at least) */
     int32_t pieces;                 /* in the vocabulary; 0: the library has none */
+    int32_t text_tokens;            /* of the longest text that run_text reads whole, special pieces included */
 } pocketbert_description;
 
 /* A buffer of the caller's, which is read or written in place during the run, and not kept after it. Inputs may share
@@ -86,6 +87,22 @@ typedef struct {
     int32_t profile; /* 1: keep when every kernel ran, for the function `profile` */
     uint64_t cores;  /* bit i: core i, which must exist, for the model's threads; UINT64_MAX: all; 0: the big ones */
 } pocketbert_options;
+
+/* The tokens of a text: what to make of it, arrays of yours to fill, and what was found. Set `size` to
+ * sizeof(pocketbert_tokens) and what you do not use to 0 or NULL. */
+typedef struct {
+    size_t size;
+    int32_t max_tokens; /* room in the arrays; what does not fit is cut off, from the longer text first */
+    int32_t windows;    /* 1: cut only the last text, so that windows over it can follow each other: */
+    int32_t skip;       /* leave out so many of the last text's tokens at its beginning */
+    int32_t count;      /* receives how many tokens were written */
+    int32_t overflow;   /* receives how many tokens there are beyond them, those that were skipped not counted */
+    int64_t *ids;
+    int64_t *segments; /* as the model's template says */
+    int8_t *texts;     /* 0 and 1: of the first text and the second; -1: a special piece around them */
+    int64_t *begins;   /* bytes in its text; 0 for a special piece */
+    int64_t *ends;
+} pocketbert_tokens;
 
 /* One kernel of one run: when it ran, and on which thread. */
 typedef struct {
@@ -114,6 +131,8 @@ typedef struct {
                         size_t pair_bytes, pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
     const char *(*token)(int32_t id);
     int32_t (*profile)(pocketbert_model *model, const pocketbert_record **records, int32_t *count);
+    int32_t (*encode)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                      pocketbert_tokens *tokens);
 } pocketbert_functions;
 
 #ifdef __cplusplus

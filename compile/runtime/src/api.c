@@ -5,6 +5,8 @@ enum {
     MAX_THREADS = 64,
     BLOCKS_OF_UNEQUAL_CORES = 3, /* a thread */
     OPTIONS_SIZE_1 = 16,         /* of the first version, which ends before `cores` */
+    TOKENS_SIZE_1 = 72,          /* of pocketbert_tokens */
+    MAX_TEXT = 1 << 28,          /* bytes */
     LARGEST_SIZE = 256,          /* of a later version's structs: what is more than this is no size */
 };
 
@@ -408,12 +410,27 @@ static int32_t check_text(pb_model *model, const char *text, size_t text_bytes, 
 {
     if (!PB_PIECES)
         return fail(model, POCKETBERT_ERROR_VOCABULARY,
-                    "the library has no vocabulary: build it with --vocab vocab.txt");
+                    "the library has no tokenizer: build it from a folder that has one, or with --vocab vocab.txt");
     if ((!text && text_bytes) || (!pair && pair_bytes))
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: `text` or `pair` is NULL but has bytes");
-    if (max_tokens < (pair ? 3 : 2))
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: there is no room for [CLS] and a [SEP] after each text");
+    if (text_bytes > MAX_TEXT || pair_bytes > MAX_TEXT)
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: longer than 256 MiB");
+    if (max_tokens < pb_template_size(pair) || max_tokens < 0)
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: there is no room for the special pieces around the texts");
     return POCKETBERT_OK;
+}
+
+/* Of texts that have been checked. */
+static int32_t encode(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                      pocketbert_tokens *tokens, int32_t *count)
+{
+    const int32_t status = pb_text_tokens(text, text_bytes, pair, pair_bytes, tokens);
+    if (status == POCKETBERT_OK)
+        *count = tokens->count;
+    return status == POCKETBERT_OK ? status
+           : status == POCKETBERT_ERROR_SHAPE
+               ? fail(model, status, "text: the first text leaves no room for a window of the second: shorten it")
+               : fail(model, status, "text: out of memory for its tokens");
 }
 
 PB_PUBLIC int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
@@ -424,13 +441,35 @@ PB_PUBLIC int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *
         return status;
     if (!ids || !segments || !count)
         return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "tokenize: `ids`, `segments` or `count` is NULL");
-    *count = pb_text_ids(text, text_bytes, pair, pair_bytes, max_tokens, ids, segments);
-    return POCKETBERT_OK;
+    pocketbert_tokens tokens = {.size = sizeof tokens, .max_tokens = max_tokens, .ids = ids, .segments = segments};
+    return encode(NULL, text, text_bytes, pair, pair_bytes, &tokens, count);
+}
+
+PB_PUBLIC int32_t PB(encode)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                             pocketbert_tokens *tokens)
+{
+    if (!tokens || tokens->size < TOKENS_SIZE_1 || tokens->size > LARGEST_SIZE || tokens->size % 8 != 0)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
+                    "encode: `tokens` is NULL, or tokens->size is not sizeof(pocketbert_tokens)");
+    const int32_t status = check_text(NULL, text, text_bytes, pair, pair_bytes, tokens->max_tokens);
+    if (status != POCKETBERT_OK)
+        return status;
+    if (!tokens->ids || tokens->windows < 0 || tokens->windows > 1 || tokens->skip < 0)
+        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
+                    "encode: tokens->ids is NULL, tokens->windows not 0 or 1, or tokens->skip negative");
+    int32_t count;
+    return encode(NULL, text, text_bytes, pair, pair_bytes, tokens, &count);
 }
 
 PB_PUBLIC const char *PB(token)(int32_t id)
 {
     return pb_piece(id);
+}
+
+/* Of the longest text: fewer than the model takes where it was made for fewer. */
+static int32_t text_tokens(void)
+{
+    return PB_MAX_TOKENS > 0 && PB_MAX_TOKENS < pb_the_plan.tokens ? PB_MAX_TOKENS : pb_the_plan.tokens;
 }
 
 /* int64 -> what the input's type is, in place. */
@@ -448,14 +487,18 @@ static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, co
     static const uint8_t takes[] = {PB_TEXT_INPUTS};
     enum { INPUTS = sizeof takes };
     const pb_plan *plan = &pb_the_plan;
-    const int32_t status = check_text(model, text, text_bytes, pair, pair_bytes, plan->tokens);
+    int32_t found, status = check_text(model, text, text_bytes, pair, pair_bytes, text_tokens());
     if (status != POCKETBERT_OK)
         return status;
     if (!outputs || output_count != plan->output_count)
         return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
     int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
-    const int32_t found =
-        pb_text_ids(text, text_bytes, pair, pair_bytes, plan->tokens, values[PB_TEXT_IDS], values[PB_TEXT_SEGMENTS]);
+    pocketbert_tokens given = {.size = sizeof given, .max_tokens = text_tokens()};
+    given.ids = values[PB_TEXT_IDS];
+    given.segments = values[PB_TEXT_SEGMENTS];
+    status = encode(model, text, text_bytes, pair, pair_bytes, &given, &found);
+    if (status != POCKETBERT_OK)
+        return status;
     const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : found;
     for (int32_t i = 0; i < length; i++) {
         values[PB_TEXT_MASK][i] = i < found;
@@ -528,6 +571,7 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         .weight_bytes = pb_the_plan.weight_bytes,
         .cpu = level ? level->cpu : pb_the_plan.levels[0].cpu,
         .pieces = PB_PIECES,
+        .text_tokens = PB_PIECES ? text_tokens() : 0,
     };
     const size_t size = description->size < sizeof known ? description->size : sizeof known;
     for (size_t i = sizeof known.size; i < size; i++)
@@ -572,6 +616,7 @@ PB_PUBLIC const pocketbert_functions *PB(functions)(void)
         .tokenize = PB(tokenize),
         .run_text = PB(run_text),
         .token = PB(token),
+        .encode = PB(encode),
     };
     return &functions;
 }

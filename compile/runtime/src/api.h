@@ -44,21 +44,31 @@ int32_t PB(open)(const pocketbert_options *options, pocketbert_model **model);
 int32_t PB(run)(pocketbert_model *model, const pocketbert_tensor *inputs, int32_t input_count,
                 const pocketbert_tensor *outputs, int32_t output_count);
 
-/* The ids of a text as BERT's tokenizer gives them: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP]. For a library that
- * was built with --vocab. It needs no open model, and any number of threads may be in it.
+/* The ids of a text as the model's tokenizer gives them: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP], for BERT's. For
+ * a library that was built with a tokenizer. It needs no open model, and any number of threads may be in it.
  *
- * text, text_bytes: UTF-8 of any length in bytes, without a NUL at its end; what is not UTF-8 in it is left out. "[MASK]"
+ * text, text_bytes: UTF-8, up to 256 MiB, without a NUL at its end; what is not UTF-8 in it is read as U+FFFD. "[MASK]"
  *     and the other special pieces may stand in it.
  * pair, pair_bytes: the second text; NULL and 0 for none.
- * max_tokens: at least 2, or 3 with a pair; a longer result is truncated to that, the longer text first.
+ * max_tokens: room for all special pieces at least; a longer result is truncated to that, the longer text first.
  * ids: receives them; yours, with room for max_tokens.
  * segments: receives 0 for the first text with its [CLS] and [SEP], 1 for the second; yours, with the same room.
  * count: receives how many were written.
- * Returns a status: ARGUMENT, VOCABULARY. Its message is that of PB(last_error)(NULL). */
+ * Returns a status: ARGUMENT, VOCABULARY, MEMORY. Its message is that of PB(last_error)(NULL). */
 int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
                      int64_t *ids, int64_t *segments, int32_t *count);
 
-/* Tokenize and run, at just the length that the text has and at most the model's.
+/* The same with all that is known of the tokens: where they stand in the text, which are special, how many were cut off;
+ * and windows over long texts.
+ *
+ * text, text_bytes, pair, pair_bytes: as in PB(tokenize).
+ * tokens: pocketbert.h says what its members are; `ids` must be there. For windows that share `stride` tokens, add to
+ *     `skip` what was written of the last text, less `stride`, until `overflow` is 0.
+ * Returns a status: ARGUMENT, VOCABULARY, MEMORY; SHAPE where the first text leaves no room for a window of the second. Its
+ *     message is that of PB(last_error)(NULL). */
+int32_t PB(encode)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *tokens);
+
+/* Tokenize and run, at just the length that the text has and at most `text_tokens` of PB(describe).
  *
  * model: from PB(open).
  * text, text_bytes, pair, pair_bytes: as in PB(tokenize).
@@ -66,11 +76,11 @@ int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *pair, size
  *     the shape for just these tokens are filled in.
  * output_count: as many as the description has.
  * tokens: receives their number; may be NULL.
- * Returns a status: ARGUMENT, VOCABULARY, BUSY, FORK. */
+ * Returns a status: ARGUMENT, VOCABULARY, MEMORY, BUSY, FORK. */
 int32_t PB(run_text)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
                      pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
 
-/* The piece with this id as UTF-8 that ends with a NUL, "##" and all; NULL where there is none. It belongs to the library
+/* The piece with this id as UTF-8 that ends with a NUL, as the tokenizer writes it ("##ing", "Ġthe", "▁the"); NULL where there is none. It belongs to the library
  * and is valid as long as that is loaded. */
 const char *PB(token)(int32_t id);
 

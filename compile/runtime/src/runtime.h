@@ -84,22 +84,15 @@ pb_model *pb_handle_model(const pb_slot *slot);
 void pb_handle_leave(pb_slot *slot);
 pb_model *pb_handle_close(pocketbert_model *handle, bool *inherited);
 
-/* tokenizer.c, and what is generated for it: a trie whose node says base << 8 | label and which piece ends there, or -1;
- * where each piece's text begins; and what each input of the model takes of a text. */
-typedef struct {
-    uint32_t base_label;
-    int32_t piece;
-} pb_trie_node;
-
+/* tokenizer.c, and what is generated for it: what each input of the model takes of a text, and the pieces' names. */
 enum { PB_TEXT_IDS, PB_TEXT_MASK, PB_TEXT_SEGMENTS };
 
-extern const pb_trie_node pb_trie[];
-extern const uint32_t pb_piece_offsets[];
+extern const uint32_t pb_piece_offsets[]; /* UINT32_MAX: an id without a piece */
 extern const char pb_piece_text[];
 
-/* The number of ids. max_tokens is at least 2, or 3 with a pair; `ids` and `segments` have that much room. */
-int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
-                    int64_t *ids, int64_t *segments);
+/* How many special pieces stand around one text or two; `encode` needs room for one more. */
+int32_t pb_template_size(bool pair);
+int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to);
 const char *pb_piece(int32_t id);
 
 /* cpu.c: PB_CPU_*, as many as this CPU has; and what to say where it has not all that are needed. */

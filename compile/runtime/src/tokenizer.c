@@ -1,253 +1,153 @@
-/* Text to ids, as BERT's tokenizer does it: clean-up, words, and for each word the longest pieces first.
- *
- * One pass over the bytes, nothing allocated, time linear in the text: a word is cleaned into a buffer of fixed size,
- * and one that is longer is [UNK] by BERT's own rule. Bytes that are not UTF-8 are left out, like the U+FFFD that other
- * decoders put in their place.
- */
-#include "runtime.h"
+/* A text, or two, to the tokens that a model takes: decoded, cut at added tokens, and put into the model's template. */
+#include "text.h"
 
 #if PB_PIECES
 
-#include "../generated/unicode_tables.h"
-
-enum { MAX_CHARACTERS = 100, MAX_UTF8 = 4 };
-/* The trie's roots: of pieces as they are, of pieces that are written with ##. */
-enum { WORD_START = 0, WORD_REST = 1 };
-
-typedef struct {
-    const uint8_t *text;
-    size_t size;
-    int64_t *ids;
-    size_t room;       /* how many ids are kept */
-    size_t count;      /* how many were found */
-    size_t enough;     /* how many to look for */
-    size_t characters; /* in the word, with those that are not kept because there are too many */
-    uint32_t bytes;    /* in the word */
-    uint8_t word[MAX_CHARACTERS * MAX_UTF8];
-} reader;
-
-static void put(reader *r, int64_t id)
+void *pb_reserve(pb_reader *r, pb_block *block, size_t bytes)
 {
-    if (r->count < r->room)
-        r->ids[r->count] = id;
-    r->count++;
-}
-
-/* The longest piece that begins at word[from]; *end is where it ends, `from` if there is none. */
-static int32_t longest_piece(const reader *r, uint32_t root, uint32_t from, uint32_t *end)
-{
-    int32_t piece = -1;
-    *end = from;
-    pb_trie_node node = pb_trie[root];
-    for (uint32_t i = from; i < r->bytes; i++) {
-        node = pb_trie[(node.base_label >> 8) + r->word[i]];
-        if ((node.base_label & 255) != r->word[i])
-            break;
-        if (node.piece >= 0) {
-            piece = node.piece;
-            *end = i + 1;
-        }
+    if (bytes <= block->bytes)
+        return block->at;
+    const size_t size = (bytes + 0xFFFF) & ~(size_t)0xFFFF;
+    char *at = mmap(NULL, size, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (at == (char *)-1) {
+        r->failed = true;
+        return NULL;
     }
-    return piece;
-}
-
-static void end_word(reader *r)
-{
-    if (!r->characters)
-        return;
-    const size_t before = r->count;
-    bool known = r->characters <= MAX_CHARACTERS;
-    for (uint32_t from = 0, end; known && from < r->bytes; from = end) {
-        const int32_t piece = longest_piece(r, from ? WORD_REST : WORD_START, from, &end);
-        known = end > from;
-        put(r, piece);
+    if (block->bytes) {
+        memcpy(at, block->at, block->bytes);
+        munmap(block->at, block->bytes);
     }
-    if (!known) {
-        r->count = before;
-        put(r, PB_UNKNOWN);
+    *block = (pb_block){at, size};
+    return at;
+}
+
+static void release(pb_reader *r)
+{
+    pb_block *blocks[] = {&r->characters, &r->normal[0], &r->normal[1], &r->codes, &r->tokens, &r->work};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        if (blocks[i]->bytes)
+            munmap(blocks[i]->at, blocks[i]->bytes);
+}
+
+void pb_emit(pb_reader *r, int32_t id, uint32_t begin, uint32_t end, size_t leading, size_t trailing)
+{
+    const size_t bytes = (r->token_count + 1) * sizeof(pb_found);
+    pb_found *tokens = pb_reserve(r, &r->tokens, bytes <= r->tokens.bytes ? bytes : 2 * bytes);
+    if (tokens)
+        tokens[r->token_count++] = (pb_found){id, begin, end, (uint16_t)(leading < 0xFFFF ? leading : 0xFFFF),
+                                              (uint16_t)(trailing < 0xFFFF ? trailing : 0xFFFF)};
+}
+
+/* The character that begins at p, and its bytes. What is not UTF-8 is U+FFFD, once for the longest part of a character
+ * that could have gone on, as Unicode recommends and most decoders do. */
+static uint32_t decode(const uint8_t *p, size_t left, uint32_t *bytes)
+{
+    const uint32_t c = p[0], more = c < 0x80 ? 0 : c < 0xC2 ? 4 : c < 0xE0 ? 1 : c < 0xF0 ? 2 : c < 0xF5 ? 3 : 4;
+    *bytes = 1;
+    if (more == 0)
+        return c;
+    if (more == 4)
+        return PB_REPLACEMENT;
+    uint32_t code = c & (0x3Fu >> more), low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
+    uint32_t high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+    for (uint32_t k = 1; k <= more; k++, low = 0x80, high = 0xBF) {
+        if (k >= left || p[k] < low || p[k] > high)
+            return PB_REPLACEMENT;
+        code = code << 6 | (p[k] & 63);
+        *bytes = k + 1;
     }
-    r->characters = r->bytes = 0;
+    return code;
 }
 
-static void add(reader *r, uint32_t code)
+typedef void (*use_segment)(pb_reader *r, pb_char *at, size_t count);
+
+/* Whether at[first] to at[end] have a letter, digit or the like beside them. */
+static bool is_inside_word(const pb_char *at, size_t first, size_t end, size_t count)
 {
-    if (r->characters++ >= MAX_CHARACTERS)
-        return;
-    uint8_t *to = r->word + r->bytes;
-    if (code < 0x80) {
-        to[0] = (uint8_t)code;
-        r->bytes += 1;
-    } else if (code < 0x800) {
-        to[0] = (uint8_t)(0xC0 | code >> 6);
-        to[1] = (uint8_t)(0x80 | (code & 63));
-        r->bytes += 2;
-    } else if (code < 0x10000) {
-        to[0] = (uint8_t)(0xE0 | code >> 12);
-        to[1] = (uint8_t)(0x80 | (code >> 6 & 63));
-        to[2] = (uint8_t)(0x80 | (code & 63));
-        r->bytes += 3;
-    } else {
-        to[0] = (uint8_t)(0xF0 | code >> 18);
-        to[1] = (uint8_t)(0x80 | (code >> 12 & 63));
-        to[2] = (uint8_t)(0x80 | (code >> 6 & 63));
-        to[3] = (uint8_t)(0x80 | (code & 63));
-        r->bytes += 4;
-    }
+    return (first > 0 && pb_map(PB_WORD_CHARACTERS, at[first - 1].code)) ||
+           (end < count && pb_map(PB_WORD_CHARACTERS, at[end].code));
 }
 
-static void add_alone(reader *r, uint32_t code)
+static bool is_blank(uint32_t code)
 {
-    end_word(r);
-    add(r, code);
-    end_word(r);
+    return pb_is_space(code) || (PB_SPLIT == PB_SPLIT_BYTES && code == 0x120); /* Ġ, as `tokenizers` has it */
 }
 
-/* Letters and digits from text[i] on; returns where they end. */
-static size_t add_ascii(reader *r, size_t i)
+/* An added token stands for all of at[first] to at[end]. */
+static void emit_added(pb_reader *r, int32_t id, const pb_char *at, size_t first, size_t end)
 {
-    const size_t begin = i, room = r->characters < MAX_CHARACTERS ? MAX_CHARACTERS - r->characters : 0;
-    uint8_t *to = r->word + r->bytes;
-    for (uint8_t c; i < r->size && (c = ascii[r->text[i]]) > REPLACE; i++)
-        if (i - begin < room)
-            to[i - begin] = c;
-    r->bytes += (uint32_t)(i - begin < room ? i - begin : room);
-    r->characters += i - begin;
-    return i;
+    size_t leading = 0, trailing = 0;
+    while (first + leading < end && is_blank(at[first + leading].code))
+        leading++;
+    while (end - trailing > first && is_blank(at[end - trailing - 1].code))
+        trailing++;
+    pb_emit(r, id, at[first].begin, at[end - 1].end, leading, trailing);
 }
 
-/* The three Hangul letters of a syllable, by arithmetic (Unicode, section 3.12). */
-static void add_syllable(reader *r, uint32_t code)
+/* Finds the added tokens under a root, at each place the longest; what lies between them goes to `use`. */
+static void cut(pb_reader *r, pb_char *at, size_t count, uint32_t root, use_segment use)
 {
-    const uint32_t index = code - 0xAC00;
-    add(r, 0x1100 + index / 588);
-    add(r, 0x1161 + index / 28 % 21);
-    if (index % 28)
-        add(r, 0x11A7 + index % 28);
-}
-
-/* The entry of the character at text[i]; *next is where the following one begins. */
-static uint32_t entry_at(const reader *r, size_t i, uint32_t *code, size_t *next)
-{
-    const uint8_t *p = r->text + i;
-    const size_t left = r->size - i;
-    *next = i + 1; /* where it is no UTF-8: only this byte is left out */
-    uint32_t c = p[0], length = c < 0x80 ? 1 : c < 0xC2 ? 0 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : c < 0xF5 ? 4 : 0;
-    if (!length || length > left)
-        return DROP;
-    if (length > 1)
-        c &= 0x7Fu >> length;
-    for (uint32_t k = 1; k < length; k++) {
-        if ((p[k] & 0xC0) != 0x80)
-            return DROP;
-        c = c << 6 | (p[k] & 63);
-    }
-    if ((length == 3 && (c < 0x800 || (c >= 0xD800 && c < 0xE000))) || (length == 4 && (c < 0x10000 || c > 0x10FFFF)))
-        return DROP;
-    *next = i + length;
-    *code = c;
-    return entries[middle[(uint32_t)high[c >> 10] << 5 | (c >> 5 & 31)] << 5 | (c & 31)];
-}
-
-/* Marks that no rule removes come in the order of their canonical classes, whatever it is in the text. One pass over
- * them for each class that occurs keeps that linear and needs no memory. Returns where they end. */
-static size_t add_marks(reader *r, size_t begin)
-{
-    enum { NONE = 256 };
-    size_t i = begin;
-    for (uint32_t class = 0, following; class != NONE; class = following) {
-        following = NONE;
-        uint32_t code;
-        for (size_t next = i = begin; i < r->size; i = next) {
-            const uint32_t entry = entry_at(r, i, &code, &next);
-            const uint32_t *element = elements + (entry >> 3);
-            const bool marks = (entry & 7) == REPLACE && (i == begin || *element >> 24);
-            if (!marks && entry != DROP)
-                break;
-            for (bool more = marks; more; more = !(*element++ & ELEMENT_LAST)) {
-                const uint32_t found = *element >> 24;
-                if (found > class && found < following)
-                    following = found;
-                if (found && found == class)
-                    add(r, *element & 0x1FFFFF);
-            }
-        }
-    }
-    return i;
-}
-
-static size_t add_other(reader *r, size_t i)
-{
-    uint32_t code;
-    size_t next;
-    const uint32_t entry = entry_at(r, i, &code, &next);
-    switch (entry & 7) {
-    case KEEP:
-        add(r, code);
-        break;
-    case SPACE:
-        end_word(r);
-        break;
-    case ALONE:
-        add_alone(r, code);
-        break;
-    case HANGUL:
-        add_syllable(r, code);
-        break;
-    case REPLACE:
-        for (const uint32_t *element = elements + (entry >> 3);; element++) {
-            if (*element >> 24)
-                return add_marks(r, i);
-            (*element & ELEMENT_ALONE ? add_alone : add)(r, *element & 0x1FFFFF);
-            if (*element & ELEMENT_LAST)
-                break;
-        }
-    }
-    return next;
-}
-
-/* A special piece that stands in the text as it is written counts as itself. Returns its length, 0 if there is none. */
-static size_t add_special(reader *r, size_t i)
-{
-    static const struct {
-        char text[7];
-        int32_t id;
-    } specials[] = {
-        {"[MASK]", PB_MASK}, {"[UNK]", PB_UNKNOWN}, {"[SEP]", PB_SEP}, {"[CLS]", PB_CLS}, {"[PAD]", PB_PAD}};
-    for (size_t s = 0; s < sizeof specials / sizeof *specials; s++) {
-        size_t n = 0;
-        while (specials[s].text[n] && i + n < r->size && r->text[i + n] == (uint8_t)specials[s].text[n])
-            n++;
-        if (!specials[s].text[n] && specials[s].id >= 0) {
-            end_word(r);
-            put(r, specials[s].id);
-            return n;
-        }
-    }
-    return 0;
-}
-
-/* Writes the first `room` ids and returns how many there are, or are until there are `enough`. */
-static size_t find_ids(const char *text, size_t size, int64_t *ids, size_t room, size_t enough)
-{
-    reader r = {.text = (const uint8_t *)text, .size = size, .ids = ids, .room = room, .enough = enough};
-    for (size_t i = 0; i < size && r.count < r.enough;) {
-        const uint8_t c = ascii[r.text[i]];
-        size_t special;
-        if (c > REPLACE) {
-            i = add_ascii(&r, i);
-        } else if (c == SPACE) {
-            end_word(&r);
+    size_t segment = 0;
+    for (size_t i = 0; i < count && !r->failed;) {
+        uint32_t node = pb_from_root(root, at[i].code);
+        if (!node) {
             i++;
-        } else if (c == ALONE && r.text[i] == '[' && (special = add_special(&r, i))) {
-            i += special;
-        } else if (c == ALONE) {
-            add_alone(&r, r.text[i++]);
-        } else {
-            i = add_other(&r, i);
+            continue;
         }
+        int32_t added = -1;
+        size_t end = i + 1;
+        for (size_t k = i + 1; node; node = pb_from_node(node, at[k++].code)) {
+            if (pb_trie_value[node] >= 0) {
+                added = pb_trie_value[node];
+                end = k;
+            }
+            if (k == count)
+                break;
+        }
+        if (added < 0) {
+            i++;
+            continue;
+        }
+        const int32_t flags = pb_added[2 * added + 1];
+        if (!(flags & PB_SINGLE_WORD) || !is_inside_word(at, i, end, count)) {
+            size_t first = i, after = end;
+            while (flags & PB_LSTRIP && first > segment && pb_is_space(at[first - 1].code))
+                first--;
+            while (flags & PB_RSTRIP && after < count && pb_is_space(at[after].code))
+                after++;
+            if (first > segment)
+                use(r, at + segment, first - segment);
+            emit_added(r, pb_added[2 * added], at, first, after);
+            segment = after;
+            end = end > after ? end : after;
+        }
+        i = end;
     }
-    end_word(&r);
-    return r.count;
+    if (segment < count)
+        use(r, at + segment, count - segment);
+}
+
+static void read_segment(pb_reader *r, pb_char *at, size_t count)
+{
+    pb_char *normal;
+    count = pb_normalize(r, at, count, &normal);
+    if (count && !r->failed)
+        cut(r, normal, count, PB_ROOT_NORMAL, pb_words);
+}
+
+/* The tokens of a text, without those of the template. */
+static void read_text(pb_reader *r, const char *text, size_t size)
+{
+    pb_char *at = pb_reserve(r, &r->characters, (size + 1) * sizeof *at);
+    if (!at || !size)
+        return;
+    at++; /* pb_words may put a character before the first */
+    size_t count = 0;
+    for (uint32_t i = 0, bytes; i < size; i += bytes, count++) {
+        const uint32_t code = decode((const uint8_t *)text + i, size - i, &bytes);
+        at[count] = (pb_char){code, i, i + bytes};
+    }
+    cut(r, at, count, PB_ROOT_RAW, read_segment);
 }
 
 /* Truncation `longest_first`: the longer text gives way, and both once they are equally long. */
@@ -260,41 +160,124 @@ static void share(size_t room, size_t *first, size_t *second)
     *longer = room - *shorter;
 }
 
-int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
-                    int64_t *ids, int64_t *segments)
+/* `count` characters after text[at], or before it. */
+static uint32_t forward(const uint8_t *text, uint32_t at, uint32_t end, uint32_t count)
 {
-    const size_t room = (size_t)max_tokens - (pair ? 3 : 2);
-    /* Which of two texts is the longer is known at their ends. `segments` serves as the second one's buffer. */
-    size_t first = find_ids(text, text_bytes, ids + 1, room, pair ? SIZE_MAX : room);
-    size_t second = pair ? find_ids(pair, pair_bytes, segments, room, SIZE_MAX) : 0;
-    share(room, &first, &second);
-    size_t count = 0;
-    ids[count] = PB_CLS;
-    count += first + 1;
-    ids[count++] = PB_SEP;
-    const size_t boundary = count;
-    if (pair) {
-        for (size_t i = 0; i < second; i++)
-            ids[count++] = segments[i];
-        ids[count++] = PB_SEP;
+    for (uint32_t bytes; count && at < end; count--, at += bytes)
+        decode(text + at, end - at, &bytes);
+    return at;
+}
+
+static uint32_t backward(const uint8_t *text, uint32_t begin, uint32_t at, uint32_t count)
+{
+    for (; count && at > begin; count--)
+        for (at--; at > begin && (text[at] & 0xC0) == 0x80;)
+            at--;
+    return at;
+}
+
+/* Where the token begins and ends without its blanks, where the tokenizer leaves them out of its offsets. */
+static void set_offsets(const char *text, const pb_found *token, bool first, int64_t *begin, int64_t *end)
+{
+    uint32_t from = token->begin, to = token->end, leading = token->leading;
+    if (PB_TRIM) {
+        if (PB_TRIM_KEEPS_PREFIX && leading == 1 && (first || !from))
+            leading = 0;
+        from = forward((const uint8_t *)text, from, to, leading);
+        to = backward((const uint8_t *)text, from, to, token->trailing);
     }
-    for (size_t i = 0; i < count; i++)
-        segments[i] = i >= boundary;
-    return (int32_t)count;
+    *begin = from;
+    *end = to;
+}
+
+static void put(pocketbert_tokens *to, int64_t id, int64_t segment, int text, int64_t begin, int64_t end)
+{
+    const int32_t i = to->count++;
+    to->ids[i] = id;
+    if (to->segments)
+        to->segments[i] = segment;
+    if (to->texts)
+        to->texts[i] = (int8_t)text;
+    if (to->begins)
+        to->begins[i] = begin;
+    if (to->ends)
+        to->ends[i] = end;
+}
+
+static void put_text(pocketbert_tokens *to, const pb_reader *r, const char *text, size_t first, size_t count,
+                     int64_t segment, int which)
+{
+    const pb_found *tokens = (const pb_found *)(const void *)r->tokens.at;
+    for (size_t i = first; i < first + count; i++) {
+        int64_t begin, end;
+        set_offsets(text, &tokens[i], i == first, &begin, &end);
+        put(to, tokens[i].id, segment, which, begin, end);
+    }
+}
+
+int32_t pb_template_size(bool pair)
+{
+    return pair ? PB_PAIR_SPECIALS : PB_SINGLE_SPECIALS;
+}
+
+int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to)
+{
+    typedef struct {
+        int32_t kind, id, segment;
+    } item;
+    static const item single[] = {PB_SINGLE}, two[] = {PB_PAIR};
+    const item *template = pair ? two : single;
+    const size_t items = pair ? sizeof two / sizeof *two : sizeof single / sizeof *single;
+    const size_t room = (size_t)(to->max_tokens - pb_template_size(pair));
+    const size_t skip = to->skip > 0 ? (size_t)to->skip : 0;
+    pb_reader readers[2] = {{.failed = false}, {.failed = false}};
+    read_text(&readers[0], text, text_bytes);
+    if (pair)
+        read_text(&readers[1], pair, pair_bytes);
+    const bool failed = readers[0].failed || readers[1].failed;
+    size_t counts[2] = {readers[0].token_count, readers[1].token_count}, first[2] = {0, 0};
+    size_t *last = &counts[pair != NULL];
+    first[pair != NULL] = skip < *last ? skip : *last;
+    *last -= first[pair != NULL];
+    const size_t before = counts[0] + counts[1];
+    int32_t status = failed ? POCKETBERT_ERROR_MEMORY : POCKETBERT_OK;
+    if (to->windows && pair && counts[0] >= room)
+        status = status == POCKETBERT_OK ? POCKETBERT_ERROR_SHAPE : status;
+    else if (to->windows)
+        *last = *last < room - (pair ? counts[0] : 0) ? *last : room - (pair ? counts[0] : 0);
+    else
+        share(room, &counts[0], &counts[1]);
+    to->count = 0;
+    to->overflow = (int32_t)(before - counts[0] - counts[1]);
+    for (size_t i = 0; i < items && status == POCKETBERT_OK; i++) {
+        const int which = template[i].kind == PB_PIECE_SECOND;
+        if (template[i].kind == PB_PIECE_SPECIAL)
+            put(to, template[i].id, template[i].segment, -1, 0, 0);
+        else
+            put_text(to, &readers[which], which ? pair : text, first[which], counts[which], template[i].segment, which);
+    }
+    release(&readers[0]);
+    release(&readers[1]);
+    return status;
 }
 
 const char *pb_piece(int32_t id)
 {
-    return id >= 0 && id < PB_PIECES ? pb_piece_text + pb_piece_offsets[id] : NULL;
+    return id >= 0 && id < PB_PIECES && pb_piece_offsets[id] != UINT32_MAX ? pb_piece_text + pb_piece_offsets[id]
+                                                                           : NULL;
 }
 
 #else
 
-int32_t pb_text_ids(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, int32_t max_tokens,
-                    int64_t *ids, int64_t *segments)
+int32_t pb_template_size(bool pair)
 {
-    (void)text, (void)text_bytes, (void)pair, (void)pair_bytes, (void)max_tokens, (void)ids, (void)segments;
-    return 0;
+    return pair ? 3 : 2;
+}
+
+int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to)
+{
+    (void)text, (void)text_bytes, (void)pair, (void)pair_bytes, (void)to;
+    return POCKETBERT_ERROR_VOCABULARY;
 }
 
 const char *pb_piece(int32_t id)

@@ -4,9 +4,7 @@ import ctypes
 import random
 import re
 import subprocess
-import unicodedata
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import compile
-from compile.codegen import unicode_tables
-from compile.codegen.vocabulary import double_array
 from compile.pipeline import BuildOptions, build_library
 from compile.running.runners.qemu import ARM64_ROOT
 from compile.running.verify import can_run
@@ -155,11 +151,6 @@ def tokenizer(request: Any) -> Tokenizer:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="module")
-def rules() -> dict[bool, unicode_tables.Rules]:
-    return {cased: unicode_tables.Rules(cased) for cased in (False, True)}
-
-
 def test_mixed_scripts(tokenizer: Tokenizer, characters: list[str]) -> None:
     rng, ids = random.Random(1), []
     for _ in range(1500):
@@ -263,8 +254,16 @@ def test_no_room(pair: str | None, room: int, words: str, tokenizer: Tokenizer) 
         tokenizer.library.tokenize("a", pair, room)
 
 
+def in_c(library: Any, function: str) -> Any:
+    """A function of the library that takes two texts first."""
+    call = getattr(library._library, f"{library.manifest.name}_{function}")
+    call.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+    call.argtypes += [ctypes.c_int32, *[ctypes.c_void_p] * 3] if function == "tokenize" else [ctypes.c_void_p]
+    return call
+
+
 def test_null_pointers(tokenizer: Tokenizer) -> None:
-    call, numbers = tokenizer.library._tokenize, (ctypes.c_int64 * 8)()
+    call, numbers = in_c(tokenizer.library, "tokenize"), (ctypes.c_int64 * 8)()
     count = ctypes.c_int32(-1)
     good = [b"a", 1, b"b", 1, 8, ctypes.addressof(numbers), ctypes.addressof(numbers), ctypes.byref(count)]
     for position in (0, 2, 5, 6, 7):
@@ -321,9 +320,9 @@ def test_library_without_a_vocabulary(mobilebert_library: Path) -> None:
     with compile.load(mobilebert_library) as library:
         assert library.manifest.vocabulary is None
         for call in (library.tokenize, library.run_text):
-            with pytest.raises(compile.CompileError, match=r"no vocabulary.*--vocab"):
+            with pytest.raises(compile.CompileError, match=r"no tokenizer.*--vocab"):
                 call("a")
-        assert library._tokenize(b"a", 1, None, 0, 8, None, None, None) == 9
+        assert in_c(library, "tokenize")(b"a", 1, None, 0, 8, None, None, None) == 9
         with pytest.raises(compile.CompileError, match="no piece 0"):
             library.token(0)
 
@@ -429,59 +428,6 @@ def test_model_that_text_does_not_fit(options: dict[str, Any], words: str, build
 def test_cased_without_a_vocabulary() -> None:
     with pytest.raises(compile.CompileError, match=r"--cased.*--vocab"):
         compile.build("mobilebert-tiny", cased=True)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.sets(st.binary(min_size=1, max_size=6).filter(lambda piece: 0 not in piece), max_size=200))
-def test_trie_knows_its_pieces_and_no_others(words: set[bytes]) -> None:
-    pieces = [*words, *(b"##" + word for word in sorted(words)[::2])]
-    array = double_array(list(dict.fromkeys(pieces)))
-    known = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-
-    def find(word: bytes, root: int) -> int:
-        node = root
-        for byte in word:
-            node = (int(array[node, 0]) >> 8) + byte
-            if int(array[node, 0]) & 255 != byte:
-                return -1
-        return int(array[node, 1].astype(np.int32))
-
-    for word in {*words, *(word[:-1] + b"\x01" for word in words), *(word + word for word in words), b"#", b"##"}:
-        assert find(word, 1) == known.get(b"##" + word, -1) or len(word) == 0
-        if not (word.startswith(b"##") and len(word) > 2):
-            assert find(word, 0) == known.get(word, -1)
-
-
-def test_tables_are_those_of_tokenizers(rules: dict[bool, unicode_tables.Rules]) -> None:
-    committed = unicode_tables.HEADER.read_text()
-    made_with = re.search(r"tokenizers (\S+)\.\n", committed)
-    assert made_with
-    if made_with[1] != version("tokenizers"):
-        pytest.skip(f"the tables are those of tokenizers {made_with[1]}, and {version('tokenizers')} is installed")
-    assert unicode_tables.header(rules[False], rules[True]) == committed
-
-
-@pytest.mark.parametrize("cased", [False, True], ids=["uncased", "cased"])
-def test_tables_agree_with_pythons_unicode(cased: bool, rules: dict[bool, unicode_tables.Rules]) -> None:
-    """Python knows nothing of Unicode 8, whose categories `tokenizers` uses; but what is as in 3.2 was so in 8 too."""
-    old, texts = unicodedata.ucd_3_2_0, rules[cased].texts
-    stable = [code for code in texts if old.category(chr(code)) == unicodedata.category(chr(code)) != "Cn"]
-    assert len(stable) > 200_000
-    for code in stable:
-        kind, elements = rules[cased]._entry(code, texts[code])
-        category = unicodedata.category(character := chr(code))
-        if (category in ("Cc", "Cf", "Co", "Cs") and character not in "\t\n\r") or character == "\ufffd":
-            assert kind == unicode_tables.DROP, hex(code)
-        elif category == "Mn" and not cased:
-            assert kind in (unicode_tables.DROP, unicode_tables.DROP_STARTER), hex(code)
-        elif character.isspace():
-            assert kind == unicode_tables.SPACE, hex(code)
-        elif category[0] == "P" and kind != unicode_tables.REPLACE:
-            assert kind == unicode_tables.ALONE, hex(code)
-        elif kind == unicode_tables.REPLACE:
-            kept = [c for c in unicodedata.normalize("NFD", character) if unicodedata.category(c) != "Mn"]
-            assert [e & 0x1FFFFF for e in elements] == [ord(c.lower()) for c in kept], hex(code)
-            assert [e >> 24 for e in elements] == [unicodedata.combining(c) for c in kept], hex(code)
 
 
 PROGRAM = r"""

@@ -13,7 +13,7 @@ import java.util.concurrent.ConcurrentHashMap;
  */
 final class Native {
     /** JAVA_ABI in jni.c: of the methods below and of what they take. */
-    private static final int ABI = 1;
+    private static final int ABI = 2;
 
     /** sizeof(pocketbert_tensor). */
     static final int TENSOR_BYTES = 48;
