@@ -166,7 +166,8 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
     if layers := [layer for entry in passes for layer in entry.layers]:
         rows += _quantisation(manifest, layers)
     for check in manifest.verification:
-        to = "" if check.snr_db is None else f" to {check.referee}; {check.snr_db:.1f} dB to the model as given"
+        on = f" on {check.texts} texts" if check.texts else ""
+        to = "" if check.snr_db is None else f" to {check.referee}; {check.snr_db:.1f} dB to the model as given{on}"
         verdict = "passed" if check.passed else "FAILED"
         rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range{to}"))
     if package := manifest.package:
@@ -183,7 +184,7 @@ def _quantisation(manifest: Manifest, layers: Sequence[LayerPrecision]) -> list[
     count = sum(layer.precision == "int8" for layer in layers)
     ratio = manifest.passes and manifest.passes.int8_snr
     words = f"{count} of {len(layers)}"
-    if manifest.passes and (worst := manifest.passes.noisiest(1)):
+    if manifest.passes and (worst := manifest.passes.noisiest()):
         words += f"; least {worst[0].output_snr:.1f} dB, {worst[0].weight}"
     if manifest.passes and ratio:
         on = f"{manifest.passes.texts} texts" if manifest.passes.texts else "random inputs"

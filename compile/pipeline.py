@@ -107,7 +107,8 @@ def build_library(
     program, optimised, extra = lower_model(model, target, options, clock)
     compiling = _naming_the_node(optimised, options.seq_len, target)
     quantized = optimised if _holds_integers(model) or _holds_integers(optimised) else None
-    verifying = partial(verify, model=model, quantized=quantized)
+    texts = [dict(text) for text in _pass_options(model, options).calibration[::6]] if options.verify else []
+    verifying = partial(verify, model=model, quantized=quantized, texts=texts)
     return build_program(program, name, target, out, options, clock, extra, compiling, verifying)
 
 

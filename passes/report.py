@@ -89,12 +89,10 @@ class Report:
     int8_snr: float | None = None
     texts: int = 0
 
-    def noisiest(self, count: int) -> list[LayerPrecision]:
-        """The int8 layers of least output_snr, those first."""
+    def noisiest(self) -> list[LayerPrecision]:
+        """The int8 layers, those of least output_snr first."""
         layers = [one for entry in self.passes for one in entry.layers if one.precision == "int8"]
-        return sorted((one for one in layers if one.output_snr is not None), key=lambda one: one.output_snr or 0)[
-            :count
-        ]
+        return sorted((one for one in layers if one.output_snr is not None), key=lambda one: one.output_snr or 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings."""

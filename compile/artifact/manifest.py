@@ -190,6 +190,7 @@ class Verification:
     """error: the largest absolute difference from the referee, as a share of that output's range.
 
     snr_db: of an int8 library's outputs to those of the model before it was quantised, in decibels; the least.
+    texts: how many of the samples are texts, and not random; where there are any, snr_db is of those.
     """
 
     where: str
@@ -199,6 +200,7 @@ class Verification:
     passed: bool
     referee: str = "ONNX Runtime"
     snr_db: float | None = None
+    texts: Natural = 0
 
 
 @dataclass(frozen=True)

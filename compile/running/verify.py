@@ -50,13 +50,14 @@ def verify(
     samples: int | None = None,
     manifest: Manifest | None = None,
     quantized: onnx.ModelProto | None = None,
+    texts: Sequence[Sample] = (),
 ) -> tuple[Verification, ...]:
-    """Compare the artifact with ONNX Runtime on random inputs; one Verification for each CPU that ran it.
+    """Compare the artifact with ONNX Runtime on random inputs and texts; one Verification for each CPU that ran it.
 
     runner: by default this machine, or an emulated core for each of the library's levels;
     samples: by default 3, or 1 where each takes half a minute of emulation; manifest: of a folder that has none yet;
     quantized: `model` with int8 weights. It is the referee then, with the rows rounded as int8 kernels round them if
-    the library has such, and `model` says how much int8 costs.
+    the library has such, and `model` says how much int8 costs, on the texts if there are any.
     Raises CompileError if nothing here can run it, if it fails, or if it differs by more than the referee's tolerance.
     """
     manifest = manifest or Manifest.read(folder)
@@ -64,8 +65,9 @@ def verify(
     if runner is None and (missing := can_run(target)):
         raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
     emulated = runner is None and not runs_here(target)
-    given = random_samples(manifest, samples or (1 if emulated else 3))
-    referee = _referee(model, quantized, manifest, given)
+    texts = texts[:1] if emulated else texts
+    given = [*texts, *random_samples(manifest, samples or (1 if emulated else 3))]
+    referee = _referee(model, quantized, manifest, given, len(texts))
     if runner:
         return (_compare(runner, folder, manifest, given, referee),)
     results = []
@@ -77,26 +79,30 @@ def verify(
 
 @dataclass(frozen=True)
 class _Referee:
-    """What the library should answer, and what the model answers that was not quantised, if it was."""
+    """What the library should answer, and what the model answers that was not quantised, if it was.
+
+    texts: how many of the samples are texts; they come first.
+    """
 
     name: str
     outputs: list[Outputs]
     tolerance: float
     exact: list[Outputs] | None = None
+    texts: int = 0
 
 
 def _referee(
-    model: onnx.ModelProto, quantized: onnx.ModelProto | None, manifest: Manifest, given: list[Sample]
+    model: onnx.ModelProto, quantized: onnx.ModelProto | None, manifest: Manifest, given: list[Sample], texts: int
 ) -> _Referee:
     exact = reference(model, given)
     if quantized is None:
         return _Referee("ONNX Runtime", exact, TOLERANCE)
     if manifest.precision == "float32":
-        return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given), TOLERANCE, exact)
+        return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given), TOLERANCE, exact, texts)
     outputs = reference(spell_rounding(quantized), given)
     noise = max(relative_error(rounded, wanted) for rounded, wanted in zip(outputs, exact, strict=True))
     return _Referee(
-        "ONNX Runtime with rows rounded as the kernels round them", outputs, max(LEAST_TOLERANCE, noise), exact
+        "ONNX Runtime with rows rounded as the kernels round them", outputs, max(LEAST_TOLERANCE, noise), exact, texts
     )
 
 
@@ -118,8 +124,9 @@ def _compare(runner: Runner, folder: Path, manifest: Manifest, given: list[Sampl
         raise CompileError(f"verification failed on {where}: {words}; {defect}")
     ratio = None
     if referee.exact:
-        ratio, wanted = _least_snr(got, referee.exact), _least_snr(referee.outputs, referee.exact)
+        count = referee.texts or len(got)
+        ratio, wanted = (_least_snr(found[:count], referee.exact[:count]) for found in (got, referee.outputs))
         if ratio < wanted - NOISIER:
             words = f"outputs are {ratio:.1f} dB to float32 where {referee.name} gives {wanted:.1f}"
             raise CompileError(f"verification failed on {where}: {words}; {defect}")
-    return Verification(where, len(got), worst, referee.tolerance, True, referee.name, ratio)
+    return Verification(where, len(got), worst, referee.tolerance, True, referee.name, ratio, referee.texts)

@@ -54,7 +54,7 @@ def test_the_manifest_and_the_summary_say_what_stayed_float(
     assert check.referee.startswith("ONNX Runtime ")
     assert check.snr_db is not None
     assert check.snr_db > 25
-    least = manifest.passes.noisiest(1)[0]
+    least = manifest.passes.noisiest()[0]
     assert f"int8 layers 3 of 4; least {least.output_snr:.1f} dB, {least.weight}; outputs" in text
     assert "dB to float32 on random inputs" in text
     page = (tmp_path / "a/report.html").read_text()
@@ -65,12 +65,13 @@ def test_the_manifest_and_the_summary_say_what_stayed_float(
 
 def test_texts_are_what_layers_are_sampled_on(encoder: Path, vocabulary: Path, tmp_path: Path, host: object) -> None:
     (tmp_path / "texts.txt").write_text("a b c\n\nhello world\n")
-    options = {"target": "host", "seq_len": 8, "precision": "int8", "vocab": vocabulary}
+    options = {"target": "host", "seq_len": 8, "precision": "int8", "vocab": vocabulary, "verify": True}
     ratios = []
     for name, texts in (("random", None), ("texts", tmp_path / "texts.txt")):
         manifest = build(encoder, out=tmp_path / name, calibrate=texts, **options).manifest
         assert manifest.passes is not None
         assert manifest.passes.texts == (2 if texts else 0)
+        assert manifest.verification[0].texts == (1 if texts else 0)
         ratios.append(manifest.passes.int8_snr)
     assert None not in ratios
     assert ratios[0] != ratios[1]

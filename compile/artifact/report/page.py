@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from compile.artifact.manifest import Manifest
 from compile.artifact.report import memory, picture
 from compile.artifact.report.markup import Markup, count, datum, join, size, tag, work
+from passes.report import LayerPrecision
 
+NOISIEST = 10  # layers that are shown at once
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -186,14 +189,24 @@ def precision(manifest: Manifest) -> Markup:
     ]
     content = tag("ul", *kept, class_="notes") if kept else tag("p", "No layer was kept in float32.", class_="good")
     lead = "Weights are int8 and rows are rounded to int8 as they come; sums are exact, and all else is float32."
-    return section("precision", "Precision", lead, content, _noisiest(manifest))
+    return section("precision", "Precision", lead, content, _int8_layers(manifest))
 
 
-def _noisiest(manifest: Manifest) -> Markup:
-    """The int8 layers with the least signal-to-noise ratio, the first to keep in float32."""
+def _int8_layers(manifest: Manifest) -> Markup:
+    """Every int8 layer, those with the least signal-to-noise ratio first: they are the first to keep in float32."""
     report = manifest.passes
-    if report is None or not (layers := report.noisiest(10)):
+    if report is None or not (layers := report.noisiest()):
         return Markup("")
+    sampled = f"Signal to noise, sampled on {count(report.texts, 'text')}." if report.texts else (
+        "Signal to noise, sampled on random inputs; --calibrate takes texts."
+    )  # fmt: skip
+    parts = [tag("p", sampled, class_="counts"), _ratios("noisiest in int8", layers[:NOISIEST])]
+    if others := layers[NOISIEST:]:
+        parts.append(tag("details", tag("summary", f"{len(others)} more in int8"), _ratios("in int8", others)))
+    return join(*parts)
+
+
+def _ratios(title: str, layers: Sequence[LayerPrecision]) -> Markup:
     rows = [
         tag(
             "tr",
@@ -205,13 +218,9 @@ def _noisiest(manifest: Manifest) -> Markup:
         )
         for layer in layers
     ]
-    columns = (("noisiest in int8", None), ("weights", "number"), ("outputs", "number"))
+    columns = ((title, None), ("weights", "number"), ("outputs", "number"))
     head = tag("tr", *(tag("th", name, scope="col", class_=kind) for name, kind in columns))
-    sampled = f"Signal to noise, sampled on {count(report.texts, 'text')}." if report.texts else (
-        "Signal to noise, sampled on random inputs; --calibrate takes texts."
-    )  # fmt: skip
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="kernels")
-    return join(tag("p", sampled, class_="counts"), table)
+    return tag("table", tag("thead", head), tag("tbody", *rows), class_="kernels")
 
 
 def measured(manifest: Manifest) -> Markup:
@@ -338,7 +347,8 @@ def verification(manifest: Manifest) -> Markup:
                 tag("b", "passed" if r.passed else "FAILED"),
                 f" on {r.where}: ",
                 datum(r.error, f"verification.{i}.error", f"{r.error:.1e}"),
-                f" of the output range, allowed {r.tolerance:.0e}, on {r.samples} random inputs",
+                f" of the output range, allowed {r.tolerance:.0e}, on {r.samples - r.texts} random inputs"
+                + (f" and {count(r.texts, 'text')}" if r.texts else ""),
             )
             for i, r in enumerate(results)
         ]

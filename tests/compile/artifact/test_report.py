@@ -13,6 +13,7 @@ from compile.artifact.manifest import GenericKernel, KeptInFloat, Manifest, Meas
 from compile.artifact.report import memory, picture, render
 from compile.running.load import read_manifest
 from passes import Refusal
+from passes.report import LayerPrecision
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -109,8 +110,10 @@ def test_what_is_missing_is_said(facts: Manifest) -> None:
     text = Page(render(unverified)).text
     assert "Not verified" in text
     assert "no record of passes" in text
-    verified = replace(facts, verification=(Verification("this machine", 3, 2.5e-7, 1e-4, True),))
-    assert "Verified: error 2.5e-07" in Page(render(verified)).text
+    verified = replace(facts, verification=(Verification("this machine", 3, 2.5e-7, 1e-4, True, texts=1),))
+    text = Page(render(verified)).text
+    assert "Verified: error 2.5e-07" in text
+    assert "on 2 random inputs and 1 text" in text
 
 
 def test_inputs_and_outputs_come_before_the_model(facts: Manifest) -> None:
@@ -143,6 +146,21 @@ def test_precision_says_what_stayed_float_and_why(facts: Manifest) -> None:
     for words in ("layer 3: its outputs saturate (12.3 dB in int8)", "head: asked for", "· int8"):
         assert words in text
     assert "No layer was kept" in Page(render(replace(facts, precision="int8"))).text
+
+
+def test_every_int8_layer_has_its_ratio_and_the_noisiest_come_first(facts: Manifest) -> None:
+    layers = [
+        LayerPrecision(f"node {i}", "linear", f"weight {i}", (64, 32), "int8", "", 45.0, 30.0 + (7 * i) % 13)
+        for i in range(13)
+    ]
+    entry = replace(facts.passes.passes[0], layers=tuple(layers))
+    whole = replace(facts, precision="int8", passes=replace(facts.passes, passes=(entry,), texts=18))
+    page = render(whole)
+    first, more = page[page.index("noisiest in int8") :].split("3 more in int8")
+    assert [f"{30.0 + i:.1f} dB" in first for i in range(13)] == [True] * 10 + [False] * 3
+    assert all(f"{30.0 + i:.1f} dB" in more for i in range(10, 13))
+    assert first.index("30.0 dB") < first.index("31.0 dB") < first.index("39.0 dB")
+    assert "sampled on 18 texts" in page
 
 
 def test_times_are_there_where_they_were_measured_and_say_on_what(facts: Manifest) -> None:
