@@ -57,6 +57,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--threads", type=int, default=0, metavar="N", help="the library's default (0: one a core, up to four)")
     add("--out", type=Path, metavar="DIR", help="artifact folder (default: build/<name>-<target>)")
     add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
+    add("--random-head", action="store_true", help="let a head be random where the checkpoint lacks its weights")
     add("--seed", type=int, default=0, metavar="N", help="of a preset's random weights (default: 0)")
     add(
         "--vocab",
@@ -105,6 +106,7 @@ def compile_model(args: argparse.Namespace) -> None:
         threads=args.threads,
         out=args.out,
         head=args.head,
+        random_head=args.random_head,
         seed=args.seed,
         vocab=args.vocab,
         cased=args.cased,

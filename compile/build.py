@@ -37,6 +37,7 @@ def build(
     threads: int = 0,
     out: str | Path | None = None,
     head: str | None = None,
+    random_head: bool = False,
     seed: int = 0,
     vocab: str | Path | None = None,
     cased: bool = False,
@@ -62,7 +63,8 @@ def build(
     threads: the library's default, 1 to 64; 0 for one a core up to four.
     out: the artifact folder, by default build/<name>-<target>.
     head: what the model ends in, by default a checkpoint's own or none.
-    seed: of a preset's random weights.
+    random_head: let a checkpoint's head be random where its weights are missing.
+    seed: of random weights: a preset's, or a head's.
     vocab: the vocab.txt of a preset or an .onnx file, for a library that takes text as well as ids; a folder brings its
         own tokenizer, which this overrules.
     cased: the vocabulary tells upper from lower case.
@@ -119,7 +121,7 @@ def build(
     from compile.pipeline import BuildOptions, build_library  # tvm
 
     with TemporaryFolder() as work:
-        graph, name, origin = obtain(str(model), work, longest, head, seed, progress or (lambda *_: None))
+        graph, name, origin = obtain(str(model), work, longest, head, random_head, seed, progress or (lambda *_: None))
         folder = Path(out) if out else Path("build") / f"{name}-{target}"
         keep = Path(dump) if dump else None
         options = BuildOptions(
@@ -149,7 +151,7 @@ def _read_text_side(model: Path, vocab: Path | None, cased: bool) -> TextSide | 
 
 
 def obtain(
-    source: str, work: Path, seq_len: int, head: str | None, seed: int, progress: Progress
+    source: str, work: Path, seq_len: int, head: str | None, random_head: bool, seed: int, progress: Progress
 ) -> tuple[Any, str, dict[str, Any]]:
     """The ONNX model, a name for it, and where it came from."""
     from passes import files
@@ -165,7 +167,7 @@ def obtain(
     import model as core  # torch: only for what is not ONNX yet
 
     folder = path.is_dir()
-    module = core.load(source, head=head, seed=seed)  # type: ignore[arg-type]
+    module = core.load(source, head=head, seed=seed, random_head=random_head)  # type: ignore[arg-type]
     progress("load the checkpoint" if folder else "make the model", time.perf_counter() - begin)
     begin = time.perf_counter()
     exported = work / "model.onnx"

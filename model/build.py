@@ -27,12 +27,12 @@ def create(preset: str | ModelConfig, head: Head = "none", seed: int = 0) -> Mod
     return model.eval()
 
 
-def load(name_or_folder: str | Path, head: Head | None = None, seed: int = 0) -> Model:
+def load(name_or_folder: str | Path, head: Head | None = None, seed: int = 0, random_head: bool | None = None) -> Model:
     """The checkpoint in a folder or, if there is no such folder, the preset of that name with random weights.
 
     `head` is the checkpoint's own unless given, and "none" for a preset. `seed` is for whatever is random: all
-    weights of a preset, and a head that the checkpoint does not have.
+    weights of a preset, and a head that the checkpoint does not have, as far as `random_head` allows that.
     """
     if Path(name_or_folder).is_dir():
-        return load_checkpoint(name_or_folder, head, seed)
+        return load_checkpoint(name_or_folder, head, seed, random_head)
     return create(str(name_or_folder), head or "none", seed)

@@ -17,25 +17,32 @@ from pocketbert.reading import read_json, read_typed_json
 from pocketbert.typed import Misfit
 
 from .config import HEADS, Head, ModelConfig
-from .errors import ModelError
+from .errors import ModelError, NotOurs
 from .heads import Model, empty_model
-from .hugging_face import config_from_json, config_to_json, tensor_name
+from .hugging_face import config_from_json, config_to_json, head_of_tensors, tensor_name
 from .initialize import init_parameter
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def load_checkpoint(folder: str | Path, head: Head | None = None, seed: int = 0) -> Model:
+def load_checkpoint(
+    folder: str | Path, head: Head | None = None, seed: int = 0, random_head: bool | None = None
+) -> Model:
     """The MobileBERT, BERT or DistilBERT in `folder`, float32 and in evaluation mode.
 
     `head` is the checkpoint's own unless given. One that the checkpoint has no weights for gets random ones from
-    `seed`, with a warning, ready for fine-tuning. Raises `ModelError` that names the file or tensor that is wrong.
+    `seed`, with a warning, ready for fine-tuning; with `random_head` also the checkpoint's own may, and where that is
+    False none may. Raises `ModelError` that names the file or tensor that is wrong, `NotOurs` for a model that the core
+    does not have.
     """
     folder = Path(folder)
     family, config, own_head = read_config(folder)
     tensors = _read_tensors(folder)
+    if head is None and family != "pocketbert" and not _read_object(folder).get("architectures"):
+        own_head = head_of_tensors(family, tensors)
     if head is None and own_head is None:
-        raise ModelError(f"{folder}: its head is none of ours: choose one of {', '.join(HEADS)}")
+        raise NotOurs(f"{folder}: its head is none of ours: choose one of {', '.join(HEADS)}")
     chosen = head or cast(Head, own_head)
     config = _without_missing_parts(config, family, chosen, tensors)
     _check_decoder(config, chosen, tensors, folder)
@@ -53,7 +60,12 @@ def load_checkpoint(folder: str | Path, head: Head | None = None, seed: int = 0)
         if theirs in tensors:
             state[ours] = _checked(tensors[theirs], parameter, theirs, folder)
             used.add(theirs)
-        elif ours.startswith("head.") and chosen != own_head:
+        elif ours.startswith("head.") and random_head is False:
+            raise ModelError(
+                f"{folder} has no {chosen} head: {theirs} is missing; choose another --head, or --random-head to "
+                "measure with random weights"
+            )
+        elif ours.startswith("head.") and (random_head or chosen != own_head):
             state[ours] = torch.empty(parameter.shape)
             init_parameter(ours, state[ours], generator)
             fresh.append(theirs)
@@ -88,39 +100,44 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
 
 def read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
     """The model type, which tells how tensors are named, the configuration and the head."""
+    content = _read_object(folder)
+    try:
+        return content.get("model_type", ""), *config_from_json(content)
+    except Misfit as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from error
+
+
+def _read_object(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise ModelError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint")
     content = read_json(path, ModelError)
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object")
-    try:
-        return content.get("model_type", ""), *config_from_json(content)
-    except Misfit as error:
-        raise ModelError(f"{path}: {error}") from error
+    return content
 
 
 @dataclass(frozen=True)
 class _Index:
-    """model.safetensors.index.json. weight_map: tensor to file."""
+    """What an index of several files holds. weight_map: tensor to file."""
 
     weight_map: dict[str, str]
     metadata: Any = None
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        files = [folder / "model.safetensors"]
-    elif index.exists():
+    whole = next(
+        (f for name in WEIGHTS if (f := folder / name).exists() or (folder / f"{name}.index.json").exists()), None
+    )
+    if whole is None:
+        raise ModelError(f"{folder} has neither {' nor '.join(WEIGHTS)}")
+    files = [whole]
+    if not whole.exists():
+        index = folder / f"{whole.name}.index.json"
         names = sorted(set(read_typed_json(_Index, index, ModelError).weight_map.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise ModelError(f"{index} names {outside[0]}, which is not a file of its folder")
         files = [folder / name for name in names]
-    elif (folder / "pytorch_model.bin").exists():
-        files = [folder / "pytorch_model.bin"]
-    else:
-        raise ModelError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= _read_file(file)
@@ -163,7 +180,7 @@ def _check_decoder(config: ModelConfig, head: Head, tensors: dict[str, Tensor], 
         if head == "mlm" and name in tensors:
             table = next((v for k, v in tensors.items() if k.endswith("embeddings.word_embeddings.weight")), None)
             if table is None or not torch.equal(table, tensors[name]):
-                raise ModelError(f"{folder}: tensor {name} differs from the embedding table: untied is not supported")
+                raise NotOurs(f"{folder}: tensor {name} differs from the embedding table: untied is not supported")
 
 
 def _checked(tensor: Tensor, parameter: Tensor, name: str, folder: Path) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
-from .layers import MASKED, TORCH_EPS, Attention, Bottleneck, Embeddings, FeedForward, OutputBottleneck
+from .layers import TORCH_EPS, Attention, Bottleneck, Embeddings, FeedForward, OutputBottleneck
 
 
 class Layer(nn.Module):
@@ -81,7 +82,8 @@ class Encoder(nn.Module):
     def begin(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         """The stream that enters the first layer (B, T, H) and the bias on attention scores (B, 1, 1, T)."""
         stream = self.embeddings(input_ids, token_type_ids)
-        bias = (1.0 - attention_mask.to(stream.dtype)) * MASKED  # 0 where attended, MASKED where padding
+        lowest = torch.finfo(stream.dtype).min  # as `transformers` masks: no finite score of padding is above it
+        bias = (1.0 - attention_mask.to(stream.dtype)) * lowest  # 0 where attended
         return stream, bias[:, None, None, :]  # the same for every head and query
 
     def run_layer(self, layer: nn.Module, stream: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

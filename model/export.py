@@ -52,7 +52,7 @@ def _shapes(model: Model, seq_len: int | str, batch: int | str) -> dict[str, lis
 
     shapes: dict[str, list[int | str]] = {name: [batch, seq_len] for name in model.config.input_names}
     with torch.no_grad():
-        smallest = model(torch.ones(1, 1, dtype=torch.int64, device=next(model.parameters()).device))
+        smallest = model(torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device))
     for name, value in smallest.items():
         whole = name == "logits" and model.head_name == "sequence-classification"
         lead = [batch] if whole or name in ("pooler_output", "seq_relationship_logits") else [batch, seq_len]
@@ -72,13 +72,13 @@ def _trace(model: Model, path: Path, shapes: dict[str, list[int | str]]) -> None
             return self.head(self.encoder(ids, mask, types), self.encoder.embeddings.word.weight)
 
     example = [size if isinstance(size, int) else 2 for size in shapes["input_ids"]]
-    ones = torch.ones(example, dtype=torch.int64, device=next(model.parameters()).device)
+    ids = torch.zeros(example, dtype=torch.int64, device=next(model.parameters()).device)  # in every table
     training = model.training
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter is deprecated in favour of one that takes eight times as long
         torch.onnx.export(
             Traced().eval(),
-            tuple(ones for _ in model.config.input_names),
+            tuple(torch.ones_like(ids) if "mask" in name else ids for name in model.config.input_names),
             str(path),
             input_names=model.config.input_names,
             output_names=model.output_names,

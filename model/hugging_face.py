@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
 from pocketbert.typed import typed
 
 from .config import HEADS, Head, ModelConfig
-from .errors import ModelError
+from .errors import ModelError, NotOurs
 from .presets import PRESETS
 
 T = TypeVar("T")
@@ -111,6 +112,33 @@ FIELDS = {"bert": BERT_FIELDS, "mobilebert": MOBILEBERT_FIELDS, "distilbert": DI
 DEFAULT = {"bert": PRESETS["bert-base"], "mobilebert": PRESETS["mobilebert"], "distilbert": PRESETS["distilbert-6l"]}
 
 
+# The head that a checkpoint's tensor belongs to; of some families a classifier may be of either kind.
+HEAD_OF_TENSOR: dict[str, Head] = {
+    "qa_outputs.weight": "question-answering",
+    "cls.predictions.bias": "mlm",
+    "cls.predictions.decoder.bias": "mlm",
+    "vocab_projector.bias": "mlm",
+    "pre_classifier.weight": "sequence-classification",
+}
+
+
+def head_of_tensors(family: str, tensors: Collection[str]) -> Head:
+    """The head that a checkpoint has weights of, whose config.json names no architecture. Raises `ModelError`."""
+    heads = {head for name, head in HEAD_OF_TENSOR.items() if name in tensors}
+    if "classifier.weight" in tensors and not heads:
+        if f"{family}.pooler.dense.weight" in tensors:
+            return "sequence-classification"
+        if family == "mobilebert":
+            raise ModelError(
+                "config.json names no architecture, and classifier.weight may be of a sequence's or of every token's "
+                "label: choose --head sequence-classification or token-classification"
+            )
+        heads.add("token-classification")
+    if len(heads) > 1:
+        raise ModelError(f"config.json names no architecture, and there are several heads: choose {', '.join(heads)}")
+    return heads.pop() if heads else "none"
+
+
 def tensor_name(config: ModelConfig, family: str, ours: str, base: str) -> str:
     """The name that a checkpoint of that model type gives to our parameter."""
     if family == "pocketbert":
@@ -167,9 +195,11 @@ def config_from_json(json: dict[str, Any]) -> tuple[ModelConfig, Head | None]:
         own = {f.name: json[f.name] for f in fields(ModelConfig) if f.name in json}
         return typed(ModelConfig, own), next((head for head in HEADS if head == json.get("head")), None)
     if family not in FIELDS:
-        raise ModelError(f"config.json has model_type {family!r}: choose from {', '.join(FIELDS)}, pocketbert")
+        raise NotOurs(f"config.json has model_type {family!r}: choose from {', '.join(FIELDS)}, pocketbert")
     if json.get("position_embedding_type", "absolute") != "absolute" or json.get("is_decoder"):
-        raise ModelError("config.json asks for relative positions or a decoder: only absolute encoders are supported")
+        raise NotOurs("config.json asks for relative positions or a decoder: only absolute encoders are supported")
+    if (name := json.get(FIELDS[family]["activation"], "gelu")) not in ("gelu", "relu"):
+        raise NotOurs(f"activation is {name!r}: choose from relu, gelu")
     values: dict[str, Any] = {"trained_positions": json.get("trained_positions")}
     values |= {ours: json[theirs] for ours, theirs in FIELDS[family].items() if theirs in json}
     if family == "mobilebert":

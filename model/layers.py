@@ -14,9 +14,6 @@ from torch.nn import functional as F
 
 from .config import ModelConfig
 
-MASKED = -1e4
-"""Added to the scores of padding keys: exp underflows to exactly 0 in float32, and float16 can hold it."""
-
 TORCH_EPS = 1e-5
 """`transformers` builds two of MobileBERT's LayerNorms without the configured epsilon; its checkpoints expect this."""
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import model
 from compile import __main__ as command_line
 from compile import pipeline
 from compile.artifact import folder as artifact_folder
@@ -177,6 +179,14 @@ def test_sequence_length_that_the_file_was_not_exported_for(refused: Callable, s
 
 def test_head_for_a_file(refused: Callable, small_model: Path) -> None:
     refused(small_model, "--head", "mlm", words=("--head mlm",))
+
+
+def test_head_that_a_folder_has_no_weights_for(refused: Callable, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "embedding_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    config = replace(model.PRESETS["bert-base"], num_hidden_layers=1, vocab_size=99, **sizes)
+    folder = model.save_checkpoint(model.create(config), tmp_path / "bert")
+    arguments = (folder, "--head", "question-answering", "--target", "host")
+    refused(*arguments, words=("no question-answering head", "qa_outputs.weight", "--random-head"))
 
 
 def test_output_folder_that_is_not_an_artifact(refused: Callable, small_model: Path, tmp_path: Path) -> None:

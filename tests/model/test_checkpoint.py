@@ -79,8 +79,14 @@ def test_pytorch_bin_and_safetensors_and_shards_are_the_same(tmp_path: Path) -> 
     old = {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
            for k, v in theirs.state_dict().items()}  # fmt: skip
     torch.save(old | {"bert.embeddings.position_ids": torch.arange(512)[None]}, tmp_path / "bin" / "pytorch_model.bin")
+    (tmp_path / "bins").mkdir()
+    (tmp_path / "bins" / "config.json").write_text((tmp_path / "one" / "config.json").read_text())
+    files = {name: f"pytorch_model-{number % 2}.bin" for number, name in enumerate(old)}
+    for file in set(files.values()):
+        torch.save({name: old[name] for name in old if files[name] == file}, tmp_path / "bins" / file)
+    (tmp_path / "bins" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
-    one, *others = (model.load_checkpoint(tmp_path / kind).state_dict() for kind in ("one", "shards", "bin"))
+    one, *others = (model.load_checkpoint(tmp_path / kind).state_dict() for kind in ("one", "shards", "bin", "bins"))
     for other in others:
         assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -99,6 +105,34 @@ def test_another_head_is_random_and_says_so(tiny_bert: Path) -> None:
     assert torch.equal(first.head.span.weight, second.head.span.weight)
     assert first.head.span.weight.std() > 0.01
     assert all(torch.equal(v, first.encoder.state_dict()[k]) for k, v in own.encoder.state_dict().items())
+
+
+def test_a_head_without_weights_is_an_error_or_random_as_asked(tiny_bert: Path) -> None:
+    with pytest.raises(ModelError, match=r"no question-answering head: qa_outputs\.weight is missing.*--random-head"):
+        model.load(tiny_bert, "question-answering", random_head=False)
+    edit_tensors(tiny_bert, lambda t: t.pop("classifier.weight"))
+    with pytest.raises(ModelError, match=r"classifier\.weight is missing"):
+        model.load(tiny_bert, random_head=False)
+    with pytest.warns(UserWarning, match=r"classifier\.weight are random"):
+        model.load(tiny_bert, random_head=True)
+
+
+@pytest.mark.parametrize("preset", ["bert-base", "distilbert-6l", "mobilebert-without-opt"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_config_json_does_not_name(
+    preset: str, head: str, tmp_path: Path, small: Callable, randomized: Callable
+) -> None:
+    saved = randomized(small(preset, pooler="tanh") if preset == "mobilebert-without-opt" else small(preset), head)
+    model.save_checkpoint(saved, tmp_path)
+    edit_config(tmp_path, architectures=None)
+    if (preset, head) == ("mobilebert-without-opt", "token-classification"):
+        with pytest.raises(ModelError, match=r"may be of a sequence's or of every token's label: choose --head"):
+            model.load(tmp_path)
+        loaded = model.load(tmp_path, head)
+    else:
+        loaded = model.load(tmp_path)
+    assert loaded.head_name == head
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in saved.state_dict().items())
 
 
 def test_checkpoint_without_pooler_has_no_pooler_output(tmp_path: Path, small: Callable) -> None:

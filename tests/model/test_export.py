@@ -192,3 +192,13 @@ def test_failed_export_leaves_the_old_file_and_nothing_else(
     with pytest.raises(ModelError, match=r"disk full|No space left on device"):
         export(model.create(small("tinybert")), tmp_path / "m.onnx", seq_len=8)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_one_token_type(tmp_path: Path, small: Callable, randomized: Callable) -> None:
+    bert = randomized(small("bert-base", type_vocab_size=1))
+    ids = torch.arange(8)[None]
+    feeds = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    path = model.export(bert, tmp_path / "model.onnx", seq_len=8)
+    (actual, *_) = ort.InferenceSession(path).run(None, {name: value.numpy() for name, value in feeds.items()})
+    with torch.no_grad():
+        np.testing.assert_allclose(actual, bert(**feeds)["last_hidden_state"], atol=1e-5)

@@ -19,5 +19,5 @@ def program_of(model: str | Path, target: Target, seq_len: int, head: str | None
     """
     options = BuildOptions(seq_len=seq_len, database=shipped(target.cpu))
     with TemporaryFolder() as work:
-        graph, _, _ = obtain(str(model), work, seq_len, head, 0, lambda *_: None)
+        graph, _, _ = obtain(str(model), work, seq_len, head, True, 0, lambda *_: None)
         return lower_model(graph, target, options, Clock(None), verify_passes=False)[0]
