@@ -8,6 +8,9 @@ from passes.check import describe
 from passes.errors import PassError
 
 INTEGERS: dict[int, tuple[int, int]] = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255)}
+# Of a scale: what float32 holds in full, and of activations what kernels take, whose rows are at least 2⁻¹⁰⁰ long.
+SMALLEST = {"DequantizeLinear": float(np.finfo(np.float32).tiny), "QuantizeLinear": 2.0**-100 / 254}
+LARGEST = float(np.finfo(np.float32).max) / 256
 
 
 def check_quantized(model: onnx.ModelProto) -> None:
@@ -28,6 +31,8 @@ def _check(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> None:
         numbers = numpy_helper.to_array(scale)
         if numbers.size == 0 or not (np.isfinite(numbers).all() and (numbers > 0).all()):
             raise PassError(f"{where}: scale {names[1]!r} holds zero, negative, infinite or no numbers; quantise again")
+        if numbers.min() < SMALLEST[node.op_type] or numbers.max() > LARGEST:
+            raise PassError(f"{where}: scale {names[1]!r} leaves float32's range with its integers; quantise again")
         if values is not None and numbers.size > 1:
             _check_axis(where, node, numbers, values)
         if zero is not None and numpy_helper.to_array(zero).size != numbers.size:

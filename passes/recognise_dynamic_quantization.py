@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from passes.errors import PassError
 from passes.graph import array, constant, make, replace_output, used_once
 from passes.options import Options
 from passes.report import Outcome, Refusals
@@ -54,6 +55,10 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> str:
     scale, steps = np.broadcast_arrays(scale.reshape(-1), steps.reshape(-1))
     if scale.size == 1:
         scale, steps = scale.reshape(()), steps.reshape(())
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise PassError(
+            f"node {node.name!r} of {weight.name!r}: its scales hold zero, negative or infinite numbers; quantise again"
+        )
     inputs = [weight, constant(graph, scale, f"{weight.name}.scale")]
     inputs.append(constant(graph, steps, f"{weight.name}.zero", values.dtype.type))
     like = ir.Value(shape=weight.shape, type=ir.TensorType(ir.DataType.FLOAT))

@@ -16,6 +16,7 @@ from passes.graph import array, constant, make
 from passes.rename import rename_nodes
 
 STEPS = 254
+SMALL = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 def spell_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -45,13 +46,14 @@ def is_int8_linear(node: ir.Node) -> bool:
 
 
 def is_static(x: ir.Value) -> bool:
-    """Whether x, seen through reshapes, is dequantised by one constant scale: kernels take its integers as they are."""
+    """Whether x, seen through reshapes, is 8-bit integers by one constant scale: kernels take those as they are."""
     while reshape := _made_by(x, "Reshape"):
         assert reshape.inputs[0] is not None
         x = reshape.inputs[0]
     maker = _made_by(x, "DequantizeLinear")
     scale = array(maker.inputs[1]) if maker else None
-    return scale is not None and scale.size == 1
+    small = maker is not None and maker.inputs[0] is not None and maker.inputs[0].dtype in SMALL
+    return small and scale is not None and scale.size == 1
 
 
 def _made_by(value: ir.Value | None, op: str) -> ir.Node | None:

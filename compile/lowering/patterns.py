@@ -208,14 +208,11 @@ def match_quantized_weight(node: Node, axis: int) -> QuantizedWeight | None:
 
 
 def match_static_rows(node: Node) -> tuple[float, int] | None:
-    """(scale, zero point from 0 to 255) where the node's elements are whole steps of a constant scale."""
-    maker = node.inputs[0] if node.op == "dequantize" else None
-    if maker is None or maker.op != "quantize":
+    """(scale, zero point from 0 to 255) where the node makes floats of 8-bit integers by one constant scale."""
+    if node.op != "dequantize":
         return None
-    (scale, zero), others = ([operand.data for operand in end.inputs[1:]] for end in (node, maker))
+    scale, zero = (operand.data for operand in node.inputs[1:])
     if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.int8, np.uint8):
-        return None
-    if any(other is None or not np.array_equal(one, other) for one, other in zip((scale, zero), others, strict=True)):
         return None
     return float(scale.item()), int(zero.item()) - np.iinfo(zero.dtype).min
 

@@ -154,6 +154,8 @@ def test_a_lookalike_of_dynamic_quantisation_stays(build, ops):
         (np.full(8, 0.1, np.float32), None, 5, "8 scales do not fit axis 5"),
         (np.float32(0), None, 1, "zero, negative, infinite or no numbers"),
         (np.float32(np.nan), None, 1, "zero, negative, infinite or no numbers"),
+        (np.float32(1e-44), None, 1, "leaves float32's range"),
+        (np.float32(3e38), None, 1, "leaves float32's range"),
         (np.float32(0.1), np.full(8, 3, np.uint8), 1, "has shape \\[8\\] for scales of shape \\[\\]"),
         (np.float32(0.1), np.int32(300), 1, "is no uint8 from 0 to 255"),
     ],
@@ -174,3 +176,39 @@ def test_a_missing_scale_is_one_line(build, q):
     model.graph.node[0].input[1] = ""
     with pytest.raises(PassError, match="has no scale"):
         passes.run(model)
+
+
+@pytest.mark.parametrize(("scale", "message"), [
+    (1e-40, "leaves float32's range"), (1e-33, "leaves float32's range"), (3e38, "leaves float32's range"),
+    (0.0, "holds zero"), (np.nan, "holds zero"),
+])  # fmt: skip
+def test_activations_that_kernels_cannot_step_through_are_one_line(build, q, scale, message):
+    b = build()
+    steps = b.const(np.float32(scale), "steps"), b.const(np.uint8(128))
+    x = b("DequantizeLinear", b("QuantizeLinear", b.input("x", [5, 16]), *steps, name="quantize"), *steps)
+    weight = b("DequantizeLinear", b.const(q), b.const(np.float32(0.1)), b.const(np.uint8(128)))
+    with pytest.raises(PassError, match=f"'quantize' of 'x': scale 'steps' {message}"):
+        passes.run(b.model(b("MatMul", x, weight)))
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.1, np.nan, np.inf])
+def test_a_dynamic_file_with_a_scale_that_is_none_is_one_line(build, scale):
+    b = build()
+    rows, x_scale, zero = b("DynamicQuantizeLinear", b.input("x", [5, 16]), outputs=3)
+    product = b("MatMulInteger", rows, b.const(np.ones((16, 8), np.int8), "weight"), zero, name="multiply")
+    y = b("Mul", b("Cast", product, to=TensorProto.FLOAT), b("Mul", x_scale, b.const(np.float32(scale))))
+    with pytest.raises(PassError, match="node 'multiply' of 'weight': its scales hold zero, negative or infinite"):
+        passes.run(b.model(y))
+
+
+def test_rows_are_static_by_the_scale_they_are_dequantised_with(build, ops):
+    """It may be another than they were quantised with: 8-bit integers are taken as they are."""
+    from passes.spell_rounding import spell_rounding
+
+    b = build()
+    zero = b.const(np.uint8(128))
+    rows = b("QuantizeLinear", b.input("x", [5, 16]), b.const(np.float32(0.05)), zero)
+    x = b("DequantizeLinear", rows, b.const(np.float32(0.5)), zero)
+    weight = b("DequantizeLinear", b.const(np.full((16, 8), 3, np.int8)), b.const(np.full(8, 0.1, np.float32)))
+    result, _ = passes.run(b.model(b("MatMul", x, weight)))
+    assert ops(spell_rounding(result), "ReduceMin") == 0
