@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
@@ -125,9 +126,24 @@ def gelu_tanh(x: Expr, lanes: int) -> Expr:
     return x * half * (one + tanh(bind(inner), lanes))
 
 
+def choose(if_zero: float, otherwise: float) -> Callable[[Expr, int], Expr]:
+    """What an integer that is a truth value (0: false) is replaced by."""
+    return lambda x, lanes: tirx.Select(tirx.EQ(x, const(0.0, lanes)), const(if_zero, lanes), const(otherwise, lanes))
+
+
 def relu(x: Expr, lanes: int) -> Expr:
     return at_least(0.0, x, lanes)
 
 
-UNARY = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "tanh": tanh}
+UNARY = {
+    "relu": relu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "tanh": tanh,
+    # Masks: the last two are the logarithms of the first two.
+    "is_nonzero": choose(0.0, 1.0),
+    "is_zero": choose(1.0, 0.0),
+    "log_is_nonzero": choose(-math.inf, 0.0),
+    "log_is_zero": choose(0.0, -math.inf),
+}
 COARSE_UNARY = {**UNARY, "gelu": gelu_coarse}

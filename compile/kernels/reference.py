@@ -18,6 +18,10 @@ UNARY: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "tanh": np.tanh,
     "gelu": lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))),
     "gelu_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))),
+    "is_nonzero": lambda x: np.where(x == 0, 0.0, 1.0),
+    "is_zero": lambda x: np.where(x == 0, 1.0, 0.0),
+    "log_is_nonzero": lambda x: np.where(x == 0, -np.inf, 0.0),
+    "log_is_zero": lambda x: np.where(x == 0, 0.0, -np.inf),
 }
 
 

@@ -6,6 +6,7 @@ of a NoNorm, one for the activation. `find_chain` follows them up from the last 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.importer.graph import Node
+from compile.importer.graph import Node, scalar
 from compile.lowering.patterns import RESHAPES, as_vector, constant_of, match_gelu
 
 # Whether a tensor has to be in memory in any case: it is an output, or is there already.
@@ -56,12 +57,41 @@ def find_chain(node: Node, kept: Kept) -> Chain:
         while _absorbable(current, kept, readers) and current.op in RESHAPES and _same_row(current, node):
             current, readers = current.inputs[0], 1
     chain.source = current
+    if (choice := _choice(current)) and (current is node or _absorbable(current, kept, readers)):
+        steps, chain.source = choice
+        chain.casts = True
+        chain.steps[:0] = [name for name, _ in steps]
+        chain.operands[:0] = [None if value is None else np.full(columns, value, np.float32) for _, value in steps]
+        return chain
     if current.op == "astype" and current.inputs[0].dtype == "int64" and current.dtype == "float32":
         if current is node or _absorbable(current, kept, readers):
             chain.source, chain.casts = current.inputs[0], True
         return chain
     chain.computes = _computable(current) and (current is node or _absorbable(current, kept, readers))
     return chain
+
+
+def _choice(node: Node) -> tuple[list[tuple[str, float | None]], Node] | None:
+    """where(x ≠ 0, a, b) of int64 x and two numbers, as exporters make masks: epilogue steps on float(x), and x."""
+    if node.op != "where" or node.dtype != "float32":
+        return None
+    test, a, b = node.inputs[0], scalar(node.inputs[1]), scalar(node.inputs[2])
+    while test.op in (*RESHAPES, "logical_not"):
+        if test.op == "logical_not":
+            a, b = b, a
+        test = test.inputs[0]
+    if a is None or b is None or test.op != "astype" or test.inputs[0].dtype != "int64":
+        return None
+    if math.prod(test.shape) != math.prod(node.shape):
+        return None
+    if (a, b) in ((0.0, -math.inf), (-math.inf, 0.0)):
+        return [("log_is_zero" if a else "log_is_nonzero", None)], test.inputs[0]
+    for name, chosen, other in (("is_nonzero", a, b), ("is_zero", b, a)):
+        difference = np.float32(chosen) - np.float32(other)
+        if np.isfinite(difference) and difference + np.float32(other) == np.float32(chosen):
+            steps: list[tuple[str, float | None]] = [(name, None), ("mul_vector", float(difference))]
+            return steps + ([("add_vector", other)] if other else []), test.inputs[0]
+    return None
 
 
 def _computable(node: Node) -> bool:

@@ -9,7 +9,7 @@ from compile.lowering.patterns import RESHAPES, match_attention
 
 ELEMENT_WISE = (
     "add", "subtract", "multiply", "divide", "tanh", "erf", "astype", "nn.relu", "nn.gelu", "nn.gelu_tanh",
-    "nn.layer_norm", "split", "get_item",
+    "nn.layer_norm", "split", "get_item", "where", "logical_not",
 )  # fmt: skip
 
 

@@ -283,3 +283,39 @@ def test_empty_part_of_a_graph_is_refused(graph: type, lowered: Callable) -> Non
     ends = (b.const(np.array([v])) for v in (3, 3, 1))
     with pytest.raises(CompileError, match=r"has shape \[1, 0, 16\]"):
         lowered(b.model(b("Concat", b("Slice", x, *ends), x, axis=1)))
+
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(
+    ("chosen", "other", "steps"),
+    [
+        (0.0, -np.inf, ("log_is_nonzero",)),
+        (-np.inf, 0.0, ("log_is_zero",)),
+        (0.0, LOWEST, ("is_nonzero", "mul_vector", "add_vector")),
+        (1.0, 0.0, ("is_nonzero", "mul_vector")),
+        (0.1, 1e30, ("is_zero", "mul_vector", "add_vector")),  # 1e30 + (0.1 − 1e30) is 0
+        (np.inf, 1.0, None),
+        (np.nan, 0.0, None),
+    ],
+)
+def test_a_choice_by_an_integer_mask_is_an_epilogue_where_that_is_exact(
+    chosen: float, other: float, steps: tuple[str, ...] | None, inverted: bool, graph: type, lowered: Callable,
+    agree: Callable,
+) -> None:  # fmt: skip
+    b = graph()
+    test = b("Unsqueeze", b("Cast", b.input("mask", [1, 8], TensorProto.INT64), to=9), b.const(np.array([1, 2])))
+    test = b("Not", test) if inverted else test
+    mask = b("Where", test, b.const(np.float32(chosen)), b.const(np.float32(other)))
+    model = b.model(b("Add", b.attention(b.input("x", [1, 8, 16]), 8, 2, 8, mask), b.const(np.float32(0.0))))
+    program = lowered(model)
+    found = [call.kernel.steps for call in program.calls if call.kernel.family == "map"]
+    if steps is None:
+        assert program.generic
+    else:
+        assert inverted or found[:1] == [steps]
+        assert found[0][0].endswith(("is_nonzero", "is_zero"))
+        assert not program.generic
+    agree(model)
