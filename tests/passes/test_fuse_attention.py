@@ -1,5 +1,6 @@
 """fuse_attention: which products become the operator, and that they come back."""
 
+import numpy as np
 import pytest
 
 import passes
@@ -34,3 +35,73 @@ def test_scores_that_somebody_else_reads_keep_their_matmuls(build, check, ops):
     assert ops(result, "Attention") == 0
     (refused,) = (entry for entry in report.passes if entry.name == "fuse_attention")
     assert refused.refusals[0].reason.startswith("the scores or the heads have other readers")
+
+
+def written(b, **changes):
+    """An attention with no linears around it, as the pass wants it, but for `changes`."""
+    keys = changes.get("keys", 9)
+    wanted = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 1, 3], "merge": [0, 2, 1, 3], "axis": -1} | changes
+    parts = {}
+    for name, tokens in (("q", LENGTH), ("k", keys), ("v", keys)):
+        x = b.input(name, [2, tokens, 8])
+        sizes = b.const(np.array([2, tokens, 2, 4]))
+        parts[name] = b("Transpose", b("Reshape", x, sizes), perm=wanted[name])
+    scores = b("MatMul", parts["q"], parts["k"])
+    if "mask" in changes:
+        mask = b.input("mask", changes["mask"])
+        scores = b("Add", *((mask, scores) if changes.get("first") else (scores, mask)))
+    p = b("Softmax", scores, axis=wanted["axis"])
+    weighted = b("MatMul", p, parts["v"])
+    merged = b("Transpose", weighted, perm=wanted["merge"])
+    y = b("Reshape", merged, b.const(np.array([2, -1, 8])))
+    read = {"scores": scores, "probabilities": p, "weighted": weighted, "merged": merged}
+    return b("Relu", y), [b("Tanh", read[name]) for name in changes.get("readers", ())]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"axis": 3},
+        {"mask": [2, 1, LENGTH, 9]},
+        {"mask": [2, 2, 1, 9]},
+        {"mask": [1, 1, LENGTH, 9], "first": True},
+    ],
+    ids=str,
+)
+def test_queries_and_keys_may_be_of_other_lengths(build, check, ops, changes):
+    b = build()
+    y, _ = written(b, **changes)
+    result, report = check(b.model(y), "fuse_attention")
+    assert (ops(result, "Attention"), report.passes[0].applied) == (1, 1)
+    assert ops(result, "Softmax", "MatMul") == 0
+    assert [entry.version for entry in result.opset_import] == [23]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"keys": LENGTH, "axis": 2}, None),
+        ({"keys": LENGTH, "axis": 1}, None),
+        ({"readers": ["scores"]}, "other readers"),
+        ({"readers": ["probabilities"]}, "other readers"),
+        ({"readers": ["weighted"]}, "other readers"),
+        ({"readers": ["merged"]}, "other readers"),
+        ({"mask": [2, 1, LENGTH, 9], "readers": ["scores"]}, "other readers"),
+        ({"merge": [0, 3, 1, 2]}, "not merged as usual"),
+        ({"keys": 4, "k": [0, 2, 1, 3]}, "not split by one Reshape"),
+        ({"mask": [9]}, "the mask is not"),
+        ({"mask": [LENGTH, 9]}, "the mask is not"),
+        ({"mask": [2, 1, LENGTH, 1]}, "the mask is not"),
+        ({"mask": [2, 1, 1, 1]}, "the mask is not"),
+    ],
+    ids=str,
+)
+def test_what_is_no_attention_keeps_its_matmuls(build, check, ops, changes, reason):
+    b = build()
+    y, others = written(b, **changes)
+    result, report = check(b.model(y, *others), "fuse_attention")
+    assert ops(result, "Attention") == 0
+    assert [entry.version for entry in result.opset_import] == [20]
+    reasons = [refusal.reason for refusal in report.passes[0].refusals]
+    assert any(reason in said for said in reasons) if reason else True

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pocketbert.command import Parser, exit_status
-from pocketbert.errors import PocketBERTError, first_line
+from pocketbert.errors import PocketBERTError, describe, disk_is_full, first_line
+from pocketbert.silence import silent
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -174,6 +175,68 @@ def test_first_line() -> None:
     assert first_line(ValueError("\n  \n a \nb")) == "a"
     assert first_line(ValueError()) == "ValueError"
     assert len(first_line(ValueError("a" * 10_000))) == 300
+
+
+def test_line_is_cut_in_its_middle_from_801_characters_on() -> None:
+    whole = PocketBERTError("a" * 500 + "b" * 300)
+    assert describe(whole) == str(whole)
+    assert describe(PocketBERTError(f"{whole}b")) == "a" * 500 + "b" * 100 + " … " + "b" * 200
+
+
+def test_cause_of_a_cause_is_looked_at_and_a_circle_ends() -> None:
+    first, second, third = ValueError("x"), OSError(errno.EDQUOT, "y"), KeyError("z")
+    first.__cause__, second.__cause__, third.__context__ = third, first, second
+    assert disk_is_full(first)
+    assert disk_is_full(OSError(errno.EFBIG, "File too large"))
+    second.errno = errno.EACCES
+    assert not disk_is_full(first)
+    assert not disk_is_full(OSError(errno.ENOENT, "no such file"))
+
+
+@pytest.mark.parametrize("words", ["disk quota exceeded", "NoSpaceLeft", "FileTooBig", "file too large",
+                                   "inline_container.cc:1]\n PytorchStreamWriter failed writing file"])  # fmt: skip
+def test_other_libraries_words_for_a_full_disk(words: str) -> None:
+    assert describe(RuntimeError(f"error: {words}")).startswith("disk full: ")
+
+
+def test_error_that_says_disk_full_does_not_say_it_twice() -> None:
+    error = PocketBERTError("cannot write y: disk full")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert describe(error) == "cannot write y: disk full"
+    assert describe(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
+    assert describe(OSError("odd")) == "unexpected OSError: odd (--debug shows where)"
+
+
+@pytest.mark.parametrize(("result", "status"), [(None, 0), (0, 0), (1, 1), (3, 3)])
+def test_what_a_command_returns_is_its_status(result: int | None, status: int, capsys: pytest.CaptureFixture) -> None:
+    assert exit_status(lambda _: result, argparse.Namespace(), "") == status
+    assert capsys.readouterr() == ("", "")
+
+
+def test_signals_are_as_before_when_a_command_has_ended() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    within = []
+    exit_status(lambda _: within.append(signal.getsignal(signal.SIGTERM)), argparse.Namespace(), "")
+    assert within[0] not in (before[0], signal.SIG_DFL, signal.SIG_IGN)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
+
+
+def test_silence_is_for_python_native_code_and_warnings_and_ends(capfd: pytest.CaptureFixture) -> None:
+    def speak(word: str, fails: Any = "") -> None:
+        print(word)
+        print(word, file=sys.stderr)
+        os.write(2, word.encode())
+        warnings.warn(word, stacklevel=1)
+        len(fails)
+
+    before = os.listdir("/dev/fd")
+    with pytest.raises(TypeError), silent():
+        speak("hidden", None)
+    assert os.listdir("/dev/fd") == before
+    assert capfd.readouterr() == ("", "")
+    with pytest.warns(UserWarning, match="shown"):
+        speak("shown")
+    assert capfd.readouterr() == ("shown\n", "shown\nshown")
 
 
 def test_time_is_short() -> None:  # every command pays for it

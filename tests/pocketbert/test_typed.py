@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketbert.errors import PocketBERTError
-from pocketbert.reading import parse_json, read_json, read_text, read_toml, read_typed_json
-from pocketbert.typed import Check, Misfit, between, typed
+from pocketbert.reading import parse_json, read_bytes, read_json, read_text, read_toml, read_typed_json
+from pocketbert.typed import Check, Misfit, between, nearest, typed
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,19 @@ class Point:
         ({"x": 1, "y": float("nan")}, "y is nan"),
         ({"x": 1, "y": 10**400}, "y is 1000.*000: it must be a finite number"),
         ({"x": 1, "tag": True}, "tag is True: choose from 'a', 1"),
+        ({"x": 1, "tag": "A"}, "tag is 'A': choose from 'a', 1"),
+        ({"x": 1, "tag": "b"}, "tag is 'b': choose from 'a', 1"),
+        ({"x": 1, "tag": 0}, "tag is 0: choose from 'a', 1"),
+        ({"x": 1, "tag": 2}, "tag is 2: choose from 'a', 1"),
         ({"x": 1, "more": {"k": [1, "2"]}}, r"more\.k\.1 is '2': it must be a whole number"),
         ({"x": 1, "more": [1]}, r"more is \[1\]: it must be an object"),
         ({"x": 1, "pair": [1]}, r"pair is \[1\]: it must be a list of 2"),
+        ({"x": 1, "y": 1 << 53}, "y is 9007199254740992: it must be a finite number"),
+        ({"x": 1, "pair": [1, "a", 2]}, r"pair is \[1, 'a', 2\]: it must be a list of 2"),
+        ({"x": 1, "pair": (1, "a")}, r"it must be a list"),
+        ({"x": 1, "more": {"k": {}}}, r"more\.k is {}: it must be a list"),
+        ({"x": 1, "section": {"steps": 1001}}, r"section\.steps is 1001: it must be from 1 to 1,000"),
+        ({"x": 1, "section": None}, r"section is None: it must be an object"),
         ({"x": 1, "section": {"steps": 0}}, r"section\.steps is 0: it must be from 1 to 1,000"),
         ({"x": 1, "section": 3}, "section is 3: it must be an object"),
         ([], r"it is \[\]: it must be an object"),
@@ -70,6 +80,61 @@ def test_what_fits() -> None:
 
 def test_section_that_is_given_in_part_keeps_its_own_defaults() -> None:
     assert typed(Point, {"x": 1, "section": {"rate": 1}}).section == Section(steps=20, rate=1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 999, 1000])
+def test_a_range_holds_its_ends(steps: int) -> None:
+    assert typed(Point, {"x": 1, "section": {"steps": steps}}).section.steps == steps
+
+
+def test_whole_number_is_a_number_as_far_as_it_is_exact() -> None:
+    for value in ((1 << 53) - 1, 1 - (1 << 53), 0):
+        y = typed(dict[str, float], {"y": value})["y"]
+        assert (y, type(y)) == (value, float)
+
+
+@dataclass(frozen=True)
+class Optional:
+    either: int | str | None
+    given: bool
+    listed: tuple[str, ...] = ("a",)
+
+
+def test_what_may_be_none_may_be_left_out() -> None:
+    assert typed(Optional, {"given": False}) == Optional(None, False)
+    assert typed(Optional, {"given": True, "either": "x", "listed": []}) == Optional("x", True, ())
+    assert typed(Optional, {"given": True, "either": 3, "listed": ["b", "c"]}) == Optional(3, True, ("b", "c"))
+    assert typed(Optional, {"given": True, "either": None}) == Optional(None, True)
+    for value in ({}, {"given": None}, {"given": 1}, {"given": True, "either": 1.5}, {"given": True, "listed": None}):
+        with pytest.raises(Misfit):
+            typed(Optional, value)
+
+
+def test_value_is_shown_whole_up_to_80_characters() -> None:
+    for length, cut in ((13, False), (14, False), (15, True)):
+        value = ["a" * 28, "b" * 28, "c" * (length - 2)]
+        with pytest.raises(Misfit) as misfit:
+            typed(int, value)
+        shown = str(misfit.value).removeprefix("it is ").removesuffix(": it must be a whole number")
+        assert shown == (str(value)[:77] + "..." if cut else str(value))
+
+
+def test_choices_are_listed_unless_they_are_many_or_one_is_near() -> None:
+    names = [f"{letter}{letter}" for letter in "abcdefghijklmnopqrstuvwxyzABCDE"]
+    assert nearest("??", names[:30]) == f": choose from {', '.join(names[:30])}"
+    assert nearest("??", names) == ""
+    assert nearest("aab", iter(names)) == ": did you mean aa?"
+    begin = time.perf_counter()
+    nearest("x" * 10**6, ["x" * 200])
+    assert time.perf_counter() - begin < 5
+
+
+def test_place_that_is_long_or_steers_the_terminal_is_shown_safely() -> None:
+    with pytest.raises(Misfit, match=r"^\S{50,70} is 1: it must be an object") as misfit:
+        typed(dict[str, Section], {"k" * 1000: 1})
+    assert "k" * 60 + " " in str(misfit.value)
+    with pytest.raises(Misfit, match=r"^'\\x1b\[2J' is"):
+        typed(dict[str, Section], {"\x1b[2J": 1})
 
 
 KEYS = st.sampled_from(["x", "y", "tag", "more", "pair", "section", "steps"])
@@ -184,3 +249,23 @@ def test_typed_json_names_file_and_key(tmp_path: Path) -> None:
         read_typed_json(Point, path)
     path.write_text(json.dumps({"x": 1}))
     assert read_typed_json(Point, path) == Point(1)
+
+
+def test_file_of_the_largest_size_is_read_and_one_byte_more_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\xe9" * (1 << 20))
+    assert len(read_bytes(path, limit=1 << 20)) == 1 << 20
+    assert read_text(path, limit=1 << 20, errors="replace") == "�" * (1 << 20)
+    with pytest.raises(PocketBERTError, match=f"{path} is larger than 0 MiB"):
+        read_bytes(path, limit=(1 << 20) - 1)
+
+
+def test_numbers_that_are_finite_are_read() -> None:
+    assert parse_json('[1.5, -2e3, 0.0, 7, {"a": null}]') == [1.5, -2000.0, 0.0, 7, {"a": None}]
+    with pytest.raises(ValueError, match=r"^1{20} is beyond every number$"):
+        parse_json("1" * 400 + ".0")
+
+
+def test_toml_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("a = 1\n[b]\nc = [1.5]\n")
+    assert read_toml(tmp_path / "x.toml") == {"a": 1, "b": {"c": [1.5]}}
