@@ -51,7 +51,7 @@ def respelt(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _clip(write: _Writer, node: NodeProto) -> bool:
-    """Min(Max(x, low), high): TVM's own Clip makes a number of what is none. Only bounds of float32 are known here.
+    """Choices: TVM's own Clip makes a number of what is none. Only bounds of float32 are known here.
 
     A bound that is left out is the least or the greatest finite number, as in ONNX Runtime.
     """
@@ -60,8 +60,9 @@ def _clip(write: _Writer, node: NodeProto) -> bool:
     if not (low or high) or any(kinds.get(bound) != TensorProto.FLOAT for bound in (low, high) if bound):
         return False
     limit = float(np.finfo(np.float32).max)
-    above = write("Max", node.input[0], low or write.constant(-limit))
-    write("Min", above, high or write.constant(limit), to=node.output[0])
+    low, high = low or write.constant(-limit), high or write.constant(limit)
+    above = write("Where", write("Less", node.input[0], low), low, node.input[0])
+    write("Where", write("Greater", above, high), high, above, to=node.output[0])
     return True
 
 

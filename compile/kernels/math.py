@@ -131,6 +131,18 @@ def choose(if_zero: float, otherwise: float) -> Callable[[Expr, int], Expr]:
     return lambda x, lanes: tirx.Select(tirx.EQ(x, const(0.0, lanes)), const(if_zero, lanes), const(otherwise, lanes))
 
 
+def sigmoid(x: Expr, lanes: int) -> Expr:
+    """1 / (1 + e^{−x}); 0 below −88."""
+    zero, one = const(0.0, lanes), const(1.0, lanes)
+    y = bind(one / (one + exp(bind(at_most(88.0, bind(zero - x), lanes)), lanes)))
+    return tirx.Select(x < const(-88.0, lanes), zero, y)
+
+
+def silu(x: Expr, lanes: int) -> Expr:
+    """x · sigmoid(x)."""
+    return x * sigmoid(x, lanes)
+
+
 def relu(x: Expr, lanes: int) -> Expr:
     return at_least(0.0, x, lanes)
 
@@ -140,6 +152,8 @@ UNARY = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "tanh": tanh,
+    "sigmoid": sigmoid,
+    "silu": silu,
     # Masks: the last two are the logarithms of the first two.
     "is_nonzero": choose(0.0, 1.0),
     "is_zero": choose(1.0, 0.0),

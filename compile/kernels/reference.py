@@ -22,6 +22,8 @@ UNARY: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "is_zero": lambda x: np.where(x == 0, 1.0, 0.0),
     "log_is_nonzero": lambda x: np.where(x == 0, -np.inf, 0.0),
     "log_is_zero": lambda x: np.where(x == 0, 0.0, -np.inf),
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
 }
 
 

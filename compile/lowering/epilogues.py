@@ -25,7 +25,10 @@ Kept = Callable[[Node], bool]
 MOST_STEPS = 16
 SIGHT = 64
 
-UNARY_OPERATORS = {"nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh"}
+UNARY_OPERATORS = {
+    "nn.relu": "relu", "nn.gelu": "gelu", "nn.gelu_tanh": "gelu_tanh", "tanh": "tanh", "sigmoid": "sigmoid",
+    "nn.silu": "silu",
+}  # fmt: skip
 
 
 @dataclass

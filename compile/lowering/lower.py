@@ -28,6 +28,7 @@ from compile.kernels.gather_int8 import GatherInt8
 from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
+from compile.kernels.pointwise import Pointwise
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
 from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.epilogues import Chain, find_chain
@@ -45,6 +46,7 @@ from compile.lowering.patterns import (
 )
 from compile.lowering.tied_embedding import share_tables
 from compile.lowering.token_axis import Tokens
+from compile.lowering.trees import find_tree
 from compile.program import Call, InputRange, Operand, Program, Rows, Shared, Value, View, arguments_of
 from compile.targets import Isa
 
@@ -186,7 +188,7 @@ class _Lowering:
             return self.seen_as(node.inputs[0], *self.rows_columns(node.shape))
         if (part := match_part(node)) is not None and (view := self.part(part)) is not None:
             return view
-        for attempt in (self.attention, self.layer_norm, self.fused):
+        for attempt in (self.attention, self.layer_norm, self.fused, self.pointwise):
             if (result := attempt(node)) is not None:
                 return result
         return self.generic(node)
@@ -353,6 +355,20 @@ class _Lowering:
             elif step in TENSOR_STEPS:
                 views[f"{step}{index}"] = self.seen_as(operand, rows, columns)
         return views
+
+    def pointwise(self, node: Node) -> View | None:
+        """Element-wise operators that are no step of an epilogue, a row a token."""
+        tree = find_tree(node, self.tokens, self.kept)
+        if tree is None:
+            return None
+        tokens = self.program.tokens
+        columns = math.prod(c or tokens for c in tree.columns)
+        kernel = Pointwise(tree.columns, tree.expression, tuple(tree.sources), node.dtype, self.isa)
+        operands: dict[str, Operand] = {}
+        for index, (leaf, source) in enumerate(zip(tree.leaves, tree.sources, strict=True)):
+            width = math.prod(leaf.shape) // tokens
+            operands[f"x{index}"] = self.seen_as(leaf, tokens, width) if source.by_row else self.dense(leaf)
+        return self.emit(kernel, operands, self.result(node, tokens, columns), node)
 
     # --- everything else
 

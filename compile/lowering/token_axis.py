@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 from compile.importer.graph import Node
+from compile.kernels.pointwise import NAMES
 from compile.lowering.patterns import RESHAPES, match_attention
 
-ELEMENT_WISE = (
-    "add", "subtract", "multiply", "divide", "tanh", "erf", "astype", "nn.relu", "nn.gelu", "nn.gelu_tanh",
-    "nn.layer_norm", "split", "get_item", "where", "logical_not",
-)  # fmt: skip
+ELEMENT_WISE = frozenset({*NAMES, "erf", "nn.layer_norm", "split", "get_item"})
 
 
 class Tokens:
@@ -19,6 +17,7 @@ class Tokens:
     def __init__(self, count: int) -> None:
         self.count = count
         self._by_token: dict[Node, bool] = {}
+        self._by_column: dict[Node, bool] = {}
 
     def index(self, node: Node) -> bool:
         """Whether `node`, seen as (tokens, anything), has one row a token, and each depends on no other's position."""
@@ -26,10 +25,19 @@ class Tokens:
             self._by_token[node] = self._decide(node)
         return self._by_token[node]
 
+    def columns(self, node: Node) -> bool:
+        """Whether `node`'s last dimension is that of the tokens, as in a mask's row."""
+        if node not in self._by_column:
+            row = node.shape[-1:] == (self.count,)
+            if row and math.prod(node.shape) != self.count:
+                row = node.op in NAMES and any(self.columns(operand) for operand in node.inputs)
+            self._by_column[node] = row and (math.prod(node.shape) != self.count or self.index(node))
+        return self._by_column[node]
+
     def _decide(self, node: Node) -> bool:
         if node.op == "input":
             return node.shape == (1, self.count)
-        if self._leading(node.shape) is None:
+        if self.leading(node.shape) is None:
             return False
         if node.op in RESHAPES:
             return self.index(node.inputs[0])
@@ -40,13 +48,13 @@ class Tokens:
         if node.op == "take" and _constant(node.inputs[0]):
             return self.index(node.inputs[1])
         if node.op in ("strided_slice", "take"):  # of columns: taking rows leaves no token dimension
-            return self.index(node.inputs[0]) and self._leading(node.inputs[0].shape) == self._leading(node.shape)
+            return self.index(node.inputs[0]) and self.leading(node.inputs[0].shape) == self.leading(node.shape)
         if (match := match_attention(node)) is not None:
             return self.index(match.query) and self.index(match.key) and self.index(match.value)
         # A concatenation of shifted rows: a convolution over tokens.
         return node.op == "concat" and len(node.shape) == 3 and any(self.index(operand) for operand in node.inputs)
 
-    def _leading(self, shape: tuple[int, ...]) -> int | None:
+    def leading(self, shape: tuple[int, ...]) -> int | None:
         """The dimension that counts tokens, if only ones stand before it."""
         for position, dimension in enumerate(shape):
             if dimension == self.count and math.prod(shape[:position]) == 1:

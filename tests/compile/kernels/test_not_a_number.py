@@ -35,13 +35,15 @@ def agrees(got: np.ndarray, want: np.ndarray, bound: float = 2e-6) -> None:
 @pytest.fixture(scope="module")
 def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
     tile = default_tile(isa)
-    kernels = [Linear(24, 40, True, (step,), tile, isa) for step in ("relu", "gelu", "tanh", "gelu_tanh")]
+    kernels = [
+        Linear(24, 40, True, (step,), tile, isa) for step in ("relu", "gelu", "tanh", "gelu_tanh", "sigmoid", "silu")
+    ]
     kernels += [Attention(HEADS, SIZE, 0.25, mask, tile, isa) for mask in (False, True)]
     kernels += [Attention(HEADS, SIZE, 0.25, True, tile, isa, guarded=True)]
     return link_kernels([*kernels, LayerNorm(40, 1e-12, isa)])
 
 
-@pytest.mark.parametrize("step", ["relu", "gelu", "tanh", "gelu_tanh"])
+@pytest.mark.parametrize("step", ["relu", "gelu", "tanh", "gelu_tanh", "sigmoid", "silu"])
 @pytest.mark.parametrize("special", [NAN, INF, -INF, 1e38])
 def test_a_linear_layer_spoils_the_row_it_is_in_and_no_other(
     step: str, special: float, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable

@@ -1,0 +1,79 @@
+"""Element-wise operators that are no step of an epilogue: right at every length, without generic kernels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from compile.running.load import load
+from compile.running.verify import reference
+from pocketbert.numerics import relative_error
+
+TOKENS, WIDTH = 9, 20
+
+
+def embedded(b: Any) -> tuple[str, str]:
+    """ids, and a row of WIDTH for each."""
+    ids = b.input("input_ids", ["batch", "tokens"], TensorProto.INT64)
+    return ids, b("Gather", b.normal(50, WIDTH), ids)
+
+
+def glu(b: Any) -> str:
+    left, right = b("Split", b.linear(embedded(b)[1], WIDTH, 2 * WIDTH), outputs=2, axis=-1, num_outputs=2)
+    return b("Mul", left, b("Mul", right, b("Sigmoid", right)))
+
+
+def mask_by_ids(b: Any) -> str:
+    """Padding is id 3: rows of those tokens are 0."""
+    ids, x = embedded(b)
+    real = b("Cast", b("Not", b("Equal", ids, b.const(np.array(3)))), to=TensorProto.FLOAT)
+    return b("Mul", x, b("Unsqueeze", real, b.const(np.array([2]))))
+
+
+def attention_within_a_window(b: Any) -> str:
+    """Keys further than two tokens away, and padding, are masked."""
+    ids, x = embedded(b)
+    mask = b("Unsqueeze", b("Cast", b.input("attention_mask", ["batch", "tokens"], TensorProto.INT64),
+                            to=TensorProto.BOOL), b.const(np.array([1, 2])))  # fmt: skip
+    size = b("Gather", b("Shape", ids), b.const(np.array(1)))
+    at = b("Range", b.const(np.array(0)), size, b.const(np.array(1)))
+    far = b("Abs", b("Sub", b("Unsqueeze", at, b.const(np.array([0]))), b("Unsqueeze", at, b.const(np.array([1])))))
+    near = b("LessOrEqual", far, b.const(np.array(2)))
+    bias = b("Where", b("And", mask, near), b.const(np.float32(0)), b.const(np.float32(-1e30)))
+    heads = [
+        b("Transpose", b("Reshape", b.linear(x, WIDTH, WIDTH), b.const(np.array([1, -1, 2, WIDTH // 2]))), perm=axes)
+        for axes in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+    ]
+    weights = b("Softmax", b("Add", b("MatMul", heads[0], heads[1]), bias), axis=-1)
+    context = b("Transpose", b("MatMul", weights, heads[2]), perm=[0, 2, 1, 3])
+    return b("Reshape", context, b.const(np.array([1, -1, WIDTH])))
+
+
+def every_operator(b: Any) -> str:
+    x = embedded(b)[1]
+    y = b("Add", b("Exp", b("Clip", x, b.const(np.float32(-1)), b.const(np.float32(0.5)))), b("Sqrt", b("Exp", x)))
+    chosen = b("And", b("Greater", x, b("Neg", y)), b("Or", b("Less", x, y), b("Not", b("IsNaN", y))))
+    return b("Where", chosen, x, b("Mul", b("Sigmoid", x), b("Tanh", y)))
+
+
+@pytest.mark.parametrize("graph", [glu, mask_by_ids, attention_within_a_window, every_operator])
+def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
+    from compile.pipeline import BuildOptions, build_library
+    from tests.support.graphs import Builder
+
+    b = Builder()
+    model = b.model(graph(b))
+    built = build_library(model, "case", host, tmp_path / "artifact", BuildOptions(seq_len=TOKENS))
+    assert not built.manifest.generic_kernels
+    assert built.manifest.shorter_sequences
+    rng = np.random.default_rng(0)
+    for threads in (1, 3):
+        with load(built.folder, threads) as library:
+            for tokens in range(TOKENS, 0, -1):
+                given = {"input_ids": rng.integers(0, 6, (1, tokens))}
+                given["attention_mask"] = (np.arange(tokens)[None] < max(1, tokens - 2)).astype(np.int64)
+                given = {entry.name: given[entry.name] for entry in built.manifest.inputs}
+                assert relative_error(library.run(given), reference(model, [given])[0]) <= 1e-5
