@@ -20,6 +20,7 @@ from compile.running.verify import can_run
 from compile.targets import find_target
 from compile.text.read import read_folder, read_vocabulary
 from compile.text.side import TextSide
+from compile.text.task import read_task
 from passes.calibration import read_texts
 from pocketbert.command import require_own_rooms
 from pocketbert.temporary import TemporaryFolder
@@ -131,6 +132,7 @@ def build(
             verify=verify,
             sanitize=sanitize,
             vocabulary=side,
+            task=read_task(Path(model), head) if side and Path(model).is_dir() else None,
             package=package,
             database=database,
             dump=keep,

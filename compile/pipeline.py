@@ -48,6 +48,7 @@ from compile.running.verify import verify
 from compile.runtime import SRC
 from compile.targets import Target
 from compile.text.side import TextSide
+from compile.text.task import Task
 from passes.calibration import plain_inputs
 from passes.calibration import text_inputs as calibration_inputs
 
@@ -71,6 +72,7 @@ class BuildOptions:
     verify: bool = False
     sanitize: str = ""
     vocabulary: TextSide | None = None
+    task: Task | None = None
     package: str | None = None
     database: Path | None = None
     dump: Path | None = None
@@ -206,7 +208,8 @@ def build_program(
         with clock.phase("link"):
             write_interface(plan, name, target, folder)
             sources = _write_sources(plan, options, work, dump)
-            sources += write_vocabulary(options.vocabulary, takes, work)
+            outputs = [(value.name, value.shape) for value in plan.program.outputs]
+            sources += write_vocabulary(options.vocabulary, takes, work, options.task, outputs)
             library = folder / f"lib{name}.so"
             link_library(toolchain, target, work, sources, objects, name, library)
         with clock.phase("check the library"):
@@ -226,6 +229,7 @@ def build_program(
             default_threads=options.threads,
             sanitize=options.sanitize,
             vocabulary=_vocabulary_facts(options.vocabulary),
+            **_task_facts(options.task),
             package=package,
             checked=tuple(rules),
             **extra,
@@ -239,6 +243,14 @@ def build_program(
         if options.sign:
             sign(folder, (folder / FILE).read_bytes(), read_key(options.sign))
     return BuildResult(out, manifest, clock.seconds)
+
+
+def _task_facts(task: Task | None) -> dict[str, Any]:
+    if task is None:
+        return {}
+    activation = task.activation if task.labels else None
+    facts = {"task": task.kind, "labels": task.labels, "activation": activation, "pooling": task.pooling}
+    return facts | {"normalized": task.normalize}
 
 
 def _vocabulary_facts(text: TextSide | None) -> VocabularyFacts | None:

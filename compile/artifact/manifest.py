@@ -238,6 +238,7 @@ class Manifest(LibraryFacts):
     model: where it came from; cpu_features_required: of `cpu`; precision: "int8" if any kernel's is;
     shorter_sequences: whether any length up to `tokens` runs at its own cost; sanitize: clang's sanitizers in the
     runtime, "" for none; task, labels, pooling: what the model is for, None and () if that was not said;
+    activation: of logits to probabilities; normalized: whether vectors get length 1;
     checked: rules of the target that the linked file keeps; build_seconds: by phase; files: the sha256 of each
     of the artifact's but this one, by its path.
     """
@@ -258,7 +259,9 @@ class Manifest(LibraryFacts):
     sanitize: str = ""
     task: str | None = None
     labels: tuple[str, ...] = ()
+    activation: Literal["softmax", "sigmoid", "none"] | None = None
     pooling: str | None = None
+    normalized: bool = False
     vocabulary: VocabularyFacts | None = None
     flops: Natural
     sizes: Sizes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compile.errors import CompileError
 from compile.text.compiled import WITHOUT, compile_text
 from compile.text.side import TextSide
+from compile.text.task import NO_TASK, Task, task_defines
 
 if TYPE_CHECKING:
     from compile.planning.plan import Plan
@@ -50,26 +51,38 @@ def text_inputs(plan: Plan, vocabulary: TextSide) -> list[str]:
     return roles
 
 
-def write_vocabulary(side: TextSide | None, inputs: Sequence[str], folder: Path) -> list[Path]:
+def write_vocabulary(
+    side: TextSide | None,
+    inputs: Sequence[str],
+    folder: Path,
+    task: Task | None = None,
+    outputs: Sequence[tuple[str, tuple[int, ...]]] = (),
+) -> list[Path]:
     """vocabulary.h and, where there is a tokenizer, the source that takes in its tables; returns the sources.
 
-    Raises CompileError for a tokenizer that is not covered.
+    task, outputs: what a text is read for, and the names and shapes of what the model gives. Raises CompileError for a
+    tokenizer that is not covered, and where the model does not give what the task reads.
     """
     if side is None:
-        (folder / "vocabulary.h").write_text(
-            "#define PB_PIECES 0\n#define PB_PAD -1\n#define PB_MAX_TOKENS 0\n#define PB_TEXT_INPUTS 0\n"
+        _write_defines(
+            {"PB_PIECES": "0", "PB_PAD": "-1", "PB_MAX_TOKENS": "0", "PB_TEXT_INPUTS": "0"} | NO_TASK, folder
         )
         return []
     from compile.codegen.weights import assembler_source  # beside the plan, which knows tvm
     from compile.kernels.contract import ALIGNMENT
 
     text = compile_text(side)
-    defines = DEFAULTS | text.defines | {"PB_TEXT_INPUTS": ", ".join(inputs)}
-    (folder / "vocabulary.h").write_text("".join(f"#define {name} {value}\n" for name, value in defines.items()))
+    mask = next((n for name in ("[MASK]", "<mask>") if (n := side.tokenizer.token_to_id(name)) is not None), None)
+    of_task, labels = task_defines(task, outputs, mask)
+    _write_defines(DEFAULTS | text.defines | of_task | {"PB_TEXT_INPUTS": ", ".join(inputs)}, folder)
     source = folder / "vocabulary.c"
     parts = []
-    for name, table in text.tables.items():
+    for name, table in (text.tables | labels).items():
         (folder / f"{name}.bin").write_bytes(table.tobytes())
         parts.append(assembler_source(name, alignment=ALIGNMENT))
     source.write_text("".join(parts))
     return [source]
+
+
+def _write_defines(defines: Mapping[str, str], folder: Path) -> None:
+    (folder / "vocabulary.h").write_text("".join(f"#define {name} {value}\n" for name, value in defines.items()))

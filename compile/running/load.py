@@ -24,6 +24,7 @@ from compile.targets import TARGETS, why_not_here, with_cpu
 INT32 = -(2**31), 2**31 - 1
 MAX_THREADS = 64
 MOST_TOKENS, MOST_SPECIAL = 8, 64  # of a byte of text, and around texts
+TASKS = ("label", "classify", "embed", "entities", "fill")
 FUNCTIONS = ("open", "run", "close", "last_error", "encode", "run_text", "token")
 
 
@@ -67,6 +68,35 @@ class Tokens:
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
     overflow: int
+
+
+class _Label(ctypes.Structure):
+    _fields_ = [("label", ctypes.c_int32), ("score", ctypes.c_float)]
+
+
+class _Entity(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("score", ctypes.c_float),
+        ("begin", ctypes.c_int64),
+        ("end", ctypes.c_int64),
+    ]
+
+
+class Label(NamedTuple):
+    """A label, or a piece for a mask, and how probable it is."""
+
+    name: str
+    score: float
+
+
+class Entity(NamedTuple):
+    """What is named in a text, at text[begin:end]; score: the mean of its tokens' probabilities."""
+
+    name: str
+    score: float
+    begin: int
+    end: int
 
 
 class Record(NamedTuple):
@@ -119,6 +149,17 @@ class Library:
         self._encode.argtypes = [*text, ctypes.c_void_p]
         self._run_text.argtypes = [ctypes.c_void_p, *text, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
         self._token.argtypes, self._token.restype = [ctypes.c_int32], ctypes.c_char_p
+        self._tasks = {task: getattr(self._library, f"{name}_{task}") for task in TASKS}
+        for task, function in self._tasks.items():
+            one, number = [ctypes.c_void_p, *text[:2]], [ctypes.c_int32, ctypes.c_void_p]
+            function.argtypes = {
+                "label": [ctypes.c_int32],
+                "classify": [*one, *text[2:], ctypes.c_void_p, *number, ctypes.c_void_p],
+                "embed": [*one, ctypes.c_void_p, *number],
+                "entities": [*one, ctypes.c_void_p, *number, ctypes.c_void_p],
+                "fill": [*one, ctypes.c_void_p, ctypes.c_int32, *number, ctypes.c_void_p],
+            }[task]
+        self._tasks["label"].restype = ctypes.c_char_p
         self._close.argtypes = [ctypes.c_void_p]
         self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
         self._profile = getattr(self._library, f"{name}_profile")
@@ -245,6 +286,63 @@ class Library:
             name: array.reshape(-1)[: math.prod(shape)].reshape(shape)
             for (name, array), shape in zip(outputs.items(), shapes, strict=True)
         }
+
+    def classify(
+        self,
+        text: str | bytes,
+        pair: str | bytes | None = None,
+        top: int | None = None,
+        threshold: float = 0.0,
+        truncate: bool = False,
+    ) -> list[Label]:
+        """The labels of a text, or of a pair, best first: the `top` most probable of those from `threshold` on.
+
+        Of a regression the scores are its values, and `threshold` is not asked. Raises CompileError for a model that
+        classifies nothing, and for a text of more tokens than the model takes unless it is to `truncate` it.
+        """
+        known = len(self.manifest.labels)
+        labels, count = (_Label * max(known, 1))(), ctypes.c_int32()
+        self._task("classify", truncate, *_text(text, pair), labels, len(labels), ctypes.byref(count))
+        every = [Label(self.manifest.labels[entry.label], entry.score) for entry in labels[: count.value]]
+        regression = self.manifest.activation == "none"
+        return [label for label in every if regression or label.score >= threshold][:top]
+
+    def embed(self, text: str | bytes, truncate: bool = False) -> NDArray[np.float32]:
+        """A text's vector, (size,), pooled and normalized as its folder says. Raises CompileError."""
+        outputs = self.manifest.outputs
+        vector = np.empty(max(entry.shape[-1] if entry.shape else 1 for entry in outputs), np.float32)
+        self._task("embed", truncate, *_text(text, None)[:2], vector.ctypes.data, vector.size)
+        size = next(e.shape[-1] for e in outputs if e.name in ("sentence_embedding", "last_hidden_state"))
+        return vector[:size]
+
+    def entities(self, text: str | bytes, truncate: bool = False) -> list[Entity]:
+        """What is named in a text, in its order, with places as indices of a str or of bytes. Raises CompileError."""
+        room, count = self._text_tokens, ctypes.c_int32()
+        entities, data = (_Entity * room)(), _text(text, None)[:2]
+        self._task("entities", truncate, *data, entities, room, ctypes.byref(count))
+        places = _characters(data[0]) if isinstance(text, str) else np.arange(data[1] + 1)
+        return [
+            Entity(e.name.decode(), e.score, int(places[e.begin]), int(places[e.end])) for e in entities[: count.value]
+        ]
+
+    def fill(self, text: str | bytes, top: int = 5, truncate: bool = False) -> list[list[Label]]:
+        """For each mask in a text the `top` most probable pieces, best first. Raises CompileError."""
+        top, masks = whole_number(top, "top", 1, 1 << 16), ctypes.c_int32()
+        pieces = (_Label * (top * self._text_tokens))()
+        self._task("fill", truncate, *_text(text, None)[:2], pieces, top, len(pieces), ctypes.byref(masks))
+        rows = (pieces[top * n : top * (n + 1)] for n in range(masks.value))
+        return [[Label(self.token(entry.label), entry.score) for entry in row if entry.label >= 0] for row in rows]
+
+    def _task(self, task: str, truncate: bool, *arguments: Any) -> None:
+        """Calls a task on the open model. Raises CompileError, also where tokens were cut off unasked."""
+        overflow = ctypes.c_int32()
+        with self._open_model() as model:
+            if self._tasks[task](model, *arguments, ctypes.byref(overflow)) != 0:
+                raise CompileError(self._last_error(model).decode())
+        if overflow.value and not truncate:
+            raise CompileError(
+                f"the text has {overflow.value} tokens more than the model takes: shorten it, or give truncate=True"
+            )
 
     def token(self, number: int) -> str:
         """The piece whose id is `number`. Raises CompileError where there is none."""

@@ -53,7 +53,7 @@ static int one_in(uint64_t n)
 
 static void check_status(int32_t status, const pocketbert_model *handle)
 {
-    CHECK(status >= POCKETBERT_OK && status <= POCKETBERT_ERROR_FORK);
+    CHECK(status >= POCKETBERT_OK && status <= POCKETBERT_ERROR_TASK);
     CHECK(strlen(api->last_error(handle)) > 0);
 }
 

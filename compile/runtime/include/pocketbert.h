@@ -36,6 +36,7 @@ enum {
     POCKETBERT_ERROR_BUSY = 7,       /* another thread is running this model */
     POCKETBERT_ERROR_LIBRARY = 8,    /* pocketbert_loader.h: not a library that this machine can load */
     POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a tokenizer: it takes ids, not text */
+    POCKETBERT_ERROR_TASK = 11,      /* the model is for something else than what it is asked */
     POCKETBERT_ERROR_FORK = 10 /* the model was opened before fork(), by the parent of this process: open another */
 };
 
@@ -67,6 +68,9 @@ typedef struct {
     size_t weight_bytes;            /* read-only, and shared by all models and processes */
     const char *cpu;                /* whose kernels this machine gets, of the library's (or would need at least) */
     int32_t pieces;                 /* in the vocabulary; 0: the library has none */
+    int32_t task;                   /* POCKETBERT_NO_TASK or another */
+    int32_t labels;                 /* how many `classify` and `entities` know */
+    int32_t vector;                 /* elements of what `embed` gives */
     int32_t text_tokens;            /* of the longest text that run_text reads whole, special pieces included */
 } pocketbert_description;
 
@@ -104,6 +108,23 @@ typedef struct {
     int64_t *ends;
 } pocketbert_tokens;
 
+/* What a model that was built from a folder is for. */
+enum { POCKETBERT_NO_TASK, POCKETBERT_CLASSIFY, POCKETBERT_ENTITIES, POCKETBERT_FILL, POCKETBERT_EMBED };
+
+/* A label, or a piece of the vocabulary, by its number, and how probable it is. */
+typedef struct {
+    int32_t label;
+    float score;
+} pocketbert_label;
+
+/* A stretch of a text. */
+typedef struct {
+    const char *name; /* the label without its B- or I-; the library's */
+    float score;      /* the mean of its tokens' probabilities */
+    int64_t begin;    /* bytes in the text */
+    int64_t end;
+} pocketbert_entity;
+
 /* One kernel of one run: when it ran, and on which thread. */
 typedef struct {
     int32_t call;     /* its number in the manifest's "calls"; -1 is the whole run */
@@ -133,6 +154,15 @@ typedef struct {
     int32_t (*profile)(pocketbert_model *model, const pocketbert_record **records, int32_t *count);
     int32_t (*encode)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
                       pocketbert_tokens *tokens);
+    const char *(*label)(int32_t number);
+    int32_t (*classify)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair,
+                        size_t pair_bytes, pocketbert_label *labels, int32_t room, int32_t *count, int32_t *overflow);
+    int32_t (*embed)(pocketbert_model *model, const char *text, size_t text_bytes, float *vector, int32_t size,
+                     int32_t *overflow);
+    int32_t (*entities)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_entity *entities,
+                        int32_t room, int32_t *count, int32_t *overflow);
+    int32_t (*fill)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_label *pieces,
+                    int32_t each, int32_t room, int32_t *masks, int32_t *overflow);
 } pocketbert_functions;
 
 #ifdef __cplusplus

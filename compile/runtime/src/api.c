@@ -481,24 +481,22 @@ static void narrow(int64_t *values, int32_t count, int32_t type)
     }
 }
 
-static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                        pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
+/* Where the ids and segments of a text go. */
+static pocketbert_tokens own_tokens(pb_model *model)
+{
+    pocketbert_tokens tokens = {.size = sizeof tokens, .max_tokens = text_tokens()};
+    tokens.ids = model->text + PB_TEXT_IDS * (size_t)pb_the_plan.tokens;
+    tokens.segments = model->text + PB_TEXT_SEGMENTS * (size_t)pb_the_plan.tokens;
+    return tokens;
+}
+
+/* On `found` tokens that lie there. */
+static int32_t run_tokens(pb_model *model, int32_t found, pocketbert_tensor *outputs, int32_t output_count)
 {
     static const uint8_t takes[] = {PB_TEXT_INPUTS};
     enum { INPUTS = sizeof takes };
     const pb_plan *plan = &pb_the_plan;
-    int32_t found, status = check_text(model, text, text_bytes, pair, pair_bytes, text_tokens());
-    if (status != POCKETBERT_OK)
-        return status;
-    if (!outputs || output_count != plan->output_count)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
     int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
-    pocketbert_tokens given = {.size = sizeof given, .max_tokens = text_tokens()};
-    given.ids = values[PB_TEXT_IDS];
-    given.segments = values[PB_TEXT_SEGMENTS];
-    status = encode(model, text, text_bytes, pair, pair_bytes, &given, &found);
-    if (status != POCKETBERT_OK)
-        return status;
     const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : found;
     for (int32_t i = 0; i < length; i++) {
         values[PB_TEXT_MASK][i] = i < found;
@@ -518,9 +516,24 @@ static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, co
         for (int32_t axis = 0; axis < info->rank; axis++)
             outputs[i].shape[axis] = axis == info->token_axis ? length : info->shape[axis];
     }
+    return run(model, inputs, INPUTS, outputs, output_count);
+}
+
+static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                        pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
+{
+    int32_t found, status = check_text(model, text, text_bytes, pair, pair_bytes, text_tokens());
+    if (status != POCKETBERT_OK)
+        return status;
+    if (!outputs || output_count != pb_the_plan.output_count)
+        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
+    pocketbert_tokens given = own_tokens(model);
+    status = encode(model, text, text_bytes, pair, pair_bytes, &given, &found);
+    if (status != POCKETBERT_OK)
+        return status;
     if (tokens)
         *tokens = found;
-    return run(model, inputs, INPUTS, outputs, output_count);
+    return run_tokens(model, found, outputs, output_count);
 }
 
 PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_t text_bytes, const char *pair,
@@ -532,6 +545,58 @@ PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_
         return status;
     return end_run(slot,
                    run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
+}
+
+int32_t pb_begin_task(const pocketbert_model *handle, pb_slot **slot)
+{
+    return begin_run(handle, slot);
+}
+
+int32_t pb_task_text(pb_slot *slot, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                     pb_task_run *task)
+{
+    pb_model *model = pb_handle_model(slot);
+    const pb_plan *plan = &pb_the_plan;
+    int32_t found, status = check_text(model, text, text_bytes, pair, pair_bytes, text_tokens());
+    if (status != POCKETBERT_OK)
+        return status;
+    if (plan->output_count > PB_MOST_OUTPUTS)
+        return fail(model, POCKETBERT_ERROR_TASK, "the model has more outputs than a task reads");
+    const size_t tokens = align((size_t)plan->tokens * sizeof(int64_t));
+    task->bytes = 4 * tokens;
+    for (int32_t i = 0; i < plan->output_count; i++)
+        task->bytes += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
+    char *at = mmap(NULL, task->bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (at == (char *)-1)
+        return fail(model, POCKETBERT_ERROR_MEMORY, "out of memory for the model's outputs");
+    task->memory = at;
+    task->tokens = own_tokens(model);
+    task->tokens.begins = (int64_t *)(void *)at;
+    task->tokens.ends = (int64_t *)(void *)(at + tokens);
+    task->tokens.texts = (int8_t *)at + 2 * tokens;
+    status = encode(model, text, text_bytes, pair, pair_bytes, &task->tokens, &found);
+    if (status != POCKETBERT_OK)
+        return status;
+    memcpy(at + 3 * tokens, task->tokens.ids, (size_t)found * sizeof(int64_t)); /* a run may narrow the model's own */
+    task->tokens.ids = (int64_t *)(void *)(at + 3 * tokens);
+    at += 4 * tokens;
+    for (int32_t i = 0; i < plan->output_count; i++) {
+        task->outputs[i].data = at;
+        at += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
+    }
+    return run_tokens(model, found, task->outputs, plan->output_count);
+}
+
+int32_t pb_end_task(pb_slot *slot, pb_task_run *task, int32_t status)
+{
+    if (task->memory)
+        munmap(task->memory, task->bytes);
+    return end_run(slot, status);
+}
+
+int32_t pb_refuse(pb_slot *slot, int32_t status, const char *message)
+{
+    return fail(pb_handle_model(slot), status, message);
 }
 
 PB_PUBLIC void PB(close)(pocketbert_model *handle)
@@ -572,6 +637,9 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         .cpu = level ? level->cpu : pb_the_plan.levels[0].cpu,
         .pieces = PB_PIECES,
         .text_tokens = PB_PIECES ? text_tokens() : 0,
+        .task = PB_TASK,
+        .labels = PB_LABELS,
+        .vector = PB_TASK == POCKETBERT_EMBED ? pb_vector_size() : 0,
     };
     const size_t size = description->size < sizeof known ? description->size : sizeof known;
     for (size_t i = sizeof known.size; i < size; i++)
@@ -617,6 +685,11 @@ PB_PUBLIC const pocketbert_functions *PB(functions)(void)
         .run_text = PB(run_text),
         .token = PB(token),
         .encode = PB(encode),
+        .label = PB(label),
+        .classify = PB(classify),
+        .embed = PB(embed),
+        .entities = PB(entities),
+        .fill = PB(fill),
     };
     return &functions;
 }

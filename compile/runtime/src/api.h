@@ -80,6 +80,53 @@ int32_t PB(encode)(const char *text, size_t text_bytes, const char *pair, size_t
 int32_t PB(run_text)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
                      pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens);
 
+/* The label with this number as UTF-8 that ends with a NUL; NULL where there is none. The library's. */
+const char *PB(label)(int32_t number);
+
+/* What a text is, or a pair of texts: of a model that was fine-tuned to classify sequences.
+ *
+ * model: from PB(open).
+ * text, text_bytes, pair, pair_bytes: as in PB(tokenize).
+ * labels: receives the most probable, best first; yours. Probabilities sum to 1, or are each label's own where the model
+ *     was fine-tuned for several labels a text; of a regression they are its values as they are.
+ * room: of `labels`.
+ * count: receives how many were written, the number of labels at most.
+ * overflow: receives how many tokens of the texts were cut off, as they are too long; may be NULL.
+ * Returns a status: ARGUMENT, TASK where the model is for something else, VOCABULARY, MEMORY, BUSY, FORK. */
+int32_t PB(classify)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
+                     pocketbert_label *labels, int32_t room, int32_t *count, int32_t *overflow);
+
+/* A text as a vector, pooled and normalized as its sentence-transformers folder says.
+ *
+ * model, text, text_bytes: as in PB(classify).
+ * vector: receives `vector` elements of PB(describe); yours.
+ * size: its elements, at least that.
+ * overflow: as in PB(classify).
+ * Returns a status as PB(classify) does. */
+int32_t PB(embed)(pocketbert_model *model, const char *text, size_t text_bytes, float *vector, int32_t size,
+                  int32_t *overflow);
+
+/* What is named in a text: of a model that was fine-tuned to classify tokens. Tokens side by side with the same label, but
+ * for B- and I-, are one entity, unless a B- begins another; those labelled O are left out.
+ *
+ * model, text, text_bytes: as in PB(classify).
+ * entities: receives them in the order of the text; yours, with `room`.
+ * count: receives how many there are, which may be more than were written.
+ * overflow: as in PB(classify).
+ * Returns a status as PB(classify) does. */
+int32_t PB(entities)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_entity *entities,
+                     int32_t room, int32_t *count, int32_t *overflow);
+
+/* What could stand in the place of each mask ("[MASK]") in a text: of a masked language model.
+ *
+ * model, text, text_bytes: as in PB(classify).
+ * pieces: receives for each mask the `each` most probable pieces, best first; yours, with `room` for all together.
+ * masks: receives how many masks there are; where they need more room than there is, those that fit are written.
+ * overflow: as in PB(classify).
+ * Returns a status as PB(classify) does. */
+int32_t PB(fill)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_label *pieces, int32_t each,
+                 int32_t room, int32_t *masks, int32_t *overflow);
+
 /* The piece with this id as UTF-8 that ends with a NUL, as the tokenizer writes it ("##ing", "Ġthe", "▁the"); NULL where there is none. It belongs to the library
  * and is valid as long as that is loaded. */
 const char *PB(token)(int32_t id);

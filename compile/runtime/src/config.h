@@ -37,12 +37,20 @@
 #define PB_PAIR {PB_PIECE_SPECIAL, 2, 0}, {PB_PIECE_FIRST, 0, 0}, {PB_PIECE_SECOND, 0, 1}
 #define PB_SINGLE_SPECIALS 2
 #define PB_PAIR_SPECIALS 1
+#define PB_TASK POCKETBERT_NO_TASK
+#define PB_TASK_OUTPUT 0 /* which output the task reads */
+#define PB_LABELS 0
+#define PB_ACTIVATION PB_SOFTMAX
+#define PB_POOLING PB_POOL_MEAN
+#define PB_UNIT_VECTORS 0 /* whether `embed` normalizes */
+#define PB_MASK -1
 #endif
 
 /* As in compile/kernels/contract.py, with which the generated plan compares them. */
 enum {
-    PB_ALIGNMENT = 64, /* bytes: tensors begin at multiples of a cache line, which is the widest vector, too */
-    PB_SLACK = 64,     /* bytes after a tensor that a vector kernel may read, and never write */
+    PB_MOST_OUTPUTS = 8, /* of a model that has a task */
+    PB_ALIGNMENT = 64,   /* bytes: tensors begin at multiples of a cache line, which is the widest vector, too */
+    PB_SLACK = 64,       /* bytes after a tensor that a vector kernel may read, and never write */
 };
 
 #endif

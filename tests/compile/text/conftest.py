@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def folder_of_bert(randomized: Callable) -> Callable[..., Path]:
     """folder_of_bert(folder, head): adds a one-layer BERT with random weights to a folder."""
     import model

@@ -1,0 +1,173 @@
+"""What a folder's model is for: its task, the labels, how a text becomes a vector; for the runtime and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.errors import CompileError
+from pocketbert.reading import read_json
+
+Kind = Literal["classify", "entities", "fill", "embed"]
+Activation = Literal["softmax", "sigmoid", "none"]
+KINDS: dict[str, Kind] = {
+    "sequence-classification": "classify",
+    "token-classification": "entities",
+    "mlm": "fill",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "entities",
+    "ForMaskedLM": "fill",
+    "ForPreTraining": "fill",
+}
+OUTPUTS = {"classify": ("logits",), "entities": ("logits",), "fill": ("prediction_logits", "logits")}
+OUTPUTS |= {"embed": ("sentence_embedding", "last_hidden_state")}
+POOLING = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+MOST_OUTPUTS = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """labels: by their numbers; activation: of logits to probabilities; pooling: how tokens' vectors become the text's;
+    normalize: whether that gets length 1."""
+
+    kind: Kind
+    labels: tuple[str, ...] = ()
+    activation: Activation = "softmax"
+    pooling: str | None = None
+    normalize: bool = False
+
+
+def read_task(folder: Path, head: str | None) -> Task | None:
+    """What config.json and, of a sentence-transformers folder, modules.json say; None where that is no task of ours.
+
+    head: what was asked for in place of the checkpoint's own. Raises CompileError naming the file that is wrong.
+    """
+    if (folder / "modules.json").exists() and head in (None, "none"):
+        return _read_embedding(folder)
+    config = _object(folder / "config.json")
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    kind = KINDS.get(head or "For" + architecture.partition("For")[2])
+    if kind is None:
+        return None
+    labels = _labels(config, folder) if kind in ("classify", "entities") else ()
+    problem = config.get("problem_type")
+    activation: Activation = "softmax"
+    if kind == "classify" and problem == "regression":
+        activation = "none"
+    elif kind == "classify" and (problem == "multi_label_classification" or len(labels) == 1):
+        activation = "sigmoid"
+    return Task(kind, labels, activation)
+
+
+def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """By number, as id2label has them; LABEL_0 and so on where it is silent."""
+    given = config.get("id2label")
+    if given is None:
+        count = config.get("num_labels", 2)
+        if type(count) is not int or not 0 < count <= 1 << 16:
+            raise CompileError(f"{folder / 'config.json'}: num_labels is {count!r}: it must be a number of labels")
+        return tuple(f"LABEL_{number}" for number in range(count))
+    if not isinstance(given, dict) or sorted(given) != sorted(map(str, range(len(given)))):
+        raise CompileError(f"{folder / 'config.json'}: id2label must name the labels from 0 on, each once")
+    labels = tuple(given[str(number)] for number in range(len(given)))
+    for label in labels:
+        if not isinstance(label, str) or "\0" in label:
+            raise CompileError(f"{folder / 'config.json'}: id2label: {label!r} is no name of a label")
+    return labels
+
+
+def _read_embedding(folder: Path) -> Task | None:
+    """Of modules.json: a transformer, pooling, perhaps a normalization; anything else is refused."""
+    modules = read_json(folder / "modules.json", CompileError)
+    where = f"{folder / 'modules.json'}"
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise CompileError(f"{where} is not a list of modules")
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    if kinds == ["Transformer"]:
+        return None
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise CompileError(f"{where}: modules {', '.join(kinds)}: build with --no-text and do what follows the model")
+    path = str(modules[1].get("path"))
+    if Path(path).name != path:
+        raise CompileError(f"{where}: path {path!r} is not a folder in it")
+    config = _object(folder / path / "config.json")
+    modes = [name for key, name in POOLING.items() if config.get(key) is True]
+    unknown = [
+        key for key, value in config.items() if key.startswith("pooling_mode") and value is True and key not in POOLING
+    ]
+    if isinstance(mode := config.get("pooling_mode"), str):
+        modes = [mode.removesuffix("token").removesuffix("_tokens")]
+        modes = [name for name in modes if name in POOLING.values()]
+    if len(modes) != 1 or unknown:
+        raise CompileError(
+            f"{folder / path / 'config.json'}: one of mean, cls, max and last is covered: build with --no-text"
+        )
+    return Task("embed", pooling=modes[0], normalize=kinds[-1] == "Normalize")
+
+
+def task_defines(
+    task: Task | None, outputs: Sequence[tuple[str, tuple[int, ...]]], mask: int | None
+) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Constants and tables for the runtime. outputs: names and shapes; mask: the id that `fill` looks for.
+
+    Raises CompileError where the model does not have what the task reads.
+    """
+    arrays: dict[str, NDArray[Any]] = {"pb_label_offsets": np.zeros(1, "<u4"), "pb_label_text": np.zeros(1, np.uint8)}
+    if task is None:
+        return dict(NO_TASK), arrays
+    names = [name for name, _ in outputs]
+    output = next((names.index(name) for name in OUTPUTS[task.kind] if name in names), None)
+    if output is None or len(outputs) > MOST_OUTPUTS:
+        raise CompileError(
+            f"{task.kind}: the model has no output {' or '.join(OUTPUTS[task.kind])}: build with --no-text"
+        )
+    shape = outputs[output][1]
+    if task.labels and shape[-1] != len(task.labels):
+        raise CompileError(
+            f"{task.kind}: {len(task.labels)} labels in config.json for {shape[-1]} logits: correct id2label"
+        )
+    if task.kind == "fill" and mask is None:
+        raise CompileError("fill: the tokenizer has no mask piece: build with --no-text")
+    if task.labels:
+        encoded = [label.encode() + b"\0" for label in task.labels]
+        arrays["pb_label_offsets"] = np.cumsum([0, *map(len, encoded[:-1])]).astype("<u4")
+        arrays["pb_label_text"] = np.frombuffer(b"".join(encoded), np.uint8)
+    activation = {"softmax": "PB_SOFTMAX", "sigmoid": "PB_SIGMOID", "none": "PB_NO_ACTIVATION"}[task.activation]
+    return {
+        "PB_TASK": f"POCKETBERT_{task.kind.upper()}",
+        "PB_TASK_OUTPUT": str(output),
+        "PB_LABELS": str(len(task.labels)),
+        "PB_ACTIVATION": activation,
+        "PB_POOLING": f"PB_POOL_{(task.pooling or 'mean').upper()}",
+        "PB_UNIT_VECTORS": str(int(task.normalize)),
+        "PB_MASK": str(-1 if mask is None else mask),
+    }, arrays
+
+
+NO_TASK = {
+    "PB_TASK": "POCKETBERT_NO_TASK",
+    "PB_TASK_OUTPUT": "0",
+    "PB_LABELS": "0",
+    "PB_ACTIVATION": "PB_SOFTMAX",
+    "PB_POOLING": "PB_POOL_MEAN",
+    "PB_UNIT_VECTORS": "0",
+    "PB_MASK": "-1",
+}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path, CompileError)
+    if not isinstance(value, dict):
+        raise CompileError(f"{path} is not a JSON object")
+    return value
