@@ -77,10 +77,10 @@ SEARCH = """
 import sys
 from benchmarks.tuning import SEQUENCE, host_target, stock
 from compile.kernels.linear import Linear
-from compile.kernels.tiles import candidate_tiles
+from compile.kernels.tiles import default_tile
 from tune.kernels.tasks import Task
 target = host_target()
-linear = Linear(40, 72, False, (), candidate_tiles(target.isa)[0], target.isa)
+linear = Linear(40, 72, False, (), default_tile(target.isa), target.isa)
 try:
     stock(Task(linear, SEQUENCE, 1), 300.0)
 except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 """attention_f32_h{heads}_d{size}_{isa}: softmax(scale · Q Kᵀ + mask) V for a block of query rows.
 
-For each head, Kᵀ is laid out once in the workspace; then a tile of query rows at a time its scores are computed,
-normalised and multiplied by V while they sit in the first-level cache. No tensor of heads × tokens × tokens exists.
+For each head, scale · Kᵀ is laid out once in the workspace; then a tile of query rows at a time its scores are
+computed, normalised and multiplied by V while they sit in the first-level cache. No tensor of heads × tokens × tokens
+exists. All CPUs add in the same order and give the same bits.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from compile.kernels.math import exp
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate, unrolled
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.reference import normal
-from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
+from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, default_for, tile_of_width
 from compile.targets import Cpu, Isa
 
 # Where a maximum starts: keys that are all masked by it leave 0 / 0, as the definition does.
 LOWEST = -math.inf
-# Partial sums of a row of scores, whatever the vectors: every x86 level adds in the same order and gives the same bits.
+# Partial sums of a row of scores, of the keys that leave the same remainder, whatever the vectors.
 SUM_LANES = 16
 # Keys an iteration of a sweep over the scores takes.
 SWEEP = 4
@@ -77,20 +78,24 @@ class Attention(TiledKernel):
         return 4 * rows * tokens * self.width
 
     def workspace_bytes(self, rows: int, tokens: int) -> int:
-        """One head's Kᵀ and one tile of scores, with the tokens padded to whole panels.
-
-        Where tiles are packed, so are one tile of the mask, as large as the scores, and one of queries.
+        """One head's Kᵀ, one tile of scores and its mask, with the tokens padded; where tiles are packed, also one of
+        queries and their partial sums.
         """
-        whole_panels = -(-tokens // self.tile.nr) * self.tile.nr
-        rows_of_scores = self.tile.mr * (2 if self.isa.by_element and self.has_mask else 1)
-        packed = self.tile.mr * padded(self.head_size) if self.isa.by_element else 0
-        return 4 * (whole_panels * (self.head_size + rows_of_scores) + packed)
+        mr, width = self.tile.mr, -(-tokens // self.padding) * self.padding
+        mask = mr if self.has_mask else 0 if self.isa.by_element else 1
+        packed = mr * (padded(self.head_size) + SUM_LANES) if self.isa.by_element else 0
+        return 4 * (width * (self.head_size + mr + mask) + packed)
+
+    @property
+    def padding(self) -> int:
+        """Keys are padded to whole panels and, where a lane is a key, to whole vectors of partial sums."""
+        return self.tile.nr if self.isa.by_element else math.lcm(self.tile.nr, SUM_LANES)
 
     def tile_key(self, tokens: int) -> TileKey:
         return TileKey(self.family, self.isa.name, self.precision, self.head_size, tokens)
 
     def candidate_tiles(self) -> list[TileConfig]:
-        return candidate_tiles(self.isa, self.precision)
+        return candidate_tiles(self.isa, default_for(self.tile_key(0)))
 
     def for_cpu(self, cpu: Cpu) -> Attention:
         """Nothing is packed for it, so its panels are two of the CPU's vectors wide."""
@@ -132,25 +137,32 @@ class _Code:
         self.ldq, self.ldk, self.ldv, self.ldmask, self.ldy = (
             arguments[name] for name in ("ldq", "ldk", "ldv", "ldmask", "ldy")
         )
+        if not spec.has_mask:
+            self.ldmask = tirx.const(0, "int32")
         self.keys, self.tokens, self.rows = (arguments[name] for name in ("workspace", "tokens", "rows"))
         lanes, mr, nr = self.isa.lanes, spec.tile.mr, spec.tile.nr
         self.acc, (self.spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
         self.sums = kernel.registers(mr, 1)
         self.peak, self.total = kernel.registers(mr, lanes), kernel.registers(mr, lanes)
         (self.sweep,) = kernel.registers(1, SUM_LANES)
-        self.panels = bind(tirx.truncdiv(self.tokens + (nr - 1), nr))
-        self.width = bind(self.panels * nr)
+        self.width = bind(tirx.truncdiv(self.tokens + (spec.padding - 1), spec.padding) * spec.padding)
+        self.panels = bind(tirx.truncdiv(self.width, nr))
         # Where in the workspace, behind Kᵀ, each part begins.
         self.scores_at = bind(self.width * spec.head_size)
         self.mask_at = bind(self.scores_at + self.width * mr)
         self.queries_at = bind(self.mask_at + self.width * mr * spec.has_mask)
+        self.partial_at = bind(self.queries_at + mr * padded(spec.head_size))
 
     def transpose_keys(self, head: Expr) -> None:
-        d = self.spec.head_size
-        _transpose(self.k, head * d, self.ldk, self.keys, self.tile.nr, self.tokens, d)
+        d, lanes = self.spec.head_size, self.isa.lanes
+        if not self.isa.by_element:
+            size = self.spec.padding * d
+            with when(self.tokens < self.width), loop(size // lanes) as v:
+                self.keys.store(self.width * d - size + v * lanes, const(0.0, lanes), lanes)
+        _transpose(self.k, head * d, self.ldk, self.keys, self.tile.nr, self.tokens, d, self.spec.scale)
 
     def in_place(self, head: Expr) -> None:
-        """Tiles of queries where they are: a row of scores is a row of memory."""
+        """Tiles of queries where they are: a row of scores is a row of memory. Keys past the last are zeros, masked."""
         for_row_tiles(self.rows, self.tile.mr, lambda first, height: self.tile_in_place(head, first, height))
 
     def tile_in_place(self, head: Expr, first: Expr, height: int) -> None:
@@ -159,9 +171,10 @@ class _Code:
         def queries(c: Expr, u: int) -> list[Expr]:
             return [self.q.load((first + i) * self.ldq + head * d + c + u) for i in range(height)]
 
+        self.copy_mask(first, height)
         self.scores_in_place(height, queries)
         for i in range(height):
-            self.softmax(first, i)
+            self.softmax(i)
 
         def weights(t: Expr, u: int) -> list[Expr]:
             return [self.keys.load(self.scores_at + i * self.width + t + u) for i in range(height)]
@@ -171,9 +184,30 @@ class _Code:
             for i in range(height):
                 store(first + i, i, const(1.0) / self.sums[i].load(0))
 
+    def copy_mask(self, first: Expr, height: int) -> None:
+        """What is added to scores, each query's or all queries': the mask or zeros, and −∞ past the last token."""
+        lanes, padding = self.isa.lanes, self.spec.padding
+        with when(tirx.any(self.ldmask != 0, first == 0)), loop(tirx.Select(self.ldmask != 0, height, 1)) as i:
+            to, mask = bind(self.mask_at + i * self.width), bind((first + i) * self.ldmask)
+            with loop(padding // lanes) as v:
+                self.keys.store(to + self.width - padding + v * lanes, const(LOWEST, lanes), lanes)
+
+            def copy(t: Expr, width: int) -> None:
+                value = self.mask.load(mask + t, width) if self.spec.has_mask else const(0.0, width)
+                self.keys.store(to + t, value, width)
+
+            whole = bind(tirx.truncdiv(self.tokens, lanes))
+            with loop(whole) as v:
+                copy(v * lanes, lanes)
+            with loop(self.tokens - whole * lanes) as t:
+                copy(whole * lanes + t, 1)
+
     def scores_in_place(self, height: int, queries: Factors) -> None:
         lanes, nr, d = self.isa.lanes, self.tile.nr, self.spec.head_size
         vectors = nr // lanes
+        mask_step = bind(tirx.Select(self.ldmask != 0, self.width, 0))
+        for peak in self.peak[:height]:
+            peak.store(0, const(LOWEST, lanes), lanes)
         with loop(self.panels) as panel:
 
             def weight(vec: int, c: Expr) -> Expr:
@@ -181,17 +215,23 @@ class _Code:
 
             _clear(self.acc, lanes)
             multiply_accumulate(self.acc, vectors, self.isa, d, self.tile.k_unroll, queries, weight)
-            for i in range(height):
-                for vec in range(vectors):
-                    at = self.scores_at + i * self.width + panel * nr + vec * lanes
-                    self.keys.store(at, self.acc[i * vectors + vec].load(0, lanes), lanes)
+            for i, vec in product(range(height), range(vectors)):
+                peak, column = self.peak[i], panel * nr + vec * lanes
+                mask = self.keys.load(self.mask_at + i * mask_step + column, lanes)
+                score = bind(self.acc[i * vectors + vec].load(0, lanes) + mask)
+                self.keys.store(self.scores_at + i * self.width + column, score, lanes)
+                peak.store(0, tirx.max(peak.load(0, lanes), score), lanes)
 
-    def softmax(self, first: Expr, i: int) -> None:
-        mask_at = (first + i) * self.ldmask if self.spec.has_mask else None
-        at = bind(self.scores_at + i * self.width)
-        _softmax_row(
-            self.keys, at, self.mask, mask_at, self.spec.scale, self.tokens, SUM_LANES, self.sweep, self.sums[i]
-        )
+    def softmax(self, i: int) -> None:
+        """Row i of the scores becomes e^{s − max}; their sum is left in `sums`, the division to the caller."""
+        at, lanes, sums = bind(self.scores_at + i * self.width), SUM_LANES, self.sweep
+        peak = fold_lanes(self.peak[i].load(0, self.isa.lanes), self.isa.lanes, tirx.max)
+        sums.store(0, const(0.0, lanes), lanes)
+        with loop(tirx.truncdiv(self.tokens + (lanes - 1), lanes)) as v:
+            value = bind(exp(self.keys.load(at + v * lanes, lanes) - broadcast(peak, lanes), lanes))
+            self.keys.store(at + v * lanes, value, lanes)
+            sums.store(0, sums.load(0, lanes) + value, lanes)
+        self.sums[i].store(0, fold_lanes(sums.load(0, lanes), lanes, lambda a, b: a + b))
         if self.spec.guarded:
             is_number = opaque(_is_number(self.sums[i].load(0), 1), 1)
             with when(is_number < const(0.5)):
@@ -206,19 +246,17 @@ class _Code:
     def tile_packed(self, head: Expr, first: Expr, tile: PackedTile) -> None:
         """Softmax has no rest then, and what it leaves is packed already."""
         lanes, d = self.isa.lanes, self.spec.head_size
-        queries, scores, mask = (replace(tile, at=at) for at in (self.queries_at, self.scores_at, self.mask_at))
+        places = self.queries_at, self.scores_at, self.mask_at, self.partial_at
+        queries, scores, mask, partial = (replace(tile, at=at) for at in places)
         vectors = tile.height // lanes
         queries.pack(self.q, first * self.ldq + head * d, self.ldq, d)
-        if self.spec.scale != 1.0:
-            with loop(d) as c:
-                for v in range(vectors):
-                    queries.store(c, v * lanes, queries.vector(c, v * lanes) * const(self.spec.scale, lanes))
         if self.spec.has_mask:
             # A mask that all queries share is packed once a head.
             with when(tirx.any(self.ldmask != 0, first == 0)) if tile.valid is None else nullcontext():
                 mask.pack(self.mask, first * self.ldmask, self.ldmask, self.tokens)
         self.scores_packed(queries, scores, mask, vectors)
-        _softmax_columns(scores, self.tokens, self.peak[:vectors], self.total[:vectors], lanes, self.spec.guarded)
+        peak, total = self.peak[:vectors], self.total[:vectors]
+        _softmax_columns(scores, partial, self.tokens, peak, total, lanes, self.spec.guarded)
         for column in range(0, d, self.tile.nr):
             store = self.weighted_sum(head, column, scores.factors)
             for i in range(tile.height):
@@ -228,9 +266,7 @@ class _Code:
     def scores_packed(self, queries: PackedTile, scores: PackedTile, mask: PackedTile, vectors: int) -> None:
         lanes, nr, d, acc = self.isa.lanes, self.tile.nr, self.spec.head_size, self.acc
         with loop(self.panels) as panel:
-            for t, v in product(range(nr), range(vectors)):
-                value = mask.vector(panel * nr + t, v * lanes) if self.spec.has_mask else const(0.0, lanes)
-                acc[t * vectors + v].store(0, value, lanes)
+            _clear(acc, lanes)
             key = PackedTile(self.keys, panel * (d * nr), nr)
 
             def query(vec: int, c: Expr) -> Expr:
@@ -238,7 +274,9 @@ class _Code:
 
             multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, key.factors, query)
             for t, v in product(range(nr), range(vectors)):
-                scores.store(panel * nr + t, v * lanes, acc[t * vectors + v].load(0, lanes))
+                score = acc[t * vectors + v].load(0, lanes)
+                score = score + mask.vector(panel * nr + t, v * lanes) if self.spec.has_mask else score
+                scores.store(panel * nr + t, v * lanes, score)
 
     def weighted_sum(self, head: Expr, column: int, factors: Factors) -> Callable[[Expr, int, Expr], None]:
         """Multiply a tile's scores by some columns of V; what is returned stores one row of the result."""
@@ -259,23 +297,29 @@ class _Code:
         return store
 
 
-def _transpose(x: Pointer, start: Expr, stride: Expr, to: Pointer, nr: int, rows: Expr, columns: int) -> None:
-    """Panels [rows/nr][columns][nr] of x[start + row · stride + column]: blocks of 4 × 4, the rest one by one."""
+def _transpose(
+    x: Pointer, start: Expr, stride: Expr, to: Pointer, nr: int, rows: Expr, columns: int, scale: float
+) -> None:
+    """Panels [rows/nr][columns][nr] of scale · x[start + row · stride + column]: blocks of 4 × 4, then one by one."""
     tall, wide = bind(tirx.truncdiv(rows, 4) * 4), columns // 4 * 4
 
     def at(row: Expr, column: Expr) -> Expr:
         return (tirx.truncdiv(row, nr) * columns + column) * nr + tirx.truncmod(row, nr)
 
+    def scaled(row: Expr, column: Expr, width: int = 1) -> Expr:
+        value = x.load(start + row * stride + column, width)
+        return value if scale == 1.0 else value * const(scale, width)
+
     with loop(tirx.truncdiv(tall, 4)) as r:
         row = bind(at(r * 4, 0))
         with loop(wide // 4) as c:
-            block = [bind(x.load(start + (r * 4 + i) * stride + c * 4, 4)) for i in range(4)]
+            block = [bind(scaled(r * 4 + i, c * 4, 4)) for i in range(4)]
             for j in range(4):
                 to.store(row + (c * 4 + j) * nr, tirx.Shuffle(block, [i * 4 + j for i in range(4)]), 4)
     with loop(rows) as r, loop(columns - wide) as c:
-        to.store(at(r, wide + c), x.load(start + r * stride + wide + c))
+        to.store(at(r, wide + c), scaled(r, wide + c))
     with loop(rows - tall) as r, loop(wide) as c:
-        to.store(at(tall + r, c), x.load(start + (tall + r) * stride + c))
+        to.store(at(tall + r, c), scaled(tall + r, c))
 
 
 def _clear(acc: list[Pointer], lanes: int) -> None:
@@ -289,35 +333,49 @@ def _is_number(total: Expr, lanes: int) -> Expr:
 
 
 def _softmax_columns(
-    scores: PackedTile, tokens: Expr, peak: list[Pointer], total: list[Pointer], lanes: int, guarded: bool
+    scores: PackedTile,
+    partial: PackedTile,
+    tokens: Expr,
+    peak: list[Pointer],
+    total: list[Pointer],
+    lanes: int,
+    guarded: bool,
 ) -> None:
     """scores[t] becomes e^{s − max} over t < tokens, for as many queries as it is high; 1 / Σ is left in `total`."""
 
-    def sweep(body: Callable[[Expr, int], None]) -> None:
+    def sweep(body: Callable[[Expr, Expr, int], None]) -> None:
         def step(t: Expr, u: int) -> None:
+            slot = bind(tirx.truncmod(t, SUM_LANES))
             for v in range(len(peak)):
-                body(t + u, v)
+                body(t + u, slot + u, v)
 
         unrolled(tokens, SWEEP, step)
 
-    def raise_peak(t: Expr, v: int) -> None:
+    def raise_peak(t: Expr, _: Expr, v: int) -> None:
         peak[v].store(0, tirx.max(peak[v].load(0, lanes), scores.vector(t, v * lanes)), lanes)
 
-    def exponential(t: Expr, v: int) -> None:
+    def exponential(t: Expr, slot: Expr, v: int) -> None:
         value = bind(exp(scores.vector(t, v * lanes) - peak[v].load(0, lanes), lanes))
         scores.store(t, v * lanes, value)
-        total[v].store(0, total[v].load(0, lanes) + value, lanes)
+        partial.store(slot, v * lanes, partial.vector(slot, v * lanes) + value)
 
     for register in peak:
         register.store(0, const(LOWEST, lanes), lanes)
     sweep(raise_peak)
-    _clear(total, lanes)
+    for slot, v in product(range(SUM_LANES), range(len(total))):
+        partial.store(slot, v * lanes, const(0.0, lanes))
     sweep(exponential)
+    for v, register in enumerate(total):
+        sums = [partial.vector(slot, v * lanes) for slot in range(SUM_LANES)]
+        while len(sums) > 1:  # as `fold_lanes` does
+            half = len(sums) // 2
+            sums = [bind(a + b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+        register.store(0, sums[0], lanes)
     if guarded:
         numbers = [opaque(_is_number(register.load(0, lanes), lanes), lanes) for register in total]
         half = const(0.5, lanes)
 
-        def clear(t: Expr, v: int) -> None:
+        def clear(t: Expr, _: Expr, v: int) -> None:
             value = scores.vector(t, v * lanes)
             scores.store(t, v * lanes, tirx.Select(numbers[v] > half, value, const(0.0, lanes)))
 
@@ -327,54 +385,3 @@ def _softmax_columns(
             register.store(0, tirx.Select(number > half, register.load(0, lanes), const(1.0, lanes)), lanes)
     for register in total:
         register.store(0, const(1.0, lanes) / register.load(0, lanes), lanes)
-
-
-def _softmax_row(
-    scores: Pointer,
-    at: Expr,
-    mask: Pointer,
-    mask_at: Expr | None,
-    scale: float,
-    tokens: Expr,
-    lanes: int,
-    vector: Pointer,
-    total: Pointer,
-) -> None:
-    """scores[at : at + tokens] becomes e^{s − max}; their sum is left in `total`, the division to the caller."""
-    whole = bind(tirx.truncdiv(tokens, lanes))
-    rest = bind(tokens - whole * lanes)
-
-    def sweep(body: Any) -> None:
-        with loop(whole) as v:
-            body(v * lanes, lanes)
-        with loop(rest) as t:
-            body(whole * lanes + t, 1)
-
-    def reduce_into(value: Expr, width: int, combine: Any) -> None:
-        if width == lanes:
-            vector.store(0, combine(vector.load(0, lanes), value), lanes)
-        else:
-            total.store(0, combine(total.load(0), value))
-
-    def scaled(t: Expr, width: int) -> None:
-        value = scores.load(at + t, width) * const(scale, width)
-        if mask_at is not None:
-            value = value + mask.load(mask_at + t, width)
-        value = bind(value)
-        scores.store(at + t, value, width)
-        reduce_into(value, width, tirx.max)
-
-    vector.store(0, const(LOWEST, lanes), lanes)
-    total.store(0, const(LOWEST))
-    sweep(scaled)
-    peak = bind(tirx.max(fold_lanes(vector.load(0, lanes), lanes, tirx.max), total.load(0)))
-
-    def exponential(t: Expr, width: int) -> None:
-        value = bind(exp(scores.load(at + t, width) - broadcast(peak, width), width))
-        scores.store(at + t, value, width)
-        reduce_into(value, width, lambda a, b: a + b)
-
-    vector.store(0, const(0.0, lanes), lanes)
-    total.store(0, const(0.0))
-    sweep(exponential)
-    total.store(0, fold_lanes(vector.load(0, lanes), lanes, lambda a, b: a + b) + total.load(0))

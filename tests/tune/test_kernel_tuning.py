@@ -18,7 +18,7 @@ import compile
 from compile.databases import read
 from compile.kernels.attention import Attention
 from compile.kernels.linear import Linear
-from compile.kernels.tiles import DEFAULT_TILES, TileConfig, candidate_tiles
+from compile.kernels.tiles import DEFAULT_TILES, TileConfig, candidate_tiles, default_tile
 from compile.running.load import read_manifest
 from compile.running.runners.local import LocalRunner
 from compile.targets import Target, find_target, host_target
@@ -35,7 +35,7 @@ BAD = {TileConfig(4, 24): "trap", TileConfig(2, 32): "spin", TileConfig(5, 16): 
 
 def small(kind: str = "relu") -> Task:
     target = host_target()
-    tile = candidate_tiles(target.isa)[0]
+    tile = candidate_tiles(target.isa, default_tile(target.isa))[0]
     if kind == "attention":
         return Task(Attention(2, 32, 0.2, True, tile, target.isa), 33, 1)
     steps = tuple(kind.split("-")) if kind else ()
@@ -45,7 +45,7 @@ def small(kind: str = "relu") -> Task:
 @pytest.mark.parametrize("kind", ["", "relu", "add-mul_vector-add_vector-gelu", "gelu_tanh-mul", "attention"])
 def test_every_kind_of_task_agrees_with_float64(kind: str, local_runner: LocalRunner, tmp_path: Path) -> None:
     task, target = small(kind), host_target()
-    tile = candidate_tiles(target.isa)[-1]
+    tile = candidate_tiles(target.isa, default_tile(target.isa))[-1]
     harness = compile_harness(task, target, tmp_path, repeats=2)
     library = build_candidate(task, tile, target, harness, tmp_path / "candidate")
     given, answer = inputs_and_answer(task, tile)

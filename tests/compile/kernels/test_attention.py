@@ -20,10 +20,12 @@ class Case:
     size: int
     mask: bool
     scale: float
+    narrow: bool = False
 
     def kernel(self, isa: Isa, tokens: int) -> Attention:
-        tile = default_tile(isa)
-        return Attention(self.heads, self.size, self.scale, self.mask, tile, isa)
+        kernel = Attention(self.heads, self.size, self.scale, self.mask, default_tile(isa), isa)
+        tiles = kernel.candidate_tiles()
+        return kernel.with_tile(min(tiles, key=lambda tile: tile.nr) if self.narrow else tiles[0])
 
     @property
     def bound(self) -> float:
@@ -38,6 +40,7 @@ CASES = {
     "one wide head, scale folded away": Case(1, 48, True, 1.0),
     "narrower than a vector": Case(3, 5, False, 0.4),
     "head of one": Case(2, 1, True, 1.0),
+    "panels of one vector": Case(2, 32, True, 32**-0.5, narrow=True),
 }
 
 
