@@ -102,6 +102,39 @@ class PadRows(KernelSpec):
 
 
 @dataclass(frozen=True)
+class RunningSum(KernelSpec):
+    """running_sum_{dtype}: y_t = x_0 + … + x_t over the tokens, as positions are counted from a mask.
+
+    Arguments in C: x, y, tokens. One thread goes through all tokens.
+    """
+
+    dtype: str
+
+    family = "runningsum"
+
+    @property
+    def name(self) -> str:
+        return f"running_sum_{self.dtype}"
+
+    def signature(self) -> Signature:
+        x, y = (Parameter(name, "whole", 0, self.dtype, written=name == "y") for name in ("x", "y"))
+        return (x, y, TOKEN_COUNT)
+
+    def describe(self) -> str:
+        return "running sum"
+
+    def build(self) -> Any:
+        with Kernel(self.name) as kernel:
+            x, y, tokens = kernel.arguments(self.signature()).values()
+            (total,) = kernel.registers(1, 1, self.dtype)
+            total.store(0, tirx.const(0, self.dtype))
+            with loop(tokens) as token:
+                total.store(0, total.load(0) + x.load(token))
+                y.store(token, total.load(0))
+        return kernel.func
+
+
+@dataclass(frozen=True)
 class Gather(KernelSpec):
     """gather_f32_v{V}_n{N}[_panel{K}x{NR}]_{epilogue}_{isa}: y = epilogue(table[ids]), ids (rows, 1), table (V, N).
 

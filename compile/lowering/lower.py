@@ -29,7 +29,7 @@ from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
 from compile.kernels.pointwise import Pointwise
-from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows
+from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows, RunningSum
 from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.epilogues import Chain, find_chain
 from compile.lowering.patterns import (
@@ -45,7 +45,7 @@ from compile.lowering.patterns import (
     through_reshapes,
 )
 from compile.lowering.tied_embedding import share_tables
-from compile.lowering.token_axis import Tokens
+from compile.lowering.token_axis import Tokens, along_tokens
 from compile.lowering.trees import find_tree
 from compile.program import Call, InputRange, Operand, Program, Rows, Shared, Value, View, arguments_of
 from compile.targets import Isa
@@ -188,7 +188,7 @@ class _Lowering:
             return self.seen_as(node.inputs[0], *self.rows_columns(node.shape))
         if (part := match_part(node)) is not None and (view := self.part(part)) is not None:
             return view
-        for attempt in (self.attention, self.layer_norm, self.fused, self.pointwise):
+        for attempt in (self.attention, self.layer_norm, self.fused, self.pointwise, self.running_sum):
             if (result := attempt(node)) is not None:
                 return result
         return self.generic(node)
@@ -369,6 +369,13 @@ class _Lowering:
             width = math.prod(leaf.shape) // tokens
             operands[f"x{index}"] = self.seen_as(leaf, tokens, width) if source.by_row else self.dense(leaf)
         return self.emit(kernel, operands, self.result(node, tokens, columns), node)
+
+    def running_sum(self, node: Node) -> View | None:
+        tokens = self.program.tokens
+        if node.op != "cumsum" or not along_tokens(node, tokens):
+            return None
+        x = self.dense(node.inputs[0])
+        return self.emit(RunningSum(node.dtype), {"x": x}, self.result(node, tokens, 1), node)
 
     # --- everything else
 

@@ -43,6 +43,8 @@ class Tokens:
             return self.index(node.inputs[0])
         if node.op in ELEMENT_WISE:
             return any(self.index(operand) for operand in node.inputs)
+        if node.op == "cumsum":
+            return along_tokens(node, self.count) and self.index(node.inputs[0])
         if node.op == "matmul":
             return _constant(node.inputs[1]) and self.index(node.inputs[0])
         if node.op == "take" and _constant(node.inputs[0]):
@@ -60,6 +62,13 @@ class Tokens:
             if dimension == self.count and math.prod(shape[:position]) == 1:
                 return position
         return None
+
+
+def along_tokens(node: Node, count: int) -> bool:
+    """Whether a running sum goes over the tokens of one row of numbers, each with its own."""
+    over, attributes = node.inputs[0].shape, node.attrs
+    one_row = math.prod(over) == count and attributes.axis is not None and over[int(attributes.axis)] == count
+    return one_row and not attributes.exclusive and node.dtype == node.inputs[0].dtype
 
 
 def _constant(node: Node) -> bool:

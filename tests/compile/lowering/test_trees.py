@@ -33,6 +33,15 @@ def mask_by_ids(b: Any) -> str:
     return b("Mul", x, b("Unsqueeze", real, b.const(np.array([2]))))
 
 
+def positions_of_what_is_no_padding(b: Any) -> str:
+    """As RoBERTa counts them: padding is id 3 and has position 3, the first token 4."""
+    ids, x = embedded(b)
+    real = b("Cast", b("Not", b("Equal", ids, b.const(np.array(3)))), to=TensorProto.INT32)
+    counted = b("Mul", b("CumSum", real, b.const(np.array(1))), real)
+    positions = b("Add", b("Cast", counted, to=TensorProto.INT64), b.const(np.array(3)))
+    return b("Add", x, b("Gather", b.normal(20, WIDTH), positions))
+
+
 def attention_within_a_window(b: Any) -> str:
     """Keys further than two tokens away, and padding, are masked."""
     ids, x = embedded(b)
@@ -59,7 +68,9 @@ def every_operator(b: Any) -> str:
     return b("Where", chosen, x, b("Mul", b("Sigmoid", x), b("Tanh", y)))
 
 
-@pytest.mark.parametrize("graph", [glu, mask_by_ids, attention_within_a_window, every_operator])
+@pytest.mark.parametrize(
+    "graph", [glu, mask_by_ids, positions_of_what_is_no_padding, attention_within_a_window, every_operator]
+)
 def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
     from compile.pipeline import BuildOptions, build_library
     from tests.support.graphs import Builder
