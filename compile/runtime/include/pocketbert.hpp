@@ -159,9 +159,18 @@ struct Options {
   bool profile = false;
 };
 
-/* A text as BERT's tokenizer cuts it, with [CLS] and [SEP]; segments are 0, and 1 in the second text of a pair. */
+/* A text as the model's tokenizer cuts it, special pieces around it: pocketbert_tokens says what the members are. */
 struct Tokens {
   std::vector<std::int64_t> ids, segments;
+  std::vector<std::int8_t> texts;
+  std::vector<std::int64_t> begins, ends;
+  std::int32_t overflow = 0;
+};
+
+/* A label, or a piece for a mask, and how probable it is. */
+struct Label {
+  std::string_view name;
+  float score;
 };
 
 /* An open model. Its library must stay loaded until it is gone. */
@@ -207,18 +216,62 @@ class Model {
 
   /* Cut after max_tokens, by default as many as the model takes. Needs a library that was built with --vocab. */
   Tokens tokenize(std::string_view text, std::optional<std::string_view> pair = {}, std::int32_t max_tokens = 0) const {
-    if (max_tokens == 0) max_tokens = description_.tokens;
-    const std::size_t room = max_tokens > 0 ? static_cast<std::size_t>(max_tokens) : 0;
-    Tokens tokens{std::vector<std::int64_t>(room), std::vector<std::int64_t>(room)};
+    if (max_tokens == 0) max_tokens = description_.text_tokens;
+    return encode(text, pair, max_tokens, false, 0);
+  }
+
+  /* A window of at most max_tokens (by default as many as the model takes): it begins after `skip` tokens of the last text.
+   * For windows that share `stride` tokens, add to `skip` what the window has of that text, less `stride`, until `overflow`
+   * is 0. */
+  Tokens window(std::string_view text, std::optional<std::string_view> pair, std::int32_t skip,
+                std::int32_t max_tokens = 0) const {
+    return encode(text, pair, max_tokens == 0 ? description_.text_tokens : max_tokens, true, skip);
+  }
+
+  /* The most probable labels of a text, or of a pair, best first. *overflow receives how many tokens were cut off. */
+  std::vector<Label> classify(std::string_view text, std::optional<std::string_view> pair = {},
+                              std::int32_t *overflow = nullptr) {
+    std::vector<pocketbert_label> found(static_cast<std::size_t>(std::max(description_.labels, 1)));
     std::int32_t count = 0;
     const auto [second, second_size] = pointer(pair);
-    const std::int32_t status =
-        functions_->tokenize(pointer(text).first, text.size(), second, second_size, max_tokens, tokens.ids.data(),
-                             tokens.segments.data(), &count);
-    if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(nullptr));
-    tokens.ids.resize(static_cast<std::size_t>(count));
-    tokens.segments.resize(static_cast<std::size_t>(count));
-    return tokens;
+    check(functions_->classify(model_, pointer(text).first, text.size(), second, second_size, found.data(),
+                               static_cast<std::int32_t>(found.size()), &count, overflow));
+    std::vector<Label> labels;
+    for (std::int32_t i = 0; i < count; i++)
+      labels.push_back({functions_->label(found[static_cast<std::size_t>(i)].label),
+                        found[static_cast<std::size_t>(i)].score});
+    return labels;
+  }
+
+  /* A text as a vector. */
+  std::vector<float> embed(std::string_view text, std::int32_t *overflow = nullptr) {
+    std::vector<float> vector(static_cast<std::size_t>(description_.vector));
+    check(functions_->embed(model_, pointer(text).first, text.size(), vector.data(), description_.vector, overflow));
+    return vector;
+  }
+
+  /* What is named in a text, with places in bytes. */
+  std::vector<pocketbert_entity> entities(std::string_view text, std::int32_t *overflow = nullptr) {
+    std::vector<pocketbert_entity> found(static_cast<std::size_t>(std::max(description_.text_tokens, 1)));
+    std::int32_t count = 0;
+    check(functions_->entities(model_, pointer(text).first, text.size(), found.data(),
+                               static_cast<std::int32_t>(found.size()), &count, overflow));
+    found.resize(static_cast<std::size_t>(count)); /* there are no more than tokens */
+    return found;
+  }
+
+  /* For each mask in a text the most probable pieces, best first. */
+  std::vector<std::vector<Label>> fill(std::string_view text, std::int32_t top = 5, std::int32_t *overflow = nullptr) {
+    const std::size_t each = static_cast<std::size_t>(std::clamp(top, 1, std::max(description_.pieces, 1)));
+    std::vector<pocketbert_label> found(each * static_cast<std::size_t>(std::max(description_.text_tokens, 1)));
+    std::int32_t masks = 0;
+    check(functions_->fill(model_, pointer(text).first, text.size(), found.data(), static_cast<std::int32_t>(each),
+                           static_cast<std::int32_t>(found.size()), &masks, overflow));
+    std::vector<std::vector<Label>> pieces(static_cast<std::size_t>(masks));
+    for (std::size_t i = 0; i < pieces.size(); i++)
+      for (std::size_t k = 0; k < each && found[i * each + k].label >= 0; k++)
+        pieces[i].push_back({token(found[i * each + k].label), found[i * each + k].score});
+    return pieces;
   }
 
   /* The piece with this id; empty where there is none. */
@@ -251,6 +304,33 @@ class Model {
   }
 
  private:
+  Tokens encode(std::string_view text, std::optional<std::string_view> pair, std::int32_t max_tokens, bool windows,
+                std::int32_t skip) const {
+    const std::size_t room = max_tokens > 0 ? static_cast<std::size_t>(max_tokens) : 0;
+    Tokens tokens{std::vector<std::int64_t>(room + 1), std::vector<std::int64_t>(room + 1),
+                  std::vector<std::int8_t>(room + 1),  std::vector<std::int64_t>(room + 1),
+                  std::vector<std::int64_t>(room + 1), 0};
+    pocketbert_tokens given{};
+    given.size = sizeof given;
+    given.max_tokens = max_tokens;
+    given.windows = windows;
+    given.skip = skip;
+    given.ids = tokens.ids.data();
+    given.segments = tokens.segments.data();
+    given.texts = tokens.texts.data();
+    given.begins = tokens.begins.data();
+    given.ends = tokens.ends.data();
+    const auto [second, second_size] = pointer(pair);
+    const std::int32_t status = functions_->encode(pointer(text).first, text.size(), second, second_size, &given);
+    if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(nullptr));
+    const std::size_t count = static_cast<std::size_t>(given.count);
+    for (std::vector<std::int64_t> *each : {&tokens.ids, &tokens.segments, &tokens.begins, &tokens.ends})
+      each->resize(count);
+    tokens.texts.resize(count);
+    tokens.overflow = given.overflow;
+    return tokens;
+  }
+
   void check(std::int32_t status) const {
     if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(model_));
   }

@@ -8,8 +8,9 @@
 
 /* Libraries of different builds may come together in one process, and then their methods must be the same: raise this,
  * and ABI in Native.java, whenever these methods or what they read changes. */
-enum { JAVA_ABI = 2 };
+enum { JAVA_ABI = 3 };
 _Static_assert(sizeof(pocketbert_functions) == 136, "the table has grown: raise JAVA_ABI");
+_Static_assert(sizeof(pocketbert_label) == 8 && sizeof(pocketbert_entity) == 32, "Model.java reads them");
 _Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
 
 static const pocketbert_functions *table(int64_t address)
@@ -144,6 +145,72 @@ static int32_t java_run_text(pb_env *env, pb_object class, int64_t functions, in
     return status == POCKETBERT_OK ? tokens : -status;
 }
 
+/* encode: `memory` has begins, ends, ids and segments of max_tokens longs each, then as many bytes for texts. Returns the
+ * overflow << 32 | count, or a status as a negative number; so does a task. */
+static int64_t java_encode(pb_env *env, pb_object class, int64_t functions, pb_object text, int32_t text_bytes,
+                           pb_object pair, int32_t pair_bytes, int32_t max_tokens, uint8_t windows, int32_t skip,
+                           pb_object memory)
+{
+    (void)class;
+    int64_t *longs = (*env)->GetDirectBufferAddress(env, memory);
+    pocketbert_tokens tokens = {
+        .size = sizeof tokens, .max_tokens = max_tokens, .windows = windows, .skip = skip, .begins = longs};
+    if (max_tokens > 0) {
+        tokens.ends = longs + max_tokens;
+        tokens.ids = longs + 2 * (size_t)max_tokens;
+        tokens.segments = longs + 3 * (size_t)max_tokens;
+        tokens.texts = (int8_t *)(longs + 4 * (size_t)max_tokens);
+    }
+    const int32_t status = table(functions)->encode(address_of(env, text), (size_t)text_bytes, address_of(env, pair),
+                                                    (size_t)pair_bytes, &tokens);
+    return status == POCKETBERT_OK ? (int64_t)tokens.overflow << 32 | tokens.count : -status;
+}
+
+/* What the task of this number gives goes to `memory`: labels, a vector, entities, or for each mask `each` pieces. */
+static int64_t java_task(pb_env *env, pb_object class, int64_t functions, int64_t model, int32_t task, pb_object text,
+                         int32_t text_bytes, pb_object pair, int32_t pair_bytes, pb_object memory, int32_t room,
+                         int32_t each)
+{
+    (void)class;
+    const pocketbert_functions *f = table(functions);
+    const char *first = address_of(env, text);
+    void *to = (*env)->GetDirectBufferAddress(env, memory);
+    int32_t count = room, overflow = 0, status = POCKETBERT_ERROR_TASK;
+    if (task == POCKETBERT_CLASSIFY)
+        status = f->classify(handle(model), first, (size_t)text_bytes, address_of(env, pair), (size_t)pair_bytes, to,
+                             room, &count, &overflow);
+    else if (task == POCKETBERT_EMBED)
+        status = f->embed(handle(model), first, (size_t)text_bytes, to, room, &overflow);
+    else if (task == POCKETBERT_ENTITIES)
+        status = f->entities(handle(model), first, (size_t)text_bytes, to, room, &count, &overflow);
+    else if (task == POCKETBERT_FILL)
+        status = f->fill(handle(model), first, (size_t)text_bytes, to, each, room, &count, &overflow);
+    return status == POCKETBERT_OK ? (int64_t)overflow << 32 | count : -status;
+}
+
+static pb_object java_label(pb_env *env, pb_object class, int64_t functions, int32_t number)
+{
+    (void)class;
+    const char *label = table(functions)->label(number);
+    return label ? bytes(env, label) : NULL;
+}
+
+/* The text that begins at an address, as an entity's name does. */
+static pb_object java_text(pb_env *env, pb_object class, int64_t address)
+{
+    (void)class;
+    return bytes(env, (const char *)(uintptr_t)address);
+}
+
+/* Of the description: its task, how many labels there are, a vector's size, the tokens of the longest text. */
+static void java_facts(pb_env *env, pb_object class, int64_t functions, pb_object facts)
+{
+    (void)class;
+    const pocketbert_description model = describe(functions);
+    const int64_t values[] = {model.task, model.labels, model.vector, model.text_tokens};
+    (*env)->SetLongArrayRegion(env, facts, 0, sizeof values / sizeof *values, values);
+}
+
 static void java_close(pb_env *env, pb_object class, int64_t functions, int64_t model)
 {
     (void)env, (void)class;
@@ -167,6 +234,11 @@ static const pb_jni_method methods[] = {
     {"token", "(JI)Ljava/nio/ByteBuffer;", (void *)java_token},
     {"tokenize", "(J" TEXTS "ILjava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_tokenize},
     {"runText", "(JJ" TEXTS "[Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_run_text},
+    {"encode", "(J" TEXTS "IZILjava/nio/ByteBuffer;)J", (void *)java_encode},
+    {"task", "(JJI" TEXTS "Ljava/nio/ByteBuffer;II)J", (void *)java_task},
+    {"label", "(JI)Ljava/nio/ByteBuffer;", (void *)java_label},
+    {"text", "(J)Ljava/nio/ByteBuffer;", (void *)java_text},
+    {"facts", "(J[J)V", (void *)java_facts},
     {"close", "(JJ)V", (void *)java_close},
     {"error", "(JJ)Ljava/nio/ByteBuffer;", (void *)java_error},
 };

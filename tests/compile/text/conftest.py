@@ -1,5 +1,6 @@
-"""Folders of small random models, for the tokenizers that tests put into them."""
+"""Folders of small random models, for the tokenizers that tests put into them, and their libraries."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,5 +25,49 @@ def folder_of_bert(randomized: Callable) -> Callable[..., Path]:
         for name, data in tokenizer.items():
             (folder / name).write_bytes(data)
         return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built(
+    folder_of_bert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, Path]]:
+    """built(head, labels, modules, config): an artifact for this machine, and the folder that it was built from.
+
+    labels: how many; modules: as sentence-transformers saves it; config: more of config.json.
+    """
+    from transformers import BertTokenizer
+
+    import compile
+
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(head: str, labels: int = 2, modules: bool = False, **config: Any) -> tuple[Path, Path]:
+        key = json.dumps([head, labels, modules, config])
+        if key in made:
+            return made[key]
+        folder = tmp_path_factory.mktemp("tasks") / "model"
+        letters = [chr(code) for code in range(0x21, 0x7F)] + list("éабвгд日本語한국😀")
+        special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+        pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), "the", "model", "##ing"])
+        BertTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, do_lower_case=False).save_pretrained(folder)
+        folder_of_bert(folder, head, num_labels=labels, vocab_size=len(pieces))
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        if modules:
+            kinds = {"models.Transformer": "", "models.Pooling": "1_Pooling", "models.Normalize": "2_Normalize"}
+            parts = [{"type": f"sentence_transformers.{kind}", "path": place} for kind, place in kinds.items()]
+            (folder / "modules.json").write_text(json.dumps(parts))
+            (folder / "1_Pooling").mkdir()
+            pooling = {
+                "word_embedding_dimension": 32,
+                "pooling_mode_mean_tokens": True,
+                "pooling_mode_cls_token": False,
+            }
+            (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        artifact = compile.build(folder, target="host", seq_len=48, out=folder.parent / "artifact").folder
+        made[key] = artifact, folder
+        return made[key]
 
     return make

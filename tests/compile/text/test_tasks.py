@@ -13,10 +13,9 @@ import compile
 from compile.text.task import read_task
 from tests.support.tokenizers import WORDS, random_text
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-TOKENS = 48
-TYPES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
-Build = Callable[..., tuple[Any, Path]]
+MOODS = {"0": "bad", "1": "söso", "2": 'g"ood'}
+TYPES = {"0": "O", "1": "B-PER", "2": "I-PER", "3": "B-LOC", "4": "I-LOC", "5": "MISC"}
+Build = Callable[..., tuple[Path, Path]]
 
 
 @pytest.fixture(scope="module")
@@ -24,37 +23,6 @@ def texts() -> list[str]:
     """Of few enough tokens."""
     rng = random.Random(0)
     return [random_text(rng, WORDS)[:20] for _ in range(60)]
-
-
-@pytest.fixture(scope="module")
-def built(folder_of_bert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """built(head, labels, config): a folder as transformers saves it, and its library."""
-    from transformers import BertTokenizer
-
-    def make(head: str, labels: int = 2, modules: bool = False, **config: Any) -> tuple[Any, Path]:
-        folder = tmp_path_factory.mktemp("tasks") / "model"
-        letters = [chr(code) for code in range(0x21, 0x7F)] + list("éабвгд日本語한국")
-        pieces = dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), "the", "model", "##ing"])
-        BertTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, do_lower_case=False).save_pretrained(folder)
-        folder_of_bert(folder, head, num_labels=labels, vocab_size=len(pieces))
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | config))
-        if modules:
-            kinds = ("models.Transformer", "models.Pooling", "models.Normalize")
-            paths = ("", "1_Pooling", "2_Normalize")
-            parts = [{"type": f"sentence_transformers.{k}", "path": p} for k, p in zip(kinds, paths, strict=True)]
-            (folder / "modules.json").write_text(json.dumps(parts))
-            (folder / "1_Pooling").mkdir()
-            pooling = {
-                "word_embedding_dimension": 32,
-                "pooling_mode_mean_tokens": True,
-                "pooling_mode_cls_token": False,
-            }
-            (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        artifact = compile.build(folder, target="host", seq_len=TOKENS, out=folder.parent / "artifact")
-        return compile.load(artifact.folder), folder
-
-    return make
 
 
 def pipeline(task: str, folder: Path, **options: Any) -> Any:
@@ -67,15 +35,15 @@ def pipeline(task: str, folder: Path, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("labels", "config"),
     [
-        (3, {"id2label": {"0": "bad", "1": "söso", "2": 'g"ood'}}),
+        (3, {"id2label": MOODS}),
         (4, {"problem_type": "multi_label_classification"}),
     ],
     ids=["one label of three", "any of four"],
 )
 def test_labels_of_a_text(labels: int, config: dict[str, Any], built: Build, texts: list[str]) -> None:
-    library, folder = built("sequence-classification", labels, **config)
+    artifact, folder = built("sequence-classification", labels, **config)
     referee = pipeline("text-classification", folder)
-    with library:
+    with compile.load(artifact) as library:
         assert library.manifest.task == "classify"
         for text in texts:
             wanted = referee(text, top_k=None)
@@ -95,10 +63,9 @@ def test_labels_of_a_text(labels: int, config: dict[str, Any], built: Build, tex
 
 
 def test_entities_in_a_text(built: Build, texts: list[str]) -> None:
-    config = {"id2label": {str(n): name for n, name in enumerate(TYPES)}}
-    library, folder = built("token-classification", len(TYPES), **config)
+    artifact, folder = built("token-classification", len(TYPES), id2label=TYPES)
     referee, seen = pipeline("token-classification", folder, aggregation_strategy="simple"), set()
-    with library:
+    with compile.load(artifact) as library:
         for text in texts:
             wanted, got = referee(text), library.entities(text)
             assert [(e.name, e.begin, e.end) for e in got] == [
@@ -114,9 +81,9 @@ def test_entities_in_a_text(built: Build, texts: list[str]) -> None:
 
 
 def test_pieces_for_each_mask(built: Build, texts: list[str]) -> None:
-    library, folder = built("mlm")
+    artifact, folder = built("mlm")
     referee = pipeline("fill-mask", folder)
-    with library:
+    with compile.load(artifact) as library:
         for text in (f"{text} [MASK] the" for text in texts[:30]):
             wanted = referee(text, top_k=4)
             (got,) = library.fill(text, top=4)
@@ -132,9 +99,9 @@ def test_vector_of_a_text(built: Build, texts: list[str]) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    library, folder = built("none", modules=True)
+    artifact, folder = built("none", modules=True)
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    with library:
+    with compile.load(artifact) as library:
         assert (library.manifest.task, library.manifest.pooling, library.manifest.normalized) == ("embed", "mean", True)
         for text in texts:
             with torch.no_grad():

@@ -46,6 +46,15 @@ final class Handle extends PhantomReference<Model> {
         return Native.checkCount(tokens, functions, model);
     }
 
+    synchronized int task(int task, String text, String pair, boolean truncate, ByteBuffer memory, int room, int each) {
+        requireOpen();
+        ByteBuffer first = Native.encode(text);
+        ByteBuffer second = Native.encode(pair);
+        long result = Native.task(functions, model, task, first, Native.length(first), second, Native.length(second),
+                memory, room, each);
+        return Native.checkTask(result, truncate, functions, model);
+    }
+
     synchronized void close() {
         if (model != 0) {
             Native.close(functions, model);

@@ -202,6 +202,114 @@ public final class Model implements AutoCloseable {
         return Native.decode(piece);
     }
 
+    /** The number of C's enum POCKETBERT_CLASSIFY and so on. */
+    private static final int CLASSIFY = 1;
+    private static final int ENTITIES = 2;
+    private static final int FILL = 3;
+    private static final int EMBED = 4;
+    private static final int LABEL_BYTES = 8;
+    private static final int ENTITY_BYTES = 32;
+
+    private long fact(int index) {
+        long[] facts = new long[4];
+        Native.facts(functions, facts);
+        return facts[index];
+    }
+
+    /** The tokens of the longest text that is read whole, special pieces included; 0 without a tokenizer. */
+    public int maxTextTokens() {
+        return (int) fact(3);
+    }
+
+    private static ByteBuffer memory(long bytes) {
+        return ByteBuffer.allocateDirect(Math.toIntExact(Math.max(bytes, 1))).order(ByteOrder.nativeOrder());
+    }
+
+    /** The tokens of a text, or of two, with where they stand: of the window after {@code skip} tokens of the last text. */
+    public Tokens window(String text, String pair, int maxTokens, int skip) {
+        return encode(text, pair, maxTokens, true, skip);
+    }
+
+    /** The tokens of a text, or of two, at most {@code maxTokens}: the longer text gives way first. */
+    public Tokens encode(String text, String pair, int maxTokens) {
+        return encode(text, pair, maxTokens, false, 0);
+    }
+
+    private Tokens encode(String text, String pair, int maxTokens, boolean windows, int skip) {
+        ByteBuffer first = Native.encode(Objects.requireNonNull(text, "text"));
+        ByteBuffer second = Native.encode(pair);
+        ByteBuffer memory = memory(33L * Math.max(maxTokens, 0));
+        long result = Native.encode(functions, first, Native.length(first), second, Native.length(second), maxTokens,
+                windows, skip, memory);
+        int count = Native.checkTask(result, true, functions, 0);
+        return new Tokens(memory, maxTokens, count, (int) (result >>> 32), text, pair);
+    }
+
+    /**
+     * The labels of a text, or of a pair, best first.
+     *
+     * @param pair the second text, or null
+     * @param truncate whether a text of more tokens than the model takes is cut off; else that is an exception
+     * @throws ModelException if the model is for another task
+     */
+    public List<Label> classify(String text, String pair, boolean truncate) {
+        int labels = (int) fact(1);
+        ByteBuffer memory = memory((long) LABEL_BYTES * Math.max(labels, 1));
+        Objects.requireNonNull(text, "text");
+        int count = handle.task(CLASSIFY, text, pair, truncate, memory, Math.max(labels, 1), 0);
+        List<Label> result = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            ByteBuffer name = Native.label(functions, memory.getInt(LABEL_BYTES * i));
+            result.add(new Label(Native.decode(name), memory.getFloat(LABEL_BYTES * i + 4)));
+        }
+        return result;
+    }
+
+    /** A text as a vector; {@code truncate} as in {@link #classify}. */
+    public float[] embed(String text, boolean truncate) {
+        int size = (int) fact(2);
+        ByteBuffer memory = memory(4L * Math.max(size, 1));
+        handle.task(EMBED, Objects.requireNonNull(text, "text"), null, truncate, memory, size, 0);
+        float[] vector = new float[size];
+        memory.asFloatBuffer().get(vector);
+        return vector;
+    }
+
+    /** What is named in a text, in its order; {@code truncate} as in {@link #classify}. */
+    public List<Entity> entities(String text, boolean truncate) {
+        int room = Math.max(maxTextTokens(), 1);
+        ByteBuffer memory = memory((long) ENTITY_BYTES * room);
+        int count = handle.task(ENTITIES, Objects.requireNonNull(text, "text"), null, truncate, memory, room, 0);
+        int[] places = Tokens.places(text);
+        List<Entity> result = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            int at = ENTITY_BYTES * i;
+            result.add(new Entity(Native.decode(Native.text(memory.getLong(at))), memory.getFloat(at + 8),
+                    places[(int) memory.getLong(at + 16)], places[(int) memory.getLong(at + 24)]));
+        }
+        return result;
+    }
+
+    /** For each mask in a text the {@code top} most probable pieces, best first; {@code truncate} as in {@link #classify}. */
+    public List<List<Label>> fill(String text, int top, boolean truncate) {
+        if (top < 1) {
+            throw new IllegalArgumentException("top is " + top + ": ask for one piece at least");
+        }
+        int each = Math.min(top, Math.max(vocabularySize(), 1));
+        int room = Math.multiplyExact(each, Math.max(maxTextTokens(), 1));
+        ByteBuffer memory = memory((long) LABEL_BYTES * room);
+        int masks = handle.task(FILL, Objects.requireNonNull(text, "text"), null, truncate, memory, room, each);
+        List<List<Label>> result = new ArrayList<>();
+        for (int i = 0; i < masks; i++) {
+            List<Label> pieces = new ArrayList<>();
+            for (int k = i * each; k < (i + 1) * each && memory.getInt(LABEL_BYTES * k) >= 0; k++) {
+                pieces.add(new Label(token(memory.getInt(LABEL_BYTES * k)), memory.getFloat(LABEL_BYTES * k + 4)));
+            }
+            result.add(pieces);
+        }
+        return result;
+    }
+
     private void requireTokens(int tokens) {
         boolean fixed = true;
         for (TensorInfo info : inputs) {

@@ -13,7 +13,7 @@ import java.util.concurrent.ConcurrentHashMap;
  */
 final class Native {
     /** JAVA_ABI in jni.c: of the methods below and of what they take. */
-    private static final int ABI = 2;
+    private static final int ABI = 3;
 
     /** sizeof(pocketbert_tensor). */
     static final int TENSOR_BYTES = 48;
@@ -91,6 +91,16 @@ final class Native {
         }
     }
 
+    /** The count in what a task returns; where tokens were cut off against the caller's will, an exception. */
+    static int checkTask(long result, boolean truncate, long functions, long model) {
+        check((int) Math.max(-result, 0), functions, model);
+        if (result >>> 32 != 0 && !truncate) {
+            throw new IllegalArgumentException("the text has " + (result >>> 32)
+                    + " tokens more than the model takes: shorten it, or let it be truncated");
+        }
+        return (int) result;
+    }
+
     /** Returns a count as it is, and takes a negative one for a status. */
     static int checkCount(int count, long functions, long model) {
         check(Math.max(-count, 0), functions, model);
@@ -144,6 +154,23 @@ final class Native {
     /** As tokenize; {@code tensors} has TENSOR_BYTES for each of the outputs. */
     static native int runText(long functions, long model, ByteBuffer text, int textBytes, ByteBuffer pair,
             int pairBytes, ByteBuffer[] outputs, ByteBuffer tensors);
+
+    /** Overflow << 32 | count, or a status as a negative number. {@code memory} is what Tokens reads. */
+    static native long encode(long functions, ByteBuffer text, int textBytes, ByteBuffer pair, int pairBytes,
+            int maxTokens, boolean windows, int skip, ByteBuffer memory);
+
+    /** The same. {@code memory} receives what the task gives, of which it has {@code room}. */
+    static native long task(long functions, long model, int task, ByteBuffer text, int textBytes, ByteBuffer pair,
+            int pairBytes, ByteBuffer memory, int room, int each);
+
+    /** The label with this number, or null. */
+    static native ByteBuffer label(long functions, int number);
+
+    /** The text at an address that a task gave. */
+    static native ByteBuffer text(long address);
+
+    /** The task, how many labels there are, a vector's size, the tokens of the longest text. */
+    static native void facts(long functions, long[] facts);
 
     static native void close(long functions, long model);
 

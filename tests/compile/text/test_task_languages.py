@@ -1,0 +1,105 @@
+"""Tasks and tokens from C++ and Java: what Python says of the same texts, bit for bit."""
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compile
+from compile.runtime import INCLUDE
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+TYPES = {"0": "O", "1": "B-PER", "2": "I-PER", "3": "B-LOC", "4": "I-LOC", "5": "MISC"}
+MODELS: dict[str, tuple[Any, ...]] = {
+    "classify": ("sequence-classification", 3, False, {"id2label": {"0": "bad", "1": "söso", "2": 'g"ood'}}),
+    "entities": ("token-classification", len(TYPES), False, {"id2label": TYPES}),
+    "fill": ("mlm", 2, False, {}),
+    "embed": ("none", 2, True, {}),
+}
+TEXTS = (
+    "",
+    "the model",
+    "é😀 model the!",
+    "日本語😀😀 한국 ing ing",
+    "a " * 200,
+    "the 'quoted' [MASK] [SEP]",
+    "\u0301\u0301é",
+    "😀",
+)
+
+
+def bits(value: float) -> int:
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+def expected(library: compile.Library, task: str, text: str) -> str:
+    if task == "classify":
+        return "".join(f"{label.name} {bits(label.score)} " for label in library.classify(text, truncate=True))
+    if task == "embed":
+        return "".join(f"{bits(value)} " for value in library.embed(text, truncate=True))
+    if task == "fill":
+        rows = library.fill(f"{text} [MASK]", top=3, truncate=True)
+        return "".join(f"{piece.name} {bits(piece.score)} " for row in rows for piece in row)
+    if task == "entities":
+        found = library.entities(text, truncate=True)
+        return "".join(f"{e.name} {bits(e.score)} {text[e.begin : e.end]}|" for e in found)
+    tokens = library.encode(text, text, 20)
+    columns = zip(tokens.ids, tokens.segments, tokens.texts, tokens.begins, tokens.ends, strict=True)
+    line = "".join(f"{number} {segment} {of} {text[begin:end]}|" for number, segment, of, begin, end in columns)
+    return f"{line}{tokens.overflow} {library.encode(text, None, 6, windows=True, skip=2).ids.size}"
+
+
+def run(*command: object) -> list[str]:
+    done = subprocess.run([str(part) for part in command], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().split("\n")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts"
+    path.write_text("".join(f"{text}\n" for text in TEXTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
+    """Commands by language, of those whose compiler is here."""
+    folder, found = tmp_path_factory.mktemp("programs"), {}
+    if compiler := shutil.which("clang++") or shutil.which("g++"):
+        run(compiler, "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I", INCLUDE, HERE / "tasks.cpp",
+            "-o", folder / "tasks", "-ldl")  # fmt: skip
+        found["C++"] = [folder / "tasks"]
+    if shutil.which("javac"):
+        run(
+            "javac",
+            "-d",
+            folder,
+            *(ROOT / "compile" / "java" / "com" / "pocketbert").glob("*.java"),
+            HERE / "Tasks.java",
+        )
+        found["Java"] = ["java", "-Xcheck:jni", "-Dfile.encoding=UTF-8", "-cp", folder, "Tasks"]
+    return found
+
+
+@pytest.mark.parametrize("task", [*MODELS, "encode"])
+def test_every_language_says_the_same(
+    task: str, built: Callable, texts: Path, programs: dict[str, list[object]]
+) -> None:
+    head, labels, modules, config = MODELS.get(task, MODELS["entities"])
+    artifact, _ = built(head, labels, modules, **config)
+    with compile.load(artifact) as library:
+        wanted = [expected(library, task, text) for text in TEXTS]
+        path = artifact / library.manifest.library
+    for language, command in programs.items():
+        got = run(*command, texts, task, path, library.manifest.name)
+        assert got[: len(TEXTS)] == wanted, language
+        if language == "Java":
+            too_long = [
+                "IllegalArgumentException" if task == kind else "ModelException" for kind in ("classify", "embed")
+            ]
+            assert got[len(TEXTS) : -1] == too_long
