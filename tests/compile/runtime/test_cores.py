@@ -42,7 +42,7 @@ def cores(host: Target, folder: Path) -> Callable[..., tuple[int, int, bool]]:
                 path.write_text(f"{capacity}\n")
         command = ["taskset", "-c", f"{CORES[0]},{CORES[1]}", str(folder / "cores"), hex(allowed)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        count, big, unequal = done.stdout.split()
+        count, big, unequal, _ = done.stdout.split()
         return int(count), int(big, 16), unequal == "1"
 
     return find
@@ -79,6 +79,25 @@ def test_cores_that_the_caller_names_are_weighed_among_themselves(cores: Callabl
     assert cores(400, 1024, allowed=FIRST) == (1, 0, False)
     assert cores(400, 1024, allowed=FIRST | SECOND) == (1, SECOND, True)
     assert cores(400, 1024, allowed=SECOND | 1 << 63) == (2, 0, False)
+
+
+def test_cores_of_any_number_are_found(cores: Callable, folder: Path) -> None:
+    """Cores and capacities are files: cpu9, cpu10, cpu63/cpu_capacity. The largest takes ten digits of frequency."""
+    for core, text in {9: "1024\n", 10: "1023", 37: "1024 and more\n", 63: "2100000000\n"}.items():
+        (folder / f"cpu{core}").mkdir()
+        (folder / f"cpu{core}" / "cpu_capacity").write_text(text)
+    (folder / "cpu64").mkdir()
+    (folder / "cpu1x").mkdir()
+
+    def seen(*allowed: int) -> list[int]:
+        command = [str(folder / "cores"), hex(sum(1 << core for core in allowed))]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [int(word, 0) for word in done.stdout.split()]
+
+    shown = sum(1 << int(path.name[3:]) for path in folder.glob("cpu*[0-9]") if path.name != "cpu64")
+    assert seen(9, 37) == [2, 0, 0, shown]
+    assert seen(9, 10) == seen(10, 37) == [2, 0, 1, shown]
+    assert seen(9, 10, 37, 63) == [1, 1 << 63, 1, shown]
 
 
 def test_blocks_of_unequal_cores_change_no_bit(
