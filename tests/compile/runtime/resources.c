@@ -31,6 +31,8 @@ static pocketbert_tensor inputs[MAX_TENSORS], outputs[MAX_TENSORS];
 static struct map {
     char *address;
     size_t bytes;
+    char *real; /* where what is mapped begins, and how much that is */
+    size_t real_bytes;
 } maps[MAX_MAPS], reserved[MAX_MAPS];
 static int map_count, reserved_count, threads, files;
 static int calls, refused_call; /* of mmap and pthread_create */
@@ -47,27 +49,34 @@ static void check(int holds, const char *what)
 
 #define REAL(name) ((__typeof__(&name))(uintptr_t)dlsym(RTLD_NEXT, #name))
 
+/* What is given out ends, up to a cache line, where a page begins that nobody may touch. */
 void *mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset)
 {
     if (++calls == refused_call)
         return MAP_FAILED;
-    char *memory = REAL(mmap)(address, bytes, protection, flags, file, offset);
-    if (protection == PROT_NONE)
-        reserved[reserved_count++] = (struct map){memory, bytes};
-    else
-        maps[map_count++] = (struct map){memory, bytes};
     check(map_count < MAX_MAPS && reserved_count < MAX_MAPS, "too many maps");
+    if (protection == PROT_NONE) {
+        char *memory = REAL(mmap)(address, bytes, protection, flags, file, offset);
+        reserved[reserved_count++] = (struct map){memory, bytes, memory, bytes};
+        return memory;
+    }
+    const size_t page = 4096, before = (bytes + page - 1) / page * page;
+    char *real = REAL(mmap)(address, before + page, protection, flags, file, offset);
+    check(real != MAP_FAILED && mprotect(real + before, page, PROT_NONE) == 0, "out of memory");
+    char *memory = real + before - (bytes + 63) / 64 * 64;
+    maps[map_count++] = (struct map){memory, bytes, real, before + page};
     return memory;
 }
 
 int munmap(void *address, size_t bytes)
 {
-    int i = 0;
-    while (i < map_count && maps[i].address != address)
-        i++;
-    check(i < map_count && maps[i].bytes == bytes, "what is given back is not what was taken");
-    maps[i] = maps[--map_count];
-    return REAL(munmap)(address, bytes);
+    struct map *map = maps;
+    while (map < maps + map_count && map->address != address)
+        map++;
+    check(map < maps + map_count && map->bytes == bytes, "what is given back is not what was taken");
+    const struct map old = *map;
+    *map = maps[--map_count];
+    return REAL(munmap)(old.real, old.real_bytes);
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
@@ -186,7 +195,7 @@ static void count_threads(void)
 {
     pocketbert_model *model;
     for (int told = 0; told < 2; told++)
-        for (int count = 1; count <= 10; count++) {
+        for (int count = 1; count <= (told ? 64 : 10); count += count < 10 ? 1 : 54) {
             cores = told ? 1 : count;
             check(open_model((pocketbert_options){.threads = told ? count : 0}, &model) == POCKETBERT_OK, "open");
             printf("%d ", 1 + threads);

@@ -163,6 +163,37 @@ def test_output_that_shares_memory(model: Model) -> None:
     assert model.run() == OK
 
 
+@pytest.mark.parametrize("outputs_first", [False, True])
+def test_tensors_that_lie_next_to_each_other_share_nothing(outputs_first: bool, model: Model) -> None:
+    """One byte after another in one buffer, before and after."""
+    assert model.run() == OK
+    wanted = [result.copy() for result in model.results]
+    places = [*zip(model.arrays, model.inputs, strict=True), *zip(model.results, model.outputs, strict=True)]
+    memory = np.zeros(sum(array.nbytes for array, _ in places), np.uint8)
+    begin, copies = 0, []
+    for array, tensor in reversed(places) if outputs_first else places:
+        copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        tensor.data = copy.ctypes.data
+        begin += array.nbytes
+        copies.append(copy)
+    assert model.run() == OK
+    got = copies[:2][::-1] if outputs_first else copies[3:]
+    assert all(np.array_equal(one, other) for one, other in zip(got, wanted, strict=True))
+
+
+def test_dimensions_beyond_the_rank_do_not_count(model: Model) -> None:
+    for tensor in (*model.inputs, *model.outputs):
+        tensor.shape[tensor.rank :] = [-7] * (4 - tensor.rank)
+    assert model.run() == OK
+
+
+def test_sequence_without_tokens(model: Model) -> None:
+    for tensor in (*model.inputs, model.outputs[0]):
+        tensor.shape[1] = 0
+    refused(model, SHAPE, "shape")
+
+
 @pytest.mark.parametrize("changes", [{"inputs": None}, {"outputs": None}])
 def test_null_instead_of_tensors(changes: dict, model: Model) -> None:
     refused(model, ARGUMENT, "NULL", **changes)
