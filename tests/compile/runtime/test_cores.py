@@ -59,6 +59,7 @@ def test_little_cores_are_left_alone(cores: Callable) -> None:
 def test_middle_cores_take_part_in_smaller_blocks(cores: Callable) -> None:
     assert cores(1024, 870) == (2, 0, True)
     assert cores(512, 1024) == (2, 0, True)
+    assert cores(1, 2) == (2, 0, True)
 
 
 def test_equal_cores(cores: Callable) -> None:
