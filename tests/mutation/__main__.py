@@ -2,21 +2,23 @@
 
     pip install -e '.[test,mutation]'
     python -m tests.mutation passes [--sample 60] [--seed 0] [--jobs 2] [--only passes/fold_nonorm.py]
+    python -m tests.mutation runtime
 
-cosmic-ray plants the faults (an operator, a number, a condition, a loop), one at a time, in a copy of the project. A
-sample is drawn; for each of its faults the room's tests that run the faulty line are run, quickest first, until one
-fails. What none notices is printed as a difference: mend the tests, or name it in tests/mutation/equivalent.txt where
-no test could tell (a line each: file, the original line, the mutated line, separated by tabs).
+cosmic-ray plants the faults (an operator, a number, a condition, a loop), one at a time, in a copy of the project, and
+tests/mutation/c.py those in the C runtime. A sample is drawn; for each of its faults the room's tests that run the
+faulty line are run, quickest first, until one fails. What none notices is printed as a difference: mend the tests, or
+name it in tests/mutation/equivalent.txt where no test could tell (a line each: file, the original line, the mutated
+line, separated by tabs).
 """
 
 import argparse
 import contextlib
 import difflib
+import json
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,9 +35,11 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 
+from tests.mutation import c
+
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-ROOMS = ("pocketbert", "model", "passes", "compile", "tune")
+ROOMS = ("pocketbert", "model", "passes", "compile", "tune", "runtime")
 TESTS_OF = {"compile": ["tests/compile", "tests/attack", "tests/e2e"]}
 # Faults of a kind that people make. The others mostly replace an operator by one that its operands do not have.
 KINDS = re.compile(
@@ -44,7 +48,6 @@ KINDS = re.compile(
     r"|ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Mul)|ReplaceUnaryOperator_Delete_\w+"
     r"|ReplaceComparisonOperator_(Is_IsNot|IsNot_Is|(Eq|NotEq|Lt|LtE|Gt|GtE)_(Eq|NotEq|Lt|LtE|Gt|GtE)))"
 )
-LIMIT = 300  # seconds for one fault's tests
 TESTS = 40  # of those that run the line
 
 
@@ -68,22 +71,35 @@ class Fault:
 
 def draw(paths: list[str], count: int, seed: int) -> list[Fault]:
     """`count` of all faults in those files, in random order."""
-    with tempfile.TemporaryDirectory() as folder, use_db(str(Path(folder) / "work.sqlite"), WorkDB.Mode.create) as work:
-        init([ROOT / path for path in paths], work, {})
-        planted = [m for item in work.work_items if KINDS.fullmatch((m := item.mutations[0]).operator_name)]
-    random.Random(seed).shuffle(planted)
     equivalent = set(EQUIVALENT.read_text().splitlines())
     drawn: list[Fault] = []
-    for mutation in planted:
-        before = Path(mutation.module_path).read_text()
-        after = mutate_code(before, get_operator(mutation.operator_name)(), mutation.occurrence)
-        path = Path(mutation.module_path).relative_to(ROOT)
-        fault = Fault(str(path), mutation.start_pos[0], before, after or before)
-        if after and after != before and fault.key not in equivalent:
+    for fault in planted_in_c(paths, seed) if paths[0].startswith(c.RUNTIME) else planted(paths, seed):
+        if fault.after != fault.before and fault.key not in equivalent:
             drawn.append(fault)
         if len(drawn) == count:
             break
     return drawn
+
+
+def planted_in_c(paths: list[str], seed: int) -> Iterator[Fault]:
+    """Every fault in C that compiles, in random order."""
+    texts = {path: (ROOT / path).read_text() for path in paths}
+    faults = [Fault(path, line, text, after) for path, text in texts.items() for line, after in c.faults(text)]
+    random.Random(seed).shuffle(faults)
+    yield from (fault for fault in faults if c.compiles(ROOT, fault.path, fault.after))
+
+
+def planted(paths: list[str], seed: int) -> Iterator[Fault]:
+    """Every fault in Python, in random order."""
+    with tempfile.TemporaryDirectory() as folder, use_db(str(Path(folder) / "work.sqlite"), WorkDB.Mode.create) as work:
+        init([ROOT / path for path in paths], work, {})
+        mutations = [m for item in work.work_items if KINDS.fullmatch((m := item.mutations[0]).operator_name)]
+    random.Random(seed).shuffle(mutations)
+    for mutation in mutations:
+        before = Path(mutation.module_path).read_text()
+        after = mutate_code(before, get_operator(mutation.operator_name)(), mutation.occurrence)
+        path = Path(mutation.module_path).relative_to(ROOT)
+        yield Fault(str(path), mutation.start_pos[0], before, after or before)
 
 
 def tests_by_line(room: str, tests: list[str], folder: Path) -> dict[tuple[str, int], list[str]]:
@@ -118,30 +134,38 @@ def tests_by_line(room: str, tests: list[str], folder: Path) -> dict[tuple[str, 
 PYTEST = [sys.executable, "-m", "pytest", "--no-header"]
 
 
-def noticed(fault: Fault, tests: list[str], folder: Path) -> bool:
-    """Whether one of `tests` fails, or hangs, with the fault in the copy of the project in `folder`."""
-    if not tests:
-        return False
-    place = folder / fault.path
-    place.write_text(fault.after)
-    command = [*PYTEST, "-n", "0", "-x", "-q", *tests[:TESTS]]
-    try:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+class Copy:
+    """A copy of the project, and a process in it that runs its tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "tests.mutation.warm"]
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+
+    def noticed(self, fault: Fault, tests: list[str]) -> str:
+        """The first of `tests` that fails with the fault in the copy, "" if none does."""
+        if not tests:
+            return ""
+        place = self.folder / fault.path
+        place.write_text(fault.after)
         try:
-            return process.wait(timeout=LIMIT) != 0
-        except subprocess.TimeoutExpired:
-            return True
+            return self.run(["-x", *(c.OPTIONS if fault.path.startswith(c.RUNTIME) else []), *tests[:TESTS]])
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    finally:
-        place.write_text(fault.before)
+            place.write_text(fault.before)
+
+    def run(self, arguments: list[str]) -> str:
+        """The first test that fails, or what went wrong instead; "" if nothing does."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(["--no-header", "-n", "0", "-q", *arguments]) + "\n")
+        self.process.stdin.flush()
+        return str(json.loads(self.process.stdout.readline()))
 
 
 @contextlib.contextmanager
-def copies(count: int) -> Iterator[list[Path]]:
+def copies(count: int) -> Iterator[list[Copy]]:
     """Copies of what git tracks, with the data beside them that tests look for."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     with tempfile.TemporaryDirectory(prefix="pocketbert-mutation-") as parent:
@@ -152,7 +176,11 @@ def copies(count: int) -> Iterator[list[Path]]:
             for name in filter(None, listed.split("\0")):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        yield folders
+        made = [Copy(folder) for folder in folders]
+        yield made
+        for copy in made:
+            copy.process.terminate()
+            copy.process.wait()
 
 
 def main() -> int:
@@ -164,34 +192,37 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="FILE", help="in these files of the room alone")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="the tests that should notice (default: the room's)")
     args = parser.parse_args()
-    paths = args.only or sorted(str(p.relative_to(ROOT)) for p in (ROOT / args.room).rglob("*.py"))
+    in_python = sorted(str(path.relative_to(ROOT)) for path in (ROOT / args.room).rglob("*.py"))
+    paths = args.only or in_python or c.sources(ROOT)
     os.environ["PYTHONPATH"] = ""
     faults = draw(paths, args.sample, args.seed)
-    unnoticed = []
     with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
         print(f"{len(faults)} faults; running the tests without one", flush=True)
-        tests = tests_by_line(args.room, args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"]), folders[0])
-        free: SimpleQueue[Path] = SimpleQueue()
+        if args.room == "runtime":
+            tests = {(fault.path, fault.line): c.tests(fault.path) for fault in faults}
+        else:
+            wanted = args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"])
+            tests = tests_by_line(args.room, wanted, folders[0].folder)
+        free: SimpleQueue[Copy] = SimpleQueue()
         for folder in folders:
             free.put(folder)
 
-        def attempt(fault: Fault) -> bool:
+        def attempt(fault: Fault) -> str:
             folder = free.get()
             try:
-                return noticed(fault, tests.get((fault.path, fault.line), []), folder)
+                return folder.noticed(fault, tests.get((fault.path, fault.line), []))
             finally:
                 free.put(folder)
 
-        for fault, seen in zip(faults, pool.map(attempt, faults), strict=True):
-            if not seen:
-                unnoticed.append(fault)
-                covered = len(tests.get((fault.path, fault.line), []))
-                print(
-                    f"\nunnoticed: {fault.path}:{fault.line}, run by {covered} tests",
-                    *fault.difference,
-                    sep="\n",
-                    flush=True,
-                )
+        by: dict[str, list[Fault]] = defaultdict(list)
+        for fault, test in zip(faults, pool.map(attempt, faults), strict=True):
+            by[test].append(fault)
+            print(f"\n{fault.path}:{fault.line}", *fault.difference, f"{test or 'UNNOTICED'}", sep="\n", flush=True)
+        # What fails without a fault as well notices nothing.
+        for test in [test for test in by if "::" in test and folders[0].run([*c.OPTIONS[:2], test])]:
+            print(f"\nfails without a fault, too: {test}")
+            by[""] += by.pop(test)
+        unnoticed = by[""]
     share = 1 - len(unnoticed) / max(1, len(faults))
     print(f"\n{args.room}: {len(faults) - len(unnoticed)} of {len(faults)} faults noticed ({share:.0%})")
     return 0
