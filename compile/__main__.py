@@ -73,6 +73,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
     add("--package", choices=tuple(PACKAGES), help="also an Android archive in a Maven folder, or a jar (takes a JDK)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
+    add("--fix-shape", nargs="+", default=[], metavar="NAME=DIM,…",
+        help="shapes of inputs whose open dimensions are neither batch nor tokens: boxes=1,128,4")  # fmt: skip
+    add("--skip", nargs="+", default=[], metavar="PASS", help="graph passes to leave out (python -m passes --list)")
+    add("--no-verify", action="store_true", help="do not compare the model after each graph pass (faster, unsafe)")
     add("--sanitize", default="", metavar="KINDS", help="clang's sanitizers, as in address,undefined (--target host)")
     add("--db", metavar="FILE", help="tuning database (default: the one shipped for the CPU; none: no database)")
     add("--dump", type=Path, metavar="DIR", help="keep the graph, Relax, TensorIR, assembly and plan of each phase")
@@ -96,6 +100,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compile"
 def compile_model(args: argparse.Namespace) -> None:
     find_target(args.target, args.cpu)  # a wrong name should not wait for tvm to be imported
     from compile.build import build
+    from passes.fix_shapes import read_shapes
 
     started = time.perf_counter()
     result = build(
@@ -121,6 +126,9 @@ def compile_model(args: argparse.Namespace) -> None:
         min_snr=args.min_snr,
         calibrate=args.calibrate,
         sign=args.sign,
+        fix_shape=read_shapes(args.fix_shape),
+        skip=args.skip,
+        verify_passes=not args.no_verify,
         progress=report_phase,
     )
     for line in result.manifest.tuning.damaged if result.manifest.tuning else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,9 @@ def build(
     min_snr: float | None = None,
     calibrate: str | Path | None = None,
     sign: str | Path | None = None,
+    fix_shape: Mapping[str, Sequence[int]] | None = None,
+    skip: Sequence[str] = (),
+    verify_passes: bool = True,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
@@ -81,6 +84,9 @@ def build(
     min_snr: decibels, by default 25; layers whose signal-to-noise ratio in int8 would be lower stay float32.
     calibrate: a file of texts to sample layers on, for models with a vocab.
     sign: the file of an Ed25519 key to sign the artifact with.
+    fix_shape: shapes by name, for inputs whose open dimensions are neither batch nor tokens.
+    skip: graph passes to leave out, by name.
+    verify_passes: compare the model before and after each graph pass in ONNX Runtime.
     progress: called with each phase's name and seconds.
 
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
@@ -141,6 +147,9 @@ def build(
             min_snr=passes.Options().min_snr if min_snr is None else min_snr,
             calibration=tuple(texts),
             sign=Path(sign) if sign else None,
+            shapes=fix_shape or {},
+            skip=tuple(skip),
+            verify_passes=verify_passes,
             origin=origin,
         )
         return build_library(graph, library_name(name), spec, folder, options, progress)

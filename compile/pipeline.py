@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,7 +38,7 @@ from compile.codegen.vocabulary import text_inputs, write_vocabulary
 from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
-from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes, with_shapes
+from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes
 from compile.linking.library_rules import check_library
 from compile.linking.link import find_toolchain, link_library, require_space
 from compile.lowering.lower import lower
@@ -51,6 +51,7 @@ from compile.text.side import TextSide
 from compile.text.task import Task
 from passes.calibration import plain_inputs
 from passes.calibration import text_inputs as calibration_inputs
+from passes.fix_shapes import fix_shapes
 
 Progress = Callable[[str, float], None]
 
@@ -63,6 +64,8 @@ class BuildOptions:
     database: path of a tuning database; None for default tiles.
     keep_float, min_snr: as passes.Options has them.
     calibration: texts to sample layers on.
+    shapes: of inputs whose open dimensions are neither batch nor tokens.
+    skip, verify_passes: as passes.run has them.
     origin: where the model came from, for the manifest.
     """
 
@@ -81,6 +84,9 @@ class BuildOptions:
     min_snr: float = passes.Options().min_snr
     calibration: tuple[str, ...] = ()
     sign: Path | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    verify_passes: bool = True
     origin: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,9 +130,15 @@ def lower_model(
     dump = options.dump
     with clock.phase("graph passes"):
         kept = dump / "passes" if dump else None
-        model = with_shapes(model, input_shapes(model, options.seq_len))
+        model = fix_shapes(model, options.shapes)
+        model = fix_shapes(model, input_shapes(model, options.seq_len))
         optimised, report = passes.run(
-            model, options=_pass_options(model, options), verify=verify_passes, dump=kept, leave_out=True
+            model,
+            options=_pass_options(model, options),
+            skip=options.skip,
+            verify=verify_passes and options.verify_passes,
+            dump=kept,
+            leave_out=True,
         )
     with clock.phase("import into Relax"):
         check_operators(optimised)

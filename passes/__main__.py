@@ -18,6 +18,7 @@ from rich.table import Table
 from passes import files, pipeline
 from passes.calibration import plain_inputs, read_texts, read_tokenizer, text_inputs
 from passes.errors import PassError
+from passes.fix_shapes import fix_shapes, read_shapes
 from passes.options import Options
 from passes.report import LayerPrecision, PassReport, Report
 from pocketbert.command import Parser, exit_status
@@ -40,6 +41,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("-o", "--output", metavar="OUT", help="where to write the result")
     add("--only", nargs="+", metavar="PASS", help="run these passes alone, still in pipeline order")
     add("--skip", nargs="+", default=[], metavar="PASS", help="run all passes but these")
+    add("--fix-shape", nargs="+", default=[], metavar="NAME=DIM,…",
+        help="shapes for inputs with open dimensions, before the passes: input_ids=1,128")  # fmt: skip
     add("--report", metavar="FILE", help="write counts, refusals, sizes and errors as JSON")
     add("--dump", metavar="DIR", help="write the model after every pass into this folder")
     add("--no-verify", action="store_true", help="do not compare the outputs in ONNX Runtime (faster, unsafe)")
@@ -79,7 +82,7 @@ def rewrite(args: argparse.Namespace) -> None:
         error = "" if done.error is None else f", error {done.error:.0e} of range"
         errors.print(f"{done.name}: {done.applied} rewrites, {done.nodes_after} nodes left{error}")
 
-    source: onnx.ModelProto = files.read(args.model)
+    source: onnx.ModelProto = fix_shapes(files.read(args.model), read_shapes(args.fix_shape))
     samples: tuple[Mapping[str, np.ndarray], ...] = ()
     if args.calibrate and not args.vocab:
         raise PassError("--calibrate: give the model's --vocab as well")

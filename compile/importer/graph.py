@@ -82,11 +82,21 @@ def check_operators(model: onnx.ModelProto) -> None:
 def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
     """Every input's shape with batch 1 and `seq_len` tokens where the model leaves them open. Raises CompileError."""
     constants = {i.name for i in model.graph.initializer}
+    named = {dims[1].dim_param for v in model.graph.input if len(dims := v.type.tensor_type.shape.dim) == 2}
     shapes = {}
     for value in model.graph.input:
         if value.name in constants:
             continue
         dims = value.type.tensor_type.shape.dim
+        for i, dim in enumerate(dims):
+            if i > 1 and dim.dim_param and named - {""} and dim.dim_param not in named:
+                wanted = ",".join(
+                    str(d.dim_value or ("N" if j > 1 else seq_len if j else 1)) for j, d in enumerate(dims)
+                )
+                raise CompileError(
+                    f"dimension {dim.dim_param!r} of input {value.name!r} is open, and not that of the tokens: give "
+                    f"its size with --fix-shape {value.name}={wanted}"
+                )
         shape = [d.dim_value or (seq_len if i else 1) for i, d in enumerate(dims)]
         if not shape or shape[0] != 1:
             raise CompileError(
@@ -99,21 +109,6 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
             )
         shapes[value.name] = shape
     return shapes
-
-
-def with_shapes(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> onnx.ModelProto:
-    """`model` for inputs of just these shapes: what it computes of its open axes then folds into constants."""
-    if all(d.dim_value for v in model.graph.input if v.name in shapes for d in v.type.tensor_type.shape.dim):
-        return model
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for value in fixed.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
-            dim.dim_value = size
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return fixed
 
 
 def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:

@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from compile.errors import CompileError
-from compile.importer.graph import import_model, input_shapes, with_shapes
+from compile.importer.graph import import_model, input_shapes
 from compile.pipeline import BuildOptions, build_library
 from compile.targets import Target
+from passes.fix_shapes import fix_shapes
 from passes.verify import open_session
 
 
@@ -164,14 +165,14 @@ def test_open_axes_are_fixed_before_anything_is_computed_of_them(graph: type) ->
     x = b.input("x", ["batch", "tokens", 16])
     lead = b("Slice", b("Shape", x), b.const(np.array([0])), b.const(np.array([2])))
     model = b.model(b("Reshape", x, b("Concat", lead, b.const(np.array([4, 4])), axis=0)))
-    fixed = with_shapes(model, input_shapes(model, 8))
+    fixed = fix_shapes(model, input_shapes(model, 8))
     inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
     shapes = [
         [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.graph.input, *inferred.graph.output)
     ]
     assert shapes == [[1, 8, 16], [1, 8, 4, 4]]
     assert model.graph.input[0].type.tensor_type.shape.dim[1].dim_param == "tokens"
-    assert with_shapes(fixed, input_shapes(fixed, 8)) is fixed
+    assert fix_shapes(fixed, input_shapes(fixed, 8)) is fixed
 
 
 @pytest.mark.parametrize("bounds", [(-0.5, 0.5), (0.0, None), (None, 1.0), (1.0, -1.0)])
@@ -233,3 +234,13 @@ def test_dropout_that_is_out_of_training_is_taken(graph: type) -> None:
     b = graph()
     y, _ = b("Dropout", b.input("x", [1, 8, 16]), b.const(0.5), outputs=2)
     assert import_model(b.model(y), 8).outputs[0][1].shape == (1, 8, 16)
+
+
+def test_an_open_dimension_that_is_not_the_tokens_is_asked_for(graph: type) -> None:
+    b = graph()
+    ids = b.input("input_ids", ["batch", "tokens"], TensorProto.INT64)
+    boxes = b.input("boxes", ["batch", "tokens", "corners"])
+    model = b.model(b("Add", b("Gather", b.normal(9, 4), ids), boxes))
+    with pytest.raises(CompileError, match=r"'corners' of input 'boxes' is open.*--fix-shape boxes=1,8,N"):
+        input_shapes(model, 8)
+    assert input_shapes(fix_shapes(model, {"boxes": [1, 8, 4]}), 8) == {"input_ids": [1, 8], "boxes": [1, 8, 4]}
