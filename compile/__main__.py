@@ -72,7 +72,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--min-snr", type=float, metavar="DB", help="layers noisier than that in int8 stay float32 (default: 25)")
     add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
     add("--package", choices=tuple(PACKAGES), help="also an Android archive in a Maven folder, or a jar (takes a JDK)")
-    add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with ONNX Runtime")
+    add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with its model")
     add("--fix-shape", nargs="+", default=[], metavar="NAME=DIM,…",
         help="shapes of inputs whose open dimensions are neither batch nor tokens: boxes=1,128,4")  # fmt: skip
     add("--skip", nargs="+", default=[], metavar="PASS", help="graph passes to leave out (python -m passes --list)")
@@ -177,7 +177,9 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
         rows += _quantisation(manifest, layers)
     for check in manifest.verification:
         on = f" on {check.texts} texts" if check.texts else ""
-        to = "" if check.snr_db is None else f" to {check.referee}; {check.snr_db:.1f} dB to the model as given{on}"
+        to = f" to {check.referee}" + (
+            "" if check.snr_db is None else f"; {check.snr_db:.1f} dB to the model as given{on}"
+        )
         verdict = "passed" if check.passed else "FAILED"
         rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range{to}"))
     if package := manifest.package:

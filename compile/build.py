@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import passes
 from compile.artifact.aar import check_package
@@ -17,13 +16,12 @@ from compile.databases import read, shipped
 from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
+from compile.source import obtain
 from compile.targets import find_target
 from compile.text.read import read_folder, read_vocabulary
 from compile.text.side import TextSide
 from compile.text.task import read_task
 from passes.calibration import read_texts
-from pocketbert.command import require_own_rooms
-from pocketbert.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult, Progress
@@ -127,63 +125,37 @@ def build(
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
     from compile.pipeline import BuildOptions, build_library  # tvm
 
-    with TemporaryFolder() as work:
-        graph, name, origin = obtain(str(model), work, longest, head, random_head, seed, progress or (lambda *_: None))
-        folder = Path(out) if out else Path("build") / f"{name}-{target}"
-        keep = Path(dump) if dump else None
-        options = BuildOptions(
-            seq_len=longest,
-            shorter=min(lengths) < longest,
-            threads=threads,
-            verify=verify,
-            sanitize=sanitize,
-            vocabulary=side,
-            task=read_task(Path(model), head) if side and Path(model).is_dir() else None,
-            package=package,
-            database=database,
-            dump=keep,
-            precision=precision,
-            keep_float=tuple(keep_float),
-            min_snr=passes.Options().min_snr if min_snr is None else min_snr,
-            calibration=tuple(texts),
-            sign=Path(sign) if sign else None,
-            shapes=fix_shape or {},
-            skip=tuple(skip),
-            verify_passes=verify_passes,
-            origin=origin,
-        )
-        return build_library(graph, library_name(name), spec, folder, options, progress)
+    task = read_task(Path(model), head) if side and Path(model).is_dir() else None
+    pooled = task is None or task.pooling is None  # else the runtime pools, at any length
+    source = obtain(str(model), longest, head, random_head, seed, progress, pooled)
+    folder = Path(out) if out else Path("build") / f"{source.name}-{target}"
+    keep = Path(dump) if dump else None
+    options = BuildOptions(
+        seq_len=longest,
+        shorter=min(lengths) < longest,
+        threads=threads,
+        verify=verify,
+        sanitize=sanitize,
+        vocabulary=side,
+        task=task,
+        package=package,
+        database=database,
+        dump=keep,
+        precision=precision,
+        keep_float=tuple(keep_float),
+        min_snr=passes.Options().min_snr if min_snr is None else min_snr,
+        calibration=tuple(texts),
+        sign=Path(sign) if sign else None,
+        shapes=fix_shape or {},
+        skip=tuple(skip),
+        verify_passes=verify_passes,
+        origin=source.origin,
+        original=source.original,
+    )
+    return build_library(source.graph, library_name(source.name), spec, folder, options, progress)
 
 
 def _read_text_side(model: Path, vocab: Path | None, cased: bool) -> TextSide | None:
     if vocab:
         return read_vocabulary(vocab, cased)
     return read_folder(model) if model.is_dir() else None
-
-
-def obtain(
-    source: str, work: Path, seq_len: int, head: str | None, random_head: bool, seed: int, progress: Progress
-) -> tuple[Any, str, dict[str, Any]]:
-    """The ONNX model, a name for it, and where it came from."""
-    from passes import files
-
-    path, begin = Path(source), time.perf_counter()
-    if path.suffix == ".onnx" or path.is_file():
-        if head:
-            raise CompileError(f"--head {head}: an .onnx file has the head that it was exported with")
-        graph = files.read(path)
-        progress("read the model", time.perf_counter() - begin)
-        return graph, path.stem, {"file": path.name}
-    require_own_rooms("model")
-    import model as core  # torch: only for what is not ONNX yet
-
-    folder = path.is_dir()
-    module = core.load(source, head=head, seed=seed, random_head=random_head)  # type: ignore[arg-type]
-    progress("load the checkpoint" if folder else "make the model", time.perf_counter() - begin)
-    begin = time.perf_counter()
-    exported = work / "model.onnx"
-    core.export(module, exported, seq_len=seq_len, batch=1)
-    progress("export to ONNX", time.perf_counter() - begin)
-    name = path.resolve().name if folder else source
-    origin = {"checkpoint": name} if folder else {"preset": name, "seed": seed}
-    return files.read(exported), name + (f"-{head}" if head and head != "none" else ""), {**origin, "head": head}

@@ -44,7 +44,7 @@ from compile.linking.link import find_toolchain, link_library, require_space
 from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
-from compile.running.verify import verify
+from compile.running.verify import Original, verify
 from compile.runtime import SRC
 from compile.targets import Target
 from compile.text.side import TextSide
@@ -67,6 +67,7 @@ class BuildOptions:
     shapes: of inputs whose open dimensions are neither batch nor tokens.
     skip, verify_passes: as passes.run has them.
     origin: where the model came from, for the manifest.
+    original: what the model was exported from.
     """
 
     seq_len: int = 128
@@ -88,6 +89,7 @@ class BuildOptions:
     skip: tuple[str, ...] = ()
     verify_passes: bool = True
     origin: dict[str, Any] = field(default_factory=dict)
+    original: Original | None = None
 
 
 @dataclass
@@ -116,7 +118,7 @@ def build_library(
     compiling = _naming_the_node(optimised, options.seq_len, target)
     quantized = optimised if _holds_integers(model) or _holds_integers(optimised) else None
     texts = [dict(text) for text in _pass_options(model, options).calibration[::6]] if options.verify else []
-    verifying = partial(verify, model=model, quantized=quantized, texts=texts)
+    verifying = partial(verify, model=model, quantized=quantized, original=options.original, texts=texts)
     return build_program(program, name, target, out, options, clock, extra, compiling, verifying)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .config import HEADS, ModelConfig
-from .errors import ModelError
+from .errors import ModelError, NotOurs
 from .export import export
 from .presets import PRESETS
 
@@ -18,22 +18,29 @@ if TYPE_CHECKING:
     from .build import create, load
     from .checkpoint import load_checkpoint, save_checkpoint
     from .counting import count
+    from .foreign import INSTALL, export_foreign, load_foreign, original, transformers_installed
     from .heads import Model
     from .initialize import randomize_norms
 
 __all__ = [
     "HEADS",
+    "INSTALL",
     "PRESETS",
     "Model",
     "ModelConfig",
     "ModelError",
+    "NotOurs",
     "count",
     "create",
     "export",
+    "export_foreign",
     "load",
     "load_checkpoint",
+    "load_foreign",
+    "original",
     "randomize_norms",
     "save_checkpoint",
+    "transformers_installed",
 ]
 
 _NEED_TORCH = {
@@ -44,6 +51,11 @@ _NEED_TORCH = {
     "randomize_norms": "initialize",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
+    "INSTALL": "foreign",
+    "export_foreign": "foreign",
+    "load_foreign": "foreign",
+    "original": "foreign",
+    "transformers_installed": "foreign",
 }
 
 

@@ -38,7 +38,7 @@ def load_checkpoint(
     """
     folder = Path(folder)
     family, config, own_head = read_config(folder)
-    tensors = _read_tensors(folder)
+    tensors = read_weights(folder)
     if head is None and family != "pocketbert" and not _read_object(folder).get("architectures"):
         own_head = head_of_tensors(family, tensors)
     if head is None and own_head is None:
@@ -125,7 +125,7 @@ class _Index:
     metadata: Any = None
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     whole = next(
         (f for name in WEIGHTS if (f := folder / name).exists() or (folder / f"{name}.index.json").exists()), None
     )

@@ -55,7 +55,11 @@ def _shapes(model: Model, seq_len: int | str, batch: int | str) -> dict[str, lis
         smallest = model(torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device))
     for name, value in smallest.items():
         whole = name == "logits" and model.head_name == "sequence-classification"
-        lead = [batch] if whole or name in ("pooler_output", "seq_relationship_logits") else [batch, seq_len]
+        lead = (
+            [batch]
+            if whole or name in ("pooler_output", "seq_relationship_logits", "sentence_embedding")
+            else [batch, seq_len]
+        )
         shapes[name] = [*lead, *value.shape[len(lead) :]]
     return shapes
 
@@ -66,10 +70,10 @@ def _trace(model: Model, path: Path, shapes: dict[str, list[int | str]]) -> None
     class Traced(torch.nn.Module):  # encoder and head at the top, so that names begin with them; a tuple of outputs
         def __init__(self) -> None:
             super().__init__()
-            self.encoder, self.head = model.encoder, model.head
+            self.encoder, self.head, self.sentence = model.encoder, model.head, model.sentence
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None) -> Any:
-            return self.head(self.encoder(ids, mask, types), self.encoder.embeddings.word.weight)
+            return model.outputs(self.encoder(ids, mask, types), mask)
 
     example = [size if isinstance(size, int) else 2 for size in shapes["input_ids"]]
     ids = torch.zeros(example, dtype=torch.int64, device=next(model.parameters()).device)  # in every table

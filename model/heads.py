@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from .config import HEADS, Head, ModelConfig
 from .encoder import Encoder
 from .errors import ModelError
 from .layers import activation
+
+if TYPE_CHECKING:
+    from .sentence import SentenceEmbedding
 
 
 class Pooler(nn.Module):
@@ -144,6 +148,19 @@ class Model(nn.Module):
         self.encoder = Encoder(config)
         self.head = HEAD_CLASSES[head](config)
         self.output_names: list[str] = list(self.head.output_names)  # type: ignore[arg-type]
+        self.sentence: SentenceEmbedding | None = None
+
+    def end_in(self, sentence: SentenceEmbedding) -> Model:
+        """Let `sentence(last_hidden_state, attention_mask)` be the one output; returns the model."""
+        self.sentence, self.output_names = sentence, ["sentence_embedding"]
+        return self
+
+    def outputs(self, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """What the model ends in, of the encoder's last hidden state (B, T, H)."""
+        if self.sentence is not None:
+            return (self.sentence(hidden, attention_mask),)
+        result: tuple[Tensor, ...] = self.head(hidden, self.encoder.embeddings.word.weight)
+        return result
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -159,7 +176,7 @@ class Model(nn.Module):
         elif token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         hidden = self.encoder(input_ids, attention_mask, token_type_ids)
-        return dict(zip(self.output_names, self.head(hidden, self.encoder.embeddings.word.weight), strict=True))
+        return dict(zip(self.output_names, self.outputs(hidden, attention_mask), strict=True))
 
 
 def empty_model(config: ModelConfig, head: Head) -> Model:

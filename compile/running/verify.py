@@ -6,7 +6,7 @@ as each of its levels allows. Any other runner may be given: a phone's, for one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,10 @@ from pocketbert.numerics import TOLERANCE, Outputs, relative_error
 # the outputs may be as far from the referee's as those are from float32, and little noisier.
 LEAST_TOLERANCE = 1e-3
 NOISIER = 3.0  # decibels
+
+
+# What answers to samples besides the exported model: its name and the answers, or the reason why it cannot.
+Original = Callable[[list[Sample]], tuple[str, list[Sample]] | str]
 
 
 def can_run(target: Target) -> str | None:
@@ -51,13 +55,15 @@ def verify(
     manifest: Manifest | None = None,
     quantized: onnx.ModelProto | None = None,
     texts: Sequence[Sample] = (),
+    original: Original | None = None,
 ) -> tuple[Verification, ...]:
     """Compare the artifact with ONNX Runtime on random inputs and texts; one Verification for each CPU that ran it.
 
     runner: by default this machine, or an emulated core for each of the library's levels;
     samples: by default 3, or 1 where each takes half a minute of emulation; manifest: of a folder that has none yet;
     quantized: `model` with int8 weights. It is the referee then, with the rows rounded as int8 kernels round them if
-    the library has such, and `model` says how much int8 costs, on the texts if there are any.
+    the library has such, and `model` says how much int8 costs, on the texts if there are any;
+    original: what `model` was exported from, which is asked in place of it if it can answer.
     Raises CompileError if nothing here can run it, if it fails, or if it differs by more than the referee's tolerance.
     """
     manifest = manifest or Manifest.read(folder)
@@ -67,7 +73,7 @@ def verify(
     emulated = runner is None and not runs_here(target)
     texts = texts[:1] if emulated else texts
     given = [*texts, *random_samples(manifest, samples or (1 if emulated else 3))]
-    referee = _referee(model, quantized, manifest, given, len(texts))
+    referee = _referee(model, quantized, manifest, given, len(texts), original)
     if runner:
         return (_compare(runner, folder, manifest, given, referee),)
     results = []
@@ -92,11 +98,22 @@ class _Referee:
 
 
 def _referee(
-    model: onnx.ModelProto, quantized: onnx.ModelProto | None, manifest: Manifest, given: list[Sample], texts: int
+    model: onnx.ModelProto,
+    quantized: onnx.ModelProto | None,
+    manifest: Manifest,
+    given: list[Sample],
+    texts: int,
+    original: Original | None,
 ) -> _Referee:
-    exact = reference(model, given)
+    answer = original(given) if original else None
+    exact: list[Outputs]
+    if isinstance(answer, tuple):
+        name, exact = answer[0], [*answer[1]]
+    else:
+        name = f"ONNX Runtime on our own export ({answer})" if answer else "ONNX Runtime without its optimisations"
+        exact = reference(model, given)
     if quantized is None:
-        return _Referee("ONNX Runtime", exact, TOLERANCE)
+        return _Referee(name, exact, TOLERANCE)
     if manifest.precision == "float32":
         return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given), TOLERANCE, exact, texts)
     outputs = reference(spell_rounding(quantized), given)

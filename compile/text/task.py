@@ -38,7 +38,7 @@ MOST_OUTPUTS = 8
 @dataclass(frozen=True)
 class Task:
     """labels: by their numbers; activation: of logits to probabilities; pooling: how tokens' vectors become the text's;
-    normalize: whether that gets length 1."""
+    None where the model itself does that; normalize: whether that gets length 1."""
 
     kind: Kind
     labels: tuple[str, ...] = ()
@@ -53,7 +53,8 @@ def read_task(folder: Path, head: str | None) -> Task | None:
     head: what was asked for in place of the checkpoint's own. Raises CompileError naming the file that is wrong.
     """
     if (folder / "modules.json").exists() and head in (None, "none"):
-        return _read_embedding(folder)
+        task = _read_embedding(folder)
+        return None if head and task and task.pooling is None else task
     config = _object(folder / "config.json")
     architectures = config.get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
@@ -88,7 +89,7 @@ def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _read_embedding(folder: Path) -> Task | None:
-    """Of modules.json: a transformer, pooling, perhaps a normalization; anything else is refused."""
+    """Of modules.json: a transformer, pooling, perhaps a normalization; the model itself has whatever else there is."""
     modules = read_json(folder / "modules.json", CompileError)
     where = f"{folder / 'modules.json'}"
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
@@ -97,7 +98,7 @@ def _read_embedding(folder: Path) -> Task | None:
     if kinds == ["Transformer"]:
         return None
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise CompileError(f"{where}: modules {', '.join(kinds)}: build with --no-text and do what follows the model")
+        return Task("embed")
     path = str(modules[1].get("path"))
     if Path(path).name != path:
         raise CompileError(f"{where}: path {path!r} is not a folder in it")
@@ -110,9 +111,7 @@ def _read_embedding(folder: Path) -> Task | None:
         modes = [mode.removesuffix("token").removesuffix("_tokens")]
         modes = [name for name in modes if name in POOLING.values()]
     if len(modes) != 1 or unknown:
-        raise CompileError(
-            f"{folder / path / 'config.json'}: one of mean, cls, max and last is covered: build with --no-text"
-        )
+        return Task("embed")
     return Task("embed", pooling=modes[0], normalize=kinds[-1] == "Normalize")
 
 

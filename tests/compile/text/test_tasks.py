@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import compile
-from compile.text.task import read_task
+from compile.text.task import Task, read_task
 from tests.support.tokenizers import WORDS, random_text
 
 MOODS = {"0": "bad", "1": "söso", "2": 'g"ood'}
@@ -124,21 +124,22 @@ def write(folder: Path, **files: Any) -> None:
         ({"config": {"architectures": ["XForTokenClassification"], "id2label": {"0": 3}}}, "no name of a label"),
         ({"config": {"architectures": ["XForTokenClassification"], "num_labels": 10**9}}, "num_labels"),
         ({"modules": {}}, "not a list of modules"),
-        ({"modules": [{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}]}, "Dense: build with"),
         ({"modules": [{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "../x"}]}, "not a folder in it"),
-        (
-            {
-                "modules": [{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1"}],
-                "1__config": {"pooling_mode_mean_tokens": True, "pooling_mode_mean_sqrt_len_tokens": True},
-            },
-            "one of mean, cls, max and last",
-        ),
     ],
 )
 def test_wrong_files(files: dict[str, Any], words: str, tmp_path: Path) -> None:
     write(tmp_path, **files)
     with pytest.raises(compile.CompileError, match=words):
         read_task(tmp_path, None)
+
+
+def test_modules_that_the_model_itself_has(tmp_path: Path) -> None:
+    dense = [{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}]
+    two = {"pooling_mode_mean_tokens": True, "pooling_mode_mean_sqrt_len_tokens": True}
+    for files in ({"modules": dense}, {"modules": [*dense[:1], {"type": "a.Pooling", "path": "1"}], "1__config": two}):
+        write(tmp_path, **files)
+        assert read_task(tmp_path, None) == Task("embed")
+        assert read_task(tmp_path, "none") is None
 
 
 def test_no_task(tmp_path: Path) -> None:
