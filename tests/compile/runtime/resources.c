@@ -1,4 +1,4 @@
-/* resources (returned|refused|threads|many): what a library takes from libc, which this program stands between.
+/* resources (returned|refused|text|threads|many): what a library takes from libc, which this program stands between.
  *
  * Link with a library and -DMODEL=<name>. Every mode prints what it has seen, or says what is wrong and exits with 1.
  */
@@ -192,6 +192,30 @@ static void refused(void)
     all_returned();
 }
 
+/* Each piece of memory that a text's run asks for is refused; then the model is as it was. */
+static void refused_text(void)
+{
+    static const char text[] = "a quick ([MASK]) b\xc3\xa9";
+    pocketbert_model *model;
+    int32_t tokens, status = POCKETBERT_ERROR_MEMORY;
+    int refusals = 0;
+    check(open_model((pocketbert_options){.threads = 1}, &model) == POCKETBERT_OK, api->last_error(NULL));
+    const int maps_before = map_count;
+    for (int call = 1; status != POCKETBERT_OK; call++) {
+        calls = 0;
+        refused_call = call;
+        status = api->run_text(model, text, sizeof text - 1, NULL, 0, outputs, description.output_count, &tokens);
+        check(status == POCKETBERT_OK || status == POCKETBERT_ERROR_MEMORY, "not an error of memory");
+        check(status == POCKETBERT_OK || strstr(api->last_error(model), "memory"), "no message");
+        check(map_count == maps_before, "memory is not given back");
+        refusals += status != POCKETBERT_OK;
+    }
+    refused_call = 0;
+    api->close(model);
+    all_returned();
+    printf("%s\n", refusals ? "refused" : "nothing was asked for");
+}
+
 /* How many threads a model has where the process may use 1, 2, … cores, and how many with 1, 2, … that it is told. */
 static void count_threads(void)
 {
@@ -222,7 +246,7 @@ static void many(void)
 
 int main(int argc, char **argv)
 {
-    check(argc == 2, "usage: resources (returned|refused|threads|many)");
+    check(argc == 2, "usage: resources (returned|refused|text|threads|many)");
     api = JOIN(MODEL, _functions)();
     api->describe(&description);
     allocate(inputs, description.inputs, description.input_count);
@@ -232,6 +256,8 @@ int main(int argc, char **argv)
         returned();
     else if (strcmp(argv[1], "refused") == 0)
         refused();
+    else if (strcmp(argv[1], "text") == 0)
+        refused_text();
     else if (strcmp(argv[1], "threads") == 0)
         count_threads();
     else

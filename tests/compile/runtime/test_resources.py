@@ -39,6 +39,10 @@ def test_every_refusal_is_an_error_that_leaves_nothing(resources: Callable) -> N
     ]
 
 
+def test_text_without_memory_is_refused_and_the_model_goes_on(resources: Callable) -> None:
+    assert resources("text") == ["refused"]
+
+
 def test_threads_follow_the_cores_up_to_four_and_the_options_up_to_the_tokens(resources: Callable) -> None:
     (line,) = resources("threads")
     assert line.split() == [*"1234444444", *"12345678888"]  # 1 to 10 cores; 1 to 10 and 64 threads

@@ -52,6 +52,8 @@ static void samples(const pocketbert_functions *functions, int threads, const ch
   }
 }
 
+static_assert(Options{}.threads == 0 && Options{}.cores == 0 && !Options{}.profile, "what C chooses by itself");
+
 static void text(const pocketbert_functions *functions, const char *from, const char *to) {
   Model model(functions);
   std::ifstream in(from, std::ios::binary);
