@@ -302,15 +302,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    cells = []
+    result: dict[str, Any] = {"transformers": transformers.__version__, "torch": torch.__version__, "cells": []}
     for family in args.family:
         for form in args.form:
-            cells.append(run_cell(family, form, args.limit))
-            line = f"{family} {form}: {cells[-1].outcome} {cells[-1].note}"
-            print(f"{line} ({cells[-1].seconds} s)", file=sys.stderr, flush=True)
-    result = {"transformers": transformers.__version__, "torch": torch.__version__, "cells": [asdict(c) for c in cells]}
-    if args.docs:
-        write_whole(args.docs, page(result), PocketBERTError)
+            cell = run_cell(family, form, args.limit)
+            result["cells"].append(asdict(cell))
+            print(f"{family} {form}: {cell.outcome} {cell.note} ({cell.seconds} s)", file=sys.stderr, flush=True)
+            if args.docs:  # what was measured stays, also of a run that is stopped
+                write_whole(args.docs, page(result), PocketBERTError)
     return result
 
 

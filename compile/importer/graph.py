@@ -102,13 +102,28 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
             raise CompileError(
                 f"input {value.name!r} has shape {shape}: a model is compiled for batch 1, export it with --batch 1"
             )
-        if len(shape) in (2, 3) and shape[1] != seq_len:  # of more dimensions, as masks have, any may be the tokens
-            raise CompileError(
-                f"input {value.name!r} was exported for {shape[1]} tokens, not {seq_len}: pass --seq-len {shape[1]} "
-                "or export it with --seq-len dynamic"
-            )
         shapes[value.name] = shape
+    _check_tokens(model, shapes, seq_len)
     return shapes
+
+
+def _check_tokens(model: onnx.ModelProto, shapes: dict[str, list[int]], seq_len: int) -> None:
+    """Raises CompileError where no input is as long as the sequence: ids, or what else comes a token at a time.
+
+    Beside one that is, others may be of any size: features of the whole text, a label.
+    """
+    long = {name: shape[1] for name, shape in shapes.items() if len(shape) in (2, 3)}  # of masks any may be the tokens
+    whole = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    ids = {
+        v.name for v in model.graph.input if v.type.tensor_type.elem_type in whole and len(shapes.get(v.name, ())) == 2
+    }
+    sequences = {name: size for name, size in long.items() if name in ids} or long
+    if sequences and seq_len not in sequences.values():
+        name, size = next(iter(sequences.items()))
+        raise CompileError(
+            f"input {name!r} was exported for {size} tokens, not {seq_len}: pass --seq-len {size} "
+            "or export it with --seq-len dynamic"
+        )
 
 
 def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:
@@ -205,6 +220,9 @@ def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Gr
                     by_var[var] = by_var[value]
             elif kind == "TupleGetItem":
                 source = by_var[value.tuple_value]
+                if source.op == "split":
+                    add(var, "strided_slice", var.ty, **_part_of_split(source, int(value.index), var.ty.shape))
+                    continue
                 add(var, "get_item", var.ty, inputs=[source], static=[int(value.index)])
             elif kind == "Call":
                 operands, static = _operands(value, tensor, tuples)
@@ -229,6 +247,20 @@ def _flatten(module: Any, input_names: list[str], output_names: list[str]) -> Gr
     graph = Graph(inputs, list(zip(output_names, outputs, strict=True)), nodes, module)
     _count_uses(graph)
     return graph
+
+
+def _part_of_split(split: Node, index: int, shape: Any) -> dict[str, Any]:
+    """A part of a split as the slice that it is."""
+    from tvm.relax.op import strided_slice
+
+    (source,), axis = split.inputs, int(split.attrs.axis) % len(shape)
+    sections = split.attrs.indices_or_sections
+    if hasattr(sections, "__len__"):  # the inner boundaries
+        begin = [0, *(int(section) for section in sections)][index]
+    else:  # the number of parts, of which the last may be smaller
+        begin = index * -(-source.shape[axis] // int(sections))
+    bounds = [[axis], [begin], [begin + int(shape[axis])]]
+    return {"inputs": [source], "static": bounds, "relax": strided_slice(split.relax.args[0], *bounds)}
 
 
 def check_interface(graph: Graph) -> None:

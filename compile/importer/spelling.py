@@ -116,6 +116,7 @@ def why_refused(node: NodeProto, read: Container[str]) -> str | None:
         "LayerNormalization": (others, "TVM computes neither its mean nor its deviation"),
         "Resize": (attributes.get("antialias"), "TVM does not heed antialias"),
         "SpaceToDepth": (attributes.get("mode", b"DCR") != b"DCR", "TVM does not heed its mode"),
+        "TopK": (True, "no kernel sorts; let the app choose among the scores"),
         "Hardmax": (True, "TVM chooses another of equal or undefined elements"),
     }
     applies, reason = wrong.get(node.op_type, (False, ""))

@@ -49,8 +49,8 @@ class Pointwise(KernelSpec):
 
     @property
     def name(self) -> str:
-        key = hashlib.sha256(repr((self.columns, self.expression, self.sources)).encode()).hexdigest()[:8]
-        return f"pointwise_{'_'.join(self.operators[:4])}_{key}_{self.isa.name}"
+        key = hashlib.sha256(repr((self.columns, self.expression, self.sources, self.dtype)).encode()).hexdigest()[:8]
+        return f"pointwise_{'_'.join(self.operators[:4]) or 'copy'}_{key}_{self.isa.name}"
 
     @property
     def operators(self) -> list[str]:
@@ -83,7 +83,7 @@ class Pointwise(KernelSpec):
         return size
 
     def describe(self) -> str:
-        return f"element-wise {', '.join(reversed(self.operators))}"
+        return f"element-wise {', '.join(reversed(self.operators))}" if self.operators else f"copy {self.dtype}"
 
     def build(self) -> Any:
         with Kernel(self.name) as kernel:

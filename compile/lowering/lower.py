@@ -28,7 +28,7 @@ from compile.kernels.gather_int8 import GatherInt8
 from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
-from compile.kernels.pointwise import Pointwise
+from compile.kernels.pointwise import Pointwise, Source
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows, RunningSum
 from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.epilogues import Chain, find_chain
@@ -80,7 +80,7 @@ class _Lowering:
             self.views[node] = self.whole(value)
         for name, node in self.graph.outputs:
             home = through_reshapes(node)
-            if home not in self.output_of and home.op not in ("input", "const", "get_item", "strided_slice"):
+            if home not in self.output_of and home.op not in ("input", "const", "strided_slice"):
                 self.output_of[home] = name
         self.program.outputs = [self.output(name, node) for name, node in self.graph.outputs]
         share_tables(self.program)
@@ -131,7 +131,12 @@ class _Lowering:
         return to
 
     def copy(self, view: View, to: View, node: Node) -> View:
-        return self.emit(Map(view.columns, (), self.isa), {"x": view}, to, node)
+        kernel: KernelSpec = Map(view.columns, (), self.isa)
+        name, dtype = "x", view.value.dtype
+        if dtype != "float32":
+            name = "x0"
+            kernel = Pointwise((view.columns,), ("operand", 0), (Source(dtype, True, (1,)),), dtype, self.isa)
+        return self.emit(kernel, {name: view}, to, node)
 
     def tiled(self, kernel: TiledKernel) -> Any:
         """`kernel` with the tile that was chosen for its shape."""
@@ -145,8 +150,6 @@ class _Lowering:
         if (view.value.kind, view.value.name) == ("output", name) and view.whole:
             view.value.shape = node.shape
             return view.value
-        if node.dtype != "float32":
-            raise CompileError(f"output {name!r} is an input or has type {node.dtype}: only float32 results are copied")
         value = Value(name, "output", node.shape, node.dtype)
         to = View.of(value, view.rows, view.columns)
         self.copy(view, to, node)
@@ -174,8 +177,6 @@ class _Lowering:
         view = self.view(node)
         if view.whole:
             return view
-        if node.dtype != "float32":
-            raise CompileError(f"{node.op} {node.name!r} is part of a tensor of type {node.dtype}: not supported")
         to = View.of(Value(f"{node.name}.dense", "temporary", node.shape, node.dtype), view.rows, view.columns)
         return self.copy(view, to, node)
 

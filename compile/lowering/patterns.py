@@ -229,11 +229,6 @@ class Part:
 
 def match_part(node: Node) -> Part | None:
     """Part of a tensor along one axis, however it was written: a split, a slice, a lookup of one constant index."""
-    if node.op == "get_item" and node.inputs[0].op == "split":
-        split = node.inputs[0]
-        axis = int(split.attrs.axis) % len(split.inputs[0].shape)
-        starts = _split_starts(split.attrs.indices_or_sections, split.inputs[0].shape[axis])
-        return Part(split.inputs[0], axis, starts[node.static[0]], node.shape[axis])
     if node.op == "strided_slice" and len(node.static) >= 3:
         axes, begins, _ = node.static[:3]
         if len(axes) != 1 or (len(node.static) > 3 and node.static[3] != [1]):
@@ -248,14 +243,6 @@ def match_part(node: Node) -> Part | None:
             axis = int(node.attrs.axis) % len(node.inputs[0].shape)
             return Part(node.inputs[0], axis, int(indices.reshape(-1)[0]) % node.inputs[0].shape[axis], 1)
     return None
-
-
-def _split_starts(sections: Any, size: int) -> list[int]:
-    """Where the parts of a split begin: Relax gives their number or the inner boundaries."""
-    if hasattr(sections, "__len__"):
-        return [0, *(int(s) for s in sections)]
-    count = int(sections)
-    return [part * math.ceil(size / count) for part in range(count)]  # the last part may be smaller
 
 
 def match_trigram(node: Node) -> Node | None:

@@ -8,7 +8,7 @@ from compile.importer.graph import Node
 from compile.kernels.pointwise import NAMES
 from compile.lowering.patterns import RESHAPES, match_attention
 
-ELEMENT_WISE = frozenset({*NAMES, "erf", "nn.layer_norm", "split", "get_item"})
+ELEMENT_WISE = frozenset({*NAMES, "erf", "nn.layer_norm"})
 
 
 class Tokens:
