@@ -39,7 +39,9 @@ class Linear:
     def vector(self) -> np.ndarray:
         """b as float64 [N], zeros where there is none."""
         stored = array(self.bias)
-        return np.zeros(self.shape[1]) if stored is None else np.broadcast_to(stored.reshape(-1), self.shape[1]) * 1.0
+        if stored is None:
+            return np.zeros(self.shape[1])
+        return np.broadcast_to(stored.reshape(-1), self.shape[1]).astype(np.float64)
 
     def set_matrix(self, values: np.ndarray) -> None:
         """Give this node a W of its own; other readers of the old one keep it."""

@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model import ModelError
 from model.data import Masking, PreTrainingBatches, Shards, loader, prepare, read_vocabulary, train_vocabulary
+from model.data.batches import TwoLengths
 from model.data.corpus import documents, split_sentences
-from model.data.instances import IGNORED, Instances, permute
+from model.data.instances import IGNORED, Instances, _shorten, permute
 from model.processes import Processes
 from model.recipes.corpus import pretraining_batches
 from model.recipes.sources import TextData
@@ -267,3 +270,103 @@ def test_real_text_with_berts_vocabulary(tmp_path: Path) -> None:
     assert unknown < 0.005
     filled = batches.batch(0, 0, 1, 64)["attention_mask"].float().mean()
     assert filled > 0.92
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 60), st.integers(0, 1 << 32))
+def test_pairs_are_cut_from_the_longer_one_until_they_fit(first: int, second: int, room: int, seed: int) -> None:
+    a, b = np.arange(first), np.arange(100, 100 + second)
+    cut = _shorten(np.random.default_rng(seed), a, b, room)
+    assert sum(map(len, cut)) == min(room, first + second)
+    for whole, part in zip((a, b), cut, strict=True):
+        assert len(part) >= 1
+        assert (np.diff(part) == 1).all()
+        assert set(part) <= set(whole)
+    (x, y), surplus = map(len, cut), max(0, first + second - room)
+    if surplus <= abs(first - second):  # the shorter one stays whole
+        assert min(first, second) == (second if first >= second else first)
+        assert (y if first >= second else x) == min(first, second)
+    else:
+        assert abs(x - y) <= 1
+    if x != y and surplus > abs(first - second):
+        assert (x < y) == (first >= second)
+
+
+def test_text_is_cut_at_its_front_and_at_its_back() -> None:
+    cuts = [_shorten(np.random.default_rng(seed), np.arange(30), np.arange(10), 20)[0] for seed in range(50)]
+    assert {len(cut) for cut in cuts} == {10}
+    fronts = np.array([cut[0] for cut in cuts])
+    assert 7 < fronts.mean() < 13
+    assert fronts.std() > 1
+
+
+def test_short_pairs_are_as_many_as_asked_and_of_every_length(prepared: Path) -> None:
+    shards = Shards(prepared)
+    for share in (0.0, 0.1, 1.0):
+        instances = Instances(shards, 48, seed=1, masking=Masking(short_pairs=share))
+        lengths = np.array([len(instances[divmod(i, len(instances))].input_ids) for i in range(1500)])
+        full = (lengths == 48).mean()
+        assert full == pytest.approx(1 - share * 43 / 44, abs=0.03)
+        short = lengths[lengths < 48]
+        if share:
+            assert (short.min(), short.max()) == (5, 47) if share == 1 else short.min() < 12
+            assert short.mean() == pytest.approx(26, abs=3)
+
+
+def test_what_is_predicted_may_be_any_piece_or_itself(prepared: Path) -> None:
+    shards = Shards(prepared)
+    for masking, masked, changed in ((Masking(masked=0.0, random=1.0), 0, 1), (Masking(masked=0.0, random=0.0), 0, 0),
+                                     (Masking(share=1.0, masked=1.0), 1, 1)):  # fmt: skip
+        seen: list[int] = []
+        instances = Instances(shards, 48, seed=2, masking=masking)
+        for i in range(200):
+            it = instances[divmod(i, len(instances))]
+            chosen = it.labels != IGNORED
+            if masking.share == 1:
+                assert chosen.sum() == len(it.labels) - 3
+            seen += it.input_ids[chosen].tolist()
+            same = (it.input_ids == it.labels)[chosen].mean()
+            assert same == 1 if not changed else same < 0.5
+            assert (it.input_ids[chosen] == shards.special["[MASK]"]).mean() == masked or masking.random
+        if masking.random == 1:
+            assert (min(seen) < 3, max(seen) >= shards.vocab_size - 3) == (True, True)
+            assert len(set(seen)) > shards.vocab_size / 2
+
+
+def test_at_least_one_token_is_predicted_and_too_short_sequences_are_refused(prepared: Path) -> None:
+    shards = Shards(prepared)
+    it = Instances(shards, 8, seed=0, masking=Masking(share=0.01))[0, 0]
+    assert (it.labels != IGNORED).sum() == 1
+    with pytest.raises(ModelError, match="sequence_length is 7: sentence pairs need at least 8 tokens"):
+        Instances(shards, 7, seed=0)
+    instances = Instances(shards, 8, seed=0)
+    for number in (-1, len(instances)):
+        with pytest.raises(IndexError, match=f"instance {number} of {len(instances)}"):
+            instances[0, number]
+    assert len(instances[0, len(instances) - 1].input_ids) <= 8
+
+
+def test_padding_is_no_token_of_any_kind(prepared: Path) -> None:
+    batches = PreTrainingBatches(prepared, 32, 200, seed=5, masking=Masking(short_pairs=1.0))
+    batch = batches.batch(0, 0, 1, 16)
+    padding = batch["attention_mask"] == 0
+    assert padding.any()
+    assert (batch["attention_mask"].diff(dim=1) <= 0).all()
+    assert (batch["input_ids"][padding] == batches.shards.special["[PAD]"]).all()
+    assert (batch["token_type_ids"][padding] == 0).all()
+    assert (batch["labels"][padding] == IGNORED).all()
+    ends = batch["attention_mask"].sum(1) - 1
+    assert (batch["input_ids"][torch.arange(16), ends] == batches.shards.special["[SEP]"]).all()
+    assert (batch["token_type_ids"][torch.arange(16), ends] == 1).all()
+
+
+def test_a_vocabulary_as_large_as_the_models_fits_and_one_larger_does_not(prepared: Path) -> None:
+    size = Shards(prepared).vocab_size
+    PreTrainingBatches(prepared, 32, size)
+    with pytest.raises(ModelError, match=f"vocabulary of {size} pieces, the model has {size - 1}"):
+        PreTrainingBatches(prepared, 32, size - 1)
+
+
+def test_long_sequences_begin_where_they_are_asked_for(prepared: Path) -> None:
+    short, long = (PreTrainingBatches(prepared, length, 200) for length in (16, 32))
+    both = TwoLengths(short, long, 3)
+    assert [both.batch(k, 0, 1, 2)["input_ids"].shape[1] for k in range(5)] == [16, 16, 16, 32, 32]

@@ -60,3 +60,13 @@ def test_a_norm_whose_mean_is_small_stays(build, applied, samples):
     model = b.model(b("Relu", b.linear(y, 64, 32, gemm=True)))
     _, report = passes.run(model, options=Options(quantize="int8", calibration=samples))
     assert applied(report, "center_channels") == 0
+
+
+def test_a_norm_that_linears_read_through_a_reshape_is_centred(build, check, samples):
+    b = build()
+    beta = np.where(np.arange(64) % 40 == 7, 40.0, 0.0)
+    y = b("LayerNormalization", b.input("x", [24, 64]), b.normal(64), b.const(beta))
+    flat = b("Reshape", b("Reshape", y, b.const(np.array([2, 12, 64]))), b.const(np.array([-1, 64])))
+    model = b.model(b("Relu", b.linear(flat, 64, 128, gemm=True)))
+    _, report = check(model, "center_channels", options=Options(quantize="int8", calibration=samples))
+    assert report.passes[0].applied == 1

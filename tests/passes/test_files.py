@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 
 import passes
@@ -183,3 +184,15 @@ def test_scalar_and_float_inputs_are_filled(build):
     feeds = passes.inputs.random_inputs(b.model(y), 0)
     assert feeds["x"].shape == ()
     assert set(np.unique(feeds["mask"])) <= {0.0, 1.0}
+
+
+def test_a_model_that_protobuf_cannot_write_is_named(small, tmp_path, monkeypatch):
+    for error in (EncodeError("too large"), ValueError("too large")):
+
+        def fail(_self, error=error, **_):
+            raise error
+
+        monkeypatch.setattr(type(small), "SerializeToString", fail, raising=False)
+        with pytest.raises(passes.PassError, match="larger than 2 GiB"):
+            files.write(small, tmp_path / "out.onnx")
+        assert not list(tmp_path.iterdir())

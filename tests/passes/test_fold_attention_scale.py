@@ -53,3 +53,62 @@ def test_the_scale_goes_into_the_projections(build, check, ops, scale):
     result, report = check(model, "flatten_tokens", "fold_attention_scale")
     assert ops(result, "Mul", "Div") == 0
     assert report.passes[1].applied == (2 if scale == "both" else 1)
+
+
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_number_in_front_is_a_factor_of_a_product_and_not_of_a_quotient(build, check, ops, op):
+    b = build()
+    x = b.input("x", [6, 8])
+    q, k = (b.linear(x, 8, 8, gemm=True) for _ in range(2))
+    scores = b("MatMul", b("Exp", q) if op == "Div" else q, b("Transpose", b("Exp", k), perm=[1, 0]))
+    result, report = check(b.model(b(op, b.const(0.5), scores)), "fold_attention_scale")
+    assert ops(result, op) == (op == "Div")
+    assert report.passes[0].applied == (op == "Mul")
+
+
+@pytest.mark.parametrize("through", [(), ("Transpose",), ("Reshape", "Transpose")], ids=str)
+def test_a_factor_on_its_way_to_scores_is_refused_with_the_reason(build, check, ops, through):
+    b = build()
+    x = b.input("x", [6, 6])
+    y = b("Mul", b("Relu", x), b.const(0.5))
+    for op in through:
+        y = b("Transpose", y, perm=[1, 0]) if op == "Transpose" else b("Reshape", y, b.const(np.array([6, 6])))
+    result, report = check(b.model(b("MatMul", y, x)), "fold_attention_scale")
+    assert ops(result, "Mul") == 1
+    assert [refusal.reason for refusal in report.passes[0].refusals] == [
+        "neither factor comes from a linear with one reader"
+    ]
+
+
+def test_a_factor_that_reaches_no_scores_is_nobodys_business(build, check, ops):
+    b = build()
+    x = b.input("x", [6, 6])
+    y = b("Mul", b("Relu", x), b.const(0.5))
+    z = b("Mul", b("Tanh", x), b.const(0.5))
+    model = b.model(b.linear(b("Transpose", y, perm=[1, 0]), 6, 6, bias=False), b("MatMul", b("Exp", z), x), z)
+    result, report = check(model, "fold_attention_scale")
+    assert ops(result, "Mul") == 2
+    assert report.passes[0].refusals == ()
+
+
+@pytest.mark.parametrize("side", ["q", "k"])
+def test_whichever_of_the_two_a_linear_makes_takes_the_factor(build, check, ops, side):
+    b = build()
+    x = b.input("x", [6, 8])
+    parts = [b.linear(x, 8, 8, gemm=True) if name == side else b("Relu", x) for name in "qk"]
+    product = b("MatMul", parts[0], b("Transpose", parts[1], perm=[1, 0]))
+    result, report = check(b.model(b("Mul", product, b.const(0.25))), "fold_attention_scale")
+    assert ops(result, "Mul") == 0
+    assert (report.passes[0].applied, report.passes[0].refusals) == (1, ())
+
+
+def test_a_large_projection_with_other_readers_does_not_take_it(build, check, ops, monkeypatch):
+    from passes import linear
+
+    monkeypatch.setattr(linear, "LARGE", 64)
+    b = build()
+    x, weight = b.input("x", [6, 8]), b.normal(8, 8)
+    q, other = b("MatMul", x, weight), b("MatMul", b("Relu", x), weight)
+    y = b("Mul", b("MatMul", q, b("Transpose", b("Relu", x), perm=[1, 0])), b.const(0.5))
+    result, _ = check(b.model(y, other), "fold_attention_scale")
+    assert ops(result, "Mul") == 1

@@ -210,3 +210,11 @@ def test_random_stacks_agree(build, check, data):
         st.sampled_from([("fold_nonorm",), ("fold_nonorm", "fuse_bottleneck_linears", "fuse_residual_add"), ()])
     )
     check(model, *only, bound=3e-5)
+
+
+@pytest.mark.parametrize(("scale", "restarts"), [(2.0**19.9, 0), (2.0**20.1, 1), (2.0**-19.9, 0), (2.0**-20.1, 1)])
+def test_scales_are_carried_up_to_two_to_the_twenty(build, check, scale, restarts):
+    b = build()
+    x = b("Mul", b("Relu", b.input("x", [4, 6])), b.const(np.full(6, scale)))
+    _, report = check(b.model(b.linear(b("Add", x, b.normal(6)), 6, 3)), "fold_nonorm", bound=5e-5)
+    assert report.passes[0].counts["restarts"] == restarts

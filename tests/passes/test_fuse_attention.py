@@ -1,9 +1,11 @@
 """fuse_attention: which products become the operator, and that they come back."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import passes
+from passes.fuse_attention import _changed_operator
 from tests.support.attention import LENGTH, SIZE, attention
 
 MATMULS = passes.Options(attention="matmuls")
@@ -89,6 +91,7 @@ def test_queries_and_keys_may_be_of_other_lengths(build, check, ops, changes):
         ({"readers": ["merged"]}, "other readers"),
         ({"mask": [2, 1, LENGTH, 9], "readers": ["scores"]}, "other readers"),
         ({"merge": [0, 3, 1, 2]}, "not merged as usual"),
+        ({"merge": [0, 1, 3, 2]}, "not merged as usual"),
         ({"keys": 4, "k": [0, 2, 1, 3]}, "not split by one Reshape"),
         ({"mask": [9]}, "the mask is not"),
         ({"mask": [LENGTH, 9]}, "the mask is not"),
@@ -105,3 +108,33 @@ def test_what_is_no_attention_keeps_its_matmuls(build, check, ops, changes, reas
     assert [entry.version for entry in result.opset_import] == [20]
     reasons = [refusal.reason for refusal in report.passes[0].refusals]
     assert any(reason in said for said in reasons) if reason else True
+
+
+def test_operators_that_mean_something_else_in_the_newer_opset_stop_it(build):
+    def changed(b, y):
+        return _changed_operator(ir.from_proto(b.model(y)))
+
+    b = build(opset=18)
+    assert changed(b, b("DFT", b.input("x", [1, 4, 6, 1]), axis=1)) == "DFT"
+    b = build(opset=20)  # two attributes more since
+    x = b("QuantizeLinear", b.input("x", [4]), b.const(0.5), b.const(np.int8(0)))
+    assert changed(b, b("DequantizeLinear", x, b.const(0.5), b.const(np.int8(0)))) is None
+    b = build(opset=24)
+    assert changed(b, b("Relu", b.input("x", [4]))) is None
+
+
+def test_an_attention_beside_such_an_operator_keeps_its_matmuls(build, check, ops):
+    b = build(opset=18)
+    y, _ = written(b)
+    x = b.input("x", [1, 4, 6, 1])
+    result, report = check(b.model(y, b("DFT", x, axis=1)), "fuse_attention")
+    assert ops(result, "Attention") == 0
+    assert report.passes[0].refusals[0].reason.startswith("DFT means something else in opset 23")
+
+
+def test_a_newer_opset_stays(build, check, ops):
+    b = build(opset=24)
+    y, _ = written(b)
+    result, _ = check(b.model(y), "fuse_attention")
+    assert ops(result, "Attention") == 1
+    assert [entry.version for entry in result.opset_import] == [24]

@@ -78,3 +78,38 @@ def test_a_large_weight_with_other_readers_may_not_change(build, rows, readers, 
     ys = [b("MatMul", b("Relu", x) if number else x, weight) for number in range(readers)]
     node = list(ir.from_proto(b.model(*ys)).graph)[-1]
     assert linear.may_change(linear.match(node)) is may
+
+
+@pytest.mark.parametrize(("rows", "may"), [(511, True), (512, False)])
+def test_a_matrix_is_large_from_two_million_elements_on(build, rows, may):
+    b = build()
+    weight, x = b.const(np.ones((rows, 4096), np.float32)), b.input("x", [1, rows])
+    node = list(ir.from_proto(b.model(b("MatMul", x, weight), b("MatMul", b("Relu", x), weight))).graph)[-1]
+    assert linear.may_change(linear.match(node)) is may
+
+
+def test_matrix_and_vector_are_the_linears_whichever_way_it_is_stored(build):
+    for transposed in (0, 1):
+        b = build()
+        w = b.rng.standard_normal((4, 6)).astype(np.float32)
+        x, weight = b.input("x", [3, 4]), b.const(w.T if transposed else w)
+        for bias, wanted in (((), 0.0), ((b.const(np.array([2.0])),), 2.0)):
+            found = linear.match(last_node(b.model(b("Gemm", x, weight, *bias, transB=transposed))))
+            assert np.array_equal(found.matrix(), w)
+            assert np.array_equal(found.vector(), np.full(6, wanted))
+            assert found.matrix().dtype == found.vector().dtype == np.float64
+            found.set_matrix(2 * found.matrix())
+            found.set_vector(np.arange(6.0))
+            again = linear.match(found.node)
+            assert np.array_equal(again.matrix(), 2 * w)
+            assert np.array_equal(again.vector(), np.arange(6.0))
+
+
+@pytest.mark.parametrize("kind", ["other domain", "other operator"])
+def test_what_only_looks_like_a_linear_is_none(build, kind):
+    b = build()
+    x, weight = b.input("x", [4, 4]), b.normal(4, 4)
+    node = last_node(b.model(b("Add" if kind == "other operator" else "MatMul", x, weight)))
+    node.domain = "com.other" if kind == "other domain" else ""
+    assert linear.match(node) is None
+    assert linear.match(None) is None

@@ -294,3 +294,51 @@ def test_rows_of_padding_are_no_samples(build):
     feeds = {"x": rows, "attention_mask": np.array([[1, 1, 0, 1, 0, 0]])}
     [value] = activations(model, [model.graph.outputs[0]], Options(calibration=(feeds,))).values()
     assert value.tolist() == rows[0, [0, 1, 3]].tolist()
+
+
+def test_a_channels_factor_has_limits():
+    from passes.equalize_channels import _factors
+
+    x = np.array([[1.0, 0.0, 1e-20, 1e20, 4.0], [-2.0, 0.0, 0.0, 0.0, 1.0]])
+    weights = np.array([[8.0, -1.0], [3.0, 0.0], [1e20, 0.0], [1e-20, 0.0], [0.0, 0.0]])
+    assert _factors(x, weights).tolist() == [2.0, 1.0, 2.0**20, 2.0**-20, 1.0]
+
+
+def test_decibels_have_no_holes():
+    import warnings
+
+    one, none = np.ones(4), np.zeros(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert int8.decibels(one, none) == int8.decibels(none, none) == 200
+        assert int8.decibels(none, one) == int8.decibels(one, one * np.nan) == int8.decibels(one * np.inf, one) == -200
+        assert int8.decibels(one, one / 10) == pytest.approx(20)
+        assert int8.decibels(one / 10, one) == pytest.approx(-20)
+        assert int8.decibels(one, one * 1e-30) == 200
+
+
+def test_weights_rounded_on_samples_are_those_of_the_paper():
+    """Frantar et al. 2023, one row at a time and the inverse made anew for what is left, which needs no Cholesky."""
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((140, 5))  # more than a block
+    x = rng.standard_normal((300, 12)) @ rng.standard_normal((12, 140)) + 0.1 * rng.standard_normal((300, 140))
+    _, scales = int8.quantize_channels(w, axis=1)
+    rounded = int8.round_rows(x)
+    gram = rounded.T @ rounded
+    damped = gram + 0.1 * np.mean(np.diag(gram)) * np.eye(140)
+    left, wanted = w.copy(), np.empty(w.shape)
+    for k in range(140):
+        wanted[k] = np.clip(np.rint(left[k] / scales), -127, 127)
+        inverse = np.linalg.inv(damped[k:, k:])
+        left[k:] -= np.outer(inverse[:, 0] / inverse[0, 0], left[k] - wanted[k] * scales)
+    assert np.mean(int8.compensate(w, scales, x) != wanted) < 0.01  # ties
+
+
+@pytest.mark.parametrize(("value", "reason"), [
+    (1.0, ""), (0.0, ""), (np.nan, "weights with NaN or infinity"), (-np.inf, "weights with NaN or infinity"),
+    (1e-37, "weights so small that a scale underflows"), (2e-36, ""),
+])  # fmt: skip
+def test_which_weights_int8_can_hold(value, reason):
+    weights = np.ones((3, 4))
+    weights[:, 2] = value
+    assert int8.unusable(weights, axis=1) == int8.unusable(weights.T, axis=0) == reason

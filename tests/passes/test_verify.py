@@ -10,6 +10,7 @@ from passes import pipeline
 from passes.inputs import random_inputs
 from passes.report import Outcome
 from passes.verify import compare
+from tests.support.facts import changeable
 
 
 @pytest.fixture
@@ -151,3 +152,19 @@ def test_the_report_is_plain_json(embedding):
 def test_only_and_skip_choose_passes(embedding):
     _, report = passes.run(embedding, only=["onnxsim"], skip=["onnxsim"])
     assert report.passes == ()
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_whatever_its_phase_is_called_a_pass_can_be_left_out(embedding, monkeypatch, name):
+    def run(model, _options):
+        changes_the_outputs(model)
+        return Outcome(1)
+
+    monkeypatch.setattr(pipeline, "PHASES", (pipeline.Phase(name, (pipeline.Pass("sabotage", run),)),))
+    monkeypatch.setattr(pipeline, "NAMES", ("sabotage",))
+    _, report = passes.run(embedding, leave_out=True)
+    assert report.passes[0].refusals[0].reason.startswith("left out")
+
+
+def test_facts_are_not_changed_on_the_way():
+    assert changeable("passes") == set()

@@ -1,0 +1,119 @@
+"""What training has and prediction has not: dropout in its places, a teacher that stands still, modes given back."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import nn
+
+from model import Model
+from model.data.instances import IGNORED, Masking
+from model.distill import Distillation, Stage, Weights
+from model.finetune.losses import predict
+from model.finetune.spans import SpanSettings
+from model.settings import TrainSettings
+
+HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
+BERT = {"hidden_dropout": 0.2, "attention_dropout": 0.3}
+
+
+def dropouts(module: nn.Module) -> dict[str, nn.Dropout]:
+    return {name: part for name, part in module.named_modules() if isinstance(part, nn.Dropout)}
+
+
+def outputs(module: Model, batch: dict[str, torch.Tensor], seed: int = 0) -> list[torch.Tensor]:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return list(module(*batch.values()).values())
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("preset", ["bert-base", "mobilebert"])
+def test_every_dropout_acts_in_training_alone(
+    preset: str, head: str, small: Callable, randomized: Callable, inputs: Callable
+) -> None:
+    module = randomized(small(preset, **BERT), head)
+    batch = inputs(module.config)
+    exact, places = outputs(module, batch), dropouts(module)
+    rates = {name: part.p for name, part in places.items()}
+    for part in places.values():
+        part.p = 0.0
+    module.train()
+    assert all(torch.equal(a, b) for a, b in zip(outputs(module, batch), exact, strict=True))
+    for name, part in places.items():
+        if not rates[name]:
+            continue
+        part.p = 0.6
+        first, second = outputs(module, batch, 1), outputs(module, batch, 2)
+        assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True)), name
+        assert all(torch.equal(a, b) for a, b in zip(outputs(module.eval(), batch), exact, strict=True)), name
+        module.train()
+        part.p = 0.0
+
+
+@pytest.mark.parametrize("preset", ["bert-base", "mobilebert"])
+def test_dropout_stands_where_bert_and_mobilebert_have_it(preset: str, small: Callable, randomized: Callable) -> None:
+    """Attention has a rate of its own; a MobileBERT drops nothing inside a layer but attention's weights."""
+    module = randomized(small(preset, **BERT), "sequence-classification")
+    rates = {name: part.p for name, part in dropouts(module).items()}
+    assert {p for name, p in rates.items() if name.endswith("attention_dropout")} == {0.3}
+    assert sum(p == 0.3 for p in rates.values()) == 2
+    assert sum(p == 0.2 for p in rates.values()) == (2 + 2 * 2 if preset == "bert-base" else 2 + 2)
+    assert rates["head.dropout"] == rates["encoder.embeddings.dropout"] == 0.2
+
+
+@pytest.fixture
+def pair(small: Callable, randomized: Callable) -> tuple[Model, Model]:
+    student = randomized(small("mobilebert-paper", attention_dropout=0.0), "mlm", 1)
+    return student, randomized(small("ib-bert-large", attention_dropout=0.5, hidden_dropout=0.5), "mlm", 2)
+
+
+@pytest.fixture
+def batch(pair: tuple[Model, Model], inputs: Callable) -> dict[str, torch.Tensor]:
+    labels = torch.full((3, 12), IGNORED)
+    labels[:, 2:4] = torch.tensor([[5, 6], [7, 8], [9, 10]])
+    return inputs(pair[0].config, 3, 12) | {"labels": labels, "next_sentence": torch.tensor([0, 1, 1])}
+
+
+def test_a_teacher_stands_still_while_its_student_trains(pair: tuple[Model, Model], batch: dict) -> None:
+    student, teacher = pair
+    teacher.train()
+    task = Distillation(student, teacher, Stage("all", 1, (1.0, 1.0), transfer=(0, 1)), Weights()).train()
+    assert student.training
+    assert not any(part.training for part in teacher.modules())
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        terms = task(batch)
+        losses.append([float(value.detach()) for value in terms.values()])
+    assert losses[0] == losses[1]
+    terms["loss"].backward()
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert all(p.grad is not None for p in student.parameters())
+    assert {id(p) for p in task.parameters()} == {id(p) for p in student.parameters()}
+    assert not any(name.startswith("_teacher") for name in task.state_dict())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_prediction_is_without_dropout_and_gives_the_mode_back(
+    training: bool, small: Callable, randomized: Callable, inputs: Callable
+) -> None:
+    module = randomized(small("bert-base", **BERT), "sequence-classification").train(training)
+    batch = inputs(module.config)
+    rows = [predict(module, [batch, batch]) for _ in range(2)]
+    assert module.training is training
+    assert len(rows[0]) == 2 * len(batch["input_ids"])
+    for mine, again in zip(*rows, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, again, strict=True))
+        assert not any(value.requires_grad for value in mine)
+
+
+def test_defaults_are_berts() -> None:
+    assert asdict(Masking()) == {"share": 0.15, "masked": 0.8, "random": 0.1, "short_pairs": 0.1}
+    assert asdict(SpanSettings()) == {
+        "stride": 128, "question_length": 64, "answer_length": 30, "best": 20, "null_threshold": 0.0,
+    }  # fmt: skip
+    assert TrainSettings().weight_decay == 0.01
