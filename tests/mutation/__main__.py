@@ -29,13 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-import coverage
 from cosmic_ray.commands import init
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 
 from tests.mutation import c
+from tests.mutation.covering import Covering
 
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
@@ -100,38 +100,6 @@ def planted(paths: list[str], seed: int) -> Iterator[Fault]:
         after = mutate_code(before, get_operator(mutation.operator_name)(), mutation.occurrence)
         path = Path(mutation.module_path).relative_to(ROOT)
         yield Fault(str(path), mutation.start_pos[0], before, after or before)
-
-
-def tests_by_line(room: str, tests: list[str], folder: Path) -> dict[tuple[str, int], list[str]]:
-    """Which tests run a line, quickest first."""
-    data = folder / "coverage"
-    command = ["-n", "2", f"--cov={room}", "--cov-context=test", "--cov-report=", "--durations=0", "-vv", "-q", *tests]
-    environment = os.environ | {"COVERAGE_FILE": str(data)}
-    done = subprocess.run([*PYTEST, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the tests fail without a fault:\n{done.stdout[-3000:]}")
-    seconds: dict[str, float] = defaultdict(float)
-    for text in done.stdout.splitlines():
-        parts = text.split()
-        if len(parts) >= 3 and parts[1] in ("setup", "call", "teardown"):
-            seconds[" ".join(parts[2:])] += float(parts[0].rstrip("s"))
-    measured = coverage.CoverageData(str(data))
-    measured.read()
-    covering: dict[tuple[str, int], list[str]] = {}
-    for file in measured.measured_files():
-        path = str(Path(file).relative_to(folder.resolve()))
-        lines = {
-            line: {context.split("|")[0] for context in contexts if context}
-            for line, contexts in measured.contexts_by_lineno(file).items()
-        }
-        everything = set().union(*lines.values())
-        for line, names in lines.items():
-            # A constant or a default is read when the module is imported, before any test: all of the file's tests.
-            covering[path, line] = sorted(names or everything, key=lambda name: (seconds[name], name))
-    return covering
-
-
-PYTEST = [sys.executable, "-m", "pytest", "--no-header"]
 
 
 class Copy:
@@ -202,7 +170,8 @@ def main() -> int:
             tests = {(fault.path, fault.line): c.tests(fault.path) for fault in faults}
         else:
             wanted = args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"])
-            tests = tests_by_line(args.room, wanted, folders[0].folder)
+            covering = Covering(args.room, wanted, folders[0].folder, args.jobs)
+            tests = {place: covering.tests(*place) for place in {(fault.path, fault.line) for fault in faults}}
         free: SimpleQueue[Copy] = SimpleQueue()
         for folder in folders:
             free.put(folder)

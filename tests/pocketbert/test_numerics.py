@@ -95,3 +95,14 @@ def test_random_inputs_are_valid() -> None:
         assert len(set(mask.sum(1))) > 3, "lengths differ"
     assert random_input(rng, "x", (3, 4), np.float32, None).std() > 0.3
     assert random_input(rng, "flag", (), np.int32, None) == 1
+
+
+def test_a_random_mask_keeps_a_third_at_least_on_its_last_axis() -> None:
+    rng = np.random.default_rng(1)
+    mask = random_input(rng, "Attention_Mask", (20, 5, 3, 12), np.float32, None)
+    assert mask.shape == (20, 5, 3, 12)
+    assert (np.diff(mask) <= 0).all()
+    lengths = mask.sum(-1)
+    assert set(lengths.ravel()) == set(range(4, 13))
+    assert (lengths.std(axis=(1, 2)) > 0).all(), "every row has a length of its own"
+    assert random_input(rng, "mask", (7, 1), np.int64, None).tolist() == [[1]] * 7
