@@ -37,7 +37,7 @@ def library(vocab: Path, folder: Path) -> compile.Library:
     pieces = len(vocab.read_bytes().splitlines())
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, 128])
     out = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 128, 1])
-    table = numpy_helper.from_array(np.zeros((pieces, 1), np.float32), "table")
+    table = numpy_helper.from_array(np.arange(pieces, dtype=np.float32)[:, None], "table")
     graph = helper.make_graph(
         [helper.make_node("Gather", ["table", "input_ids"], ["output"])], "ids", [ids], [out], [table]
     )
