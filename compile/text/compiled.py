@@ -53,6 +53,7 @@ def compile_text(side: TextSide) -> CompiledText:
         defines |= _add_splitter(description, tables)
         defines |= _add_added(side, tables, arrays)
         defines |= _templates(description)
+        defines["PB_CUTS"] = str(int(_cuts(side, defines)))
     except CompileError as error:
         raise CompileError(f"text: the tokenizer has {error}, which is not covered: {WITHOUT}") from error
     padding = side.tokenizer.token_to_id
@@ -65,6 +66,19 @@ def compile_text(side: TextSide) -> CompiledText:
     arrays["pb_piece_offsets"] = offsets.astype("<u4")
     arrays["pb_piece_text"] = np.frombuffer(b"".join(name or b"" for name in names), np.uint8)
     return CompiledText(defines, arrays | tables.arrays())
+
+
+def _cuts(side: TextSide, defines: dict[str, str]) -> bool:
+    """Whether a text may be read in parts that begin with a blank between two letters or digits."""
+    local = not any(step in defines["PB_STEPS"] for step in ("STRIP", "REPLACE", "RUNS"))
+    normalizer = side.tokenizer.normalizer
+    kept = normalizer is None or normalizer.normalize_str("a b").startswith("a ")
+    for token in side.description["added_tokens"]:
+        content = token["content"]
+        inside = any(character.isspace() for character in content)
+        strips = (token["lstrip"] and content[0].isalnum()) or (token["rstrip"] and content[-1].isalnum())
+        local = local and not inside and not strips
+    return local and kept and defines["PB_METASPACE_SPLITS"] == "1"
 
 
 def _add_model(description: dict[str, Any], tables: Tables, arrays: dict[str, NDArray[Any]]) -> dict[str, str]:

@@ -31,7 +31,8 @@
 #define PB_METASPACE PB_NONE
 #define PB_METASPACE_SPLITS 1
 #define PB_PREFIX_SPACE 0
-#define PB_TRIM 0              /* offsets leave blanks out, */
+#define PB_CUTS 1 /* whether a blank between words parts a text into two that do not matter to each other */
+#define PB_TRIM 0 /* offsets leave blanks out, */
 #define PB_TRIM_KEEPS_PREFIX 0 /* but not the first token's one */
 #define PB_SINGLE {PB_PIECE_SPECIAL, 2, 0}, {PB_PIECE_FIRST, 0, 0}, {PB_PIECE_SPECIAL, 3, 0}
 #define PB_PAIR {PB_PIECE_SPECIAL, 2, 0}, {PB_PIECE_FIRST, 0, 0}, {PB_PIECE_SECOND, 0, 1}

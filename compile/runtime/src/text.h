@@ -35,6 +35,10 @@ enum { PB_EXTENDS = 1, PB_PREPENDS, PB_CONTROL, PB_PICTURE }; /* and of grapheme
 enum { PB_SINGLE_WORD = 1, PB_LSTRIP = 2, PB_RSTRIP = 4 };    /* flags of an added token */
 enum { PB_PIECE_SPECIAL, PB_PIECE_FIRST, PB_PIECE_SECOND };   /* of a template: an id, the first text, the second */
 
+#ifndef PB_PART
+#define PB_PART 4096 /* bytes that are read at once, at least */
+#endif
+
 typedef struct {
     uint32_t code, begin, end;
 } pb_char;

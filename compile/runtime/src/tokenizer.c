@@ -135,19 +135,39 @@ static void read_segment(pb_reader *r, pb_char *at, size_t count)
         cut(r, normal, count, PB_ROOT_NORMAL, pb_words);
 }
 
+static bool is_ascii_word(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+/* Where the part of a text that begins at `begin` ends: before a blank between two words, from which on everything comes
+ * out as if nothing were before it (PB_CUTS). So a long text takes no more memory and cache than a short one. */
+static size_t end_of_part(const char *text, size_t begin, size_t size)
+{
+    for (size_t i = begin + PB_PART; PB_CUTS && i + 1 < size; i++)
+        if (text[i] == ' ' && is_ascii_word(text[i - 1]) && is_ascii_word(text[i + 1]))
+            return i;
+    return size;
+}
+
 /* The tokens of a text, without those of the template. */
 static void read_text(pb_reader *r, const char *text, size_t size)
 {
-    pb_char *at = pb_reserve(r, &r->characters, (size + 1) * sizeof *at);
-    if (!at || !size)
-        return;
-    at++; /* pb_words may put a character before the first */
-    size_t count = 0;
-    for (uint32_t i = 0, bytes; i < size; i += bytes, count++) {
-        const uint32_t code = decode((const uint8_t *)text + i, size - i, &bytes);
-        at[count] = (pb_char){code, i, i + bytes};
+    for (size_t begin = 0, end; begin < size && !r->failed; begin = end) {
+        end = end_of_part(text, begin, size);
+        pb_char *at = pb_reserve(r, &r->characters, (end - begin + 1) * sizeof *at);
+        if (!at)
+            return;
+        at++; /* pb_words may put a character before the first */
+        size_t count = 0;
+        for (size_t i = begin, bytes; i < end; i += bytes, count++) {
+            uint32_t length;
+            const uint32_t code = decode((const uint8_t *)text + i, end - i, &length);
+            bytes = length;
+            at[count] = (pb_char){code, (uint32_t)i, (uint32_t)(i + bytes)};
+        }
+        cut(r, at, count, PB_ROOT_RAW, read_segment);
     }
-    cut(r, at, count, PB_ROOT_RAW, read_segment);
 }
 
 /* Truncation `longest_first`: the longer text gives way, and both once they are equally long. */

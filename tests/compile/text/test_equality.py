@@ -23,8 +23,8 @@ ADDED = ("[A]", "[B]", "the model", "Néw", "日本", "a b")
 class Pair:
     """A tokenizer in C and its referee."""
 
-    def __init__(self, side: TextSide, folder: Path) -> None:
-        self.referee, self.ours, self.names = side.tokenizer, CTokenizer(side, folder), side.names
+    def __init__(self, side: TextSide, folder: Path, *options: str) -> None:
+        self.referee, self.ours = side.tokenizer, CTokenizer(side, folder, *options)
         self.special = (*BERT, *ADDED) if self.referee.token_to_id("[CLS]") is not None else ROBERTA
 
     def agree(self, text: str, pair: str | None = None, max_tokens: int | None = None) -> list[int]:
@@ -64,6 +64,14 @@ def test_texts_in_many_scripts(kind: str, texts: int, made: Callable[[str], Pair
     for _ in range(texts):
         ids.update(pair.agree(random_text(rng, pair.special)))
     assert len(ids) > 400, "the sample reaches few pieces"
+
+
+@pytest.mark.parametrize("kind", ["BERT cased", "RoBERTa with a space before", "XLM-R", "ALBERT", "added tokens"])
+def test_text_that_is_read_in_parts(kind: str, tmp_path: Path) -> None:
+    """Of seven bytes, where long ones are read in parts of four thousand."""
+    pair, rng = Pair(make_side(KINDS[kind](), (), kind), tmp_path, "-DPB_PART=7"), random.Random(kind)
+    for _ in range(1000):
+        pair.agree(random_text(rng, pair.special))
 
 
 @pytest.mark.parametrize("kind", ["BERT uncased", "RoBERTa", "ModernBERT", "ALBERT"])
