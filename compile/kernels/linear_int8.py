@@ -134,6 +134,7 @@ class LinearInt8(TiledKernel):
 
     def example(self, rows: int, rng: np.random.Generator) -> tuple[Arrays, NDArray[np.float64]]:
         x, scales = reference.normal(rng, rows, self.k), rng.uniform(0.001, 0.002, self.n).astype(np.float32)
+        x = np.maximum(x, 0) if self.nonnegative else x
         weight = rng.integers(-127, 128, (self.k, self.n)).astype(np.int8)
         bias = reference.normal(rng, self.n) if self.bias else None
         operands: Arrays = {"x": x, **weight_operands(weight, scales)}

@@ -18,6 +18,7 @@ import compile
 from compile.databases import read
 from compile.kernels.attention import Attention
 from compile.kernels.linear import Linear
+from compile.kernels.linear_int8 import LinearInt8
 from compile.kernels.tiles import DEFAULT_TILES, TileConfig, candidate_tiles, default_tile
 from compile.running.load import read_manifest
 from compile.running.runners.local import LocalRunner
@@ -35,17 +36,22 @@ BAD = {TileConfig(4, 24): "trap", TileConfig(2, 32): "spin", TileConfig(5, 16): 
 
 def small(kind: str = "relu") -> Task:
     target = host_target()
-    tile = candidate_tiles(target.isa, default_tile(target.isa))[0]
+    tile = candidate_tiles(target.isa)[0]
     if kind == "attention":
         return Task(Attention(2, 32, 0.2, True, tile, target.isa), 33, 1)
+    if kind.startswith("int8"):
+        tile, nonnegative = default_tile(target.isa, f"i8_{target.isa.dot}"), kind.endswith("nonnegative")
+        return Task(LinearInt8(40, 80, True, ("add",), tile, target.isa, (), nonnegative), 19, 1)
     steps = tuple(kind.split("-")) if kind else ()
     return Task(Linear(40, 72, bool(steps), steps, tile, target.isa), 19, 1)
 
 
-@pytest.mark.parametrize("kind", ["", "relu", "add-mul_vector-add_vector-gelu", "gelu_tanh-mul", "attention"])
+@pytest.mark.parametrize(
+    "kind", ["", "relu", "add-mul_vector-add_vector-gelu", "gelu_tanh-mul", "attention", "int8", "int8 nonnegative"]
+)
 def test_every_kind_of_task_agrees_with_float64(kind: str, local_runner: LocalRunner, tmp_path: Path) -> None:
     task, target = small(kind), host_target()
-    tile = candidate_tiles(target.isa, default_tile(target.isa))[-1]
+    tile = task.kernel.candidate_tiles()[-1]
     harness = compile_harness(task, target, tmp_path, repeats=2)
     library = build_candidate(task, tile, target, harness, tmp_path / "candidate")
     given, answer = inputs_and_answer(task, tile)

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cpu", metavar="NAME", help="CPU to tune for: the device's, whose name the database then carries")
     add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
     add("--head", help="what the model ends in (default: a checkpoint's own, else none)")
+    add("--precision", choices=("float32", "int8"), default="float32", help="of linears and tables (default: float32)")
     add("--trials", type=int, default=32, metavar="N", help="tiles to try for each kernel (default: 32)")
     add("--time-limit", type=float, default=float("inf"), metavar="S", help="seconds after which no trial is begun")
     add("--db", type=Path, metavar="FILE", help="database to go on with or begin (default: build/<cpu>.jsonl)")
@@ -56,7 +57,7 @@ def tune_kernels(args: argparse.Namespace) -> int:
         for line in journal.damaged:
             console.print(line, style="yellow", soft_wrap=True)
         console.print(f"reading {args.model} …")
-        tasks = tasks_of(program_of(args.model, target, args.seq_len, args.head))
+        tasks = tasks_of(program_of(args.model, target, args.seq_len, args.head, args.precision))
         if not tasks:
             raise TuneError(f"{args.model} has no kernel with a tile: nothing to tune")
         bench = Workbench(target, runner)
@@ -86,15 +87,14 @@ def table(session: Session, peak: float) -> RenderableType:
     estimate = session.bench.runner.estimate
     title = session.bench.target.cpu.name + (f", {max(left, 0):.0f} s left" if left < float("inf") else "")
     result = Table(title=title, title_justify="left")
-    peak = (
-        max(peak, *(p.gflops for p in session.progress)) if peak else 0.0
-    )  # a kernel's best run may beat the yardstick
+    if peak:  # a kernel's best run may beat the yardstick
+        peak = max([peak, *(p.gflops for p in session.progress if p.task.kernel.precision == "f32")])
     unit = f"{session.bench.runner.unit} (ESTIMATE)" if estimate else "GFLOP/s"
     for name in ("task", "calls", "trials", "failed", "best tile", unit, "of peak", "state"):
         result.add_column(name, justify="left" if name in ("task", "state") else "right")
     for p in session.progress:
         figure = "" if p.best is None or p.best.ms is None else f"{p.best.ms:.3f}" if estimate else f"{p.gflops:.1f}"
-        share = f"{p.gflops / peak:.0%}" if peak and p.best else ""
+        share = f"{p.gflops / peak:.0%}" if peak and p.best and p.task.kernel.precision == "f32" else ""
         tile = f"{p.best.tile} ×{p.best.tile.k_unroll}" if p.best else ""
         trials = f"{p.trials}/{session.trials}"
         result.add_row(p.task.name, str(p.task.calls), trials, str(p.failed), tile, figure, share, p.state)

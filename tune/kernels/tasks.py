@@ -23,7 +23,7 @@ WITHOUT_WEIGHTS = 32
 
 @dataclass(frozen=True)
 class Buffer:
-    """A pointer argument of `shape` float32, and what it is to the library around the kernel."""
+    """A pointer argument of `shape` float32 (or other words), and what it is to the library around the kernel."""
 
     name: str
     shape: tuple[int, ...]
@@ -114,8 +114,9 @@ def peak_task(isa: Isa) -> Task:
 
 
 def inputs_and_answer(task: Task, tile: TileConfig, seed: int = 0) -> tuple[Arrays, NDArray[np.float64]]:
-    """Random inputs as the kernel wants them for `tile`, filling the task's buffers, and what float64 makes of them."""
+    """Random inputs as the kernel wants them for `tile`, filling the task's buffers, and the answer in float64."""
     inputs, answer = task.kernel.with_tile(tile).example(task.rows, np.random.default_rng(seed))
+    inputs = {name: a if a.dtype == np.float32 else a.ravel().view(np.float32) for name, a in inputs.items()}
     for buffer in task.buffers:
         if buffer.name in inputs and buffer.size > inputs[buffer.name].size:
             filled = np.zeros(buffer.size, inputs[buffer.name].dtype)
