@@ -33,7 +33,7 @@ from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_pars
 from benchmarks.presets import SEQUENCE, export
 from compile.databases import read, shipped
 from compile.errors import CompileError
-from compile.kernels.tiles import default_for
+from compile.kernels.tiles import DEFAULT_TILES
 from compile.running.runners.local import LocalRunner, this_machine
 from compile.targets import host_target
 from tune.kernels.library import build_candidate, compile_harness, describe
@@ -70,7 +70,7 @@ def whole_model(artifacts: dict[str, Path], threads: int, rounds: int, runner: L
 
 def one_task(task: Task, tuned: Any, rounds: int, runner: LocalRunner, folder: Path) -> dict[str, float]:
     target = host_target()
-    tiles = {"default": default_for(task.key), "tuned": tuned}
+    tiles = {"default": DEFAULT_TILES[task.key.isa, task.key.precision], "tuned": tuned}
     harness = compile_harness(task, target, folder)
     calls = {}
     for name, tile in tiles.items():
@@ -150,7 +150,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rows = []
         for task in tasks_of(program_of(onnx_file, target, SEQUENCE))[: args.tasks]:
             record = chosen.get(task.key)
-            tile = record.tile if record else default_for(task.key)
+            tile = record.tile if record else DEFAULT_TILES[task.key.isa, task.key.precision]
             row = one_task(task, tile, args.rounds, runner, folder / task.name.replace(" ", "-"))
             rows.append({"task": task.name, "tile": f"{tile} ×{tile.k_unroll}", "gflop": task.flops / 1e9, **row})
             if task.key.family == "linear" and args.stock_seconds:

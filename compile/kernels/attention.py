@@ -26,7 +26,7 @@ from compile.kernels.math import exp
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate, unrolled
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.reference import normal
-from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, default_for, tile_of_width
+from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
 from compile.targets import Cpu, Isa
 
 # Where a maximum starts: keys that are all masked by it leave 0 / 0, as the definition does.
@@ -95,7 +95,7 @@ class Attention(TiledKernel):
         return TileKey(self.family, self.isa.name, self.precision, self.head_size, tokens)
 
     def candidate_tiles(self) -> list[TileConfig]:
-        return candidate_tiles(self.isa, default_for(self.tile_key(0)))
+        return candidate_tiles(self.isa, self.precision)
 
     def for_cpu(self, cpu: Cpu) -> Attention:
         """Nothing is packed for it, so its panels are two of the CPU's vectors wide."""

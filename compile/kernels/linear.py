@@ -35,7 +35,7 @@ from compile.kernels.contract import (
 from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, Factors, for_row_tiles, multiply_accumulate
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.reference import normal
-from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, default_tile, tile_of_width
+from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
 from compile.targets import Cpu, Isa
 
 
@@ -96,7 +96,7 @@ class Linear(TiledKernel):
         return TileKey(self.family, self.isa.name, self.precision, self.k, self.n)
 
     def candidate_tiles(self) -> list[TileConfig]:
-        return candidate_tiles(self.isa, default_tile(self.isa))
+        return candidate_tiles(self.isa, self.precision)
 
     def for_cpu(self, cpu: Cpu) -> Linear:
         """Panels stay as wide as they are; itself if they are no whole number of the CPU's vectors."""

@@ -29,7 +29,7 @@ class TileConfig:
 # Accumulators, one row of weights and the activations must fit the registers: 16 with AVX2, 32 with AVX-512 and NEON.
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16, k_unroll=8),
-    ("avx512", "f32"): TileConfig(4, 64, k_unroll=8),
+    ("avx512", "f32"): TileConfig(8, 32, k_unroll=8),
     ("neon", "f32"): TileConfig(8, 12, k_unroll=16),
     # int8 by what multiplies; k_unroll counts words of four elements.
     ("avx512", "i8_vnni"): TileConfig(6, 64, k_unroll=4),
@@ -42,8 +42,6 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
 }
 
 
-# Of attention with heads of one or two vectors: 4 × 64 would leave half of its accumulators idle where V is summed.
-NARROW_HEADS = TileConfig(8, 32, k_unroll=8)
 ACCUMULATORS = 16  # enough to hide a multiply-add's latency where there are 32 registers
 
 
@@ -70,12 +68,7 @@ class TileTable:
 
     def choose(self, key: TileKey) -> TileConfig:
         self.asked[key] = key in self.tuned
-        return self.tuned.get(key) or default_for(key)
-
-
-def default_for(key: TileKey) -> TileConfig:
-    narrow = key.family == "attention" and key.isa == "avx512" and key.k <= NARROW_HEADS.nr
-    return NARROW_HEADS if narrow else DEFAULT_TILES[key.isa, key.precision]
+        return self.tuned.get(key) or DEFAULT_TILES[key.isa, key.precision]
 
 
 def tile_of_width(width: int, isa: Isa, k_unroll: int) -> TileConfig:
@@ -83,12 +76,13 @@ def tile_of_width(width: int, isa: Isa, k_unroll: int) -> TileConfig:
     return TileConfig(ACCUMULATORS * isa.lanes // width or 1, width, k_unroll)
 
 
-def candidate_tiles(isa: Isa, default: TileConfig) -> list[TileConfig]:
+def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:
     """Tiles that fit the registers and have enough accumulators to hide a multiply-add's latency, default first.
 
     Registers hold the accumulators, one row of weights, and one activation; or, where multiply-adds take one lane, the
     packed activations of all rows.
     """
+    default = default_tile(isa, precision)
     tiles = []
     for mr in range(1, 17):
         for vectors in range(1, 9):
