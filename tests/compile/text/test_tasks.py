@@ -152,7 +152,7 @@ def test_python_of_the_page(
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall("```python\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(), re.DOTALL)
     exec(code, {})
-    assert re.match(r"\[Label\(name='\w+', score=0\.\d+\), Label\(", capsys.readouterr().out)
+    assert re.match(r"\[Label\(name='.+', score=0\.\d+\), Label\(.*\)\]\n$", capsys.readouterr().out)
 
 
 def test_no_task(tmp_path: Path) -> None:
