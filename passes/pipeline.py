@@ -46,6 +46,7 @@ from passes.rename import rename_nodes
 from passes.report import Outcome, PassReport, Refusal, Report
 from passes.samples import int8_snr
 from passes.simplify import simplify
+from passes.spell_fused import spell_fused
 from passes.tidy import tidy
 from passes.verify import TOLERANCE, Referee
 from pocketbert.errors import first_line
@@ -73,6 +74,7 @@ class Phase:
 
 
 PHASES = (
+    Phase("spell", (Pass("spell_fused", spell_fused, opset=17),)),
     # Before onnxsim, which knows less about integers.
     Phase(
         "read integers",
