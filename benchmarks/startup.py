@@ -81,6 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "model": manifest.name,
         "tokens": manifest.tokens,
+        "precision": manifest.precision,
         "threads": args.threads,
         "processes": args.processes,
         **result,
@@ -101,7 +102,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     console = Console()
     threads = f"threads a model: {result['threads'] or 'the default'}"
-    title = f"{result['model']}, {result['tokens']} tokens, float32, {threads}; {heading(result['machine'])}"
+    model = f"{result['model']}, {result['tokens']} tokens, {result['precision']}"
+    title = f"{model}, {threads}; {heading(result['machine'])}"
     console.print(title, soft_wrap=True)
     table = Table("", Column("", justify="right"), show_header=False)
     count = result["models"]
