@@ -1,14 +1,17 @@
 """Malformed models and files: one PassError that names the culprit, and no output file."""
 
+from io import StringIO
+
 import numpy as np
 import onnx
 import pytest
 from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
+from rich.console import Console
 
 import passes
 from passes import files
-from passes.__main__ import main
+from passes.__main__ import main, print_report
 
 
 @pytest.fixture
@@ -196,3 +199,39 @@ def test_a_model_that_protobuf_cannot_write_is_named(small, tmp_path, monkeypatc
         with pytest.raises(passes.PassError, match="larger than 2 GiB"):
             files.write(small, tmp_path / "out.onnx")
         assert not list(tmp_path.iterdir())
+
+
+def layer(name, precision, snr, reason=""):
+    return passes.report.LayerPrecision(name, "linear", f"{name}.weight", (4, 4), precision, reason, snr, snr)
+
+
+def printed(report):
+    console = Console(file=StringIO(), width=200)
+    print_report(console, report)
+    return console.file.getvalue()
+
+
+def test_the_printed_report_says_what_was_done_in_the_units_it_names():
+    refusals = (passes.report.Refusal("too [noisy]", "here", 2),)
+    entry = passes.report.PassReport(
+        "quantize_linears", "quantize", 3, {"a": 7}, refusals, 11, 9, 0.0123, 2.5e-5,
+        (layer("one", "int8", 40.0), layer("two", "int8", 31.5), layer("three", "float32", 12.0, "too noisy")),
+    )  # fmt: skip
+    size = passes.report.Size(11, 1234567, 2_500_000_000), passes.report.Size(9, 1000, 1_250_000_000)
+    report = passes.Report(*size, (entry,), True, 1e-4, 3e-5, 1.26, 28.0)
+    text = printed(report)
+    for words in (
+        "quantize_linears", "11 → 9", "12", "2.5e-05", "a 7", "quantize_linears: 2 × too [noisy] (first: here)",
+        "int8: 2 of 3 layers; least signal-to-noise ratio 31.5 dB (two.weight); outputs 28.0 dB",
+        "float32: three.weight: too noisy (12.0 dB)",
+        "nodes 11 → 9, parameters 1,234,567 → 1,000, GFLOPs 2.500 → 1.250, error 3.0e-05 of range, 1.3 s",
+    ):  # fmt: skip
+        assert words in text
+    assert [one.name for one in report.noisiest()] == ["two", "one"]
+
+
+def test_the_printed_report_leaves_out_what_nobody_knows():
+    size = passes.report.Size(2, 3, None)
+    text = printed(passes.Report(size, size, (), False, 1e-4, None, 0.0))
+    assert "nodes 2 → 2, parameters 3 → 3, 0.0 s" in text
+    assert not any(word in text for word in ("GFLOPs", "error 0", "int8", "float32"))

@@ -342,3 +342,20 @@ def test_which_weights_int8_can_hold(value, reason):
     weights = np.ones((3, 4))
     weights[:, 2] = value
     assert int8.unusable(weights, axis=1) == int8.unusable(weights.T, axis=0) == reason
+
+
+def test_a_linear_behind_a_linear_is_balanced_without_a_relu(build, check, ops):
+    b = build()
+    large = np.where(np.arange(32) == 5, 1000.0, 1.0)
+    x = b("MatMul", b.input("x", [64, 32]), b.const(b.rng.standard_normal((32, 32)) * large))
+    y = b("MatMul", x, b.const(b.rng.standard_normal((32, 16)) / large[:, None]))
+    result, report = check(b.model(b("Tanh", y)), "equalize_channels", bound=1e-3, options=INT8)
+    assert report.passes[0].counts == {"absorbed": 1, "multiplied": 0}
+    assert ops(result, "Mul") == 0
+
+
+def test_integers_in_their_canonical_form_are_left_as_they_are(build):
+    b = build()
+    first, _ = passes.run(b.model(b("Relu", b.linear(b.input("x", [2, 3, 64]), 64, 64))), options=INT8)
+    _, report = passes.run(first, only=["canonical_weights"])
+    assert report.passes[0].applied == 0
