@@ -74,7 +74,7 @@ class Phase:
 
 
 PHASES = (
-    Phase("spell", (Pass("spell_fused", spell_fused, opset=17),)),
+    Phase("spell", (Pass("spell_fused", spell_fused, opset=1),)),
     # Before onnxsim, which knows less about integers.
     Phase(
         "read integers",

@@ -34,6 +34,7 @@ from passes.options import Options
 from passes.report import Outcome, Refusals
 
 DOMAIN = "com.microsoft"
+OPSET = 17  # the first with LayerNormalization
 
 
 class Spelling:
@@ -236,6 +237,8 @@ def spell_fused(model: ir.Model, options: Options) -> Outcome:
             if node.domain != DOMAIN or node.op_type not in RULES:
                 continue
             try:
+                if model.graph.opset_imports.get("", OPSET) < OPSET:
+                    raise Refused(f"the model's opset is older than {OPSET}; export it again")
                 _spell(node)
                 counts[node.op_type] += 1
             except Refused as reason:

@@ -88,6 +88,15 @@ def test_what_stays_and_why(op, inputs, attributes, reason):
     assert reason in report.passes[0].refusals[0].reason
 
 
+@pytest.mark.parametrize(("op", "refusals"), [("Gelu", 1), ("Erf", 0)])
+def test_an_old_model_says_so_only_where_it_has_fused_operators(op, refusals):
+    model = model_of(op, [X])
+    model.opset_import[0].version = 14
+    model.graph.node[0].domain = "com.microsoft" if refusals else ""
+    _, report = passes.run(model, only=["spell_fused"])
+    assert len(report.passes[0].refusals) == refusals
+
+
 def test_what_the_optimizer_makes_of_an_encoder(exported, tmp_path):
     """Extended optimisations, as onnxruntime writes them to a file."""
     options = ort.SessionOptions()
