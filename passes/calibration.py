@@ -48,7 +48,8 @@ def plain_inputs(model: onnx.ModelProto, tokenizer: Tokenizer) -> tuple[Mapping[
     words, table = tokenizer.get_vocab(), max(rows[name] for name in inputs & set(rows))
     texts = plain_texts()
     ids = [number for encoding in tokenizer.encode_batch(texts) for number in encoding.ids]
-    if max(words.values()) >= table or ids.count(words.get("[UNK]", -1)) > UNKNOWN * len(ids):
+    unknown = sum(ids.count(words.get(piece, -1)) for piece in ("[UNK]", "<unk>"))
+    if max(words.values()) >= table or unknown > UNKNOWN * len(ids):
         return ()
     return text_inputs(model, texts, tokenizer)
 

@@ -36,11 +36,12 @@ def _quantize(graph: ir.Graph, candidate: Linear, x: np.ndarray, keep: Keep, tex
     values, name, weight = candidate.matrix(), f"{candidate.node.name}", f"{candidate.weight.name}"
     weight_snr = output_snr = None
     reason = keep.asked(name, weight) or int8.unusable(values, axis=1)
+    reason = reason or ("" if np.isfinite(x).all() else "its input is not finite on the samples")
     if not reason:
         quantized, scales = int8.quantize_channels(values, axis=1)
         sampled, x = held_out(x) if texts else (x, x)
         weight_snr, output_snr = _ratios(x, values, quantized, scales)
-        if texts and len(candidate.weight.uses()) == 1 and np.isfinite(sampled).all():
+        if texts and len(candidate.weight.uses()) == 1:
             better = int8.compensate(values, scales, sampled)
             ratios = _ratios(x, values, better, scales)
             if ratios[1] > output_snr:
