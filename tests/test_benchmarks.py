@@ -20,11 +20,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {
+    "adversarial": ("--layers", "--tokens"),
     "finetuning": ("--seeds", "--processes"),
     "knowledge_transfer": ("--seeds", "--processes"),
     "latency": ("--layers", "--threads", "--runs"),
     "papers": ("--layers", "--threads", "--runs"),
     "passes": ("--layers", "--runs"),
+    "quantization": ("--seeds", "--examples", "--pairs"),
     "startup": ("--layers", "--processes", "--models", "--runs"),
     "tokenizer": ("--runs",),
     "tuning": ("--layers", "--threads", "--rounds"),
@@ -261,3 +263,35 @@ def test_coverage_tells_a_right_cell_from_one_that_takes_too_long() -> None:
     assert cell["error"] < 1e-4
     (cell,) = figures("coverage", "--family", "bert", "--form", "static", "--limit", 1)["cells"]
     assert (cell["outcome"], cell["note"]) == ("failed", "more than 1 s")
+
+
+def test_layers_of_adversarial_models_are_above_the_bound_or_float() -> None:
+    found = figures("adversarial", "--layers", 1, "--tokens", 8, "--min-snr", 38)
+    assert [row["case"] for row in found["rows"]] == ["random norms", "gamma", "channel"]
+    kept = [layer for row in found["rows"] for layer in row["kept"]]
+    assert kept
+    assert all(reason == "signal-to-noise ratio below 38 dB" and ratio < 38 for _, reason, ratio in kept)
+    assert all(row["least_db"] >= 38 for row in found["rows"])
+
+
+def test_a_difference_between_students_has_an_interval(tmp_path: Path) -> None:
+    from benchmarks.finetuning import TASKS
+    from benchmarks.students import Dev, difference
+
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]) + "\n")
+    rows = [f"a {'b ' * (i % 7)}\tc\t{i % 6}.0" for i in range(60)]
+    (tmp_path / "dev.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    task = next(task for task in TASKS if task.name == "sts-b")
+    dev = Dev(task, tmp_path / "dev.tsv", tmp_path / "vocab.txt", 30)
+    inputs = list(dev.inputs())
+    assert len(inputs) == len(dev.examples) == 30
+    assert all(
+        one["input_ids"].shape == one["token_type_ids"].shape == (1, one["attention_mask"].sum()) for one in inputs
+    )
+    rng = np.random.default_rng(0)
+    labels = np.array([example.label for example in dev.examples])
+    exact, worse = (dev.scored((labels + rng.normal(0, noise, 30))[:, None]) for noise in (0.1, 3))
+    assert difference(dev, [(exact, exact)]) == (0, 0, 0)
+    apart, low, high = difference(dev, [(worse, exact), (worse, exact)])
+    assert -100 < low < apart < high < 0
+    assert difference(dev, [(worse, exact), (exact, exact)])[0] == pytest.approx(apart / 2)
