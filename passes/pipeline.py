@@ -44,6 +44,7 @@ from passes.recognise_dynamic_quantization import recognise_dynamic_quantization
 from passes.recognise_quantized_tables import recognise_quantized_tables
 from passes.rename import rename_nodes
 from passes.report import Outcome, PassReport, Refusal, Report
+from passes.rotate_tokens import rotate_tokens
 from passes.samples import int8_snr
 from passes.simplify import simplify
 from passes.spell_fused import spell_fused
@@ -102,6 +103,7 @@ PHASES = (
             Pass("fuse_gelu", fuse_gelu),
             Pass("finite_mask", finite_mask),
             Pass("expand_attention", expand_attention),
+            Pass("rotate_tokens", rotate_tokens),
             Pass("canonical_attention", canonical_attention),
         ),
     ),

@@ -88,7 +88,9 @@ class Pointwise(KernelSpec):
     def build(self) -> Any:
         with Kernel(self.name) as kernel:
             arguments = kernel.arguments(self.signature())
-            operands = [(s, arguments[f"x{i}"], arguments.get(f"ldx{i}")) for i, s in enumerate(self.sources)]
+            operands = [
+                (s, arguments[f"x{i}"], arguments.get(f"ldx{i}"), self.columns[-1]) for i, s in enumerate(self.sources)
+            ]
             y, ldy = arguments["y"], arguments["ldy"]
             extents = [arguments["tokens"] if extent == TOKENS else extent for extent in self.columns]
             with loop(arguments["rows"]) as row:
@@ -119,7 +121,8 @@ class Pointwise(KernelSpec):
     def in_vectors(self) -> bool:
         types = {self.dtype, *(source.dtype for source in self.sources), *_types(self.expression)}
         steps = {source.strides[-1] for source in self.sources}
-        return self.columns[-1] >= self.isa.lanes and types <= {"float32"} and steps <= {0, 1}
+        halves = self.columns[-1] // 2 % self.isa.lanes == 0 or "rotate" not in self.operators
+        return halves and self.columns[-1] >= self.isa.lanes and types <= {"float32"} and steps <= {0, 1}
 
 
 def _types(expression: Expression) -> list[str]:
@@ -131,7 +134,7 @@ def _types(expression: Expression) -> list[str]:
 
 
 def _evaluate(
-    expression: Expression, operands: list[tuple[Source, Pointer, Expr]], row: Expr, at: list[Expr], lanes: int
+    expression: Expression, operands: list[tuple[Source, Pointer, Expr, int]], row: Expr, at: list[Expr], lanes: int
 ) -> Expr:
     kind, *rest = expression
     if kind == "number":
@@ -139,14 +142,10 @@ def _evaluate(
         number = tirx.const(value, dtype)
         return number if lanes == 1 else tirx.Broadcast(number, lanes)
     if kind == "operand":
-        source, pointer, stride = operands[rest[0]]
-        index: Expr = row * stride if source.by_row else 0
-        for position, step in zip(at, source.strides, strict=True):
-            if step:
-                index = index + position * step
-        loaded = pointer.load(index, lanes if source.strides[-1] else 1)
-        return tirx.Broadcast(loaded, lanes) if lanes > 1 and not source.strides[-1] else loaded
+        return _loaded(operands[rest[0]], row, at, lanes)
     dtype, *parts = rest
+    if kind == "rotate":
+        return _rotated(operands[parts[0][1]], row, at, lanes)
     values = [bind(_evaluate(part, operands, row, at, lanes)) for part in parts]
     of_type = _type_of(parts[0], operands)
     if kind == "astype":
@@ -162,7 +161,26 @@ def _evaluate(
     return OPERATORS[kind](*values)
 
 
-def _type_of(expression: Expression, operands: list[tuple[Source, Pointer, Expr]]) -> str:
+def _loaded(operand: tuple[Source, Pointer, Expr, int], row: Expr, at: list[Expr], lanes: int) -> Expr:
+    source, pointer, stride, _ = operand
+    index: Expr = row * stride if source.by_row else 0
+    for position, step in zip(at, source.strides, strict=True):
+        if step:
+            index = index + position * step
+    loaded = pointer.load(index, lanes if source.strides[-1] else 1)
+    return tirx.Broadcast(loaded, lanes) if lanes > 1 and not source.strides[-1] else loaded
+
+
+def _rotated(operand: tuple[Source, Pointer, Expr, int], row: Expr, at: list[Expr], lanes: int) -> Expr:
+    """−x₂ in the first half of a row's last dimension, x₁ in the second."""
+    half = operand[3] // 2
+    first = at[-1] < half
+    value = _loaded(operand, row, [*at[:-1], tirx.Select(first, at[-1] + half, at[-1] - half)], lanes)
+    sign = tirx.Select(first, const(-1.0), const(1.0))
+    return value * (tirx.Broadcast(sign, lanes) if lanes > 1 else sign)
+
+
+def _type_of(expression: Expression, operands: list[tuple[Source, Pointer, Expr, int]]) -> str:
     if expression[0] == "operand":
         return operands[expression[1]][0].dtype
     return str(expression[2] if expression[0] == "number" else expression[1])

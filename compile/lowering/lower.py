@@ -210,9 +210,11 @@ class _Lowering:
     def attention(self, node: Node) -> View | None:
         match = match_attention(node)
         tokens = self.program.tokens
-        if match is None or match.query.shape[-1] != match.heads * match.head_size:
+        if match is None:
             return None
-        width = match.heads * match.head_size
+        width, parted = match.heads * match.head_size, (match.heads, match.head_size)
+        if match.query.shape[-1] != width and match.query.shape[-2:] != parted:
+            return None
         q, k, v = (self.seen_as(part, tokens, width) for part in (match.query, match.key, match.value))
         has_mask, tile = match.mask is not None, default_tile(self.isa)
         kernel = self.tiled(
@@ -251,6 +253,9 @@ class _Lowering:
             return self.linear(node, chain)
         if chain.computes and source.op == "take":
             return self.gather(node, chain)
+        axis = self.tokens.leading(node.shape)
+        if axis is not None and axis < len(node.shape) - 2 and self.tokens.index(node):
+            return None  # heads side by side: as one row a token it is another kernel's
         if not (chain.steps or chain.casts) or math.prod(source.shape) != math.prod(node.shape):
             return None
         rows, columns = self.map_rows(node, chain)

@@ -90,8 +90,8 @@ def match_attention(node: Node) -> AttentionMatch | None:
     if mask is not None and (len(mask.shape) != 4 or mask.shape[:2] != (1, 1) or mask.shape[3] != query.shape[1]):
         return None
     _, _, heads, size = query.shape
-    operands = query.inputs[0], key.inputs[0], value.inputs[0], mask
-    return AttentionMatch(*operands, scale * query_scale * key_scale, heads, size, guarded)
+    q, k, v = (x.inputs[0] if x.op == "reshape" else x for x in (query, key, value))
+    return AttentionMatch(q, k, v, mask, scale * query_scale * key_scale, heads, size, guarded)
 
 
 def _without_guard(node: Node) -> tuple[Node, bool]:
@@ -104,10 +104,10 @@ def _without_guard(node: Node) -> tuple[Node, bool]:
 
 
 def _heads(node: Node, axes: tuple[int, ...]) -> tuple[Node | None, float]:
-    """The (1, T, H, d) reshape that `node` transposes by `axes`, and the scale on it."""
+    """The (1, T, H, d) tensor, a reshape or rotated, that `node` transposes by `axes`, and the scale on it."""
     node, factor = strip_scale(node)
     split = node.inputs[0] if permutation(node) == axes else None
-    return (split, factor) if split and split.op == "reshape" and len(split.shape) == 4 else (None, factor)
+    return (split, factor) if split and split.op in ("reshape", "add") and len(split.shape) == 4 else (None, factor)
 
 
 def match_gelu(node: Node) -> Node | None:
@@ -243,6 +243,19 @@ def match_part(node: Node) -> Part | None:
             axis = int(node.attrs.axis) % len(node.inputs[0].shape)
             return Part(node.inputs[0], axis, int(indices.reshape(-1)[0]) % node.inputs[0].shape[axis], 1)
     return None
+
+
+def match_rotation(node: Node) -> Node | None:
+    """x where `node` is [−x₂, x₁] of the halves [x₁, x₂] of x's last axis, as rotary positions take it."""
+    if node.op != "concat" or len(node.inputs) != 2 or int(node.attrs.axis) % len(node.shape) != len(node.shape) - 1:
+        return None
+    negative, first = node.inputs
+    low, high = match_part(first), match_part(negative.inputs[0]) if negative.op == "negative" else None
+    if low is None or high is None or low.source is not high.source or low.source.shape != node.shape:
+        return None
+    half, last = node.shape[-1] // 2, len(node.shape) - 1
+    halves = (low.axis, low.begin, low.count, high.axis, high.begin, high.count)
+    return low.source if 2 * half == node.shape[-1] and halves == (last, 0, half, last, half, half) else None
 
 
 def match_trigram(node: Node) -> Node | None:

@@ -6,7 +6,7 @@ import math
 
 from compile.importer.graph import Node
 from compile.kernels.pointwise import NAMES
-from compile.lowering.patterns import RESHAPES, match_attention
+from compile.lowering.patterns import RESHAPES, match_attention, match_rotation
 
 ELEMENT_WISE = frozenset({*NAMES, "erf", "nn.layer_norm"})
 
@@ -53,6 +53,8 @@ class Tokens:
             return self.index(node.inputs[0]) and self.leading(node.inputs[0].shape) == self.leading(node.shape)
         if (match := match_attention(node)) is not None:
             return self.index(match.query) and self.index(match.key) and self.index(match.value)
+        if (rotated := match_rotation(node)) is not None:
+            return self.index(rotated)
         # A concatenation of shifted rows: a convolution over tokens.
         return node.op == "concat" and len(node.shape) == 3 and any(self.index(operand) for operand in node.inputs)
 

@@ -61,6 +61,33 @@ def attention_within_a_window(b: Any) -> str:
     return b("Reshape", context, b.const(np.array([1, -1, WIDTH])))
 
 
+def rotary_attention(b: Any) -> str:
+    """cos and sin on queries and keys that are parted into heads, as transformers writes it."""
+    ids, x = embedded(b)
+    size = WIDTH // 2
+    positions = b(
+        "Range", b.const(np.array(0)), b("Gather", b("Shape", ids), b.const(np.array(1))), b.const(np.array(1))
+    )
+    cos, sin = (
+        b("Unsqueeze", b("Gather", b.normal(TOKENS, size), positions), b.const(np.array([0, 1]))) for _ in range(2)
+    )
+
+    def heads() -> str:
+        parted = b("Reshape", b.linear(x, WIDTH, WIDTH), b.const(np.array([1, -1, 2, size])))
+        return b("Transpose", parted, perm=[0, 2, 1, 3])
+
+    def rotated(y: str) -> str:
+        low, high = (
+            b("Slice", y, b.const(np.array([begin])), b.const(np.array([begin + size // 2])), b.const(np.array([-1])))
+            for begin in (0, size // 2)
+        )
+        return b("Add", b("Mul", y, cos), b("Mul", b("Concat", b("Neg", high), low, axis=-1), sin))
+
+    scores = b("MatMul", rotated(heads()), b("Transpose", rotated(heads()), perm=[0, 1, 3, 2]))
+    context = b("Transpose", b("MatMul", b("Softmax", scores, axis=-1), heads()), perm=[0, 2, 1, 3])
+    return b("Reshape", context, b.const(np.array([1, -1, WIDTH])))
+
+
 def every_operator(b: Any) -> str:
     x = embedded(b)[1]
     y = b("Add", b("Exp", b("Clip", x, b.const(np.float32(-1)), b.const(np.float32(0.5)))), b("Sqrt", b("Exp", x)))
@@ -69,7 +96,8 @@ def every_operator(b: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "graph", [glu, mask_by_ids, positions_of_what_is_no_padding, attention_within_a_window, every_operator]
+    "graph",
+    [glu, mask_by_ids, positions_of_what_is_no_padding, attention_within_a_window, rotary_attention, every_operator],
 )
 def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
     from compile.pipeline import BuildOptions, build_library
