@@ -12,6 +12,7 @@ import onnx
 from compile.codegen.objects import compile_kernels
 from compile.errors import CompileError
 from compile.importer.graph import import_shaped
+from compile.linking.link import check_symbols
 from compile.lowering.lower import lower
 from compile.targets import Target
 from pocketbert.errors import first_line
@@ -27,12 +28,12 @@ def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception)
         try:
             program = lower(import_shaped(alone, shapes), tokens, target.isa)
             with TemporaryFolder() as folder:
-                compile_kernels(program.kernels, target, folder)
-        except Exception:
+                check_symbols(compile_kernels(program.kernels, target, folder))
+        except Exception as failure:
+            said = f" ({first_line(failure)})" if isinstance(failure, CompileError) else ""
             name = node.name or node.output[0]
             return CompileError(
-                f"operator {node.op_type} (node {name!r}) cannot be lowered: rewrite it with other operators "
-                f"({first_line(error)})"
+                f"operator {node.op_type} (node {name!r}) cannot be lowered: rewrite it with other operators{said}"
             )
     return error if isinstance(error, CompileError) else CompileError(f"no code for this model: {first_line(error)}")
 

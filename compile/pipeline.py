@@ -40,7 +40,7 @@ from compile.databases import summary, tile_table
 from compile.errors import CompileError
 from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes
 from compile.linking.library_rules import check_library
-from compile.linking.link import find_toolchain, link_library, require_space
+from compile.linking.link import check_symbols, find_toolchain, link_library, require_space
 from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
@@ -217,6 +217,7 @@ def build_program(
                 objects += compile_kernels(
                     level.symbols, target, kernels, level.compiled_for, dump and dump / "kernels"
                 )
+            check_symbols(objects)
         with clock.phase("pack weights"):
             write_weights(plan, work / "pb_weights.bin")
         with clock.phase("link"):

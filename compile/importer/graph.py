@@ -152,17 +152,22 @@ def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph
     return _flatten(module, list(shapes), [o.name for o in model.graph.output])
 
 
+# What Python says of these tells a programmer of TVM something, and nobody else.
+MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RecursionError, TypeError)
+
+
 def _import_failure(error: Exception) -> CompileError:
     """Names the node that TVM's importer was at."""
-    line = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    said = f" ({line})" if line and not isinstance(error, MISTAKES) else ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("node")
         if isinstance(node, onnx.NodeProto):
             where = f"node {node.name or node.output[0]!r}"
             return CompileError(
-                f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators ({line})"
+                f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators{said}"
             )
-    return CompileError(f"TVM cannot import this model: {line}")
+    return CompileError(f"TVM cannot import this model: simplify it, or export it with other operators{said}")
 
 
 def _forget_locals(error: Exception) -> None:

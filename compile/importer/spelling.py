@@ -53,11 +53,11 @@ def respelt(model: onnx.ModelProto) -> onnx.ModelProto:
 def _clip(write: _Writer, node: NodeProto) -> bool:
     """Choices: TVM's own Clip makes a number of what is none. Only bounds of float32 are known here.
 
-    A bound that is left out is the least or the greatest finite number, as in ONNX Runtime.
+    A bound that is left out is the least or the greatest finite number, as ONNX defines it: infinite numbers are none.
     """
     kinds = {value.name: value.data_type for value in write.model.graph.initializer}
     low, high = [*node.input[1:], "", ""][:2]
-    if not (low or high) or any(kinds.get(bound) != TensorProto.FLOAT for bound in (low, high) if bound):
+    if any(kinds.get(bound) != TensorProto.FLOAT for bound in (low, high) if bound):
         return False
     limit = float(np.finfo(np.float32).max)
     low, high = low or write.constant(-limit), high or write.constant(limit)

@@ -142,6 +142,13 @@ def undefined_symbols(path: Path) -> set[str]:
         return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] == "SHN_UNDEF" and s.name}
 
 
+def check_symbols(kernels: list[Path]) -> None:
+    """Raises CompileError for a kernel that calls what is neither in libc nor in libm."""
+    for path in kernels:
+        if foreign := undefined_symbols(path) - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}:
+            raise CompileError(f"a kernel calls {min(foreign)}, which no library may take from its target")
+
+
 def link_library(
     toolchain: Toolchain,
     target: Target,

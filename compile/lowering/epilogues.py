@@ -129,7 +129,8 @@ def _step(node: Node, columns: int, kept: Kept) -> tuple[list[tuple[str, Any]], 
     if (vector := _vector_of(right, columns)) is not None and left.shape == node.shape:
         if node.op in ("add", "subtract"):
             return [("add_vector", vector if node.op == "add" else -vector)], left
-        return [("mul_vector", vector if node.op == "multiply" else np.float32(1.0) / vector)], left
+        factors = vector if node.op == "multiply" else _inverse(vector)
+        return None if factors is None else ([("mul_vector", factors)], left)
     if (vector := _vector_of(left, columns)) is not None and right.shape == node.shape:
         if node.op == "subtract":
             return [("mul_vector", np.full_like(vector, -1.0)), ("add_vector", vector)], right
@@ -139,6 +140,15 @@ def _step(node: Node, columns: int, kept: Kept) -> tuple[list[tuple[str, Any]], 
         return None
     main, other = (left, right) if _depth(left, kept) >= _depth(right, kept) else (right, left)
     return [("add" if node.op == "add" else "mul", other)], main
+
+
+def _inverse(vector: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """1 / vector, if multiplying with it is dividing: a number near the ends of float32 has no inverse there."""
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.float32(1.0) / vector
+    ends = (vector == 0) | ~np.isfinite(vector)  # these are each other's inverses
+    inside = np.isfinite(inverse) & (np.abs(inverse) >= np.finfo(np.float32).tiny)
+    return inverse if (ends | inside).all() else None
 
 
 def _vector_of(node: Node, columns: int) -> NDArray[np.float32] | None:

@@ -1,0 +1,59 @@
+"""Single operators where numbers end: as ONNX Runtime has them, or refused by node with what to do."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import compile
+
+ENDS = np.resize(np.float32([np.inf, -np.inf, np.nan, 1, 1e-39, -3e-40, 2e38, 0]), (1, 4, 8))
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
+    """built(op, constants): what ours and ONNX Runtime's make of ENDS."""
+
+    def run(op: str, *constants: Any) -> tuple[Any, Any]:
+        names = [f"c{i}" for i in range(len(constants))]
+        held = [numpy_helper.from_array(np.float32(c), n) for c, n in zip(constants, names, strict=True)]
+        node = helper.make_node(op, ["x", *names], ["y"], name="the_node")
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xy")
+        graph = helper.make_graph([node], "one", [x], [y], held)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, tmp_path / "one.onnx")
+        folder = compile.build(tmp_path / "one.onnx", target="host", seq_len=4, out=tmp_path / "out").folder
+        with compile.load(folder) as library:
+            ours = library.run({"x": ENDS})["y"]
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return ours, session.run(None, {"x": ENDS})[0]
+
+    return run
+
+
+def test_clip_without_bounds_makes_infinities_the_greatest_numbers(built: Callable) -> None:
+    """ONNX: min and max default to the least and the greatest finite number."""
+    ours, theirs = built("Clip")
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours[0, 0, 0] == np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize("divisor", [1e-39, 2e-45, -1e-40, 1e-38, 3e38, 0, np.inf])
+def test_division_by_a_number_that_has_no_inverse_in_float32(divisor: float, built: Callable) -> None:
+    ours, theirs = built("Div", np.full(8, divisor))
+    np.testing.assert_allclose(ours, theirs, rtol=3e-7, atol=1e-45)
+
+
+@pytest.mark.parametrize("operator", ["Asinh", "Acosh", "Sinh"])
+def test_operator_without_code_is_refused_by_its_node_with_what_to_do(operator: str, built: Callable) -> None:
+    """The first two compile, and call what a library may not; the last has no code at all in TVM."""
+    wanted = f"operator {operator} (node 'the_node') cannot be lowered: rewrite it with other operators"
+    with pytest.raises(compile.CompileError, match=f"^{re.escape(wanted)}( .*)?$") as raised:
+        built(operator)
+    assert "ir.Op" not in str(raised.value)
