@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -36,11 +37,19 @@ class TemporaryFolder:
         _sweep_once(place)
         prefix = f"{'.' if parent else ''}pocketbert-{os.getpid()}-"
         while True:
-            self.path = Path(tempfile.mkdtemp(".tmp", prefix, place))
-            lock = _lock(self.path)
-            if lock is not None:
-                break  # else another process took it for a dead one's in the moment before it was locked
-        self._remove = weakref.finalize(self, _remove, self.path, lock, os.getpid())
+            self.path = place / f"{prefix}{secrets.token_hex(4)}.tmp"
+            # First of all, so that a signal while the folder is made leaves none.
+            held: list[int | None] = []
+            self._remove = weakref.finalize(self, _remove, self.path, held, os.getpid())
+            try:
+                os.mkdir(self.path, 0o700)
+                held.append(_lock(self.path))
+            except FileExistsError:
+                self._remove.detach()  # it is somebody else's
+                continue
+            if held != [None]:
+                break
+            self._remove.detach()  # another process took it for a dead one's in the moment before it was locked
 
     def close(self) -> None:
         """Remove the folder and what is in it."""
@@ -60,7 +69,7 @@ def sweep(place: Path) -> None:
             if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 lock = _lock(Path(entry.path)) if entry.stat(follow_symlinks=False).st_uid == os.getuid() else None
                 if lock is not None and lock >= 0:
-                    _remove(Path(entry.path), lock, os.getpid())
+                    _remove(Path(entry.path), [lock], os.getpid())
 
 
 _sweep_once = functools.cache(sweep)
@@ -103,7 +112,8 @@ def _lock(folder: Path) -> int | None:
     return None
 
 
-def _remove(folder: Path, lock: int, owner: int) -> None:
+def _remove(folder: Path, held: list[int | None], owner: int) -> None:
+    """held: the folder's lock, once there is one."""
     if os.getpid() != owner:
         return  # a forked child: the folder is its parent's
     for pause in (0.0, 0.1, 0.5):  # a compiler that was killed may have children that still write
@@ -111,5 +121,6 @@ def _remove(folder: Path, lock: int, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             break
-    if lock >= 0:
-        os.close(lock)
+    for lock in held:
+        if lock is not None and lock >= 0:
+            os.close(lock)

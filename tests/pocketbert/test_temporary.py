@@ -96,6 +96,28 @@ def test_link_and_file_with_such_a_name_are_not_followed(scratch: Path, tmp_path
     assert (tmp_path / "mine").exists()
 
 
+def test_signal_while_a_folder_is_made_leaves_none(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.mkdir
+
+    def make_and_stop(path: Path, mode: int) -> None:
+        make(path, mode)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(temporary.os, "mkdir", make_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        TemporaryFolder(scratch)
+    assert names(scratch) == []
+
+
+def test_folder_whose_name_is_taken_gets_another(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = iter(["abcdabcd", "abcdabcd", "12341234"])
+    monkeypatch.setattr(temporary.secrets, "token_hex", lambda _: next(random))
+    with TemporaryFolder(scratch) as first, TemporaryFolder(scratch) as second:
+        assert first != second
+        assert first.is_dir()
+    assert names(scratch) == []
+
+
 def test_folder_of_another_user_stays(scratch: Path, dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(temporary.os, "getuid", lambda: 12345)
     sweep(scratch)
@@ -116,17 +138,16 @@ def test_nothing_is_swept_where_the_file_system_has_no_locks(
 
 
 def test_folder_that_is_swept_before_it_is_locked_is_made_again(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = temporary.tempfile.mkdtemp
+    make = os.mkdir
     lost: list[str] = []
 
-    def make_and_lose(*arguments: object) -> str:
-        made = make(*arguments)  # type: ignore[call-overload]
+    def make_and_lose(path: Path, mode: int) -> None:
+        make(path, mode)
         if not lost:
-            os.rmdir(made)
-            lost.append(made)
-        return made
+            os.rmdir(path)
+            lost.append(str(path))
 
-    monkeypatch.setattr(temporary.tempfile, "mkdtemp", make_and_lose)
+    monkeypatch.setattr(temporary.os, "mkdir", make_and_lose)
     with TemporaryFolder(scratch) as folder:
         assert folder.is_dir()
         assert str(folder) not in lost
