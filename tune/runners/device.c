@@ -94,10 +94,36 @@ static int join_thread(unsigned long thread, void **result)
     return unmap((void *)thread, STACK_BYTES);
 }
 
+/* To float's accuracy; what a task makes of scores is the only caller, so it need not be fast. */
+static float exponential(float x)
+{
+    if (!(x > -104)) /* or not a number */
+        return x < 0 ? 0 : x;
+    if (x > 89)
+        return __builtin_inff();
+    const int whole = (int)(x * 1.44269504f);
+    const double rest = x - whole * 0.6931471805599453;
+    double term = 1, sum = 1;
+    for (int i = 1; i < 16; i++)
+        sum += term *= rest / i;
+    for (int i = 0; i < whole; i++)
+        sum *= 2;
+    for (int i = 0; i > whole; i--)
+        sum /= 2;
+    return (float)sum;
+}
+
+static float square_root(float x)
+{
+    return __builtin_elementwise_sqrt(x);
+}
+
 static const struct {
     const char *name;
     void *address;
 } libc[] = {
+    {"expf", (void *)exponential},
+    {"sqrtf", (void *)square_root},
     {"memcpy", (void *)memcpy},
     {"memmove", (void *)memmove},
     {"memset", (void *)memset},
