@@ -41,13 +41,17 @@ def start(tiny_file: Path, checkpoint: Path, tmp_path: Path) -> Iterator[START]:
         "tune": ("tune", "kernels", tiny_file, *size, "--trials", "1000", "--db", out / "db.jsonl"),
     }
 
+    def made() -> set[Path]:
+        return {*tmp_path.glob("scratch/pocketbert-*.tmp"), *tmp_path.glob("out/.pocketbert-*.tmp")}
+
     def run(command: str) -> subprocess.Popen:
+        before = made()
         process = subprocess.Popen(
             [sys.executable, "-m", *map(str, commands[command])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             env=os.environ | {"TMPDIR": str(tmp_path / "scratch")}, text=True,
         )  # fmt: skip
         started.append(process)
-        while not [*tmp_path.glob("scratch/pocketbert-*.tmp"), *tmp_path.glob("out/.pocketbert-*.tmp")]:
+        while not made() - before:
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         return process
