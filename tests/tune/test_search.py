@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
 
 import onnx
@@ -13,14 +13,17 @@ import optuna
 import pytest
 
 from compile.running.load import read_manifest
+from compile.running.runners.local import LocalRunner
 from model.commands.config import read
 from model.distill import Distillation
 from model.presets import find_preset
 from model.recipes.distill import DistillConfig
 from model.recipes.pretrain import PretrainConfig
 from tune.__main__ import main
+from tune.errors import TuneError
 from tune.search import candidate, latency
 from tune.search import space as spaces
+from tune.search.artifact import Build
 from tune.search.candidate import Search
 from tune.search.command import loop
 from tune.search.export_command import SHARED, training_files
@@ -69,9 +72,6 @@ class Quality:
 
 @contextmanager
 def search(address, quality):
-    from compile.running.runners.local import LocalRunner
-    from tune.search.artifact import Build
-
     settings = Settings("tiny", "x", "y", 16, 1, "local", quality.name, SPACE.max_params, SPACE.mha_ffn, 5.0)
     study = join_study("s", address, settings, seed=0)
     with LocalRunner() as runner, Search(study, SPACE, Build(seq_len=16), runner, quality, 1, 5.0) as found:
@@ -188,6 +188,34 @@ def test_a_study_of_another_device_is_refused(address):
                 found.prepare()
         finally:
             found.study.set_user_attr("reference", begun)
+
+
+def test_an_int8_search_measures_int8_kernels_and_belongs_to_its_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidate, "PROBE_TURNS", 1)
+    monkeypatch.setattr(latency, "disturbance", lambda *_: None)
+    address = f"sqlite:///{tmp_path}/study.db"
+    settings = Settings("tiny", "x", "y", 16, 1, "local", "few FFNs", SPACE.max_params, SPACE.mha_ffn, 5.0, "int8")
+    study = join_study("s", address, settings, seed=0)
+    build = Build(seq_len=16, precision="int8")
+    assert build.key(REFERENCE) != Build(seq_len=16).key(REFERENCE)
+    with LocalRunner() as runner, Search(study, SPACE, build, runner, Quality(), 1, 5.0) as found:
+        found.prepare()
+        assert read_manifest(found.reference).precision == "int8"
+        made = found.program(REFERENCE)
+        call = next(call for call in made.calls if call.kernel.precision != "f32" and call.kernel.tile_name)
+        assert found.kernel_ms(call, made) > 0
+    with pytest.raises(TuneError, match="was begun with precision 'int8', this worker has 'float32'"):
+        join_study("s", address, replace(settings, precision="float32"), seed=0)
+
+
+def test_a_study_of_before_precision_goes_on_in_float32(tmp_path):
+    settings = Settings("tiny", "x", "y", 16, 1, "local", "few FFNs", SPACE.max_params, SPACE.mha_ffn, 5.0)
+    address = f"sqlite:///{tmp_path}/study.db"
+    study = join_study("s", address, settings, seed=0)
+    study.set_user_attr("settings", {k: v for k, v in asdict(settings).items() if k != "precision"})
+    join_study("s", address, settings, seed=0)
+    with pytest.raises(TuneError, match="precision 'float32', this worker has 'int8'"):
+        join_study("s", address, replace(settings, precision="int8"), seed=0)
 
 
 def test_a_trial_is_exported_with_the_configurations_that_train_it(address, tmp_path, capsys):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from compile.artifact.manifest import toolchain_versions
+from compile.artifact.manifest import Precision, toolchain_versions
 from compile.databases import shipped
 from compile.program import Program
 from compile.targets import find_target
@@ -24,6 +24,7 @@ class Build:
     target: str = "host"
     cpu: str | None = None
     seq_len: int = 128
+    precision: Precision = "float32"
 
     @cached_property
     def toolchain(self) -> str:
@@ -35,6 +36,7 @@ class Build:
         database = shipped(target.cpu)
         tiles = database.read_text() if database else ""
         made_of = [asdict(config), target.name, target.cpu.name, self.seq_len, self.toolchain, tiles]
+        made_of += [self.precision] if self.precision != "float32" else []
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -51,7 +53,7 @@ def program(onnx_file: Path, build: Build) -> Program:
     """The kernel calls that the library will make; nothing is compiled. Passes run without their referee."""
     from tune.kernels.model import program_of  # tvm
 
-    return program_of(onnx_file, find_target(build.target, build.cpu), build.seq_len)
+    return program_of(onnx_file, find_target(build.target, build.cpu), build.seq_len, precision=build.precision)
 
 
 def library(made: Program, build: Build, name: str, out: Path) -> Path:
@@ -59,4 +61,5 @@ def library(made: Program, build: Build, name: str, out: Path) -> Path:
     from compile.pipeline import BuildOptions, Clock, build_program
 
     target = find_target(build.target, build.cpu)
-    return build_program(made, name, target, out, BuildOptions(build.seq_len), Clock(None), {}).folder
+    options = BuildOptions(build.seq_len, precision=build.precision)
+    return build_program(made, name, target, out, options, Clock(None), {}).folder

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=1, metavar="N", help="of the measured library (default: 1)")
     add("--target", default="host", help="what libraries are compiled for (default: host)")
     add("--cpu", metavar="NAME", help="as in python -m compile")
+    add("--precision", choices=("float32", "int8"), default="float32", help="of the measured libraries, and of quality")
     add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
     add("--quality", type=Path, default=Path("configs/search-quality.toml"), metavar="FILE.toml",
         help="a short distillation on your text (default: configs/search-quality.toml)")  # fmt: skip
@@ -176,13 +177,16 @@ def begun(args: argparse.Namespace) -> Iterator[Search]:
     space = replace(space, max_params=args.max_params or space.max_params, mha_ffn=tuple(args.mha_ffn or space.mha_ffn))
     target = find_target(args.target, args.cpu)
     quality: Quality = (
-        Command(args.quality_command, args.quality_timeout) if args.quality_command else Distillation.read(args.quality)
+        Command(args.quality_command, args.quality_timeout)
+        if args.quality_command
+        else Distillation.read(args.quality, args.precision)
     )
     settings = Settings(
         space.name, target.name, target.cpu.name, args.seq_len, args.threads, args.runner, quality.name,
-        space.max_params, space.mha_ffn, args.max_latency,
+        space.max_params, space.mha_ffn, args.max_latency, args.precision,
     )  # fmt: skip
-    study, build = join_study(args.study, args.storage, settings, args.seed), Build(args.target, args.cpu, args.seq_len)
+    study = join_study(args.study, args.storage, settings, args.seed)
+    build = Build(args.target, args.cpu, args.seq_len, args.precision)
     with (
         make_runner(args, target) as runner,
         Search(study, space, build, runner, quality, args.threads, args.max_latency) as search,

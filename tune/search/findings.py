@@ -90,7 +90,8 @@ class Findings:
         space, target, cpu = map(shlex.quote, (s.space, s.target, s.cpu))
         return (
             f"python -m tune export --space {space} --seq-len {s.seq_len} -o {file}.onnx \\\n  --set {sets}\n"
-            f"python -m compile {file}.onnx --target {target} --cpu {cpu} --seq-len {s.seq_len} --out {file}"
+            f"python -m compile {file}.onnx --target {target} --cpu {cpu} --seq-len {s.seq_len} "
+            f"{'' if s.precision == 'float32' else f'--precision {s.precision} '}--out {file}"
         )
 
 

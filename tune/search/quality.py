@@ -9,7 +9,7 @@ import math
 import shlex
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -58,16 +58,19 @@ class Distillation:
     """
 
     config: DistillationConfig
+    precision: str = "float32"  # int8: the student is judged as int8 kernels compute
 
     @classmethod
-    def read(cls, path: Path) -> Distillation:
-        return cls(read(path, DistillationConfig))
+    def read(cls, path: Path, precision: str = "float32") -> Distillation:
+        return cls(read(path, DistillationConfig), precision)
 
     @property
     def name(self) -> str:
         steps, length = self.config.train.steps, self.config.text.sequence_length
         rows = self.config.train.batch_size * self.config.train.accumulate
-        return f"−held-out loss, nats a masked word, after {steps} steps of {rows}×{length} tokens"
+        return f"−held-out loss, nats a masked word, after {steps} steps of {rows}×{length} tokens" + (
+            ", as int8" if self.precision == "int8" else ""
+        )
 
     def prepare(self) -> None:
         """The teacher and both texts; one process makes them, those that come meanwhile wait."""
@@ -92,6 +95,7 @@ class Distillation:
     def measure(self, config: ModelConfig) -> float:
         from model import load_checkpoint
         from model.processes import join
+        from model.quantize import fake_quantized
         from model.recipes.corpus import pretraining_batches
         from model.recipes.distill import DistillConfig, Transfer, distill
         from model.recipes.evaluate import evaluate_words
@@ -104,7 +108,8 @@ class Distillation:
             student = load_checkpoint(distill(job), "mlm")
             processes = join(self.config.train.device)
             batches = pretraining_batches(self.config.held_out, config.vocab_size, 0, processes)
-            loss = evaluate_words(student.to(processes.device), batches, self.config.batches, 32)["mlm"]
+            with fake_quantized(student) if self.precision == "int8" else nullcontext():
+                loss = evaluate_words(student.to(processes.device), batches, self.config.batches, 32)["mlm"]
         if not math.isfinite(loss):
             raise TuneError(f"the held-out loss is {loss}")
         return -loss

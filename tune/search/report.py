@@ -68,8 +68,8 @@ def _settings(findings: Findings) -> str:
     threads = f"{s.threads} thread{'s' * (s.threads > 1)}"
     return (
         f"space {s.space}, at most {s.max_params / 1e6:.2f}M parameters, MHA:FFN {s.mha_ffn[0]:g} to {s.mha_ffn[1]:g}; "
-        f"latency of libraries for {s.target} ({s.cpu}), {threads}, {s.seq_len} tokens, by the runner {s.runner} on "
-        f"{findings.device}"
+        f"latency of libraries for {s.target} ({s.cpu}), {s.precision}, {threads}, {s.seq_len} tokens, "
+        f"by the runner {s.runner} on {findings.device}"
     )
 
 

@@ -42,6 +42,7 @@ class Settings:
     max_params: float
     mha_ffn: tuple[float, float]
     max_latency: float
+    precision: str = "float32"
 
 
 def join_study(name: str, address: str, settings: Settings, seed: int | None) -> Study:
@@ -62,9 +63,10 @@ def join_study(name: str, address: str, settings: Settings, seed: int | None) ->
             study.set_metric_names(list(OBJECTIVES))
         begun = study.user_attrs["settings"]
     for key, value in wanted.items():
-        if begun.get(key) != value:
+        before = begun.get(key, getattr(Settings, key, None))
+        if before != value:
             raise TuneError(
-                f"--study {name} was begun with {key.replace('_', '-')} {begun.get(key)!r}, this worker has {value!r}: "
+                f"--study {name} was begun with {key.replace('_', '-')} {before!r}, this worker has {value!r}: "
                 "give what it was begun with, or another --study"
             )
     return study
