@@ -62,7 +62,6 @@ def test_what_kill_leaves_the_next_build_removes(build: Callable, tmp_path: Path
     killed = build()
     killed.kill()
     killed.communicate()
-    assert names(scratch)
     assert names(tmp_path / "out" / "deep")
     after = build()
     after.communicate(timeout=300)

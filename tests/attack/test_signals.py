@@ -49,6 +49,7 @@ def start(tiny_file: Path, checkpoint: Path, tmp_path: Path) -> Iterator[START]:
         process = subprocess.Popen(
             [sys.executable, "-m", *map(str, commands[command])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             env=os.environ | {"TMPDIR": str(tmp_path / "scratch")}, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
         )  # fmt: skip
         started.append(process)
         while not made() - before:

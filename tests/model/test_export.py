@@ -132,7 +132,7 @@ def test_no_infinity_in_the_graph(mobilebert: tuple) -> None:
     for initializer in onnx.load(mobilebert[1]).graph.initializer:
         array = numpy_helper.to_array(initializer)
         if array.dtype == np.float32:  # and there is no Constant node, as the operators tested above show
-            assert np.abs(array).max() <= 1e4, initializer.name
+            assert np.isfinite(array).all(), initializer.name
 
 
 def test_same_weights_same_bytes(tmp_path: Path, small: Callable, randomized: Callable) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,10 @@ def test_what_a_command_returns_is_its_status(result: int | None, status: int, c
     assert capsys.readouterr() == ("", "")
 
 
-def test_signals_are_as_before_when_a_command_has_ended() -> None:
+def test_signals_are_as_before_when_a_command_has_ended(request: pytest.FixtureRequest) -> None:
+    # Another test's program, or whoever started this one in the background, may have left others.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     within = []
     exit_status(lambda _: within.append(signal.getsignal(signal.SIGTERM)), argparse.Namespace(), "")

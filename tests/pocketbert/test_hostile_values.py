@@ -134,12 +134,12 @@ def test_weights_of_odd_types_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_index_of_safetensors(tmp_path: Path) -> None:
-    from model.checkpoint import _read_tensors
+    from model.checkpoint import read_weights
 
     for spoilt in each_spoilt({"weight_map": {"a": "missing.safetensors"}, "metadata": {"total_size": 1}}):
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(spoilt))
         with within_a_second():
-            _read_tensors(tmp_path)
+            read_weights(tmp_path)
 
 
 def test_shards_json(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ int32_t PB(entities)(pocketbert_model *model, const char *text, size_t text_byte
 int32_t PB(fill)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_label *pieces, int32_t each,
                  int32_t room, int32_t *masks, int32_t *overflow);
 
-/* The piece with this id as UTF-8 that ends with a NUL, as the tokenizer writes it ("##ing", "Ġthe", "▁the"); NULL where there is none. It belongs to the library
- * and is valid as long as that is loaded. */
+/* The piece with this id as UTF-8 that ends with a NUL, as the tokenizer writes it ("##ing"); NULL where there is none.
+ * It belongs to the library and is valid as long as that is loaded. */
 const char *PB(token)(int32_t id);
 
 /* Wait until no other thread is using the model, and free everything that is its own. What is called with it afterwards is

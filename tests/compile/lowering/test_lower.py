@@ -258,13 +258,6 @@ def test_every_row_argument_fits_its_value(exported: Callable, lowered: Callable
                 assert view.offset + (view.rows - 1) * view.stride + view.columns <= view.value.size
 
 
-def test_float_output_only(graph: type, lowered: Callable) -> None:
-    b = graph()
-    x = b.input("x", [1, 8, 16])
-    with pytest.raises(CompileError, match=r"output .* type int64"):
-        lowered(b.model(b("Identity", b.input("ids", [1, 8], TensorProto.INT64)), b.linear(x, 16, 4)))
-
-
 def test_uneven_split(graph: type, agree: Callable) -> None:
     """7 columns in 2 parts: 4 and 3."""
     b = graph()
@@ -313,7 +306,7 @@ def test_a_choice_by_an_integer_mask_is_an_epilogue_where_that_is_exact(
     program = lowered(model)
     found = [call.kernel.steps for call in program.calls if call.kernel.family == "map"]
     if steps is None:
-        assert program.generic
+        assert not any("zero" in step for found_steps in found for step in found_steps)
     else:
         assert inverted or found[:1] == [steps]
         assert found[0][0].endswith(("is_nonzero", "is_zero"))

@@ -163,7 +163,7 @@ def test_numbers_of_the_interface_stay_as_they_are() -> None:
     header = (INCLUDE / "pocketbert.h").read_text()
     numbers = {name: int(value) for name, value in re.findall(r"\bPOCKETBERT_(\w+) = (\d+)", header)}
     types = {name.upper(): code for name, code in TYPE_CODES.items()}
-    errors = ["ARGUMENT", "SHAPE", "RANGE", "MEMORY", "CPU", "THREAD", "BUSY", "LIBRARY", "VOCABULARY", "FORK"]
+    errors = ["ARGUMENT", "SHAPE", "RANGE", "MEMORY", "CPU", "THREAD", "BUSY", "LIBRARY", "VOCABULARY", "FORK", "TASK"]
     assert numbers == {"ABI": 1, "OK": 0} | types | {f"ERROR_{name}": 1 + i for i, name in enumerate(errors)}
     assert types == {"FLOAT32": 1, "INT64": 2, "INT32": 3, "BOOL": 4}
 
