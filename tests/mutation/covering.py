@@ -18,6 +18,7 @@ import coverage
 
 KEPT = Path(tempfile.gettempdir()) / "pocketbert-covering"
 PYTEST = [sys.executable, "-m", "pytest", "--no-header"]
+TESTS = 40  # of those that run the line, and of those that start processes
 FAILED = ("FAILED tests/", "ERROR tests/")
 Seen = dict[str, dict[str, list[str]]]  # source file -> line -> contexts: "test|setup", "test|run", "test|teardown"
 
@@ -38,9 +39,14 @@ class Covering:
         kept = {str(file.relative_to(folder)): KEPT / f"{common}-{digest([file])}.json" for file in files}
         if unseen := [test for test, place in kept.items() if not place.exists()]:
             run(room, unseen, kept, folder, jobs)
-        for place in kept.values():
+        self.text: dict[str, str] = {}
+        self.starting: set[str] = set()  # tests that start processes
+        for test_file, place in kept.items():
             seen = json.loads(place.read_text())
             self.seconds |= seen["seconds"]
+            self.text[test_file] = (folder / test_file).read_text()
+            if "subprocess" in self.text[test_file]:
+                self.starting |= set(seen["seconds"])
             for path, lines in seen["lines"].items():
                 for line, contexts in lines.items():
                     for context in contexts:
@@ -51,33 +57,31 @@ class Covering:
                             self.shared.add((path, int(line)))
 
     def tests(self, path: str, line: int) -> list[str]:
-        """Those that run the line, the quickest first."""
+        """Those that run the line, the quickest first; then those that start processes, which may run it unseen."""
         tree = ast.parse((self.folder / path).read_text())
-        statements = [
-            node for node in ast.walk(tree) if isinstance(node, ast.stmt) and first(node) <= line <= last(node)
-        ]
-        functions = [node for node in statements if isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line]
-        if not functions:  # a constant or a default is read when the module is imported
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        inside = any(isinstance(n, ast.FunctionDef) and n.body[0].lineno <= line <= (n.end_lineno or 0) for n in nodes)
+        own = [range(node.lineno, last(node) + 1) for node in nodes if node.lineno <= line <= last(node)]
+        lines = [(path, number) for number in own[-1]] if own else []
+        if not inside:  # a constant or a default is read when the module is imported
             tests = self.of_file[path]
         else:
-            lines = [(path, n) for n in range(min(first(statements[-1]), line), last(statements[-1]) + 1)]
             tests = self.lines[path, line] or set().union(*(self.lines[place] for place in lines))
-            if self.shared.intersection(lines):
-                files = {test.split("::")[0] for test in tests}
-                beside = sorted(t for t in self.seconds if t.split("::")[0] in files and t not in tests)
-                return self.by_time(tests) + self.by_time(set(beside))
-        return self.by_time(tests)
+        beside: set[str] = set()
+        if inside and self.shared.intersection(lines):
+            files = {test.split("::")[0] for test in tests}
+            beside = {test for test in self.seconds if test.split("::")[0] in files} - tests
+        seen = (self.by_time(tests) + self.by_time(beside))[:TESTS]
+        module = path.removesuffix(".py").replace("/", ".")
+        starting = [test for test in self.by_time(self.starting)[::-1] if module in self.text[test.split("::")[0]]]
+        return seen + [test for test in starting if test not in seen][:TESTS]
 
     def by_time(self, tests: set[str]) -> list[str]:
         return sorted(tests, key=lambda test: (self.seconds.get(test, 0), test))
 
 
-def first(node: ast.stmt) -> int:
-    return node.lineno
-
-
 def last(node: ast.stmt) -> int:
-    """The last line of what it says itself: of a loop or a condition, its first line."""
+    """The last line of what it says itself: of a loop, a condition or a function, its head."""
     body = getattr(node, "body", None)
     return max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
 

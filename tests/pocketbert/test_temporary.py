@@ -118,8 +118,9 @@ def test_folder_whose_name_is_taken_gets_another(scratch: Path, monkeypatch: pyt
     assert names(scratch) == []
 
 
-def test_folder_of_another_user_stays(scratch: Path, dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(temporary.os, "getuid", lambda: 12345)
+@pytest.mark.parametrize("user", [os.getuid() + 1, os.getuid() - 1])
+def test_folder_of_another_user_stays(user: int, scratch: Path, dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporary.os, "getuid", lambda: user)
     sweep(scratch)
     assert dead.exists()
 
