@@ -6,10 +6,10 @@
  * Compile with -DMODEL=<name> for the model to call. CONTRIBUTING.md has the commands.
  */
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "pocketbert.h"
 
 #define JOIN_(a, b) a##b
@@ -17,14 +17,6 @@
 const pocketbert_functions *JOIN(MODEL, _functions)(void);
 
 enum { MAX_TENSORS = 8, MODELS = 4, STEPS = 8 };
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            abort();                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 static const pocketbert_functions *api;
 static pocketbert_description model;

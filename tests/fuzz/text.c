@@ -3,19 +3,11 @@
  * Arrays are exactly as large as they are said to be, and so are texts. tokenizer.py builds it for each kind of tokenizer.
  */
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "runtime.h"
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            abort();                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 static char *copy(const uint8_t *from, size_t size)
 {
