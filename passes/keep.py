@@ -2,6 +2,9 @@
 
 from fnmatch import fnmatchcase
 
+import numpy as np
+
+from passes import int8
 from passes.errors import PassError
 from passes.options import Options
 from passes.report import Refusals
@@ -18,6 +21,14 @@ class Keep:
         """A reason where the caller's patterns match one of the names."""
         match = next((p for p in self.patterns for name in names if fnmatchcase(name, p)), None)
         return f"--keep-float {match}" if match else ""
+
+    def unusable(self, name: str, values: np.ndarray, axis: int) -> str:
+        """A reason where the matrix cannot be int8; PassError where it is not finite: that is broken in float32 too."""
+        if not np.isfinite(values).all():
+            raise PassError(
+                f"{name}: weights with NaN or infinity cannot be int8: mend the model, or --keep-float '{name}'"
+            )
+        return int8.unusable(values, axis)
 
     def too_noisy(self, snr: float) -> str:
         """A reason where the ratio, in decibels, is below the bound."""

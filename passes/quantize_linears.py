@@ -35,7 +35,7 @@ def quantize_linears(model: ir.Model, options: Options) -> Outcome:
 def _quantize(graph: ir.Graph, candidate: Linear, x: np.ndarray, keep: Keep, texts: bool) -> LayerPrecision:
     values, name, weight = candidate.matrix(), f"{candidate.node.name}", f"{candidate.weight.name}"
     weight_snr = output_snr = None
-    reason = keep.asked(name, weight) or int8.unusable(values, axis=1)
+    reason = keep.asked(name, weight) or keep.unusable(weight, values, axis=1)
     reason = reason or ("" if np.isfinite(x).all() else "its input is not finite on the samples")
     if not reason:
         quantized, scales = int8.quantize_channels(values, axis=1)

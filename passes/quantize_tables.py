@@ -36,7 +36,7 @@ def _quantize(graph: ir.Graph, table: ir.Value, keep: Keep) -> LayerPrecision:
     values, name = array(table), f"{table.name}"
     assert values is not None
     snr = None
-    reason = keep.asked(name) or int8.unusable(values, axis=0)
+    reason = keep.asked(name) or keep.unusable(name, values, axis=0)
     if not reason and not all(_looks_up(node) for node in table.consumers()):
         reason = "its other readers stay float32"
     if not reason:

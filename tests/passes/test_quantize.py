@@ -105,22 +105,33 @@ def test_layers_stay_float_where_the_caller_or_the_bound_wants_it(build):
         passes.run(model, options=Options(quantize="int8", min_snr=float("nan")))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda w: w.__setitem__((3, 2), np.inf), "NaN or infinity"),
-        (lambda w: w.__setitem__((slice(None), 1), 1e-37), "underflows"),
-    ],
-)
-def test_weights_that_int8_cannot_hold_stay_float_with_the_reason(build, spoil, reason):
+def test_weights_whose_scale_underflows_stay_float_with_the_reason(build):
     b = build()
     w = b.rng.standard_normal((16, 8)).astype(np.float32)
-    spoil(w)
+    w[:, 1] = 1e-37
     model = b.model(b("MatMul", b.input("x", [4, 16]), b.const(w)))
     _, report = passes.run(model, options=Options(quantize="int8"), verify=False)
     [layer] = layers(report)
     assert layer.precision == "float32"
-    assert reason in layer.reason
+    assert "underflows" in layer.reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("reader", ["MatMul", "Gather"])
+def test_weights_that_are_no_numbers_are_refused_by_name_unless_they_are_kept(build, value, reader):
+    b = build()
+    w = b.rng.standard_normal((16, 8)).astype(np.float32)
+    w[3, 2] = value
+    weight = b.const(w, "layer.7.weight")
+    if reader == "MatMul":
+        y = b("MatMul", b.input("x", [4, 16]), weight)
+    else:
+        y = b("Gather", weight, b.input("ids", [4], onnx.TensorProto.INT64))
+    model = b.model(y)
+    with pytest.raises(PassError, match=r"layer\.7\.weight: weights with NaN .*--keep-float 'layer\.7\.weight'"):
+        passes.run(model, options=INT8, verify=False)
+    _, report = passes.run(model, options=Options(quantize="int8", keep_float=("layer.7.*",)), verify=False)
+    assert [layer.precision for layer in layers(report)] == ["float32"]
 
 
 def test_a_layer_whose_input_overflows_on_the_samples_stays_float_and_says_so(build):
