@@ -173,6 +173,9 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
         ("tuned tiles", _tuning(manifest.tuning)),
         ("graph passes", f"{sum(p.applied for p in passes)} rewrites, {sum(len(p.refusals) for p in passes)} refused"),
     ]
+    if passes and passes[0].name == "in_float32" and passes[0].counts:
+        far = "" if passes[0].error is None else f"; {passes[0].error:.1e} of the output range from the file as it is"
+        rows.append(("types", f"{', '.join(passes[0].counts)} computed in float32{far}"))
     if layers := [layer for entry in passes for layer in entry.layers]:
         rows += _quantisation(manifest, layers)
     for check in manifest.verification:

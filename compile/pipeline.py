@@ -39,6 +39,7 @@ from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
 from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes
+from compile.importer.interface import with_own_types
 from compile.linking.library_rules import check_library
 from compile.linking.link import check_symbols, find_toolchain, link_library, require_space
 from compile.lowering.lower import lower
@@ -52,6 +53,7 @@ from compile.text.task import Task
 from passes.calibration import plain_inputs
 from passes.calibration import text_inputs as calibration_inputs
 from passes.fix_shapes import fix_shapes
+from passes.in_float32 import in_float32_throughout
 
 Progress = Callable[[str, float], None]
 
@@ -114,11 +116,14 @@ def build_library(
     find_toolchain(target)  # fail early: passes take seconds
     if options.dump:
         options.dump.mkdir(parents=True, exist_ok=True)
+    model = with_own_types(model)
+    model = with_own_types(model)
     program, optimised, extra = lower_model(model, target, options, clock)
     compiling = _naming_the_node(optimised, options.seq_len, target)
     quantized = optimised if _holds_integers(model) or _holds_integers(optimised) else None
     texts = [dict(text) for text in _pass_options(model, options).calibration[::6]] if options.verify else []
-    verifying = partial(verify, model=model, quantized=quantized, original=options.original, texts=texts)
+    wide = in_float32_throughout(model)
+    verifying = partial(verify, model=wide, quantized=quantized, original=options.original, texts=texts)
     return build_program(program, name, target, out, options, clock, extra, compiling, verifying)
 
 

@@ -35,6 +35,7 @@ from passes.fuse_gelu import fuse_gelu
 from passes.fuse_layer_norm import fuse_layer_norm
 from passes.fuse_residual_add import fuse_residual_add
 from passes.graph import infer_shapes
+from passes.in_float32 import in_float32
 from passes.keep import check_patterns
 from passes.options import Options
 from passes.quantize_linears import quantize_linears
@@ -75,6 +76,7 @@ class Phase:
 
 
 PHASES = (
+    Phase("types", (Pass("in_float32", in_float32, opset=1),)),
     Phase("spell", (Pass("spell_fused", spell_fused, opset=1),)),
     # Before onnxsim, which knows less about integers.
     Phase(
@@ -163,7 +165,7 @@ def run(
     dump: folder that receives the model after every pass. progress: called with each pass's report.
     leave_out: go on without a pass that broke the model, as far as verify sees it; the reason is one of its refusals.
     Raises PassError for a model that cannot be read, checked or run, and for a pass that broke it; with leave_out only
-    for those of the quantize phase, which are asked for by name.
+    for those of the types and quantize phases, which nothing can go on without.
     """
     started = time.perf_counter()
     chosen = select(only, skip)
@@ -183,7 +185,7 @@ def run(
     for phase in PHASES:
         for entry in phase.passes:
             if entry.name in chosen:
-                may = leave_out and phase.name != "quantize"
+                may = leave_out and phase.name not in ("types", "quantize")
                 reports.append(_run_pass(entry, phase.name, graph, options, referee, dump, len(reports), may))
                 if progress:
                     progress(reports[-1])
@@ -227,7 +229,8 @@ def _run_pass(
             proto = ir.to_proto(model)
             if dump is not None:
                 _dump(proto, Path(dump), f"{index:02d}_{entry.name}.onnx")
-            difference = referee.check(proto, entry.name, entry.tolerance) if referee else None
+            tolerance = outcome.tolerance or entry.tolerance
+            difference = referee.check(proto, entry.name, tolerance, bool(outcome.tolerance)) if referee else None
     except BrokenPassError as error:
         if not (leave_out and referee):
             raise

@@ -34,12 +34,16 @@ class LayerPrecision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rewrite hands back: how often it fired, its own counts, its refusals, and layers given a precision."""
+    """What one rewrite hands back: how often it fired, its own counts, its refusals, and layers given a precision.
+
+    tolerance: where it is not the pass's own; the input model rounds that much itself, and may overflow.
+    """
 
     applied: int = 0
     counts: dict[str, int] | None = None
     refusals: tuple[Refusal, ...] = ()
     layers: tuple[LayerPrecision, ...] = ()
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from passes.errors import BrokenPassError, PassError
+from passes.in_float32 import has_other_floats
 from passes.inputs import random_inputs
 from pocketbert.errors import first_line
 from pocketbert.numerics import TOLERANCE, Outputs, relative_error
@@ -23,21 +24,33 @@ class Referee:
     """Runs models on inputs chosen once, from the model before any pass."""
 
     def __init__(self, model: onnx.ModelProto, seeds: tuple[int, ...] = SEEDS) -> None:
-        self.feeds = [random_inputs(model, seed) for seed in seeds]
+        self.feeds = [
+            {
+                name: a if a.dtype.isbuiltin == 1 else a.astype(np.float32)
+                for name, a in random_inputs(model, seed).items()
+            }
+            for seed in seeds
+        ]
         self.data = model.SerializeToString()
+        self.outputs: list[Outputs] | None = None  # of a type that ONNX Runtime cannot compute in, until it is another
         try:
             self.outputs = run_model(self.data, self.feeds)
         except Exception as error:
+            if has_other_floats(model):
+                return
             raise PassError(
                 f"ONNX Runtime cannot run the input model ({first_line(error)}); repair the export, or skip the "
                 "comparison with --no-verify"
             ) from error
         self.first = self.outputs
 
-    def check(self, model: onnx.ModelProto, name: str, tolerance: float = TOLERANCE) -> float:
+    def check(
+        self, model: onnx.ModelProto, name: str, tolerance: float = TOLERANCE, overflows: bool = False
+    ) -> float | None:
         """Compare with the previous stage; return the error over the range, or raise BrokenPassError.
 
-        A model with the bytes of the previous stage is not run again.
+        A model with the bytes of the previous stage is not run again. None: the previous one could not be run.
+        overflows: what was not finite may be anything now.
         """
         data = model.SerializeToString()
         if data == self.data:
@@ -46,8 +59,14 @@ class Referee:
             outputs = run_model(data, self.feeds)
         except Exception as error:
             raise BrokenPassError(name, f"broke the model: ONNX Runtime says {first_line(error)}") from error
+        before = _finite(self.outputs, outputs) if overflows else self.outputs
+        if overflows or self.outputs is None:
+            self.first = self.outputs = outputs
+            self.data = data
+        if before is None:
+            return None
         try:
-            difference = compare(self.outputs, outputs)
+            difference = compare(before, outputs)
         except ValueError as mismatch:
             raise BrokenPassError(name, f"broke the model: {mismatch}") from mismatch
         if not difference <= tolerance:
@@ -58,9 +77,19 @@ class Referee:
         self.outputs, self.data = outputs, data
         return difference
 
-    def total_error(self) -> float:
-        """The last checked model against the first one."""
-        return compare(self.first, self.outputs)
+    def total_error(self) -> float | None:
+        """The last checked model against the first one that could be run, in float32."""
+        return compare(self.first, self.outputs) if self.first is not None and self.outputs is not None else None
+
+
+def _finite(before: list[Outputs] | None, after: list[Outputs]) -> list[Outputs] | None:
+    """`before` with what is not finite as it is `after`; None where nothing of an output is finite."""
+    if before is None or any(not np.isfinite(value).any() for outputs in before for value in outputs.values()):
+        return None
+    return [
+        {name: np.where(np.isfinite(value), value, new[name]) for name, value in old.items()}
+        for old, new in zip(before, after, strict=True)
+    ]
 
 
 def open_session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:

@@ -82,3 +82,21 @@ class Builder:
         if all(output.type.WhichOneof("value") for output in inferred.graph.output):
             onnx.checker.check_model(inferred, full_check=True)
         return inferred
+
+
+def narrowed(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    """`model` with another type in place of float32."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    for tensor in other.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(kind))
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*other.graph.input, *other.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = kind
+    for node in other.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = kind
+    return other
