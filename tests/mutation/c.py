@@ -35,6 +35,7 @@ TESTS = {
     "cpu.c": [f"{PLACE}/test_cores.py", f"{PLACE}/test_sources.py", *CHECKS],
     "cpu_features.h": [f"{PLACE}/test_sources.py", *CHECKS],
     "platform.h": [f"{PLACE}/test_sources.py", *CHECKS],
+    "platform_linux.c": [f"{PLACE}/test_cores.py", f"{PLACE}/test_sources.py", *CHECKS],
     "profile.c": PROFILE,
     "jni.c": ["tests/e2e/test_java.py"],
     "java.h": ["tests/e2e/test_java.py"],

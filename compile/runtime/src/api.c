@@ -109,7 +109,7 @@ struct affinity {
 static void set_affinity(void *argument, int32_t thread)
 {
     struct affinity *affinity = argument;
-    if (thread != 0 && syscall(PB_SYS_SCHED_SETAFFINITY, 0, sizeof affinity->cores, &affinity->cores) != 0)
+    if (thread != 0 && !pb_bind_thread(affinity->cores))
         affinity->refused = true;
 }
 
@@ -118,17 +118,10 @@ static void destroy(pb_model *model, bool inherited)
     if (model->pool)
         pb_pool_destroy(model->pool, inherited);
     if (model->memory)
-        munmap(model->memory, model->memory_bytes);
+        pb_free_pages(model->memory, model->memory_bytes);
     if (model->records)
-        munmap(model->records, 2 * model->records_bytes);
-    munmap(model, model->bytes);
-}
-
-/* Zeros, with their pages there, so that no run faults one in. */
-static void *allocate(size_t bytes)
-{
-    void *memory = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS | PB_MAP_POPULATE, -1, 0);
-    return memory == (void *)-1 ? NULL : memory;
+        pb_free_pages(model->records, 2 * model->records_bytes);
+    pb_free_pages(model, model->bytes);
 }
 
 static int32_t prepare(pb_model *model, const pocketbert_options *options)
@@ -143,13 +136,13 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
     const size_t text_offset = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
     model->memory_bytes = text_offset + (PB_PIECES ? 3 * sizeof *model->text * (size_t)plan->tokens : 0);
-    model->memory = model->context.arena = allocate(model->memory_bytes);
+    model->memory = model->context.arena = pb_pages(model->memory_bytes, true);
     if (!model->memory)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
     model->text = (int64_t *)(void *)(model->memory + text_offset);
     if (options->profile) {
         model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->blocks) * sizeof *model->records;
-        model->records = allocate(2 * model->records_bytes);
+        model->records = pb_pages(2 * model->records_bytes, true);
         if (!model->records)
             return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the profile");
         model->snapshot = model->records + model->records_bytes / sizeof *model->records;
@@ -187,7 +180,7 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
         return fail(NULL, POCKETBERT_ERROR_CPU, pb_cpu_lacks(pb_the_plan.levels[0].features & ~pb_cpu_features()));
 
     const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
-    pb_model *model = allocate(bytes);
+    pb_model *model = pb_pages(bytes, true);
     if (!model)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory");
     model->bytes = bytes;
@@ -566,8 +559,8 @@ int32_t pb_task_text(pb_slot *slot, const char *text, size_t text_bytes, const c
     task->bytes = 4 * tokens;
     for (int32_t i = 0; i < plan->output_count; i++)
         task->bytes += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
-    char *at = mmap(NULL, task->bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (at == (char *)-1)
+    char *at = pb_pages(task->bytes, false);
+    if (!at)
         return fail(model, POCKETBERT_ERROR_MEMORY, "out of memory for the model's outputs");
     task->memory = at;
     task->tokens = own_tokens(model);
@@ -590,7 +583,7 @@ int32_t pb_task_text(pb_slot *slot, const char *text, size_t text_bytes, const c
 int32_t pb_end_task(pb_slot *slot, pb_task_run *task, int32_t status)
 {
     if (task->memory)
-        munmap(task->memory, task->bytes);
+        pb_free_pages(task->memory, task->bytes);
     return end_run(slot, status);
 }
 

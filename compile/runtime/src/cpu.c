@@ -1,11 +1,9 @@
 /* What the CPU can do, asked once when a model is opened. */
 #include "runtime.h"
 
-#ifndef PB_CPU_FOLDER
-#define PB_CPU_FOLDER "/sys/devices/system/cpu"
-#endif
-
 #if defined(__aarch64__)
+
+unsigned long getauxval(unsigned long type);
 
 uint32_t pb_cpu_features(void)
 {
@@ -17,7 +15,7 @@ uint32_t pb_cpu_features(void)
     return features;
 }
 
-#else
+#elif defined(__x86_64__)
 
 static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4])
 {
@@ -57,6 +55,13 @@ uint32_t pb_cpu_features(void)
     return features_of(r, saved);
 }
 
+#else
+
+uint32_t pb_cpu_features(void)
+{
+    return 0; /* what code needs is said, and checked, elsewhere */
+}
+
 #endif
 
 const char *pb_cpu_lacks(uint32_t missing)
@@ -68,69 +73,21 @@ const char *pb_cpu_lacks(uint32_t missing)
     return "open: this CPU lacks instructions that the library was compiled for";
 }
 
-/* The number that a file begins with; 0 if there is none. */
-static int64_t read_number(const char *path)
-{
-    char text[24];
-    const long file = syscall(PB_SYS_OPENAT, PB_AT_FDCWD, path, PB_O_RDONLY_CLOEXEC);
-    if (file < 0)
-        return 0;
-    const long length = syscall(PB_SYS_READ, file, text, sizeof text);
-    syscall(PB_SYS_CLOSE, file);
-    int64_t number = 0;
-    for (long i = 0; i < length && text[i] >= '0' && text[i] <= '9'; i++)
-        number = 10 * number + (text[i] - '0');
-    return number;
-}
-
 enum { CORES = 64 };
-
-/* The path of a file about a core. `path` has room for it. */
-static const char *core_path(char path[static sizeof PB_CPU_FOLDER + 40], int32_t core, const char *file)
-{
-    char *end = path;
-    for (const char *c = PB_CPU_FOLDER "/cpu"; *c; c++)
-        *end++ = *c;
-    if (core >= 10)
-        *end++ = (char)('0' + core / 10);
-    *end++ = (char)('0' + core % 10);
-    do
-        *end++ = *file;
-    while (*file++);
-    return path;
-}
-
-/* How much work the core does in a second, next to the others of its CPU; 0 if the kernel does not say. */
-static int64_t capacity(int32_t core)
-{
-    char path[sizeof PB_CPU_FOLDER + 40];
-    const int64_t number = read_number(core_path(path, core, "/cpu_capacity"));
-    return number ? number : read_number(core_path(path, core, "/cpufreq/cpuinfo_max_freq"));
-}
-
-uint64_t pb_present_cores(void)
-{
-    char path[sizeof PB_CPU_FOLDER + 40];
-    uint64_t present = 0;
-    for (int32_t core = 0; core < CORES; core++)
-        if (syscall(PB_SYS_FACCESSAT, PB_AT_FDCWD, core_path(path, core, ""), 0) == 0)
-            present |= (uint64_t)1 << core;
-    return present;
-}
 
 pb_cores pb_find_cores(uint64_t allowed)
 {
-    uint64_t mask[16] = {0};
-    const long bytes = syscall(PB_SYS_SCHED_GETAFFINITY, 0, sizeof mask, mask);
+    uint64_t mask[PB_MASK_WORDS] = {0};
+    const int32_t bytes = pb_allowed_cores(mask);
     pb_cores found = {0};
     int64_t capacities[CORES], lowest = INT64_MAX, highest = 0;
     if (allowed)
         mask[0] = allowed;
-    for (long i = 0; i < bytes / 8 && (i == 0 || !allowed); i++)
+    for (int32_t i = 0; i < bytes / 8 && (i == 0 || !allowed); i++)
         found.count += __builtin_popcountll(mask[i]);
     for (int32_t core = 0; core < CORES; core++)
         if (mask[0] >> core & 1) {
-            const int64_t c = capacities[core] = capacity(core);
+            const int64_t c = capacities[core] = pb_core_capacity(core);
             lowest = c < lowest ? c : lowest;
             highest = c > highest ? c : highest;
         }

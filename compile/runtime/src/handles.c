@@ -20,29 +20,24 @@ struct pb_slot {
 static pb_slot slots[MAX_MODELS];
 static _Atomic uintptr_t next_handle; /* a multiple of RESERVED: what was reserved is used up */
 
-static int32_t this_process(void)
-{
-    return (int32_t)syscall(PB_SYS_GETPID);
-}
-
 /* 0 if there is no address space left. The first byte of what is reserved is not given out. */
 static uint64_t new_handle(void)
 {
     for (;;) {
         uintptr_t handle = atomic_load(&next_handle);
-        void *reserved = NULL;
+        uintptr_t reserved = 0;
         const uintptr_t before = handle;
         if (handle % RESERVED == 0) {
-            reserved = mmap(NULL, 2 * RESERVED, PB_PROT_NONE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-            if (reserved == (void *)-1)
+            reserved = pb_reserve_addresses(2 * RESERVED);
+            if (!reserved)
                 return 0;
-            handle = (((uintptr_t)reserved + RESERVED - 1) & ~(uintptr_t)(RESERVED - 1)) + 1;
+            handle = ((reserved + RESERVED - 1) & ~(uintptr_t)(RESERVED - 1)) + 1;
         }
         uintptr_t expected = before;
         if (atomic_compare_exchange_strong(&next_handle, &expected, handle + 1))
             return handle;
         if (reserved)
-            munmap(reserved, 2 * RESERVED);
+            pb_return_addresses(reserved, 2 * RESERVED);
     }
 }
 
@@ -54,7 +49,7 @@ pocketbert_model *pb_handle_create(pb_model *model)
             continue;
         const uint64_t handle = new_handle();
         slot->model = model;
-        atomic_store(&slot->process, this_process());
+        atomic_store(&slot->process, pb_this_process());
         atomic_store(&slot->state, handle << USER_BITS);
         if (!handle)
             atomic_store(&slot->taken, false);
@@ -80,7 +75,7 @@ int32_t pb_handle_enter(const pocketbert_model *handle, pb_slot **entered)
     uint64_t state;
     pb_slot *slot;
     while ((slot = find(handle, &state)) && (state & MAX_USERS) != MAX_USERS) {
-        if (atomic_load(&slot->process) != this_process())
+        if (atomic_load(&slot->process) != pb_this_process())
             return POCKETBERT_ERROR_FORK;
         if (atomic_compare_exchange_strong(&slot->state, &state, state + 1)) {
             *entered = slot;
@@ -95,7 +90,7 @@ pb_model *pb_handle_model(const pb_slot *slot)
     return slot->model;
 }
 
-/* The half of the state that a futex can wait for: it changes with every user. */
+/* The half of the state that one can sleep on: it changes with every user. */
 static void *users(pb_slot *slot)
 {
     return &slot->state;
@@ -104,7 +99,7 @@ static void *users(pb_slot *slot)
 void pb_handle_leave(pb_slot *slot)
 {
     if (atomic_fetch_sub(&slot->state, 1) == 1)
-        syscall(PB_SYS_FUTEX, users(slot), PB_FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+        pb_wake(users(slot));
 }
 
 pb_model *pb_handle_close(pocketbert_model *handle, bool *inherited)
@@ -115,9 +110,9 @@ pb_model *pb_handle_close(pocketbert_model *handle, bool *inherited)
         if (!(slot = find(handle, &state)))
             return NULL;
     while (!atomic_compare_exchange_strong(&slot->state, &state, state & MAX_USERS));
-    *inherited = atomic_load(&slot->process) != this_process(); /* then nobody here uses it */
+    *inherited = atomic_load(&slot->process) != pb_this_process(); /* then nobody here uses it */
     while (!*inherited && (state = atomic_load(&slot->state)))
-        syscall(PB_SYS_FUTEX, users(slot), PB_FUTEX_WAIT_PRIVATE, (uint32_t)state, NULL, NULL, 0);
+        pb_sleep(users(slot), (uint32_t)state);
     pb_model *model = slot->model;
     atomic_store(&slot->state, 0);
     atomic_store(&slot->taken, false);

@@ -1,8 +1,6 @@
-/* What the runtime takes from libc and libm, declared by hand.
+/* What the runtime takes from the operating system: platform_<system>.c has it, and nothing else differs between systems.
  *
- * Libraries are linked without the target's headers (there is no NDK), so only functions whose types are the same in
- * bionic, glibc and musl on 64-bit Linux appear here, and no struct of theirs. Threads synchronise with atomics and
- * futexes because pthread_mutex_t differs between the three.
+ * Libraries are linked without the target's headers, so what these files use of libc is declared by hand.
  */
 #ifndef PB_PLATFORM_H
 #define PB_PLATFORM_H
@@ -12,35 +10,42 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void *mmap(void *address, size_t length, int protection, int flags, int file, long offset);
-int munmap(void *address, size_t length);
 void *memset(void *to, int byte, size_t count);
-int clock_gettime(int clock, long time[2]);
 void *memcpy(void *to, const void *from, size_t count);
-long syscall(long number, ...);
-int pthread_create(unsigned long *thread, const void *attributes, void *(*start)(void *), void *argument);
-int pthread_join(unsigned long thread, void **result);
-unsigned long getauxval(unsigned long type);
 
-/* Linux's own constants, the same for all 64-bit architectures that we compile for. */
-enum { PB_PROT_NONE = 0, PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
-enum { PB_AT_FDCWD = -100, PB_O_RDONLY_CLOEXEC = 02000000 };
-enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
-#if defined(__aarch64__)
-enum { PB_SYS_FUTEX = 98, PB_SYS_SCHED_SETAFFINITY = 122, PB_SYS_SCHED_GETAFFINITY = 123 };
-enum { PB_SYS_OPENAT = 56, PB_SYS_CLOSE = 57, PB_SYS_READ = 63, PB_SYS_GETPID = 172, PB_SYS_FACCESSAT = 48 };
-#elif defined(__x86_64__)
-enum { PB_SYS_FUTEX = 202, PB_SYS_SCHED_SETAFFINITY = 203, PB_SYS_SCHED_GETAFFINITY = 204 };
-enum { PB_SYS_OPENAT = 257, PB_SYS_CLOSE = 3, PB_SYS_READ = 0, PB_SYS_GETPID = 39, PB_SYS_FACCESSAT = 269 };
-#else
-#error "only aarch64 and x86_64 are supported"
-#endif
+/* Zeros. present: with their pages there, so that no run faults one in. NULL if memory is short. */
+void *pb_pages(size_t bytes, bool present);
+void pb_free_pages(void *pages, size_t bytes);
+
+/* Where addresses begin that nothing will ever lie at; 0 if there are no more. Only what nobody has seen may be given back. */
+uintptr_t pb_reserve_addresses(size_t bytes);
+void pb_return_addresses(uintptr_t first, size_t bytes);
+
+/* Sleep while the word has the value, or for any shorter time. Wake everybody who sleeps on it. */
+void pb_sleep(void *word, uint32_t value);
+void pb_wake(void *word);
+
+/* false if there can be no such thread. */
+bool pb_start_thread(unsigned long *thread, void *(*start)(void *), void *argument);
+void pb_join_thread(unsigned long thread);
+
+int32_t pb_this_process(void);
+int64_t pb_now(void); /* nanoseconds of a clock that never goes back */
+
+/* Cores by number. The mask of those that the caller may use: how many bytes of it were filled in. The calling thread on
+ * these alone from now on: whether that was possible. Of the first 64 those that the machine has, at work or not; 0 if it
+ * does not say. How much work one does in a second, next to the others of its CPU; 0 if it does not say. */
+enum { PB_MASK_WORDS = 16 };
+int32_t pb_allowed_cores(uint64_t mask[PB_MASK_WORDS]);
+bool pb_bind_thread(uint64_t cores);
+uint64_t pb_present_cores(void);
+int64_t pb_core_capacity(int32_t core);
 
 static inline void pb_relax(void)
 {
 #if defined(__aarch64__)
     __asm__ volatile("yield");
-#else
+#elif defined(__x86_64__)
     __asm__ volatile("pause");
 #endif
 }

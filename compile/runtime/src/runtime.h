@@ -133,11 +133,7 @@ typedef struct {
 
 pb_cores pb_find_cores(uint64_t allowed);
 
-/* Mask of the cores that the machine has, at work or not; 0 if the kernel does not show them. */
-uint64_t pb_present_cores(void);
-
 /* profile.c */
-int64_t pb_now(void);
 void pb_log_call(pb_log *log, int32_t call);
 
 /* threads.c: workers that run one function together, and a barrier among them. */

@@ -1,7 +1,7 @@
 /* A pool of threads that spin for a moment and then sleep.
  *
- * Stages follow each other within microseconds, so a waiting thread first spins; after that it sleeps on a futex and
- * costs nothing until the next run.
+ * Stages follow each other within microseconds, so a waiting thread first spins; after that it sleeps and costs
+ * nothing until the next run.
  */
 #include "runtime.h"
 
@@ -33,7 +33,7 @@ static void sleep_while(pb_pool *pool, _Atomic uint32_t *word, uint32_t value)
     }
     atomic_fetch_add(&pool->sleepers, 1);
     while (atomic_load(word) == value)
-        syscall(PB_SYS_FUTEX, word, PB_FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+        pb_sleep(word, value);
     atomic_fetch_sub(&pool->sleepers, 1);
 }
 
@@ -41,7 +41,7 @@ static void advance(pb_pool *pool, _Atomic uint32_t *word)
 {
     atomic_fetch_add(word, 1);
     if (atomic_load(&pool->sleepers))
-        syscall(PB_SYS_FUTEX, word, PB_FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+        pb_wake(word);
 }
 
 void pb_pool_barrier(pb_pool *pool)
@@ -73,15 +73,15 @@ static void *work(void *argument)
 pb_pool *pb_pool_create(int32_t threads)
 {
     const size_t bytes = sizeof(pb_pool) + (size_t)threads * sizeof(struct worker);
-    pb_pool *pool = mmap(NULL, bytes, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (pool == (void *)-1)
+    pb_pool *pool = pb_pages(bytes, false);
+    if (!pool)
         return NULL;
     pool->bytes = bytes;
     pool->threads = 1;
     for (int32_t i = 1; i < threads; i++) {
         pool->workers[i].pool = pool;
         pool->workers[i].index = i;
-        if (pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]) != 0) {
+        if (!pb_start_thread(&pool->workers[i].thread, work, &pool->workers[i])) {
             pb_pool_destroy(pool, false);
             return NULL;
         }
@@ -106,7 +106,7 @@ void pb_pool_destroy(pb_pool *pool, bool inherited)
         atomic_store(&pool->leaving, 1);
         advance(pool, &pool->generation);
         for (int32_t i = 1; i < pool->threads; i++)
-            pthread_join(pool->workers[i].thread, NULL);
+            pb_join_thread(pool->workers[i].thread);
     }
-    munmap(pool, pool->bytes);
+    pb_free_pages(pool, pool->bytes);
 }

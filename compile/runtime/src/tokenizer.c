@@ -8,14 +8,14 @@ void *pb_reserve(pb_reader *r, pb_block *block, size_t bytes)
     if (bytes <= block->bytes)
         return block->at;
     const size_t size = (bytes + 0xFFFF) & ~(size_t)0xFFFF;
-    char *at = mmap(NULL, size, PB_PROT_READ_WRITE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
-    if (at == (char *)-1) {
+    char *at = pb_pages(size, false);
+    if (!at) {
         r->failed = true;
         return NULL;
     }
     if (block->bytes) {
         memcpy(at, block->at, block->bytes);
-        munmap(block->at, block->bytes);
+        pb_free_pages(block->at, block->bytes);
     }
     *block = (pb_block){at, size};
     return at;
@@ -26,7 +26,7 @@ static void release(pb_reader *r)
     pb_block *blocks[] = {&r->characters, &r->normal[0], &r->normal[1], &r->codes, &r->tokens, &r->work};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         if (blocks[i]->bytes)
-            munmap(blocks[i]->at, blocks[i]->bytes);
+            pb_free_pages(blocks[i]->at, blocks[i]->bytes);
 }
 
 void pb_emit(pb_reader *r, int32_t id, uint32_t begin, uint32_t end, size_t leading, size_t trailing)

@@ -28,8 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cores(host: Target, folder: Path) -> Callable[..., tuple[int, int, bool]]:
     """cores(first, second, allowed=0) is what the runtime finds where two cores have these capacities."""
+    sources = [HERE / "cores.c", SRC / "cpu.c", SRC / "platform_linux.c"]
     options = ["-O1", *WARNINGS, f'-DPB_CPU_FOLDER="{folder}"', f"-I{SRC}", f"-I{INCLUDE}"]
-    run_compiler(find_toolchain(host), [*options, str(HERE / "cores.c"), str(SRC / "cpu.c"), "-o", "cores"], folder)
+    run_compiler(find_toolchain(host), [*options, *map(str, sources), "-o", "cores"], folder)
 
     def find(*capacities: int | None, file: str = "cpu_capacity", allowed: int = 0) -> tuple[int, int, bool]:
         for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):

@@ -45,10 +45,11 @@ CONSTANTS = {
     "MAP_POPULATE": "MAP_POPULATE",
     "AT_FDCWD": "AT_FDCWD",
     "O_RDONLY_CLOEXEC": "(O_RDONLY | O_CLOEXEC)",
+    "CLOCK_MONOTONIC": "CLOCK_MONOTONIC",
     "FUTEX_WAIT_PRIVATE": "(FUTEX_WAIT | FUTEX_PRIVATE_FLAG)",
     "FUTEX_WAKE_PRIVATE": "(FUTEX_WAKE | FUTEX_PRIVATE_FLAG)",
 }
-HEADERS = ["fcntl.h", "linux/futex.h", "sys/auxv.h", "sys/mman.h", "sys/syscall.h"]
+HEADERS = ["fcntl.h", "linux/time.h", "linux/futex.h", "sys/auxv.h", "sys/mman.h", "sys/syscall.h"]
 HWCAPS = {
     "dotprod": ("HWCAP", "HWCAP_ASIMDDP"),
     "fp16": ("HWCAP", "HWCAP_FPHP | HWCAP_ASIMDHP"),
@@ -59,12 +60,12 @@ HWCAPS = {
 
 @pytest.mark.parametrize("target", ["arm64-linux", "x86_64-linux"])
 def test_what_is_declared_by_hand_is_what_the_systems_headers_say(target: str, tmp_path: Path) -> None:
-    names = set(re.findall(r"\bPB_(\w+) = ", (SRC / "platform.h").read_text()))
+    names = set(re.findall(r"\bPB_(\w+) = ", (SRC / "platform_linux.c").read_text()))
     theirs = CONSTANTS | {name: f"__NR_{name[4:].lower()}" for name in names if name.startswith("SYS_")}
     assert theirs.keys() == names
     lines = [f"#include <{header}>" for header in HEADERS]
     # What the headers of libc declare differently is of no interest here.
-    lines += ["#define clock_gettime hidden", '#include "cpu_features.h"', '#include "platform.h"']
+    lines += ["#define clock_gettime hidden", '#include "cpu_features.h"', '#include "platform_linux.c"']
     lines += [f'_Static_assert(PB_{ours} == {system}, "{ours}");' for ours, system in theirs.items()]
     if target.startswith("arm64"):
         lines += [f"enum {{ {word}_has_{name} }};" for name, (word, _) in HWCAPS.items()]
@@ -107,6 +108,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str
             f"-I{INCLUDE}",
             str(HERE / "cpu.c"),
             str(SRC / "cpu.c"),
+            str(SRC / "platform_linux.c"),
             "-o",
             target.arch,
         ]
@@ -138,7 +140,8 @@ def test_feature_counts_where_the_operating_system_saves_its_registers(host: Tar
         "    for (unsigned i = 0; i < sizeof saved / sizeof *saved; i++)\n"
         '        printf("%#x %d\\n", saved[i], __builtin_popcount(features_of(r, saved[i])));\n}\n'
     )
-    run_compiler(find_toolchain(host), [f"-I{SRC}", f"-I{INCLUDE}", "saved.c", "-o", "saved"], tmp_path)
+    sources = ["saved.c", str(SRC / "platform_linux.c")]
+    run_compiler(find_toolchain(host), [f"-I{SRC}", f"-I{INCLUDE}", *sources, "-o", "saved"], tmp_path)
     done = subprocess.run(["./saved"], cwd=tmp_path, capture_output=True, text=True, check=True)
     every = len(table("x86_64"))
     wide = sum(name.startswith("avx512") for name in table("x86_64"))
