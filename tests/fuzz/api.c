@@ -243,6 +243,95 @@ static void run_text(pocketbert_model *handle, int valid)
     free(text), free(pair);
 }
 
+/* What `size` says of the struct exists, and no more; arrays are as long as `max_tokens` says. */
+static void encode(void)
+{
+    enum { ALL = sizeof(pocketbert_tokens) };
+    const size_t size = one_in(8) ? number(1) : ALL + 8 * (number(1) % 3);
+    const int32_t room = (int32_t)(number(1) % 40) - 2;
+    const size_t arrays = room > 0 ? (size_t)room * sizeof(int64_t) : 1;
+    pocketbert_tokens whole = {.size = size, .max_tokens = room, .windows = (int32_t)number(1) % 3};
+    whole.skip = (int32_t)(number(1) % 12) - 1;
+    whole.ids = one_in(8) ? NULL : malloc(arrays);
+    whole.segments = one_in(4) ? NULL : malloc(arrays);
+    whole.texts = one_in(4) ? NULL : malloc(room > 0 ? (size_t)room : 1);
+    whole.begins = one_in(4) ? NULL : malloc(arrays);
+    whole.ends = whole.begins ? malloc(arrays) : NULL;
+    pocketbert_tokens *tokens = calloc(1, size < sizeof size ? sizeof size : size);
+    CHECK(tokens);
+    memcpy(tokens, &whole, size < sizeof size ? sizeof size : size < sizeof whole ? size : sizeof whole);
+    size_t bytes_of[2];
+    const int paired = one_in(3);
+    char *text = take_text(&bytes_of[0]), *pair = take_text(&bytes_of[1]);
+    const int right = size >= ALL && size <= 256 && size % 8 == 0 && room >= (paired ? 3 : 2) && whole.ids &&
+                      whole.windows <= 1 && whole.skip >= 0;
+    const int32_t status = api->encode(text, bytes_of[0], paired ? pair : NULL, paired ? bytes_of[1] : 0, tokens);
+    check_status(status, NULL);
+    CHECK(right == (status == POCKETBERT_OK || (status == POCKETBERT_ERROR_SHAPE && whole.windows && paired)));
+    if (status == POCKETBERT_OK)
+        CHECK(tokens->count >= (paired ? 3 : 2) && tokens->count <= room && tokens->overflow >= 0);
+    for (int32_t i = 0; status == POCKETBERT_OK && i < tokens->count; i++) {
+        const int of = whole.texts ? whole.texts[i] : 0;
+        CHECK(api->token((int32_t)whole.ids[i]) && of >= -1 && of <= paired);
+        if (whole.texts && whole.begins)
+            CHECK(of < 0 ? whole.begins[i] == 0 && whole.ends[i] == 0
+                         : whole.begins[i] <= whole.ends[i] && (size_t)whole.ends[i] <= bytes_of[of]);
+    }
+    CHECK(api->encode(text, bytes_of[0], NULL, 0, NULL) == POCKETBERT_ERROR_ARGUMENT);
+    free(whole.ids), free(whole.segments), free(whole.texts), free(whole.begins), free(whole.ends), free(tokens);
+    free(text), free(pair);
+}
+
+/* The best come first, and are labels or pieces that there are. */
+static void check_labels(const pocketbert_label *labels, int32_t count, int32_t known)
+{
+    for (int32_t i = 0; i < count; i++) {
+        CHECK(labels[i].label >= -1 && labels[i].label < known);
+        CHECK(i == 0 || labels[i].score <= labels[i - 1].score);
+    }
+}
+
+/* A task of the model's, or of another's. */
+static void ask(pocketbert_model *handle, int valid)
+{
+    const int32_t task = 1 + (int32_t)number(1) % POCKETBERT_EMBED;
+    const int32_t asked = one_in(4) ? task : model.task;
+    const int32_t room = (int32_t)(number(1) % 40) - 1, each = (int32_t)(number(1) % 4);
+    size_t size, pair_size;
+    const int paired = one_in(3);
+    char *text = take_text(&size), *pair = take_text(&pair_size);
+    void *to = malloc(room > 0 ? (size_t)room * sizeof(pocketbert_entity) : 1);
+    CHECK(to);
+    int32_t count = -1, overflow = -1, *cut = one_in(4) ? NULL : &overflow, status = -1;
+    int fits = room > 0;
+    if (asked == POCKETBERT_CLASSIFY) {
+        status = api->classify(handle, text, size, paired ? pair : NULL, paired ? pair_size : 0, to, room, &count, cut);
+        if (status == POCKETBERT_OK)
+            check_labels(to, count, model.labels);
+    } else if (asked == POCKETBERT_ENTITIES) {
+        status = api->entities(handle, text, size, to, room, &count, cut);
+        const pocketbert_entity *entity = to;
+        for (int32_t i = 0; status == POCKETBERT_OK && i < count && i < room; i++)
+            CHECK(entity[i].name && entity[i].begin < entity[i].end && (size_t)entity[i].end <= size);
+    } else if (asked == POCKETBERT_FILL) {
+        status = api->fill(handle, text, size, to, each, room, &count, cut);
+        fits = each > 0 && room >= each;
+        for (int32_t i = 0; status == POCKETBERT_OK && i < count && i < room / each; i++)
+            check_labels((const pocketbert_label *)to + i * each, each, model.pieces);
+    } else if (asked == POCKETBERT_EMBED) {
+        status = api->embed(handle, text, size, to, room, cut);
+        fits = room >= model.vector;
+        count = 0;
+    }
+    if (asked) {
+        check_status(status, handle);
+        CHECK((status == POCKETBERT_OK) == (valid && asked == model.task && fits));
+        CHECK(status != POCKETBERT_OK || (count >= 0 && (!cut || overflow >= 0)));
+        CHECK(!valid || asked == model.task || status == POCKETBERT_ERROR_TASK);
+    }
+    free(text), free(pair), free(to);
+}
+
 static void describe(void)
 {
     const size_t size = number(1);
@@ -278,7 +367,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bytes = data;
     end = data + size;
     for (int step = 0; step < STEPS && bytes < end; step++) {
-        const uint64_t what = number(1) % 8, which = number(1) % MODELS;
+        const uint64_t what = number(1) % 10, which = number(1) % MODELS;
         int valid;
         pocketbert_model *handle = any_handle(open, closed, &valid);
         if (what == 0 && !open[which])
@@ -298,12 +387,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             run_text(handle, valid);
         else if (what == 6)
             describe();
+        else if (what == 7)
+            encode();
+        else if (what == 8)
+            ask(handle, valid);
         else if (one_in(2))
             profile(handle);
         else {
             const int32_t id = (int32_t)number(4);
             const char *piece = api->token(id);
             CHECK((piece != NULL) == (id >= 0 && id < model.pieces) && (!piece || strlen(piece) < 1000));
+            CHECK((api->label(id) != NULL) == (id >= 0 && id < model.labels));
         }
     }
     for (int i = 0; i < MODELS; i++)

@@ -14,6 +14,7 @@ line, separated by tabs).
 import argparse
 import contextlib
 import difflib
+import functools
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,9 @@ ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 ROOMS = ("pocketbert", "model", "passes", "compile", "tune", "runtime")
 TESTS_OF = {"compile": ["tests/compile", "tests/attack", "tests/e2e"]}
+# A fault's tests have hung after so many times the seconds that they take without one, and as many to start.
+HUNG, START = 5, 60
+LONGEST = 1200  # seconds that a file's tests may take, before it is known
 # Faults of a kind that people make. The others mostly replace an operator by one that its operands do not have.
 KINDS = re.compile(
     r"core/(AddNot|ExceptionReplacer|NumberReplacer|ReplaceAndWithOr|ReplaceOrWithAnd|ReplaceBreakWithContinue"
@@ -111,24 +116,34 @@ class Copy:
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
-    def noticed(self, fault: Fault, tests: list[str]) -> str:
-        """The first of `tests` that fails with the fault in the copy, "" if none does."""
+    def noticed(self, fault: Fault, tests: list[str], seconds: float) -> str:
+        """The first of `tests` that fails with the fault in the copy, "" if none does; they take `seconds` without."""
         if not tests:
             return ""
         place = self.folder / fault.path
         place.write_text(fault.after)
         try:
-            return self.run(["-x", *(c.OPTIONS if fault.path.startswith(c.RUNTIME) else []), *tests])
+            limit = HUNG * seconds + START
+            return self.run(["-x", *(c.OPTIONS if fault.path.startswith(c.RUNTIME) else []), *tests], limit)
         finally:
             place.write_text(fault.before)
 
-    def run(self, arguments: list[str]) -> str:
+    def run(self, arguments: list[str], limit: float = LONGEST) -> str:
         """The first test that fails, or what went wrong instead; "" if nothing does."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps(["--no-header", "-n", "0", "-q", *arguments]) + "\n")
+        self.process.stdin.write(json.dumps([limit, ["--no-header", "-n", "0", "-q", *arguments]]) + "\n")
         self.process.stdin.flush()
         return str(json.loads(self.process.stdout.readline()))
+
+
+@functools.cache
+def timed(copy: Copy, tests: str) -> float:
+    """Seconds that a file's tests take without a fault, everything built before."""
+    copy.run([*c.OPTIONS, tests])
+    begun = time.monotonic()
+    copy.run([*c.OPTIONS, tests])
+    return time.monotonic() - begun
 
 
 @contextlib.contextmanager
@@ -166,19 +181,21 @@ def main() -> int:
     with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
         print(f"{len(faults)} faults; running the tests without one", flush=True)
         if args.room == "runtime":
+            seconds = {file: timed(folders[0], file) for fault in faults for file in c.tests(fault.path)}
             tests = {(fault.path, fault.line): c.tests(fault.path) for fault in faults}
         else:
             wanted = args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"])
             covering = Covering(args.room, wanted, folders[0].folder, args.jobs)
+            seconds = covering.seconds
             tests = {place: covering.tests(*place) for place in {(fault.path, fault.line) for fault in faults}}
         free: SimpleQueue[Copy] = SimpleQueue()
         for folder in folders:
             free.put(folder)
 
         def attempt(fault: Fault) -> str:
-            folder = free.get()
+            folder, trying = free.get(), tests.get((fault.path, fault.line), [])
             try:
-                return folder.noticed(fault, tests.get((fault.path, fault.line), []))
+                return folder.noticed(fault, trying, sum(seconds.get(test, 0) for test in trying))
             finally:
                 free.put(folder)
 

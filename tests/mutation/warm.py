@@ -1,6 +1,6 @@
-"""Runs pytest, one list of arguments a line of JSON, each in a process of its own that has the large libraries loaded.
+"""Runs pytest, [seconds, arguments] a line of JSON, each in a process of its own that has the large libraries loaded.
 
-Answers each with the first test that failed, "" if none did. What takes longer than LIMIT seconds is killed and "hung".
+Answers each with the first test that failed, "" if none did. What takes more than those seconds is killed and "hung".
 """
 
 import importlib
@@ -14,7 +14,6 @@ from contextlib import suppress
 import pytest
 
 LIBRARIES = ("hypothesis", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "optuna", "torch", "tvm")
-LIMIT = 400
 
 
 class Failure:
@@ -30,7 +29,7 @@ class Failure:
     pytest_collectreport = pytest_runtest_logreport
 
 
-def run(arguments: list[str]) -> str:
+def run(seconds: float, arguments: list[str]) -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -43,7 +42,7 @@ def run(arguments: list[str]) -> str:
             status = int(pytest.main(arguments, [Failure(writing)]))
         os._exit(status)
     os.close(writing)
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + seconds
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
         time.sleep(0.05)
     with suppress(ProcessLookupError):
@@ -61,4 +60,4 @@ if __name__ == "__main__":
         with suppress(ImportError):
             importlib.import_module(name)
     for line in sys.stdin:
-        print(json.dumps(run(json.loads(line))), flush=True)
+        print(json.dumps(run(*json.loads(line))), flush=True)

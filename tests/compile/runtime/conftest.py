@@ -32,28 +32,36 @@ SIZES = {
 
 @pytest.fixture(scope="session")
 def small_library(tmp_path_factory: pytest.TempPathFactory, randomized: Callable) -> Callable[..., Path]:
-    """small_library(sanitize, name) is the artifact folder of a one-layer BERT with a vocabulary, built once."""
+    """small_library(sanitize, name, head) is the artifact folder of a one-layer BERT with a vocabulary, built once.
+
+    head: of the task that the library is for; "": none.
+    """
     import model
 
     built: dict[Any, Path] = {}
 
-    def make(sanitize: str = "", name: str = "small") -> Path:
+    def make(sanitize: str = "", name: str = "small", head: str = "") -> Path:
         if sanitize and shutil.which("clang") is None:
             pytest.skip("needs clang: Debian package clang")
-        if (sanitize, name) not in built:
+        if (sanitize, name, head) not in built:
             folder = tmp_path_factory.mktemp("small")
+            config = replace(model.PRESETS["bert-base"], **SIZES, **({"num_labels": 3} if head else {}))
+            module = randomized(config, head or "none", seed=len(name))
+            if head:
+                source = folder / name
+                model.save_checkpoint(module, source)
+            else:
+                source = model.export(module, folder / f"{name}.onnx", seq_len=TOKENS, batch=1)
             (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
-            module = randomized(replace(model.PRESETS["bert-base"], **SIZES), seed=len(name))
-            exported = model.export(module, folder / f"{name}.onnx", seq_len=TOKENS, batch=1)
-            built[sanitize, name] = compile.build(
-                exported,
+            built[sanitize, name, head] = compile.build(
+                source,
                 target="host",
                 seq_len=TOKENS,
                 sanitize=sanitize,
                 vocab=folder / "vocab.txt",
                 out=folder / "artifact",
             ).folder
-        return built[sanitize, name]
+        return built[sanitize, name, head]
 
     return make
 
