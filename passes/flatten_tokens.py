@@ -284,7 +284,7 @@ def _bias(product: ir.Value) -> ir.Value | None:
         return None
     other = next((v for v in product.consumers()[0].inputs if v is not product), None)
     values, size = array(other), last_dim(product)
-    if values is None or size is None or values.size != size or values.shape[-1] != size:
+    if values is None or size is None or values.size != size or values.shape[-1:] != (size,):
         return None
     return other if product.shape is not None and values.ndim <= len(product.shape) else None
 

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 
 import coverage
 
 KEPT = Path(tempfile.gettempdir()) / "pocketbert-covering"
 PYTEST = [sys.executable, "-m", "pytest", "--no-header"]
-TESTS = 40  # of those that run the line, and of those that start processes
+SECONDS = 60  # of those that run the line, and of those that start processes
 FAILED = ("FAILED tests/", "ERROR tests/")
 Seen = dict[str, dict[str, list[str]]]  # source file -> line -> contexts: "test|setup", "test|run", "test|teardown"
 
@@ -71,10 +72,15 @@ class Covering:
         if inside and self.shared.intersection(lines):
             files = {test.split("::")[0] for test in tests}
             beside = {test for test in self.seconds if test.split("::")[0] in files} - tests
-        seen = (self.by_time(tests) + self.by_time(beside))[:TESTS]
+        seen = self.within(self.by_time(tests) + self.by_time(beside))
         module = path.removesuffix(".py").replace("/", ".")
         starting = [test for test in self.by_time(self.starting)[::-1] if module in self.text[test.split("::")[0]]]
-        return seen + [test for test in starting if test not in seen][:TESTS]
+        return seen + self.within([test for test in starting if test not in seen])
+
+    def within(self, tests: list[str]) -> list[str]:
+        """The first of them, as far as SECONDS go."""
+        totals = accumulate(self.seconds.get(test, 0) for test in tests)
+        return [test for test, total in zip(tests, totals, strict=True) if total < SECONDS] or tests[:1]
 
     def by_time(self, tests: set[str]) -> list[str]:
         return sorted(tests, key=lambda test: (self.seconds.get(test, 0), test))

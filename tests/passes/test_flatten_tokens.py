@@ -1,9 +1,11 @@
 """flatten_tokens: runs of row-wise operators on (tokens, columns), and what must keep its axes."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import passes
+from passes.flatten_tokens import leading
 
 
 @pytest.mark.parametrize("shape", [[1, 6, 8], [3, 6, 8], ["b", 6, 8], [1, "t", 8], ["b", "t", 8]])
@@ -32,7 +34,9 @@ def test_mixing_tokens_is_not_row_wise(build, check, ops):
     check(b.model(z, b("Concat", y, y, axis=1)), "flatten_tokens")
 
 
-def test_unnamed_dimensions_are_refused(build, check, ops):
+def test_unnamed_dimensions_are_refused(build):
+    assert leading(ir.Value(name="of no known rank")) is None
+    assert leading(ir.Value(name="a vector", shape=ir.Shape([8]))) is None
     b = build()
     x, shape = b.input("x", [4, 6, 8]), b.input("shape", [3], 7)
     model = b.model(b.linear(b("Reshape", x, shape), 8, 4))
@@ -57,6 +61,14 @@ def test_vectors_with_leading_ones_do_not_bring_a_third_axis_back(build, check, 
     result, _ = check(b.model(b.linear(y, 8, 8)), "flatten_tokens")
     shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in result.graph.value_info}
     assert all(shapes[node.output[0]] == 2 for node in result.graph.node if node.op_type in ("Mul", "Gemm"))
+
+
+@pytest.mark.parametrize("bias", [(), (1,)])
+def test_a_linear_of_one_column_may_add_a_number(build, check, ops, bias):
+    b = build()
+    product = b("MatMul", b("Relu", b.input("x", [2, 6, 8])), b.normal(8, 1))
+    result, _ = check(b.model(b("Add", product, b.normal(*bias))), "flatten_tokens")
+    assert ops(result, "Gemm") == 1
 
 
 @pytest.mark.parametrize("vector", [(6, 8), (6, 1), (2, 1, 1), (1, 6, 1)])

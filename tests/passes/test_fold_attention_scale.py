@@ -75,9 +75,9 @@ def test_a_factor_on_its_way_to_scores_is_refused_with_the_reason(build, check, 
         y = b("Transpose", y, perm=[1, 0]) if op == "Transpose" else b("Reshape", y, b.const(np.array([6, 6])))
     result, report = check(b.model(b("MatMul", y, x)), "fold_attention_scale")
     assert ops(result, "Mul") == 1
-    assert [refusal.reason for refusal in report.passes[0].refusals] == [
-        "neither factor comes from a linear with one reader"
-    ]
+    (refusal,) = report.passes[0].refusals
+    assert refusal.reason == "neither factor comes from a linear with one reader"
+    assert refusal.where == next(node.name for node in result.graph.node if node.op_type == "Mul")
 
 
 def test_a_factor_that_reaches_no_scores_is_nobodys_business(build, check, ops):

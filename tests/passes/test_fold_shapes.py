@@ -13,6 +13,14 @@ def test_shape_arithmetic_in_front_of_a_reshape_becomes_a_constant(build, check,
     assert ops(result, "Reshape", "Relu") == 2
 
 
+def test_what_is_computed_of_shapes_is_an_initializer(build, check, ops):
+    b = build()
+    x = b.input("x", [2, 3])
+    rows = b("Unsqueeze", b("Size", x), b.const(np.array([0])))
+    result, _ = check(b.model(b("Relu", b("Reshape", b("Exp", x), rows)), b("Identity", b("Size", x))), "fold_shapes")
+    assert ops(result, "Size", "Unsqueeze", "Constant") == 0
+
+
 def test_a_reshape_and_an_expand_that_change_nothing_go(build, check, ops):
     b = build()
     x = b("Reshape", b.input("x", [2, 3]), b.const(np.array([2, -1])))

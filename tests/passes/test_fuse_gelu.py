@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+import passes
+
 
 def gelu(b, x, form):
     """0.5 · x · (1 + erf(x/√2)), its factors in three orders; or the tanh approximation."""
@@ -25,6 +27,23 @@ def test_gelu_is_recognised(build, check, form):
     b = build()
     result, _ = check(b.model(gelu(b, b.input("x", [3, 64]), form)), "fuse_gelu", bound=1e-6)
     assert [node.op_type for node in result.graph.node] == ["Gelu"]
+
+
+def test_each_gelu_that_an_old_opset_cannot_write_is_counted(build):
+    b = build()
+    b.opset = 19
+    model = b.model(gelu(b, gelu(b, b.input("x", [3, 4]), "times"), "tanh_mul"))
+    _, report = passes.run(model, only=["fuse_gelu"])
+    (refusal,) = report.passes[0].refusals
+    assert (refusal.times, refusal.reason) == (2, "Gelu needs opset 20; export with a newer one")
+
+
+def test_a_look_alike_does_not_end_the_search(build, check, ops):
+    b = build()
+    x = b.input("x", [3, 4])
+    plus = b("Add", b("Erf", b("Div", x, b.const(math.sqrt(2)))), b.const(1.0))
+    result, _ = check(b.model(gelu(b, b("Mul", b("Mul", x, plus), b.const(0.25)), "times")), "fuse_gelu")
+    assert ops(result, "Gelu") == 1
 
 
 def test_gelu_needs_all_its_factors(build, check, ops):

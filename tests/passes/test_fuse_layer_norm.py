@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 
-def layer_norm(b, x, size, *, rank=3, form="div", axis=-1, gamma=None):
+def layer_norm(b, x, size, *, rank=3, form="div", axis=-1, gamma=None, beta_first=False):
     axes = b.const(np.array([rank - 1 if axis == "positive" else axis]))
     mean = b("ReduceMean", x, axes, keepdims=1)
     deviation = b("Sub", x, mean)
@@ -14,7 +14,8 @@ def layer_norm(b, x, size, *, rank=3, form="div", axis=-1, gamma=None):
     if form == "tensorflow":
         factor = b("Mul", b("Reciprocal", root), gamma)
         return b("Add", b("Mul", x, factor), b("Sub", b.normal(size), b("Mul", mean, factor)))
-    return b("Add", b("Mul", b("Div", deviation, root), gamma), b.normal(size))
+    scaled, beta = b("Mul", b("Div", deviation, root), gamma), b.normal(size)
+    return b("Add", beta, scaled) if beta_first else b("Add", scaled, beta)
 
 
 @pytest.mark.parametrize("form", ["div", "tensorflow"])
@@ -23,6 +24,12 @@ def test_layer_norm_is_recognised(build, check, form, axis):
     b = build()
     y = layer_norm(b, b.input("x", [2, 3, 8]), 8, form=form, axis=axis)
     result, _ = check(b.model(y), "fuse_layer_norm", bound=1e-6)
+    assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
+
+
+def test_beta_in_front_of_what_it_is_added_to(build, check):
+    b = build()
+    result, _ = check(b.model(layer_norm(b, b.input("x", [2, 3, 8]), 8, beta_first=True)), "fuse_layer_norm")
     assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
 
 

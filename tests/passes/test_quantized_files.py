@@ -4,12 +4,14 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import passes
 from passes import PassError, int8
+from passes.canonical_weights import channel_axis
 from passes.inputs import random_inputs
 from passes.verify import open_session
 
@@ -123,6 +125,23 @@ def test_weights_that_no_integer_sum_takes_become_float(build, check, q, zero, a
     assert any(reason in r.reason for entry in report.passes for r in entry.refusals)
 
 
+def test_a_table_with_a_scale_for_each_column_becomes_float(build, check, q):
+    b = build()
+    table = b("DequantizeLinear", b.const(q), b.const(b.rng.uniform(0.01, 0.1, 8)), b.const(np.full(8, 128, np.uint8)))
+    y = b("Gather", table, b.input("ids", [1, 5], TensorProto.INT64))
+    result, report = check(b.model(y), "canonical_weights", bound=1e-6)
+    assert integers(result) == []
+    assert "summed axis" in report.passes[0].refusals[0].reason
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Mul"])
+def test_only_the_weight_of_a_linear_and_a_table_have_channels(build, op):
+    b = build()
+    y = b(op, b("Identity", b.const(np.ones((8, 8)))), b.input("x", [8, 8]))
+    node = list(ir.from_proto(b.model(y)).graph)[-1]
+    assert channel_axis(node.inputs[0]) is None
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, order):
     b = build()
@@ -131,6 +150,16 @@ def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, ord
     weight = b("Mul", *[b("Cast", b.const(q), to=TensorProto.FLOAT), scale][::order])
     result, _ = check(b.model(b("MatMul", b.input("x", [5, 16]), weight)), bound=1e-6)
     assert integers(result) == [q.tobytes()]
+
+
+def test_what_is_computed_and_what_has_other_scales_is_no_weight(build, ops):
+    b = build()
+    q = np.ones((8, 8), np.int8)
+    mask = b("Mul", b("Cast", b.input("mask", [8, 8], TensorProto.INT64), to=TensorProto.FLOAT), b.const(0.5))
+    half = b("Mul", b("Cast", b.const(q), to=TensorProto.FLOAT16), b.const(np.ones((1, 8), np.float16)))
+    wide = b("Mul", b("Cast", b.const(q), to=TensorProto.FLOAT), b.const(np.ones((3, 1, 8), np.float32)))
+    result, _ = passes.run(b.model(mask, half, wide), only=["recognise_cast_weights"])
+    assert ops(result, "Cast") == 3
 
 
 def test_a_lookalike_of_dynamic_quantisation_stays(build, ops):

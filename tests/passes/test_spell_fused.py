@@ -54,6 +54,10 @@ CASES = {
     "EmbedLayerNormalization without types": ([IDS, "", *TABLES[:2], "", VECTOR, table(H)], {"outputs": ("y", "")}),
     "Attention": ([X, W, table(3 * H), KEPT], {"num_heads": HEADS}),
     "Attention of a number of keys": ([X, W, table(3 * H), np.array([4], np.int32)], {"num_heads": HEADS}),
+    "Attention with a mask for each query": (
+        [X, W, table(3 * H), np.tril(np.ones((B, T, T), np.int32))],
+        {"num_heads": HEADS},
+    ),
     "Attention with a bias on scores": ([X, W, table(3 * H), "", "", table(1, HEADS, T, T)], {"num_heads": HEADS}),
     "Attention with a scale": ([X, W, table(3 * H)], {"num_heads": HEADS, "scale": 0.7}),
     "MultiHeadAttention": ([X, X, X, table(3 * H), KEPT], {"num_heads": HEADS}),
