@@ -34,6 +34,14 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     assert again.chosen == {KEY: written[2]}
 
 
+def test_trials_of_a_shape_are_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.jsonl", CPU)
+    of_key, of_other = record(DEFAULT), record(DEFAULT, key=OTHER)
+    journal.append(of_key)
+    journal.append(of_other)
+    assert (journal.of(KEY), journal.of(OTHER)) == ([of_key], [of_other])
+
+
 DAMAGED = [
     "not json",
     "[1, 2]",

@@ -191,6 +191,30 @@ def test_a_rate_above_the_cores_peak_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert not [name for name in search.study.user_attrs if name.startswith("latency:")]
 
 
+def test_the_peak_itself_can_be_reached_with_what_a_clock_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "ABOVE_PEAK", 1.0)
+    search = searching(monkeypatch, iter([0.125]), peak=80.0)  # 10 MFLOP in 0.125 ms
+    assert latency_of(search, 0.125)["ms"] == 0.125
+    search = searching(monkeypatch, iter([0.125]), peak=None)  # a study of before peaks
+    assert latency_of(search, 0.125)["ms"] == 0.125
+
+
+def test_a_core_has_its_peak_and_two_have_twice_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = searching(monkeypatch, iter([0.06]))  # 167 GFLOP/s
+    search.threads = 2
+    assert latency_of(search, 0.06)["ms"] == 0.06
+
+
+def test_bounds_themselves_are_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "AS_PREDICTED", 2.0)
+    monkeypatch.setattr(candidates, "THE_SAME", 0.125)
+    for measured in (0.25, 1.0):
+        assert "suspect" not in latency_of(searching(monkeypatch, iter([measured])), 0.5)
+    assert candidates.same(8.0, 9.0)
+    assert candidates.same(8.0, 7.0)
+    assert not candidates.same(8.0, 9.1)
+
+
 def test_a_latency_as_predicted_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     found = latency_of(searching(monkeypatch, iter([0.2])), 0.21)
     assert (found["ms"], found["mib"]) == (0.2, 1.0)

@@ -23,6 +23,13 @@ def test_the_spaces_reproduce_both_tables():
     assert all(SPACES["mobilebert-toy"].rows[name] == halved(PRESETS[name]) for name in STUDENTS)
 
 
+def test_a_toy_is_half_as_wide_and_a_quarter_as_deep():
+    toy = SPACES["mobilebert-toy"].rows["mobilebert"]
+    assert (toy.num_hidden_layers, toy.hidden_size, toy.inner_size, toy.intermediate_size) == (6, 256, 64, 256)
+    assert (toy.vocab_size, toy.max_position_embeddings, toy.embedding_size) == (4000, 128, 64)
+    assert toy.attention_dropout == 0
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 def test_attention_and_ffn_parameters_are_the_papers(name):
     attention, ffn = part_parameters(PRESETS[name])

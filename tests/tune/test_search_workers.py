@@ -257,6 +257,11 @@ def test_a_full_disk_under_sqlite_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("status", "reason"), [(0, "status 0"), (1, "status 1"), (-9, "SIGKILL"), (-1, "SIGHUP")])
+def test_how_a_process_ended_in_words(status, reason):
+    assert command.exit_reason(status) == reason
+
+
 def test_silence_is_death_except_on_this_machine_where_the_process_is_looked_for():
     here = {"seen": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
     assert alive(here, 60)
