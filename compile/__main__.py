@@ -50,10 +50,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add(
         "--seq-len",
         type=lengths,
-        default=[128],
         metavar="N[,N]",
-        help="tokens in a sequence; the library runs any number up to the longest at its own cost (default: 128)",
+        help="tokens in a sequence; the library runs any number up to the longest at its own cost (default: those of "
+        "an .onnx file, or 128)",
     )
+    add("--batch", type=int, metavar="N", help="sequences that a run may have side by side (default: the file's, or 1)")
     add("--threads", type=int, default=0, metavar="N", help="the library's default (0: one a core, up to four)")
     add("--out", type=Path, metavar="DIR", help="artifact folder (default: build/<name>-<target>)")
     add("--head", choices=HEADS, help="what the model ends in (default: a checkpoint's own, else none)")
@@ -108,6 +109,7 @@ def compile_model(args: argparse.Namespace) -> None:
         target=args.target,
         cpu=args.cpu,
         seq_len=args.seq_len,
+        batch=args.batch,
         threads=args.threads,
         out=args.out,
         head=args.head,
@@ -162,7 +164,8 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
         (
             "computation",
             f"{manifest.flops / 1e9:.2f} GFLOP for {manifest.tokens} tokens"
-            + (", less for any fewer" if manifest.shorter_sequences else ""),
+            + (", less for any fewer" if manifest.shorter_sequences else "")
+            + (f"; up to {manifest.batch} sequences a run" if manifest.batch > 1 else ""),
         ),
         ("kernel calls", f"{own} of {len(kernels)} kinds in {manifest.stages} stages; {generic} generic"),
         (

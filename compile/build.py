@@ -23,6 +23,8 @@ from compile.text.side import TextSide
 from compile.text.task import read_task
 from passes.calibration import read_texts
 
+MOST_SEQUENCES = 1 << 12
+
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult, Progress
 
@@ -32,7 +34,8 @@ def build(
     *,
     target: str = "arm64-android",
     cpu: str | None = None,
-    seq_len: int | Sequence[int] = 128,
+    seq_len: int | Sequence[int] | None = None,
+    batch: int | None = None,
     threads: int = 0,
     out: str | Path | None = None,
     head: str | None = None,
@@ -60,8 +63,9 @@ def build(
 
     target, cpu: names from `compile.TARGETS` and `compile.CPUS`. Without cpu the library runs on every CPU of the
         target, with kernels of their own for newer ones.
-    seq_len: tokens in the longest sequence; a library runs shorter ones at their own length. Where several lengths are
-        given it is an error if the model does not allow that.
+    seq_len: tokens in the longest sequence, by default those that an .onnx file was exported for, else 128; a library
+        runs shorter ones at their own length. Where several are given it is an error if the model does not allow that.
+    batch: sequences that a run may have side by side, by default those that an .onnx file was exported for, else 1.
     threads: the library's default, 1 to 64; 0 for one a core up to four.
     out: the artifact folder, by default build/<name>-<target>.
     head: what the model ends in, by default a checkpoint's own or none.
@@ -89,10 +93,12 @@ def build(
 
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
     """
-    lengths = [seq_len] if isinstance(seq_len, int) else list(seq_len)
+    lengths = [128] if seq_len is None else [seq_len] if isinstance(seq_len, int) else list(seq_len)
     if not lengths or min(lengths) < 1:
         raise CompileError(f"--seq-len {','.join(map(str, lengths))}: a sequence has at least one token")
     longest = max(lengths)
+    if batch is not None and not 1 <= batch <= MOST_SEQUENCES:
+        raise CompileError(f"--batch {batch}: choose 1 to {MOST_SEQUENCES}")
     if not 0 <= threads <= 64:
         raise CompileError(f"--threads {threads}: choose 1 to 64, or 0 for one a core")
     if cased and not vocab:
@@ -123,6 +129,7 @@ def build(
     missing = can_run(spec) if verify else None
     if missing:
         raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
+    from compile.importer.graph import file_tokens
     from compile.pipeline import BuildOptions, build_library  # tvm
 
     task = read_task(Path(model), head) if side and Path(model).is_dir() else None
@@ -131,7 +138,8 @@ def build(
     folder = Path(out) if out else Path("build") / f"{source.name}-{target}"
     keep = Path(dump) if dump else None
     options = BuildOptions(
-        seq_len=longest,
+        seq_len=longest if seq_len is not None else file_tokens(source.graph, longest),
+        batch=batch,
         shorter=min(lengths) < longest,
         threads=threads,
         verify=verify,

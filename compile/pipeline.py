@@ -38,6 +38,7 @@ from compile.codegen.vocabulary import text_inputs, write_vocabulary
 from compile.codegen.weights import assembler_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
+from compile.importer.batch import file_batch, one_sequence, require_batch
 from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes
 from compile.importer.interface import with_own_types
 from compile.linking.library_rules import check_library
@@ -73,6 +74,7 @@ class BuildOptions:
     """
 
     seq_len: int = 128
+    batch: int | None = None
     shorter: bool = False
     threads: int = 0
     verify: bool = False
@@ -138,6 +140,7 @@ def lower_model(
     with clock.phase("graph passes"):
         kept = dump / "passes" if dump else None
         model = fix_shapes(model, options.shapes)
+        model, batch = _one_sequence(model, options)
         model = fix_shapes(model, input_shapes(model, options.seq_len))
         optimised, report = passes.run(
             model,
@@ -158,6 +161,10 @@ def lower_model(
     with clock.phase("lower to kernels"), _naming_the_node(optimised, options.seq_len, target):
         tiles, database = tile_table(options.database, target)
         program = lower(graph, options.seq_len, target.isa, tiles)
+        program.batch = batch
+        for value in (*program.inputs, *program.outputs) if batch > 1 else ():
+            if value.shape[:1] != (1,):
+                raise CompileError(f"--batch {batch}: {value.name!r} has shape {list(value.shape)} for one sequence")
         if options.shorter and not program.elastic:
             raise CompileError(
                 f"--seq-len: this model computes {options.seq_len} tokens and no fewer: give that length alone"
@@ -165,6 +172,22 @@ def lower_model(
     layers = [layer for entry in report.passes for layer in entry.layers if layer.precision == "float32"]
     floats = tuple(KeptInFloat(layer.weight, layer.reason, layer.output_snr) for layer in layers)
     return program, optimised, {"passes": report, "kept_in_float": floats, "tuning": summary(tiles, database)}
+
+
+def _one_sequence(model: onnx.ModelProto, options: BuildOptions) -> tuple[onnx.ModelProto, int]:
+    """The model for one sequence and how many a run may have; a file for several that depend on each other is whole."""
+    if options.batch:
+        require_batch(model, options.batch)
+    batch = options.batch or file_batch(model)
+    if batch == 1:
+        return model, 1
+    shapes = {name: [1, *shape[1:]] for name, shape in input_shapes(model, options.seq_len).items()}
+    try:
+        return one_sequence(model, batch, shapes), batch
+    except CompileError:
+        if options.batch:
+            raise
+        return model, 1
 
 
 def _holds_integers(model: onnx.ModelProto) -> bool:

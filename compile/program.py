@@ -184,9 +184,13 @@ class InputRange:
 
 @dataclass
 class Program:
-    """A whole model. `tokens` is the sequence length that it was compiled for."""
+    """A whole model. `tokens` is the sequence length that it was compiled for.
+
+    The calls compute one sequence; a run of the library makes them for each of up to `batch`.
+    """
 
     tokens: int
+    batch: int = 1
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -206,6 +210,10 @@ class Program:
         return all(call.per_token or _first_row_only(call, rows) for call in self.calls) and all(
             self.tokens in value.shape for value in self.outputs if value in by_token
         )
+
+    def interface_shape(self, value: Value) -> tuple[int, ...]:
+        """An in- or output's shape for the largest batch."""
+        return (self.batch, *value.shape[1:]) if self.batch > 1 else value.shape
 
     @property
     def weights(self) -> list[Value]:

@@ -61,9 +61,10 @@ class Tensor:
     token_axis: Natural | None = None
     range: IdRange | None = None
 
-    def shape_for(self, tokens: int) -> tuple[int, ...]:
-        """The shape for a sequence of `tokens`, as far as it depends on that."""
-        return tuple(tokens if axis == self.token_axis else size for axis, size in enumerate(self.shape))
+    def shape_for(self, tokens: int, sequences: int = 0) -> tuple[int, ...]:
+        """The shape for sequences of `tokens`, as far as it depends on that; 0: for as many as its own says."""
+        shape = tuple(tokens if axis == self.token_axis else size for axis, size in enumerate(self.shape))
+        return (sequences, *shape[1:]) if sequences else shape
 
     @property
     def nbytes(self) -> int:
@@ -236,11 +237,11 @@ class Manifest(LibraryFacts):
     """Everything that is known of an artifact.
 
     model: where it came from; cpu_features_required: of `cpu`; precision: "int8" if any kernel's is;
-    shorter_sequences: whether any length up to `tokens` runs at its own cost; sanitize: clang's sanitizers in the
-    runtime, "" for none; task, labels, pooling: what the model is for, None and () if that was not said;
-    activation: of logits to probabilities; normalized: whether vectors get length 1;
-    checked: rules of the target that the linked file keeps; build_seconds: by phase; files: the sha256 of each
-    of the artifact's but this one, by its path.
+    shorter_sequences: whether any length up to `tokens` runs at its own cost; batch: how many sequences a run may have
+    on dimension 0 (flops and calls are of one); sanitize: clang's sanitizers in the runtime, "" for none; task, labels,
+    pooling: what the model is for, None and () if that was not said; activation: of logits to probabilities;
+    normalized: whether vectors get length 1; checked: rules of the target that the linked file keeps; build_seconds: by
+    phase; files: the sha256 of each of the artifact's but this one, by its path.
     """
 
     model: dict[str, str | int] = field(default_factory=dict)
@@ -255,6 +256,7 @@ class Manifest(LibraryFacts):
     kept_in_float: tuple[KeptInFloat, ...] = ()
     tokens: Count
     shorter_sequences: bool
+    batch: Count = 1
     default_threads: Natural = 0
     sanitize: str = ""
     task: str | None = None
@@ -343,6 +345,8 @@ def _require_consistent(manifest: Manifest) -> None:
     for tensor in manifest.inputs + manifest.outputs:
         if tensor.token_axis is not None and tensor.token_axis >= len(tensor.shape):
             raise ValueError(f"at 'inputs' or 'outputs': {tensor.name!r} has no axis {tensor.token_axis}")
+        if manifest.batch > 1 and tensor.shape[:1] != (manifest.batch,):
+            raise ValueError(f"at 'batch': {tensor.name!r} has not {manifest.batch} rows")
     if CPUS[manifest.cpu].arch != TARGETS[manifest.target].arch:
         raise ValueError(f"at 'cpu': {manifest.cpu} is no CPU of {manifest.target}")
 

@@ -160,7 +160,7 @@ def interface_entries(plan: Plan, values: list[Value]) -> tuple[Tensor, ...]:
         entries.append(
             Tensor(
                 name=value.name,
-                shape=tuple(value.shape),
+                shape=plan.program.interface_shape(value),
                 dtype=value.dtype,  # type: ignore[arg-type]
                 token_axis=axis if axis >= 0 else None,
                 range=(allowed.low, allowed.high) if allowed else None,
@@ -197,6 +197,7 @@ def make_manifest(plan: Plan, name: str, target: Target, library: Path, **made: 
         levels=tuple(Level(level.cpu.name, level.cpu.required, level.compiled_for.name) for level in plan.levels),
         precision="int8" if any(k.precision == "int8" for k in kernels) else "float32",
         tokens=program.tokens,
+        batch=program.batch,
         shorter_sequences=program.elastic,
         flops=sum(c.flops for c in program.calls),
         sizes=sizes,

@@ -54,4 +54,5 @@ def _describe(plan: Plan) -> str:
 def _describe_tensor(plan: Plan, value: Value) -> str:
     allowed = plan.program.ranges.get(value.name)
     limits = f", {allowed.low} <= id < {allowed.high}" if allowed else ""
-    return f"{c_comment(value.name)}: {value.dtype} [{', '.join(map(str, value.shape))}]{limits}"
+    shape = ", ".join(map(str, plan.program.interface_shape(value)))
+    return f"{c_comment(value.name)}: {value.dtype} [{shape}]{limits}"

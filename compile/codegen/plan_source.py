@@ -41,6 +41,7 @@ def plan_source(plan: Plan, threads: int) -> str:
     .outputs = outputs,
     .output_count = {len(program.outputs)},
     .tokens = {program.tokens},
+    .batch = {program.batch},
     .arena_bytes = {plan.arena_bytes},
     .scratch_row_bytes = {plan.scratch_row_bytes},
     .workspace_bytes = {plan.workspace_bytes},
@@ -139,10 +140,10 @@ def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool) -> str:
 
 
 def _info(plan: Plan, value: Value) -> str:
-    shape = ", ".join(str(d) for d in value.shape)
+    shape = ", ".join(map(str, plan.program.interface_shape(value)))
     allowed = plan.program.ranges.get(value.name)
     low, high = (allowed.low, allowed.high) if allowed else (0, 0)
     return (
         f"{{{c_string(value.name)}, {TYPES[value.dtype]}, {len(value.shape)}, "
-        f"{{{shape or '0'}}}, {plan.token_axis(value)}, {low}, {high}, {value.nbytes}}}"
+        f"{{{shape or '0'}}}, {plan.token_axis(value)}, {low}, {high}, {value.nbytes * plan.program.batch}}}"
     )

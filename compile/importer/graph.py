@@ -50,7 +50,7 @@ class Node:
 
 @dataclass
 class Graph:
-    """A model with batch 1 and every shape known. `module` holds functions that call_tir nodes refer to."""
+    """A model with every shape known. `module` holds functions that call_tir nodes refer to."""
 
     inputs: list[Node]
     outputs: list[tuple[str, Node]]
@@ -80,7 +80,7 @@ def check_operators(model: onnx.ModelProto) -> None:
 
 
 def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
-    """Every input's shape with batch 1 and `seq_len` tokens where the model leaves them open. Raises CompileError."""
+    """Every input's shape, with batch 1 and `seq_len` tokens where the model leaves them open. Raises CompileError."""
     constants = {i.name for i in model.graph.initializer}
     named = {dims[1].dim_param for v in model.graph.input if len(dims := v.type.tensor_type.shape.dim) == 2}
     shapes = {}
@@ -97,27 +97,33 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
                     f"dimension {dim.dim_param!r} of input {value.name!r} is open, and not that of the tokens: give "
                     f"its size with --fix-shape {value.name}={wanted}"
                 )
-        shape = [d.dim_value or (seq_len if i else 1) for i, d in enumerate(dims)]
-        if not shape or shape[0] != 1:
-            raise CompileError(
-                f"input {value.name!r} has shape {shape}: a model is compiled for batch 1, export it with --batch 1"
-            )
-        shapes[value.name] = shape
+        shapes[value.name] = [d.dim_value or (seq_len if i else 1) for i, d in enumerate(dims)]
     _check_tokens(model, shapes, seq_len)
     return shapes
 
 
-def _check_tokens(model: onnx.ModelProto, shapes: dict[str, list[int]], seq_len: int) -> None:
-    """Raises CompileError where no input is as long as the sequence: ids, or what else comes a token at a time.
+def file_tokens(model: onnx.ModelProto, otherwise: int) -> int:
+    """How many tokens the file was exported for, or `otherwise` where it leaves that open or has no sequence."""
+    sizes = _token_sizes(model, input_shapes(model, 0))
+    return next((size for size in sizes.values() if size), otherwise)
 
-    Beside one that is, others may be of any size: features of the whole text, a label.
-    """
+
+def _token_sizes(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> dict[str, int]:
+    """How long the inputs are that may be the tokens: ids, or what else comes a token at a time."""
     long = {name: shape[1] for name, shape in shapes.items() if len(shape) in (2, 3)}  # of masks any may be the tokens
     whole = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
     ids = {
         v.name for v in model.graph.input if v.type.tensor_type.elem_type in whole and len(shapes.get(v.name, ())) == 2
     }
-    sequences = {name: size for name, size in long.items() if name in ids} or long
+    return {name: size for name, size in long.items() if name in ids} or long
+
+
+def _check_tokens(model: onnx.ModelProto, shapes: dict[str, list[int]], seq_len: int) -> None:
+    """Raises CompileError where no input is as long as the sequence.
+
+    Beside one that is, others may be of any size: features of the whole text, a label.
+    """
+    sequences = _token_sizes(model, shapes)
     if sequences and seq_len not in sequences.values():
         name, size = next(iter(sequences.items()))
         raise CompileError(

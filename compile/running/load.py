@@ -182,7 +182,7 @@ class Library:
         """Every output by name. Raises CompileError on wrong names, shapes, types or ids outside their table.
 
         Where the manifest says `shorter_sequences`, inputs may have any number of tokens up to the model's, and the
-        outputs are those of a model for just that length.
+        outputs are those of a model for just that length. Where it says `batch`, inputs may have 1 to so many rows.
 
         Integer inputs of another integer type are converted; anything else must have the model's type.
         """
@@ -191,7 +191,8 @@ class Library:
         if unknown:
             raise CompileError(f"the model has no input {sorted(unknown)[0]!r}")
         tokens = self._tokens(self.manifest.inputs[0], arrays[0]) if arrays else self.manifest.tokens
-        outputs = {e.name: np.empty(e.shape_for(tokens), e.dtype) for e in self.manifest.outputs}
+        sequences = len(arrays[0]) if self.manifest.batch > 1 else 0
+        outputs = {e.name: np.empty(e.shape_for(tokens, sequences), e.dtype) for e in self.manifest.outputs}
         self.run_into(arrays, list(outputs.values()))
         return outputs
 
@@ -362,7 +363,9 @@ class Library:
             raise CompileError(f"input {entry.name!r} is missing")
         array = converted(inputs[entry.name], entry)
         tokens, longest = self._tokens(entry, array), self.manifest.tokens
-        if array.shape != (entry.shape_for(tokens) if 1 <= tokens <= longest else entry.shape):
+        batch = self.manifest.batch
+        sequences = min(len(array), batch) if batch > 1 and array.ndim and len(array) else 0
+        if array.shape != (entry.shape_for(tokens, sequences) if 1 <= tokens <= longest else entry.shape):
             raise CompileError(
                 f"input {entry.name!r} has shape {list(array.shape)}, the model wants {list(entry.shape)}"
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from compile.artifact.manifest import Manifest, Verification
@@ -40,11 +41,16 @@ def can_run(target: Target) -> str | None:
     return qemu.missing() if target.arch == "aarch64" else f"a machine that runs {target.cpu.name} code"
 
 
-def reference(model: onnx.ModelProto, samples: Sequence[Sample]) -> list[Outputs]:
-    """ONNX Runtime's outputs."""
+def reference(model: onnx.ModelProto, samples: Sequence[Sample], batch: int = 1) -> list[Outputs]:
+    """ONNX Runtime's outputs; where the model is for one sequence those of each of `batch`, one after the other."""
     from passes.verify import run_model
 
-    return run_model(model, samples)
+    if batch == 1 or model.graph.input[0].type.tensor_type.shape.dim[0].dim_value != 1:
+        return run_model(model, samples)
+    rows = [{name: value[i : i + 1] for name, value in s.items()} for s in samples for i in range(batch)]
+    answers = run_model(model, rows)
+    groups = [answers[i : i + batch] for i in range(0, len(answers), batch)]
+    return [{name: np.concatenate([one[name] for one in group]) for name in group[0]} for group in groups]
 
 
 def verify(
@@ -71,6 +77,7 @@ def verify(
     if runner is None and (missing := can_run(target)):
         raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
     emulated = runner is None and not runs_here(target)
+    texts = [{name: np.repeat(value, manifest.batch, axis=0) for name, value in text.items()} for text in texts]
     texts = texts[:1] if emulated else texts
     given = [*texts, *random_samples(manifest, samples or (1 if emulated else 3))]
     referee = _referee(model, quantized, manifest, given, len(texts), original)
@@ -105,18 +112,18 @@ def _referee(
     texts: int,
     original: Original | None,
 ) -> _Referee:
-    answer = original(given) if original else None
+    answer, batch = original(given) if original else None, manifest.batch
     exact: list[Outputs]
     if isinstance(answer, tuple):
         name, exact = answer[0], [*answer[1]]
     else:
         name = f"ONNX Runtime on our own export ({answer})" if answer else "ONNX Runtime without its optimisations"
-        exact = reference(model, given)
+        exact = reference(model, given, batch)
     if quantized is None:
         return _Referee(name, exact, TOLERANCE)
     if manifest.precision == "float32":
-        return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given), TOLERANCE, exact, texts)
-    outputs = reference(spell_rounding(quantized), given)
+        return _Referee("ONNX Runtime on the int8 weights", reference(quantized, given, batch), TOLERANCE, exact, texts)
+    outputs = reference(spell_rounding(quantized), given, batch)
     noise = max(relative_error(rounded, wanted) for rounded, wanted in zip(outputs, exact, strict=True))
     return _Referee(
         "ONNX Runtime with rows rounded as the kernels round them", outputs, max(LEAST_TOLERANCE, noise), exact, texts

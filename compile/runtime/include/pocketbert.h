@@ -72,6 +72,7 @@ typedef struct {
     int32_t labels;                 /* how many `classify` and `entities` know */
     int32_t vector;                 /* elements of what `embed` gives */
     int32_t text_tokens;            /* of the longest text that run_text reads whole, special pieces included */
+    int32_t batch;                  /* sequences side by side: dimension 0 of every tensor may be 1 to it; 1: one */
 } pocketbert_description;
 
 /* A buffer of the caller's, which is read or written in place during the run, and not kept after it. Inputs may share
@@ -125,7 +126,7 @@ typedef struct {
     int64_t end;
 } pocketbert_entity;
 
-/* One kernel of one run: when it ran, and on which thread. */
+/* One kernel of one run, of a batch of its last sequence: when it ran, and on which thread. */
 typedef struct {
     int32_t call;     /* its number in the manifest's "calls"; -1 is the whole run */
     int32_t thread;   /* 0 is the caller of `run` */

@@ -19,7 +19,9 @@ struct pb_model {
     size_t thread_bytes;
     int64_t *text;
     int32_t threads;
-    int32_t blocks; /* of rows, in a run */
+    int32_t blocks;         /* of rows, in a run */
+    int32_t sequences;      /* of this run */
+    pocketbert_tensor *one; /* the in- and outputs of one of them */
     pb_context context;
     pocketbert_record *records;  /* NULL without options.profile: the run, then each call of each block */
     pocketbert_record *snapshot; /* of them, which the caller of `profile` reads: no run writes to it */
@@ -135,11 +137,15 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->context.workspace_offset = align(plan->scratch_row_bytes * (size_t)model->context.block_rows + PB_SLACK);
     model->thread_bytes = model->context.workspace_offset + align(plan->workspace_bytes);
     const size_t text_offset = align(plan->arena_bytes) + model->thread_bytes * (size_t)model->threads;
-    model->memory_bytes = text_offset + (PB_PIECES ? 3 * sizeof *model->text * (size_t)plan->tokens : 0);
+    const size_t one_offset = text_offset + (PB_PIECES ? 3 * sizeof *model->text * (size_t)plan->tokens : 0);
+    model->memory_bytes = one_offset + sizeof *model->one * (size_t)(plan->input_count + plan->output_count);
     model->memory = model->context.arena = pb_pages(model->memory_bytes, true);
     if (!model->memory)
         return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
     model->text = (int64_t *)(void *)(model->memory + text_offset);
+    model->one = (pocketbert_tensor *)(void *)(model->memory + one_offset);
+    model->context.inputs = model->one;
+    model->context.outputs = model->one + plan->input_count;
     if (options->profile) {
         model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->blocks) * sizeof *model->records;
         model->records = pb_pages(2 * model->records_bytes, true);
@@ -198,6 +204,12 @@ static uintptr_t element_bytes(int32_t type)
     return type == POCKETBERT_INT64 ? 8 : type == POCKETBERT_BOOL ? 1 : 4;
 }
 
+/* Of a tensor of `sequences` with `tokens` each. */
+static int64_t dimension(const pocketbert_info *info, int32_t axis, int32_t tokens, int32_t sequences)
+{
+    return axis == info->token_axis ? tokens : axis == 0 && pb_the_plan.batch > 1 ? sequences : info->shape[axis];
+}
+
 static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const pocketbert_tensor *got)
 {
     if (!got->data)
@@ -209,7 +221,7 @@ static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const 
     if (got->rank != want->rank)
         return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another rank than the model's description says");
     for (int32_t i = 0; i < want->rank; i++)
-        if (got->shape[i] != (i == want->token_axis ? model->context.tokens : want->shape[i]))
+        if (got->shape[i] != dimension(want, i, model->context.tokens, model->sequences))
             return fail(model, POCKETBERT_ERROR_SHAPE,
                         "run: a tensor has another shape than the model's description says");
     return POCKETBERT_OK;
@@ -253,7 +265,7 @@ static int32_t check_apart(pb_model *model, const pocketbert_tensor *output, con
     return POCKETBERT_OK;
 }
 
-/* The sequence length is what the first input says; `check_tensor` holds everything to it. */
+/* Length and number of the sequences are what the first input says; `check_tensor` holds everything to it. */
 static void set_tokens(pb_model *model, const pocketbert_tensor *inputs)
 {
     const pb_plan *plan = &pb_the_plan;
@@ -262,6 +274,10 @@ static void set_tokens(pb_model *model, const pocketbert_tensor *inputs)
     if (axis >= 0 && inputs[0].rank == plan->inputs[0].rank && inputs[0].shape[axis] >= 1 &&
         inputs[0].shape[axis] < tokens)
         tokens = inputs[0].shape[axis];
+    int64_t sequences = plan->batch;
+    if (plan->batch > 1 && inputs[0].rank > 0 && inputs[0].shape[0] >= 1 && inputs[0].shape[0] < sequences)
+        sequences = inputs[0].shape[0];
+    model->sequences = (int32_t)sequences;
     model->context.tokens = (int32_t)tokens;
     model->context.block_rows = block_rows(model, model->context.tokens);
 }
@@ -342,13 +358,24 @@ static void run_profiled(pb_model *model)
             model->records[model->record_count++] = model->records[i];
 }
 
+/* Where the in- and outputs of one sequence are in the caller's. */
+static void choose_sequence(pb_model *model, const pocketbert_tensor *tensors, int32_t count, int32_t sequence,
+                            pocketbert_tensor *one)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const uintptr_t begin = (uintptr_t)tensors[i].data, bytes = end_of(&tensors[i]) - begin;
+        one[i].data = (char *)tensors[i].data + bytes / (uintptr_t)model->sequences * (uintptr_t)sequence;
+    }
+}
+
+/* A batch's sequences follow each other: each has all threads, weights stay in the caches, and none is padded. */
 static int32_t run(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
                    const pocketbert_tensor *outputs, int32_t output_count)
 {
     const int32_t status = check(model, inputs, input_count, outputs, output_count);
-    if (status == POCKETBERT_OK) {
-        model->context.inputs = inputs;
-        model->context.outputs = outputs;
+    for (int32_t sequence = 0; status == POCKETBERT_OK && sequence < model->sequences; sequence++) {
+        choose_sequence(model, inputs, input_count, sequence, model->one);
+        choose_sequence(model, outputs, output_count, sequence, model->one + input_count);
         for (int32_t s = 0; s < pb_the_plan.stage_count; s++)
             atomic_store_explicit(&model->next_block[s], 0, memory_order_relaxed);
         if (model->records)
@@ -507,7 +534,7 @@ static int32_t run_tokens(pb_model *model, int32_t found, pocketbert_tensor *out
         const pocketbert_info *info = &plan->outputs[i];
         outputs[i] = (pocketbert_tensor){outputs[i].data, info->type, info->rank, {0}};
         for (int32_t axis = 0; axis < info->rank; axis++)
-            outputs[i].shape[axis] = axis == info->token_axis ? length : info->shape[axis];
+            outputs[i].shape[axis] = dimension(info, axis, length, 1);
     }
     return run(model, inputs, INPUTS, outputs, output_count);
 }
@@ -621,6 +648,7 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
     const pocketbert_description known = {
         .size = sizeof known,
         .tokens = pb_the_plan.tokens,
+        .batch = pb_the_plan.batch,
         .input_count = pb_the_plan.input_count,
         .inputs = pb_the_plan.inputs,
         .output_count = pb_the_plan.output_count,

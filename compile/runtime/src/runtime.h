@@ -52,6 +52,7 @@ typedef struct {
     const pocketbert_info *outputs;
     int32_t output_count;
     int32_t tokens;
+    int32_t batch; /* sequences in the largest batch: dimension 0 of in- and outputs, where it is more than 1 */
     size_t arena_bytes;
     size_t scratch_row_bytes;
     size_t workspace_bytes;

@@ -47,19 +47,15 @@ def test_subgraph(graph: type) -> None:
     refused(b.model(b("If", condition, then_branch=branch, else_branch=branch, name="choice")), "If", "'choice'")
 
 
-def test_batch_of_two(graph: type) -> None:
-    b = graph()
-    refused(b.model(b.linear(b.input("x", [2, 8, 16]), 16, 4)), "'x'", "[2, 8, 16]", "batch 1")
-
-
 def test_another_sequence_length_than_exported(graph: type) -> None:
     b = graph()
     refused(b.model(b.linear(b.input("x", [1, 12, 16]), 16, 4)), "'x'", "12 tokens", "--seq-len 12")
 
 
-def test_scalar_input(graph: type) -> None:
+def test_inputs_of_any_rank(graph: type, agree: Callable) -> None:
     b = graph()
-    refused(b.model(b("Add", b.input("x", [1, 8, 16]), b.input("s", []))), "'s'")
+    x = b("Add", b.input("x", [1, 8, 16]), b.input("s", []))
+    agree(b.model(b("Add", x, b.input("v", [16])), b("Transpose", b.input("w", [3, 2, 1, 4]), perm=[1, 3, 0, 2])))
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8])
