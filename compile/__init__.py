@@ -15,14 +15,25 @@ stop_if_hidden("passes")
 
 # Here and not on first use: each of these modules has the name of its function, and a later import would put it first.
 from compile.build import build
-from compile.errors import CompileError
+from compile.errors import CompileError, RunError
 from compile.running.load import Library, load
 from compile.targets import CPUS, TARGETS, Target, find_target
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult
 
-__all__ = ["CPUS", "TARGETS", "BuildResult", "CompileError", "Library", "Target", "build", "find_target", "load"]
+__all__ = [
+    "CPUS",
+    "TARGETS",
+    "BuildResult",
+    "CompileError",
+    "Library",
+    "RunError",
+    "Target",
+    "build",
+    "find_target",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:  # its module imports tvm, which takes seconds

@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from compile.artifact.aar import PACKAGES
 from compile.artifact.manifest import Manifest
+from compile.artifact.packages import PACKAGES
 from compile.databases import TuningSummary
 from compile.targets import CPUS, TARGETS, find_target
 from passes.report import LayerPrecision
@@ -72,7 +72,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--keep-float", nargs="+", default=[], metavar="PATTERN", help="layers that stay float32: '*classifier*'")
     add("--min-snr", type=float, metavar="DB", help="layers noisier than that in int8 stay float32 (default: 25)")
     add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
-    add("--package", choices=tuple(PACKAGES), help="also an Android archive in a Maven folder, or a jar (takes a JDK)")
+    add("--package", choices=tuple(PACKAGES),
+        help="also a package: aar, a Maven folder for Android, or jar (both take a JDK); wheel, for pip")  # fmt: skip
+    add("--name", metavar="NAME", help="of the library and its package (default: the model's)")
+    add("--group", metavar="GROUP", help="of the package in Maven (default: com.pocketbert)")
+    add("--version", metavar="N.N.N", help="of the package in Maven and pip (default: PocketBERT's own)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with its model")
     add("--fix-shape", nargs="+", default=[], metavar="NAME=DIM,…",
         help="shapes of inputs whose open dimensions are neither batch nor tokens: boxes=1,128,4")  # fmt: skip
@@ -119,6 +123,9 @@ def compile_model(args: argparse.Namespace) -> None:
         cased=args.cased,
         text=not args.no_text,
         package=args.package,
+        name=args.name,
+        group=args.group,
+        version=args.version,
         verify=args.verify,
         sanitize=args.sanitize,
         db=args.db,

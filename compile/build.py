@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import passes
-from compile.artifact.aar import check_package
 from compile.artifact.folder import require_replaceable
 from compile.artifact.manifest import Precision
+from compile.artifact.packages import check_packaging
 from compile.artifact.signature import read_key
 from compile.codegen.escape import library_name
 from compile.databases import read, shipped
 from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
-from compile.source import obtain
+from compile.source import obtain, require_name
 from compile.targets import find_target
 from compile.text.read import read_folder, read_vocabulary
 from compile.text.side import TextSide
@@ -45,6 +45,9 @@ def build(
     cased: bool = False,
     text: bool = True,
     package: str | None = None,
+    name: str | None = None,
+    group: str | None = None,
+    version: str | None = None,
     verify: bool = False,
     sanitize: str = "",
     db: str | Path | None = None,
@@ -75,7 +78,9 @@ def build(
         own tokenizer, which this overrules.
     cased: the vocabulary tells upper from lower case.
     text: take a folder's tokenizer in.
-    package: "aar", for Gradle, or "jar", for Java on Linux, beside the library (takes a JDK).
+    package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), or "wheel", for pip, beside the library.
+    name: of the library and its package, by default the model's own.
+    group, version: what else Maven and pip call the package.
     verify: run the library here and compare it with ONNX Runtime.
     sanitize: clang's sanitizers to compile runtime and plan with, for programs on this machine that are built with the
         same ones. Kernels are machine code that TVM made and stay as they are.
@@ -117,8 +122,11 @@ def build(
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
     find_toolchain(spec, sanitize)  # fail early: imports and weights take seconds
-    if package:
-        check_package(package, spec)
+    packaging = check_packaging(package, spec, group, version)
+    if name is not None and library_name(name) != name:
+        raise CompileError(f"--name {name}: it begins every function of the library: {library_name(name)} will do")
+    if name is None:
+        require_name(Path(model))
     database = None if str(db) == "none" else Path(db) if db else shipped(spec.cpu)
     if database:
         read(database, spec.cpu)
@@ -135,7 +143,7 @@ def build(
     task = read_task(Path(model), head) if side and Path(model).is_dir() else None
     pooled = task is None or task.pooling is None  # else the runtime pools, at any length
     source = obtain(str(model), longest, head, random_head, seed, progress, pooled)
-    folder = Path(out) if out else Path("build") / f"{source.name}-{target}"
+    folder = Path(out) if out else Path("build") / f"{name or source.name}-{target}"
     keep = Path(dump) if dump else None
     options = BuildOptions(
         seq_len=longest if seq_len is not None else file_tokens(source.graph, longest),
@@ -146,7 +154,7 @@ def build(
         sanitize=sanitize,
         vocabulary=side,
         task=task,
-        package=package,
+        package=packaging,
         database=database,
         dump=keep,
         precision=precision,
@@ -160,7 +168,7 @@ def build(
         origin=source.origin,
         original=source.original,
     )
-    return build_library(source.graph, library_name(source.name), spec, folder, options, progress)
+    return build_library(source.graph, name or library_name(source.name), spec, folder, options, progress)
 
 
 def _read_text_side(model: Path, vocab: Path | None, cased: bool) -> TextSide | None:

@@ -14,7 +14,6 @@ from typing import Any
 import onnx
 
 import passes
-from compile.artifact.aar import PACKAGES
 from compile.artifact.folder import staging
 from compile.artifact.manifest import (
     FILE,
@@ -27,6 +26,7 @@ from compile.artifact.manifest import (
     list_files,
 )
 from compile.artifact.outline import make_manifest
+from compile.artifact.packages import Packaging
 from compile.artifact.report import write_report
 from compile.artifact.signature import read_key, sign
 from compile.blame import blame
@@ -81,7 +81,7 @@ class BuildOptions:
     sanitize: str = ""
     vocabulary: TextSide | None = None
     task: Task | None = None
-    package: str | None = None
+    package: Packaging | None = None
     database: Path | None = None
     dump: Path | None = None
     precision: Precision = "float32"
@@ -232,7 +232,7 @@ def build_program(
         plan = make_plan(program, target)
         takes = text_inputs(plan, options.vocabulary) if options.vocabulary else []
     with staging(out) as folder:
-        require_space(folder, (5 if options.package == "aar" else 3) * plan.weight_bytes + (64 << 20))
+        require_space(folder, (4 if options.package else 3) * plan.weight_bytes + (64 << 20))
         work = folder / "work"
         work.mkdir()
         with clock.phase("compile kernels"), compiling or nullcontext():
@@ -258,10 +258,6 @@ def build_program(
         with clock.phase("check the library"):
             rules = check_library(library, target, name)
         shutil.rmtree(work)
-        package = None
-        if options.package:
-            with clock.phase("package"):
-                package = PACKAGES[options.package](folder, name, target)
         manifest = make_manifest(
             plan,
             name,
@@ -273,10 +269,12 @@ def build_program(
             sanitize=options.sanitize,
             vocabulary=_vocabulary_facts(options.vocabulary),
             **_task_facts(options.task),
-            package=package,
             checked=tuple(rules),
             **extra,
         )
+        if options.package:
+            with clock.phase("package"):
+                manifest = replace(manifest, package=options.package.write(folder, manifest))
         if options.verify and verifying:
             with clock.phase("verify"):
                 manifest = replace(manifest, verification=verifying(folder, manifest=manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,13 +70,27 @@ def obtain(
     with TemporaryFolder() as work:
         graph = files.read(write(module, work / "model.onnx", seq_len=seq_len))
     clock.lap("export to ONNX")
-    name = path.resolve().name if folder else source
+    name = folder_name(path) if folder else source
     origin = {"checkpoint": name} if folder else {"preset": name, "seed": seed}
     name += f"-{head}" if head and head != "none" else ""
     if not folder:
         return Source(graph, name, {**origin, "head": head})
     original = None if random_head else _original(path, head, module)
     return Source(graph, name, {**origin, "head": head}, original)
+
+
+def folder_name(folder: Path) -> str:
+    """What the folder's model is called: in the cache of the Hugging Face hub the folder itself is a commit's hash."""
+    place = folder.resolve()
+    if place.parent.name == "snapshots" and place.parents[1].name.startswith("models--"):
+        return place.parents[1].name.rpartition("--")[2]
+    return place.name
+
+
+def require_name(model: Path) -> None:
+    """Raises CompileError for a folder whose name is a hash and none of a model."""
+    if model.is_dir() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", folder_name(model)):
+        raise CompileError(f"{model}: the folder's name is a hash: say with --name what the model is called")
 
 
 def _original(folder: Path, head: str | None, module: Any) -> Original:

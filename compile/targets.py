@@ -128,7 +128,7 @@ class Target:
     """Where a library will run.
 
     libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed. extra_levels: CPUs that
-    get kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first.
+    get kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first. abi: Android's name.
     """
 
     name: str
@@ -140,6 +140,7 @@ class Target:
     cpu: Cpu
     description: str
     extra_levels: tuple[Cpu, ...] = ()
+    abi: str = ""
 
     @property
     def levels(self) -> tuple[Cpu, ...]:
@@ -182,6 +183,7 @@ TARGETS = {
             cpu=CPUS["armv8.0"],
             description="every 64-bit Android phone (API 23 and later)",
             extra_levels=(CPUS["cortex-a76"], CPUS["cortex-x2"]),
+            abi="arm64-v8a",
         ),
         Target(
             name="arm64-linux",

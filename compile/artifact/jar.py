@@ -34,17 +34,40 @@ def java_sources() -> dict[str, bytes | Path]:
     return {path.relative_to(SOURCES).as_posix(): path for path in sorted(SOURCES.rglob("*.java"))}
 
 
-def write_jar(path: Path) -> None:
-    """Compile com.pocketbert to Java 8 class files, which every Android takes, and write them to the jar at `path`."""
+def write_jar(path: Path, more: Mapping[str, bytes | Path] | None = None) -> None:
+    """Compile com.pocketbert to Java 8 class files, which every Android takes, and write them to the jar at `path`.
+
+    more: other entries of it.
+    """
     with TemporaryFolder() as folder:
         options = ["--release", "8", "-encoding", "UTF-8", "-Xlint:-options", "-d", str(folder)]
-        command = [find_javac(), *options, *map(str, java_sources().values())]
+        _run([find_javac(), *options, *map(str, java_sources().values())])
+        write_archive(path, _files(folder) | dict(more or {}))
+
+
+def write_javadoc(path: Path, more: Mapping[str, bytes | Path]) -> None:
+    """The documentation of com.pocketbert's public classes as a jar, the same whenever it is made."""
+    with TemporaryFolder() as folder:
+        javadoc = Path(find_javac()).with_name("javadoc")
+        options = ["-quiet", "-notimestamp", "-noindex", "-encoding", "UTF-8", "-Xdoclint:none", "-d", str(folder)]
+        _run([str(javadoc), *options, *map(str, java_sources().values())])
+        write_archive(path, _files(folder) | dict(more))
+
+
+def _files(folder: Path) -> dict[str, bytes | Path]:
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def _run(command: list[str]) -> None:
+    """A tool of the JDK's. Raises CompileError with its first line if it fails."""
+    try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = (done.stderr or done.stdout).splitlines() or ["?"]
-            raise CompileError(f"javac failed: {lines[0].strip()} (version 9 or later is needed)")
-        classes = sorted(folder.rglob("*.class"))
-        write_archive(path, {file.relative_to(folder).as_posix(): file for file in classes})
+    except OSError as error:
+        raise CompileError(f"{command[0]} cannot be run ({error.strerror}): install a whole JDK") from error
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).splitlines() or ["?"]
+        tool = Path(command[0]).name
+        raise CompileError(f"{tool} failed: {lines[0].strip()} (version 9 or later is needed)")
 
 
 def write_archive(path: Path, entries: Mapping[str, bytes | Path]) -> None:

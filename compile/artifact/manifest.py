@@ -181,7 +181,7 @@ class VocabularyFacts:
 class Package:
     """What --package made: its file; for Gradle also the Maven repository and the coordinates there."""
 
-    file: FileName
+    file: Inside
     repository: Inside | None = None
     coordinates: str | None = None
 

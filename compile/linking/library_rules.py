@@ -28,6 +28,7 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
         symbols: Any = elf.get_section_by_name(".dynsym")
         public = sorted(s.name for s in symbols.iter_symbols() if s.entry["st_shndx"] != "SHN_UNDEF" and s.name)
         machine = elf["e_machine"]
+        identified = elf.get_section_by_name(".note.gnu.build-id") is not None
     loads = [s for s in segments if s["p_type"] == "PT_LOAD"]
     stack = [s for s in segments if s["p_type"] == "PT_GNU_STACK"]
     flags = sum(int(v) for v in tags.get("DT_FLAGS", []))
@@ -50,6 +51,7 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
             any(s["p_type"] == "PT_GNU_RELRO" for s in segments) and bool(flags & DF_BIND_NOW),
         ),
         ("GNU hash table", "DT_GNU_HASH" in tags),
+        ("a build-id, by which crash reports tell builds apart", identified),
         (f"LOAD segments aligned to {PAGE // 1024} KiB", all(s["p_align"] % PAGE == 0 for s in loads)),
         (
             f"exports only {name}_* and JNI_OnLoad",

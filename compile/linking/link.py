@@ -189,7 +189,7 @@ def link_library(
     ]
     script = folder / "symbols.map"
     script.write_text(f"{{ global: {name}_*; JNI_OnLoad; local: *; }};\n")
-    arguments = ["-shared", "-nostdlib", "-Wl,--hash-style=gnu"]
+    arguments = ["-shared", "-nostdlib", "-Wl,--hash-style=gnu", "-Wl,--build-id=sha1"]
     if not toolchain.sanitize:
         arguments += ["-Wl,-s", "-Wl,--no-undefined"]
     arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compile.artifact.manifest import Tensor
-from compile.errors import CompileError
+from .opening import CompileError, Tensor
 
 TYPE_CODES = {"float32": 1, "int64": 2, "int32": 3, "bool": 4}
 

@@ -1,4 +1,8 @@
-"""Run a compiled library from Python, through its C interface."""
+"""Run a compiled library from Python, through its C interface.
+
+This file, `arrays` and what they import go into wheels as they are, so it is numpy and modules beside this one alone;
+what a wheel does otherwise stands in `opening`, in whose place `opening_in_wheel` goes.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compile.artifact.manifest import Manifest, Tensor
-from compile.errors import CompileError
-from compile.running.arrays import converted, readable, tensors, utf8, whole_number, writable
-from compile.running.opening import open_library
-from compile.targets import TARGETS, why_not_here, with_cpu
+from .arrays import converted, readable, tensors, utf8, whole_number, writable
+from .opening import CompileError, Manifest, RunError, Tensor, open_artifact
 
 INT32 = -(2**31), 2**31 - 1
 MAX_THREADS = 64
 MOST_TOKENS, MOST_SPECIAL = 8, 64  # of a byte of text, and around texts
 TASKS = ("label", "classify", "embed", "entities", "fill")
+# POCKETBERT_ERROR_… of pocketbert.h, by their numbers.
+STATUSES = {
+    1: "ARGUMENT",
+    2: "SHAPE",
+    3: "RANGE",
+    4: "MEMORY",
+    5: "CPU",
+    6: "THREAD",
+    7: "BUSY",
+    8: "LIBRARY",
+    9: "VOCABULARY",
+    10: "FORK",
+    11: "TASK",
+}
 FUNCTIONS = ("open", "run", "close", "last_error", "encode", "run_text", "token")
 
 
@@ -128,16 +143,10 @@ class Library:
         trusted_keys: Iterable[str] | None = None,
     ) -> None:
         threads = whole_number(threads, "threads", 0, MAX_THREADS)
-        self.manifest = Manifest.read(folder, trusted_keys)
         self._model = ctypes.c_void_p()
         self._lock, self._process = threading.RLock(), os.getpid()
+        self.manifest, self._library = open_artifact(Path(folder), trusted_keys)
         name, path = self.manifest.name, Path(folder) / self.manifest.library
-        target = with_cpu(TARGETS[self.manifest.target], self.manifest.cpu)
-        if reason := why_not_here(target):
-            raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}): {reason}")
-        if self.manifest.sanitize:
-            raise CompileError(f"{path} was built with --sanitize {self.manifest.sanitize}: Python cannot load it")
-        self._library = open_library(path, self.manifest.sha256)
         try:
             opened, self._run, self._close, self._last_error, self._encode, self._run_text, self._token = (
                 getattr(self._library, f"{name}_{function}") for function in FUNCTIONS
@@ -165,8 +174,12 @@ class Library:
         self._profile = getattr(self._library, f"{name}_profile")
         self._profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         options = _Options(size=ctypes.sizeof(_Options), threads=threads, profile=bool(profile))
-        if opened(ctypes.byref(options), ctypes.byref(self._model)) != 0:
-            raise CompileError(f"{path}: {self._last_error(None).decode()}")
+        self._require(opened(ctypes.byref(options), ctypes.byref(self._model)), None, f"{path}: ")
+
+    def _require(self, status: int, model: ctypes.c_void_p | None, where: str = "") -> None:
+        """Raises RunError for a status that is not OK."""
+        if status:
+            raise RunError(where + self._last_error(model).decode(), STATUSES.get(status, str(status)))
 
     @contextmanager
     def _open_model(self) -> Iterator[ctypes.c_void_p]:
@@ -209,8 +222,7 @@ class Library:
         reads = [readable(array, entry) for array, entry in zip(inputs, wanted.inputs, strict=True)]
         writes = [writable(array, entry) for array, entry in zip(outputs, wanted.outputs, strict=True)]
         with self._open_model() as model:
-            if self._run(model, tensors(reads), len(reads), tensors(writes), len(writes)) != 0:
-                raise CompileError(self._last_error(model).decode())
+            self._require(self._run(model, tensors(reads), len(reads), tensors(writes), len(writes)), model)
 
     def tokenize(
         self, text: str | bytes, pair: str | bytes | None = None, max_tokens: int | None = None
@@ -244,8 +256,7 @@ class Library:
         given = _Tokens(
             ctypes.sizeof(_Tokens), room, bool(windows), skip, 0, 0, *(array.ctypes.data for array in arrays)
         )
-        if self._encode(*texts, ctypes.byref(given)) != 0:
-            raise CompileError(self._last_error(None).decode())
+        self._require(self._encode(*texts, ctypes.byref(given)), None)
         ids, segments, which, begins, ends = (array[: given.count] for array in arrays)
         for number, (whole, data) in enumerate(((text, texts[0]), (pair, texts[2]))):
             if isinstance(whole, str):
@@ -280,8 +291,7 @@ class Library:
         outputs = {e.name: np.empty(e.shape, e.dtype) for e in self.manifest.outputs}
         views, count = tensors(list(outputs.values())), ctypes.c_int32()
         with self._open_model() as model:
-            if self._run_text(model, *texts, views, len(outputs), ctypes.byref(count)) != 0:
-                raise CompileError(self._last_error(model).decode())
+            self._require(self._run_text(model, *texts, views, len(outputs), ctypes.byref(count)), model)
         shapes = (view.shape[: view.rank] for view in views)
         return {
             name: array.reshape(-1)[: math.prod(shape)].reshape(shape)
@@ -338,8 +348,7 @@ class Library:
         """Calls a task on the open model. Raises CompileError, also where tokens were cut off unasked."""
         overflow = ctypes.c_int32()
         with self._open_model() as model:
-            if self._tasks[task](model, *arguments, ctypes.byref(overflow)) != 0:
-                raise CompileError(self._last_error(model).decode())
+            self._require(self._tasks[task](model, *arguments, ctypes.byref(overflow)), model)
         if overflow.value and not truncate:
             raise CompileError(
                 f"the text has {overflow.value} tokens more than the model takes: shorten it, or give truncate=True"
@@ -375,8 +384,7 @@ class Library:
         """When each kernel of the last run ran, the whole run first. Only of a model that was opened with `profile`."""
         records, count = ctypes.POINTER(_Record)(), ctypes.c_int32()
         with self._open_model() as model:
-            if self._profile(model, ctypes.byref(records), ctypes.byref(count)) != 0:
-                raise CompileError(self._last_error(model).decode())
+            self._require(self._profile(model, ctypes.byref(records), ctypes.byref(count)), model)
             return [Record(r.call, r.thread, r.start_ns, r.end_ns) for r in records[: count.value]]
 
     def close(self) -> None:

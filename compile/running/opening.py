@@ -1,4 +1,4 @@
-"""A shared library into this process: the very bytes that were hashed."""
+"""An artifact's library into this process: the very bytes that were hashed. A wheel has `opening_in_wheel` instead."""
 
 from __future__ import annotations
 
@@ -6,10 +6,27 @@ import ctypes
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
-from compile.errors import CompileError
+from compile.artifact.manifest import Manifest, Tensor
+from compile.errors import CompileError, RunError
+from compile.targets import TARGETS, why_not_here, with_cpu
 from pocketbert.temporary import TemporaryFolder
+
+__all__ = ["CompileError", "Manifest", "RunError", "Tensor", "open_artifact", "open_library"]
+
+
+def open_artifact(folder: Path, trusted_keys: Iterable[str] | None = None) -> tuple[Manifest, ctypes.CDLL]:
+    """What a folder says of its library, and that loaded. Raises CompileError."""
+    manifest = Manifest.read(folder, trusted_keys)
+    path = folder / manifest.library
+    target = with_cpu(TARGETS[manifest.target], manifest.cpu)
+    if reason := why_not_here(target):
+        raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}): {reason}")
+    if manifest.sanitize:
+        raise CompileError(f"{path} was built with --sanitize {manifest.sanitize}: Python cannot load it")
+    return manifest, open_library(path, manifest.sha256)
 
 
 def open_library(path: Path, sha256: str) -> ctypes.CDLL:

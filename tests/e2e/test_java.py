@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 import compile
 from compile import __main__ as command_line
-from compile.artifact.aar import package_version
+from compile.artifact.maven import package_version
 from compile.running.load import read_manifest
 from compile.runtime import INCLUDE, SRC
 
@@ -51,11 +50,11 @@ def run(*command: object) -> str:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """classes.jar out of an Android archive."""
+    """The jar of com.pocketbert:runtime, as an archive for Android brings it."""
     folder = tmp_path_factory.mktemp("archive")
     built = compile.build(scale(folder / "scale.onnx", 2), seq_len=8, out=folder / "artifact", package="aar").folder
-    with zipfile.ZipFile(built / "scale.aar") as archive:
-        return Path(archive.extract("classes.jar", folder))
+    (jar,) = (built / "maven/com/pocketbert/runtime").glob("*/runtime-*[0-9].jar")
+    return Path(jar)
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +336,8 @@ def test_commands_of_the_page(workplace: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(workplace)
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     outputs = [execute(line) or capsys.readouterr().out for line in lines]
-    assert (workplace / "build/mobilebert-mlm-arm64-android/mobilebert_mlm.aar").exists()
+    folder = workplace / "build/mobilebert-mlm-arm64-android"
+    assert (folder / read_manifest(folder).package.file).exists()
     assert f"com.pocketbert:mobilebert_mlm:{package_version()}" in outputs[0]
     words = [line.split() for line in outputs[-1].splitlines()]
     assert len(words) == 5

@@ -15,7 +15,7 @@ TARGET = TARGETS["x86_64-linux"]
 SOURCE = "int m_run(int x) { return x; }\nint JNI_OnLoad(void) { return 0; }\n"
 OPTIONS = (
     "-Wl,--hash-style=gnu", "-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now",
-    "-Wl,-soname,libm.so", "-Wl,--version-script=symbols.map",
+    "-Wl,-soname,libm.so", "-Wl,--version-script=symbols.map", "-Wl,--build-id=sha1",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def without(option: str, *instead: str) -> tuple[str, ...]:
 
 def test_library_that_keeps_all_rules(tmp_path: Path) -> None:
     rules = check_library(linked(tmp_path), TARGET, "m")
-    assert len(rules) == len(set(rules)) == 10
+    assert len(rules) == len(set(rules)) == 11
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def test_library_that_keeps_all_rules(tmp_path: Path) -> None:
         ("SONAME", without("-Wl,-soname,libm.so")),
         ("GNU hash", without("-Wl,--hash-style=gnu", "-Wl,--hash-style=sysv")),
         ("aligned to 16 KiB", without("-Wl,-z,max-page-size=16384", "-Wl,-z,max-page-size=4096")),
+        ("build-id", without("-Wl,--build-id=sha1", "-Wl,--build-id=none")),
         ("relocated data is read-only", without("-Wl,-z,relro", "-Wl,-z,norelro")),
         ("relocated data is read-only", without("-Wl,-z,now", "-Wl,-z,lazy")),
     ],

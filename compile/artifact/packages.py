@@ -1,0 +1,67 @@
+"""What --package makes beside the library: a table of kinds, and what a package is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from compile.artifact.aar import write_aar
+from compile.artifact.jar import find_javac, write_jar
+from compile.artifact.manifest import Manifest, Package
+from compile.artifact.maven import GROUP, Coordinates, package_version
+from compile.artifact.wheel import write_wheel
+from compile.errors import CompileError
+from compile.targets import Target
+
+
+@dataclass(frozen=True)
+class Packaging:
+    """What package to write, under what group and version. Names are the library's own."""
+
+    kind: str
+    group: str = GROUP
+    version: str = ""
+
+    def write(self, folder: Path, manifest: Manifest) -> Package:
+        """Into an artifact folder that has all but its manifest. Raises CompileError."""
+        return PACKAGES[self.kind](folder, manifest, Coordinates(self.group, manifest.name, self.version))
+
+
+def _write_plain_jar(folder: Path, manifest: Manifest, coordinates: Coordinates) -> Package:
+    """`pocketbert.jar`, the classes alone: Java on Linux loads the library from its file."""
+    write_jar(folder / "pocketbert.jar")
+    return Package("pocketbert.jar")
+
+
+PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates], Package]] = {
+    "aar": write_aar,
+    "jar": _write_plain_jar,
+    "wheel": lambda folder, manifest, coordinates: write_wheel(folder, manifest, coordinates.version),
+}
+
+
+def check_packaging(kind: str | None, target: Target, group: str | None, version: str | None) -> Packaging | None:
+    """The packaging that was asked for. Raises CompileError if it cannot be made here for `target`."""
+    if kind is None:
+        if group or version:
+            raise CompileError("--group and --version say what a package is called: give --package as well")
+        return None
+    if kind not in PACKAGES:
+        raise CompileError(f"--package {kind}: choose one of {', '.join(PACKAGES)}")
+    if kind == "aar" and not target.is_android:
+        raise CompileError(
+            f"--package aar: {target.name} is not Android; there choose --package jar (Java) or wheel (Python)"
+        )
+    if group is not None and kind != "aar":
+        raise CompileError(f"--group is a part of Maven's coordinates, and --package {kind} has none: leave it out")
+    if group is not None and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", group, re.ASCII):
+        raise CompileError(f"--group {group}: give a name with dots, as in com.example.models")
+    if version is not None and kind == "jar":
+        raise CompileError("--version: the jar holds PocketBERT's classes alone, which have a version: leave it out")
+    if version is not None and not re.fullmatch(r"\d+(\.\d+){0,3}", version, re.ASCII):  # all that CMake takes
+        raise CompileError(f"--version {version}: give one to four numbers with dots, as in 1.2.0")
+    if kind != "wheel":
+        find_javac()
+    return Packaging(kind, group or GROUP, version or package_version())
