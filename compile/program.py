@@ -207,6 +207,8 @@ class Program:
         by_token = {value for call in self.calls if call.per_token for value in call.outputs}
         by_row = {*by_token, *(value for value in self.inputs if self.tokens in value.shape)}
         rows = {value: value.size // self.tokens for value in by_row}
+        if any(math.prod(value.shape[: value.shape.index(self.tokens)]) != 1 for value in by_row & {*self.inputs}):
+            return False  # the tokens of a shorter one would lie elsewhere
         return all(call.per_token or _first_row_only(call, rows) for call in self.calls) and all(
             self.tokens in value.shape for value in self.outputs if value in by_token
         )

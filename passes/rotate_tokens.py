@@ -3,7 +3,7 @@
     f(transpose(x), c)  ->  transpose(f(x, transpose(c)))
 
 for what a rotation is made of: products with the constants cos and sin [1, 1, T, d], the halves of d, their negative,
-their concatenation, and the sum.
+their concatenation, and the sum; and for a bias or a scale a head [1, H, 1, d].
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def _moved(node: ir.Node) -> bool:
             operands.append(source.inputs[0])
         elif node.op_type == "Slice" and index > 0:
             operands.append(value)
-        elif node.op_type == "Mul" and (values := array(value)) is not None and values.shape == (1, 1, *shape[2:]):
+        elif node.op_type in ("Mul", "Add") and (values := array(value)) is not None and _broadcasts(values, shape):
             assert node.graph is not None
             operands.append(constant(node.graph, values.transpose(HEADS), f"{value.name}.tokens"))  # type: ignore[union-attr]
         else:
@@ -49,6 +49,12 @@ def _moved(node: ir.Node) -> bool:
     heads = {"perm": ir.AttrInt64s("perm", HEADS)}
     replace_output(output, make("Transpose", [result], before=node, like=output, shape=shape, attributes=heads))
     return True
+
+
+def _broadcasts(values: np.ndarray, shape: list[int | None]) -> bool:
+    """Whether a constant of four dimensions, more than a number, has 1 or the tensor's size in each."""
+    fits = values.ndim == 4 and all(own in (1, size) for own, size in zip(values.shape, shape, strict=True))
+    return fits and values.size > 1
 
 
 def _on_the_last_axis(node: ir.Node) -> bool:

@@ -135,7 +135,7 @@ def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool) -> str:
     }[place.region]
     offset = f" + {view.offset * size}" if view.offset else ""
     # A thread's scratch holds just its block's rows; everywhere else the block's rows are found by their number.
-    step = f" + (size_t)row * {view.stride * size}" if isinstance(argument, Rows) and by_rows else ""
+    step = f" + (ptrdiff_t)row * {view.stride * size}" if isinstance(argument, Rows) and by_rows else ""
     return base + offset + ("" if place.region == "scratch" else step)
 
 

@@ -1,4 +1,4 @@
-"""attention_f32_h{heads}_d{size}_{isa}: softmax(scale · Q Kᵀ + mask) V for a block of query rows.
+"""attention_f32_h{heads}_d{size}_{isa}: softmax(scale · Q Kᵀ + mask + biases) V for a block of query rows.
 
 For each head, scale · Kᵀ is laid out once in the workspace; then a tile of query rows at a time its scores are
 computed, normalised and multiplied by V while they sit in the first-level cache. No tensor of heads × tokens × tokens
@@ -38,12 +38,25 @@ SWEEP = 4
 
 
 @dataclass(frozen=True)
-class Attention(TiledKernel):
-    """Arguments in C: q, ldq, k, ldk, v, ldv, mask, ldmask, y, ldy, workspace, tokens, rows.
+class Bias:
+    """A number that is added to each score: element head · `head` + query · ldbias + key · `key` of its tensor.
 
-    q and y point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask row, else
-    the mask has a row a query and points at the block's first; without a mask neither is read. head_size is d; scale is
-    usually 1/√d. guarded: a query whose softmax is not a number, as one without any key's is, gives zeros.
+    A relative position j − i is found so without a table of tokens × tokens: ldbias is −1 then, of a table with an
+    entry a distance. Either `key` is 1, or ldbias is: neighbours lie along the keys or along the queries.
+    """
+
+    head: int
+    key: int = 1
+
+
+@dataclass(frozen=True)
+class Attention(TiledKernel):
+    """Arguments in C: q, ldq, k, ldk, v, ldv, mask, ldmask, each bias with its ldbias, y, ldy, workspace, tokens, rows.
+
+    q, y and biases point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask
+    row, else the mask has a row a query and points at the block's first; without a mask neither is read. head_size is
+    d; scale is usually 1/√d. guarded: a query whose softmax is not a number, as one without any key's is, gives zeros.
+    key_heads: heads of K and V, each shared by as many of Q's; 0 where all have their own.
     """
 
     heads: int
@@ -53,12 +66,15 @@ class Attention(TiledKernel):
     tile: TileConfig
     isa: Isa
     guarded: bool = False
+    biases: tuple[Bias, ...] = ()
+    key_heads: int = 0
 
     family = "attention"
 
     @property
     def name(self) -> str:
-        mask = "_mask" * self.has_mask + "_guard" * self.guarded
+        mask = "_mask" * self.has_mask + "_guard" * self.guarded + f"_kv{self.key_heads}" * bool(self.key_heads)
+        mask += "".join(f"_bias{bias.head}x{bias.key}" for bias in self.biases)
         scale = f"_s{self.scale:.6g}".replace(".", "p").replace("-", "m").replace("+", "")
         return f"attention_f32_{self.tile}_h{self.heads}_d{self.head_size}{scale}{mask}_{self.isa.name}"
 
@@ -68,11 +84,14 @@ class Attention(TiledKernel):
 
     def signature(self) -> Signature:
         q, y = tensor("q", self.width), tensor("y", self.width, written=True)
-        k, v = tensor("k", self.width, "whole"), tensor("v", self.width, "whole")
-        return (*q, *k, *v, *tensor("mask", TOKENS), *y, WORKSPACE, TOKEN_COUNT, ROW_COUNT)
+        key_width = (self.key_heads or self.heads) * self.head_size
+        k, v = tensor("k", key_width, "whole"), tensor("v", key_width, "whole")
+        biases = [part for i in range(len(self.biases)) for part in tensor(f"bias{i}", TOKENS)]
+        return (*q, *k, *v, *tensor("mask", TOKENS), *biases, *y, WORKSPACE, TOKEN_COUNT, ROW_COUNT)
 
     def describe(self) -> str:
-        return ", ".join([f"attention {self.heads} heads × {self.head_size}", *["mask"] * self.has_mask])
+        extra = ["mask"] * self.has_mask + ["bias"] * len(self.biases)
+        return ", ".join([f"attention {self.heads} heads × {self.head_size}", *extra])
 
     def flops(self, rows: int, tokens: int) -> int:
         return 4 * rows * tokens * self.width
@@ -82,9 +101,14 @@ class Attention(TiledKernel):
         queries and their partial sums.
         """
         mr, width = self.tile.mr, -(-tokens // self.padding) * self.padding
-        mask = mr if self.has_mask else 0 if self.isa.by_element else 1
+        mask = mr if self.adds else 0 if self.isa.by_element else 1
         packed = mr * (padded(self.head_size) + SUM_LANES) if self.isa.by_element else 0
         return 4 * (width * (self.head_size + mr + mask) + packed)
+
+    @property
+    def adds(self) -> bool:
+        """Whether anything is added to the scores."""
+        return self.has_mask or bool(self.biases)
 
     @property
     def padding(self) -> int:
@@ -96,6 +120,10 @@ class Attention(TiledKernel):
 
     def candidate_tiles(self) -> list[TileConfig]:
         return candidate_tiles(self.isa, self.precision)
+
+    def dense(self) -> Attention:
+        """Biases have no part in which tile is best."""
+        return replace(self, biases=(), key_heads=0)
 
     def for_cpu(self, cpu: Cpu) -> Attention:
         """Nothing is packed for it, so its panels are two of the CPU's vectors wide."""
@@ -139,6 +167,9 @@ class _Code:
         )
         if not spec.has_mask:
             self.ldmask = tirx.const(0, "int32")
+        self.biases = [(bias, arguments[f"bias{i}"], arguments[f"ldbias{i}"]) for i, bias in enumerate(spec.biases)]
+        # Whether each query has a row of its own of what is added to scores.
+        self.own = tirx.const(True, "bool") if spec.biases else self.ldmask != 0
         self.keys, self.tokens, self.rows = (arguments[name] for name in ("workspace", "tokens", "rows"))
         lanes, mr, nr = self.isa.lanes, spec.tile.mr, spec.tile.nr
         self.acc, (self.spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
@@ -150,7 +181,7 @@ class _Code:
         # Where in the workspace, behind Kᵀ, each part begins.
         self.scores_at = bind(self.width * spec.head_size)
         self.mask_at = bind(self.scores_at + self.width * mr)
-        self.queries_at = bind(self.mask_at + self.width * mr * spec.has_mask)
+        self.queries_at = bind(self.mask_at + self.width * mr * spec.adds)
         self.partial_at = bind(self.queries_at + mr * padded(spec.head_size))
 
     def transpose_keys(self, head: Expr) -> None:
@@ -159,7 +190,12 @@ class _Code:
             size = self.spec.padding * d
             with when(self.tokens < self.width), loop(size // lanes) as v:
                 self.keys.store(self.width * d - size + v * lanes, const(0.0, lanes), lanes)
-        _transpose(self.k, head * d, self.ldk, self.keys, self.tile.nr, self.tokens, d, self.spec.scale)
+        _transpose(self.k, self.key_head(head), self.ldk, self.keys, 0, self.tile.nr, self.tokens, d, self.spec.scale)
+
+    def key_head(self, head: Expr) -> Expr:
+        """Where in a row of K or V the head begins."""
+        shared = self.spec.heads // (self.spec.key_heads or self.spec.heads)
+        return (tirx.truncdiv(head, shared) if shared > 1 else head) * self.spec.head_size
 
     def in_place(self, head: Expr) -> None:
         """Tiles of queries where they are: a row of scores is a row of memory. Keys past the last are zeros, masked."""
@@ -171,7 +207,7 @@ class _Code:
         def queries(c: Expr, u: int) -> list[Expr]:
             return [self.q.load((first + i) * self.ldq + head * d + c + u) for i in range(height)]
 
-        self.copy_mask(first, height)
+        self.copy_mask(head, first, height)
         self.scores_in_place(height, queries)
         for i in range(height):
             self.softmax(i)
@@ -184,16 +220,20 @@ class _Code:
             for i in range(height):
                 store(first + i, i, const(1.0) / self.sums[i].load(0))
 
-    def copy_mask(self, first: Expr, height: int) -> None:
+    def copy_mask(self, head: Expr, first: Expr, height: int) -> None:
         """What is added to scores, each query's or all queries': the mask or zeros, and −∞ past the last token."""
         lanes, padding = self.isa.lanes, self.spec.padding
-        with when(tirx.any(self.ldmask != 0, first == 0)), loop(tirx.Select(self.ldmask != 0, height, 1)) as i:
+        along = [(pointer, bias.head, ld) for bias, pointer, ld in self.biases if bias.key == 1]
+        with when(tirx.any(self.own, first == 0)), loop(tirx.Select(self.own, height, 1)) as i:
             to, mask = bind(self.mask_at + i * self.width), bind((first + i) * self.ldmask)
+            starts = [bind(head * step + (first + i) * ld) for _, step, ld in along]
             with loop(padding // lanes) as v:
                 self.keys.store(to + self.width - padding + v * lanes, const(LOWEST, lanes), lanes)
 
             def copy(t: Expr, width: int) -> None:
                 value = self.mask.load(mask + t, width) if self.spec.has_mask else const(0.0, width)
+                for (pointer, _, _), start in zip(along, starts, strict=True):
+                    value = value + pointer.load(start + t, width)
                 self.keys.store(to + t, value, width)
 
             whole = bind(tirx.truncdiv(self.tokens, lanes))
@@ -201,11 +241,15 @@ class _Code:
                 copy(v * lanes, lanes)
             with loop(self.tokens - whole * lanes) as t:
                 copy(whole * lanes + t, 1)
+        for bias, pointer, _ in self.biases:
+            if bias.key != 1:  # a key's queries lie side by side
+                start = head * bias.head + first
+                _transpose(pointer, start, bias.key, self.keys, self.mask_at, self.width, self.tokens, height, add=True)
 
     def scores_in_place(self, height: int, queries: Factors) -> None:
         lanes, nr, d = self.isa.lanes, self.tile.nr, self.spec.head_size
         vectors = nr // lanes
-        mask_step = bind(tirx.Select(self.ldmask != 0, self.width, 0))
+        mask_step = bind(tirx.Select(self.own, self.width, 0))
         for peak in self.peak[:height]:
             peak.store(0, const(LOWEST, lanes), lanes)
         with loop(self.panels) as panel:
@@ -252,8 +296,9 @@ class _Code:
         queries.pack(self.q, first * self.ldq + head * d, self.ldq, d)
         if self.spec.has_mask:
             # A mask that all queries share is packed once a head.
-            with when(tirx.any(self.ldmask != 0, first == 0)) if tile.valid is None else nullcontext():
+            with when(tirx.any(self.own, first == 0)) if tile.valid is None else nullcontext():
                 mask.pack(self.mask, first * self.ldmask, self.ldmask, self.tokens)
+        self.pack_biases(head, first, mask)
         self.scores_packed(queries, scores, mask, vectors)
         peak, total = self.peak[:vectors], self.total[:vectors]
         _softmax_columns(scores, partial, self.tokens, peak, total, lanes, self.spec.guarded)
@@ -262,6 +307,17 @@ class _Code:
             for i in range(tile.height):
                 with tile.if_valid(i):
                     store(first + i, i, lane(self.total[i // lanes].load(0, lanes), i % lanes))
+
+    def pack_biases(self, head: Expr, first: Expr, mask: PackedTile) -> None:
+        """Add them to the packed mask, or put them where there is none."""
+        for index, (bias, pointer, ld) in enumerate(self.biases):
+            add = self.spec.has_mask or index > 0
+            start = bind(head * bias.head + first * ld)
+            if bias.key == 1:
+                mask.pack(pointer, start, ld, self.tokens, add)
+                continue
+            with loop(self.tokens) as t:
+                mask.set_column(t, pointer, start + t * bias.key, add)
 
     def scores_packed(self, queries: PackedTile, scores: PackedTile, mask: PackedTile, vectors: int) -> None:
         lanes, nr, d, acc = self.isa.lanes, self.tile.nr, self.spec.head_size, self.acc
@@ -275,7 +331,7 @@ class _Code:
             multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, key.factors, query)
             for t, v in product(range(nr), range(vectors)):
                 score = acc[t * vectors + v].load(0, lanes)
-                score = score + mask.vector(panel * nr + t, v * lanes) if self.spec.has_mask else score
+                score = score + mask.vector(panel * nr + t, v * lanes) if self.spec.adds else score
                 scores.store(panel * nr + t, v * lanes, score)
 
     def weighted_sum(self, head: Expr, column: int, factors: Factors) -> Callable[[Expr, int, Expr], None]:
@@ -285,7 +341,7 @@ class _Code:
         vectors = -(-columns // lanes)
 
         def weight(vec: int, t: Expr) -> Expr:
-            return self.v.load(t * self.ldv + head * d + column + vec * lanes, lanes)
+            return self.v.load(t * self.ldv + self.key_head(head) + column + vec * lanes, lanes)
 
         def store(row: Expr, i: int, scale: Expr) -> None:
             scale = bind(broadcast(scale, lanes))
@@ -298,13 +354,20 @@ class _Code:
 
 
 def _transpose(
-    x: Pointer, start: Expr, stride: Expr, to: Pointer, nr: int, rows: Expr, columns: int, scale: float
-) -> None:
-    """Panels [rows/nr][columns][nr] of scale · x[start + row · stride + column]: blocks of 4 × 4, then one by one."""
+    x: Pointer, start: Expr, stride: Expr, to: Pointer, begin: Expr, nr: Expr, rows: Expr, columns: int,
+    scale: float = 1.0, add: bool = False,
+) -> None:  # fmt: skip
+    """Panels [rows/nr][columns][nr] of scale · x[start + row · stride + column]: blocks of 4 × 4, then one by one.
+
+    They begin at element `begin` of `to`; add: to what is there.
+    """
     tall, wide = bind(tirx.truncdiv(rows, 4) * 4), columns // 4 * 4
 
     def at(row: Expr, column: Expr) -> Expr:
-        return (tirx.truncdiv(row, nr) * columns + column) * nr + tirx.truncmod(row, nr)
+        return begin + (tirx.truncdiv(row, nr) * columns + column) * nr + tirx.truncmod(row, nr)
+
+    def put(at: Expr, value: Expr, width: int = 1) -> None:
+        to.store(at, to.load(at, width) + value if add else value, width)
 
     def scaled(row: Expr, column: Expr, width: int = 1) -> Expr:
         value = x.load(start + row * stride + column, width)
@@ -315,11 +378,11 @@ def _transpose(
         with loop(wide // 4) as c:
             block = [bind(scaled(r * 4 + i, c * 4, 4)) for i in range(4)]
             for j in range(4):
-                to.store(row + (c * 4 + j) * nr, tirx.Shuffle(block, [i * 4 + j for i in range(4)]), 4)
+                put(row + (c * 4 + j) * nr, tirx.Shuffle(block, [i * 4 + j for i in range(4)]), 4)
     with loop(rows) as r, loop(columns - wide) as c:
-        to.store(at(r, wide + c), scaled(r, wide + c))
+        put(at(r, wide + c), scaled(r, wide + c))
     with loop(rows - tall) as r, loop(wide) as c:
-        to.store(at(tall + r, c), scaled(tall + r, c))
+        put(at(tall + r, c), scaled(tall + r, c))
 
 
 def _clear(acc: list[Pointer], lanes: int) -> None:

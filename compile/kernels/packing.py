@@ -31,19 +31,32 @@ class PackedTile:
     height: int
     valid: Expr | None = None
 
-    def pack(self, x: Pointer, start: Expr, stride: Expr, depth: Expr) -> None:
-        """Copy rows of `depth` elements that begin at element `start` of x and lie `stride` apart."""
+    def pack(self, x: Pointer, start: Expr, stride: Expr, depth: Expr, add: bool = False) -> None:
+        """Copy rows of `depth` elements that begin at element `start` of x and lie `stride` apart.
+
+        add: to what is there already.
+        """
         whole = 0
         if self.valid is None:
             whole = depth // GROUP if isinstance(depth, int) else bind(tirx.truncdiv(depth, GROUP))
             with loop(whole) as group:
                 rows = [bind(x.load(start + i * stride + group * GROUP, GROUP)) for i in range(self.height)]
-                for at, vector in _columns(rows):
-                    self.memory.store(self.at + group * GROUP * self.height + at, vector, GROUP**2)
+                for offset, vector in _columns(rows):
+                    self._put(self.at + group * GROUP * self.height + offset, vector, GROUP**2, add)
         for row in range(self.height):
             with self.if_valid(row), loop(depth - whole * GROUP) as k:
                 at = self.at + (whole * GROUP + k) * self.height + row
-                self.memory.store(at, x.load(start + row * stride + whole * GROUP + k))
+                self._put(at, x.load(start + row * stride + whole * GROUP + k), 1, add)
+
+    def set_column(self, k: Expr, x: Pointer, start: Expr, add: bool) -> None:
+        """Element k of every row, from one place in x on; add: to what is there."""
+        width = GROUP if self.valid is None else 1
+        for row in range(0, self.height, width):
+            with self.if_valid(row):
+                self._put(self.at + k * self.height + row, x.load(start + row, width), width, add)
+
+    def _put(self, at: Expr, value: Expr, width: int, add: bool) -> None:
+        self.memory.store(at, self.memory.load(at, width) + value if add else value, width)
 
     def factors(self, k: Expr, u: int) -> list[Expr]:
         """Element k + u of every row."""

@@ -200,33 +200,37 @@ class Gather(KernelSpec):
 
 @dataclass(frozen=True)
 class LayerNorm(KernelSpec):
-    """layer_norm_f32_n{N}_{isa}: y = γ (x − μ) / √(σ² + ε) + β over each row.
+    """layer_norm_f32_n{N}_{isa}: y = γ (x − μ) / √(σ² + ε) + β over each row; RMSNorm where μ = β = 0 and σ² is x²'s.
 
-    Arguments in C: x, ldx, gamma, beta, y, ldy, rows. The variance is taken about the mean in a second sweep, which
-    costs a read from the first-level cache and keeps float32's accuracy.
+    Arguments in C: x, ldx, gamma, beta (if centred), y, ldy, rows. The variance is taken about the mean in a second
+    sweep, which costs a read from the first-level cache and keeps float32's accuracy.
     """
 
     n: int
     epsilon: float
     isa: Isa
+    centred: bool = True
 
     family = "layernorm"
 
     @property
     def name(self) -> str:
-        return f"layer_norm_f32_n{self.n}_eps{self.epsilon:.0e}_{self.isa.name}".replace("-", "m")
+        kind, epsilon = "layer" if self.centred else "rms", f"{self.epsilon:.3e}".replace(".", "p").replace("-", "m")
+        return f"{kind}_norm_f32_n{self.n}_eps{epsilon}_{self.isa.name}"
 
     def signature(self) -> Signature:
-        gamma, beta = vector("gamma", self.n), vector("beta", self.n)
-        return (*tensor("x", self.n), gamma, beta, *tensor("y", self.n, written=True), ROW_COUNT)
+        vectors = [vector(name, self.n) for name in ("gamma", "beta")[: 1 + self.centred]]
+        return (*tensor("x", self.n), *vectors, *tensor("y", self.n, written=True), ROW_COUNT)
 
     def describe(self) -> str:
-        return f"layer norm {self.n}"
+        return f"{'layer' if self.centred else 'RMS'} norm {self.n}"
 
     def build(self) -> Any:
         lanes = SUM_LANES
         with Kernel(self.name) as kernel:
-            x, ldx, gamma, beta, y, ldy, rows = kernel.arguments(self.signature()).values()
+            arguments = kernel.arguments(self.signature())
+            x, ldx, gamma, y, ldy, rows = (arguments[name] for name in ("x", "ldx", "gamma", "y", "ldy", "rows"))
+            beta = arguments.get("beta")
             (partial,), (rest,) = kernel.registers(1, lanes), kernel.registers(1, 1)
             with loop(rows) as row:
 
@@ -244,19 +248,26 @@ class LayerNorm(KernelSpec):
                 def to_scalar(vector: Expr) -> Expr:
                     return lane(vector, 0) if lanes == 1 else vector
 
-                mean = bind(to_scalar(total(lambda value, width: value)) * const(1.0 / self.n))
+                mean = (
+                    bind(to_scalar(total(lambda value, width: value)) * const(1.0 / self.n)) if self.centred else None
+                )
+
+                def centred(value: Expr, width: int) -> Expr:
+                    if mean is None:
+                        return value
+                    return value - (tirx.Broadcast(mean, width) if width > 1 else mean)
 
                 def squared(value: Expr, width: int) -> Expr:
-                    centred = bind(value - (tirx.Broadcast(mean, width) if width > 1 else mean))
-                    return centred * centred
+                    value = bind(centred(value, width))
+                    return value * value
 
                 variance = bind(total(squared) * const(1.0 / self.n))
                 scale = bind(const(1.0) / tirx.sqrt(variance + const(self.epsilon)))
 
                 def normalise(column: Expr, width: int) -> None:
-                    wide = (lambda e: tirx.Broadcast(e, width)) if width > 1 else (lambda e: e)
-                    centred = (x.load(row * ldx + column, width) - wide(mean)) * wide(scale)
-                    y.store(row * ldy + column, centred * gamma.load(column, width) + beta.load(column, width), width)
+                    factor = tirx.Broadcast(scale, width) if width > 1 else scale
+                    value = centred(x.load(row * ldx + column, width), width) * factor * gamma.load(column, width)
+                    y.store(row * ldy + column, value + beta.load(column, width) if beta else value, width)
 
                 over_columns(self.n, lanes, normalise)
         return kernel.func

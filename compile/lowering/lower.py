@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
-from compile.importer.graph import Graph, Node
+from compile.importer.graph import TYPES, Graph, Node
 from compile.kernels import int8_reference
-from compile.kernels.attention import Attention
+from compile.kernels.attention import Attention, Bias
 from compile.kernels.contract import KernelSpec, TiledKernel, pack_vector
 from compile.kernels.epilogue import TENSOR_STEPS, VECTOR_STEPS
 from compile.kernels.gather_int8 import GatherInt8
@@ -31,15 +31,17 @@ from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_o
 from compile.kernels.pointwise import Pointwise, Source
 from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows, RunningSum
 from compile.kernels.tiles import TileTable, default_tile
+from compile.lowering.attention import AttentionMatch, Choice, Constant, Relative, match_attention
 from compile.lowering.epilogues import Chain, find_chain
+from compile.lowering.fold import fold_constants
 from compile.lowering.patterns import (
     RESHAPES,
     Part,
     as_vector,
     constant_of,
-    match_attention,
     match_part,
     match_quantized_weight,
+    match_rms_norm,
     match_static_rows,
     match_trigram,
     through_reshapes,
@@ -71,9 +73,11 @@ class _Lowering:
         self.weights: dict[str, Value] = {}
         self.output_of: dict[Node, str] = {}
         self.placed: dict[Node, View] = {}
+        self.choices: dict[Choice, Node] = {}
         self.tokens = Tokens(tokens)
 
     def lower(self) -> Program:
+        fold_constants(self.graph)
         for node in self.graph.inputs:
             value = Value(node.name, "input", node.shape, node.dtype)
             self.program.inputs.append(value)
@@ -187,45 +191,116 @@ class _Lowering:
             raise CompileError(f"{node.op} {node.name!r} has shape {list(node.shape)}: nothing is computed of it")
         if node.op in RESHAPES:
             return self.seen_as(node.inputs[0], *self.rows_columns(node.shape))
-        if (part := match_part(node)) is not None and (view := self.part(part)) is not None:
+        if (part := match_part(node)) is not None and (view := self.part(node, part)) is not None:
             return view
-        for attempt in (self.attention, self.layer_norm, self.fused, self.pointwise, self.running_sum):
+        for attempt in (self.attention, self.layer_norm, self.rms_norm, self.fused, self.pointwise, self.running_sum):
             if (result := attempt(node)) is not None:
                 return result
         return self.generic(node)
 
-    def part(self, part: Part) -> View | None:
-        """Columns of a tensor's rows, or one row of it, where they are."""
-        if self.rows_columns(part.source.shape)[1] != part.source.shape[-1]:
+    def part(self, node: Node, part: Part) -> View | None:
+        """Columns of a tensor's rows, or one row of it, where they are; copied where they lie apart."""
+        shape, axis = part.source.shape, part.axis
+        rows, _ = self.rows_columns(shape)
+        before = next((i for i in range(len(shape)) if math.prod(shape[:i]) == rows), len(shape))
+        if axis < before:
+            if part.count == 1 and shape[axis] == rows == math.prod(shape[:before]):
+                return self.view(part.source).row(part.begin)
             return None
-        view = self.view(part.source)
-        if part.axis == len(part.source.shape) - 1:
-            return view.part(part.begin, part.count)
-        if part.count == 1 and part.source.shape[part.axis] == view.rows:
-            return view.row(part.begin)
-        return None
+        view, inner, groups = self.view(part.source), math.prod(shape[axis + 1 :]), math.prod(shape[before:axis])
+        if (view.rows, view.columns) != self.rows_columns(shape):
+            return None
+        if groups == 1:
+            return view.part(part.begin * inner, part.count * inner)
+        if view.value.dtype not in TYPES:
+            return None
+        step, width = shape[axis] * inner, part.count * inner
+        source = Source(view.value.dtype, True, (step, 1))
+        kernel = Pointwise((groups, width), ("operand", 0), (source,), view.value.dtype, self.isa)
+        operand = view.part(part.begin * inner, (groups - 1) * step + width)
+        return self.emit(kernel, {"x0": operand}, self.result(node, rows, groups * width), node)
 
     # --- kernel families
 
     def attention(self, node: Node) -> View | None:
-        match = match_attention(node)
+        match, tokens = match_attention(node), self.program.tokens
+        if match is None or node.shape[1] != tokens:
+            return None
+        key_width = match.key_heads * match.head_size
+        operands: dict[str, Operand] = {
+            name: self.seen_as(part, tokens, width)
+            for name, part, width in (
+                ("q", match.query, match.width), ("k", match.key, key_width), ("v", match.value, key_width),
+            )
+        }  # fmt: skip
+        mask, others = self.masks(match)
+        operands["mask"] = Shared(operands["k"])  # type: ignore[arg-type]  # never read
+        if mask is not None:
+            own = mask.shape[-2] != 1
+            operands["mask"] = self.seen_as(mask, tokens, tokens) if own else Shared(self.view(mask))
+        biases = []
+        for index, term in enumerate([*match.biases, *others]):
+            bias, operands[f"bias{index}"] = self.bias(term, match, node)
+            biases.append(bias)
+        key_heads = 0 if match.key_heads == match.heads else match.key_heads
+        kernel = Attention(
+            match.heads, match.head_size, match.scale, mask is not None, default_tile(self.isa), self.isa,
+            match.guarded, tuple(biases), key_heads,
+        )  # fmt: skip
+        return self.emit(self.tiled(kernel), operands, self.result(node, tokens, match.width), node)
+
+    def masks(self, match: AttentionMatch) -> tuple[Node | None, list[Node]]:
+        """The mask, and what else is added to scores: a choice becomes a mask, the same node for the same choice."""
+        nodes = [] if match.mask is None else [match.mask]
+        for choice in match.choices:
+            if choice not in self.choices:
+                name, shape = f"{choice.condition.name}.mask", choice.condition.shape
+                numbers = [
+                    Node(f"{name}.{i}", "const", (), "float32", data=np.array(value, np.float32))
+                    for i, value in enumerate((choice.value, 0.0))
+                ]
+                inputs = [choice.condition, *(numbers if choice.where else reversed(numbers))]
+                self.choices[choice] = Node(name, "where", shape, "float32", inputs, uses=2)
+            nodes.append(self.choices[choice])
+        return (nodes[0] if nodes else None), [*nodes[1:], *match.others]
+
+    def bias(self, term: Constant | Relative | Node, match: AttentionMatch, node: Node) -> tuple[Bias, Operand]:
+        """How the attention reads what is added to its scores, and from where."""
         tokens = self.program.tokens
-        if match is None:
-            return None
-        width, parted = match.heads * match.head_size, (match.heads, match.head_size)
-        if match.query.shape[-1] != width and match.query.shape[-2:] != parted:
-            return None
-        q, k, v = (self.seen_as(part, tokens, width) for part in (match.query, match.key, match.value))
-        has_mask, tile = match.mask is not None, default_tile(self.isa)
-        kernel = self.tiled(
-            Attention(match.heads, match.head_size, match.scale, has_mask, tile, self.isa, match.guarded)
-        )
-        mask: Operand = Shared(k)  # never read
-        if match.mask is not None:
-            own = match.mask.shape[2] != 1
-            mask = self.seen_as(match.mask, tokens, tokens) if own else Shared(self.view(match.mask))
-        to = self.result(node, tokens, width)
-        return self.emit(kernel, {"q": q, "k": k, "v": v, "mask": mask}, to, node)
+        if isinstance(term, Relative):
+            return self.relative(term, match, node)
+        if isinstance(term, Constant):
+            table = term.by_distance
+            if table is not None:
+                value = self.weight(table, f"{node.name}.distances")
+                step = table.shape[1] if len(table) > 1 else 0
+                return Bias(step), Rows(View(value, tokens, tokens, -1, tokens - 1))
+            value, shape = self.weight(term.values, f"{node.name}.bias"), term.values.shape
+        else:
+            value, shape = self.dense(term).value, (*[1] * (3 - len(term.shape)), *term.shape)[-3:]
+        step = shape[1] * tokens if shape[0] > 1 else 0
+        row = View(value, tokens, tokens, tokens if shape[1] > 1 else 0)
+        return Bias(step), Rows(row, neighbours=True)
+
+    def relative(self, term: Relative, match: AttentionMatch, node: Node) -> tuple[Bias, Operand]:
+        """A linear for each head makes a row a token, an entry a distance: read from there, shifted by one a token."""
+        tokens, size, distances = self.program.tokens, match.head_size, term.vectors.shape[-1]
+        x = self.seen_as(term.source, tokens, match.width)
+        width = match.heads * distances
+        value = Value(f"{node.name}.distances", "temporary", (tokens, width), "float32")
+        for head in range(match.heads):
+            kernel = self.tiled(Linear(size, distances, False, (), default_tile(self.isa), self.isa))
+            vectors = np.ascontiguousarray(term.vectors[head % len(term.vectors)])
+            to = View(value, tokens, distances, width, head * distances)
+            kernel = replace(kernel, strides=(x.stride, width))
+            weight = self.whole(self.weight(pack_weight(vectors, kernel.tile), f"{node.name}.distances"))
+            operands = {"x": x.part(head * size, size), "w": weight, "y": to}
+            arguments = arguments_of(kernel, operands, tokens, tokens)
+            flops = kernel.flops(tokens, tokens)
+            self.program.calls.append(Call(kernel, arguments, (value,), tokens, node.name, flops, True))
+        if term.by_key:
+            return Bias(distances, width - 1), Rows(View(value, tokens, tokens, 1, tokens - 1), neighbours=True)
+        return Bias(distances), Rows(View(value, tokens, tokens, width - 1, tokens - 1), neighbours=True)
 
     def layer_norm(self, node: Node) -> View | None:
         if node.op != "nn.layer_norm" or [int(a) % len(node.shape) for a in node.attrs.axes] != [len(node.shape) - 1]:
@@ -238,6 +313,23 @@ class _Lowering:
         x, to = self.seen_as(node.inputs[0], rows, columns), self.result(node, rows, columns)
         operands = {"x": x, "gamma": self.vector(gamma, node), "beta": self.vector(beta, node)}
         return self.emit(LayerNorm(columns, float(node.attrs.epsilon), self.isa), operands, to, node)
+
+    def rms_norm(self, node: Node) -> View | None:
+        """With the vector that it is multiplied with, if it is."""
+        columns, match, gamma = node.shape[-1] if node.shape else 1, match_rms_norm(node), None
+        if match is None and node.op == "multiply":
+            for operand, other in (node.inputs, node.inputs[::-1]):
+                gamma = as_vector(other, columns)
+                if gamma is not None and operand.uses == 1 and operand.shape == node.shape and not self.kept(operand):
+                    match = match_rms_norm(operand)
+                    break
+        if match is None or node.dtype != "float32":
+            return None
+        x, epsilon = match
+        rows = math.prod(node.shape[:-1])
+        gamma = np.ones(columns, np.float32) if gamma is None else gamma
+        operands = {"x": self.seen_as(x, rows, columns), "gamma": self.vector(gamma, node)}
+        return self.emit(LayerNorm(columns, epsilon, self.isa, False), operands, self.result(node, rows, columns), node)
 
     def vector(self, data: NDArray[np.float32], node: Node) -> View:
         """A vector operand."""

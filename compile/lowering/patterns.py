@@ -45,71 +45,6 @@ def strip_scale(node: Node) -> tuple[Node, float]:
     return node, factor
 
 
-@dataclass(frozen=True)
-class AttentionMatch:
-    """softmax(scale · Q Kᵀ + mask) V; query, key, value are (tokens, heads · size) tensors before the head split.
-
-    guarded: whether a row of the softmax that is not a number, as one without any key is, counts as zeros.
-    """
-
-    query: Node
-    key: Node
-    value: Node
-    mask: Node | None
-    scale: float
-    heads: int
-    head_size: int
-    guarded: bool
-
-
-def match_attention(node: Node) -> AttentionMatch | None:
-    """`node` is the context with its heads brought back to the tokens: (1, T, H, d).
-
-    A scale that passes could not fold, as into int8 weights, is still on the scores, on q or on k.
-    """
-    if permutation(node) != (0, 2, 1, 3) or node.inputs[0].op != "matmul":
-        return None
-    probabilities, value_heads = node.inputs[0].inputs
-    probabilities, guarded = _without_guard(probabilities)
-    if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, 3):
-        return None
-    scores, mask = probabilities.inputs[0], None
-    if scores.op == "add":
-        left, right = scores.inputs
-        scores, mask = (right, left) if strip_scale(right)[0].op == "matmul" else (left, right)
-    scores, scale = strip_scale(scores)
-    if scores.op != "matmul":
-        return None
-    query, query_scale = _heads(scores.inputs[0], (0, 2, 1, 3))
-    key, key_scale = _heads(scores.inputs[1], (0, 2, 3, 1))
-    value, value_scale = _heads(value_heads, (0, 2, 1, 3))
-    if query is None or key is None or value is None or value_scale != 1.0:
-        return None
-    if not (query.shape == key.shape == value.shape) or query.shape[0] != 1:
-        return None
-    if mask is not None and (len(mask.shape) != 4 or mask.shape[:2] != (1, 1) or mask.shape[3] != query.shape[1]):
-        return None
-    _, _, heads, size = query.shape
-    q, k, v = (x.inputs[0] if x.op == "reshape" else x for x in (query, key, value))
-    return AttentionMatch(q, k, v, mask, scale * query_scale * key_scale, heads, size, guarded)
-
-
-def _without_guard(node: Node) -> tuple[Node, bool]:
-    """p where `node` is where(isnan(p), 0, p), and whether it is."""
-    if node.op == "where" and len(node.inputs) == 3:
-        test, zero, kept = node.inputs
-        if test.op == "isnan" and test.inputs[0] is kept and scalar(zero) == 0.0:
-            return kept, True
-    return node, False
-
-
-def _heads(node: Node, axes: tuple[int, ...]) -> tuple[Node | None, float]:
-    """The (1, T, H, d) tensor, a reshape or rotated, that `node` transposes by `axes`, and the scale on it."""
-    node, factor = strip_scale(node)
-    split = node.inputs[0] if permutation(node) == axes else None
-    return (split, factor) if split and split.op in ("reshape", "add") and len(split.shape) == 4 else (None, factor)
-
-
 def match_gelu(node: Node) -> Node | None:
     """x where `node` spells out x · ½ · (1 + erf(x / √2)) in any order of the factors.
 
@@ -129,6 +64,37 @@ def match_gelu(node: Node) -> Node | None:
         if inner is x and math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5):
             return x
     return None
+
+
+def match_rms_norm(node: Node) -> tuple[Node, float] | None:
+    """x and ε where `node` is x / √(mean(x²) + ε) over x's last dimension, in any of the ways to write it."""
+    candidates: list[tuple[Node, Node | None]] = []
+    if node.op == "divide" and node.inputs[1].op == "sqrt":
+        candidates = [(node.inputs[0], node.inputs[1])]
+    elif node.op == "multiply":
+        candidates = [(x, _inverted_root(y)) for x, y in (node.inputs, node.inputs[::-1])]
+    for x, root in candidates:
+        if root is None or root.inputs[0].op != "add" or len(x.shape) < 2 or x.shape != node.shape:
+            continue
+        mean, epsilon = root.inputs[0].inputs
+        mean, number = (mean, scalar(epsilon)) if mean.op == "mean" else (epsilon, scalar(mean))
+        if number is None or mean.op != "mean" or not mean.attrs.keepdims or mean.attrs.axis is None:
+            continue
+        square, last = mean.inputs[0], len(x.shape) - 1
+        squared = (square.op == "power" and scalar(square.inputs[1]) == 2.0) or (
+            square.op == "multiply" and square.inputs[1] is x
+        )
+        if squared and square.inputs[0] is x and [int(a) % len(x.shape) for a in mean.attrs.axis] == [last]:
+            return x, number
+    return None
+
+
+def _inverted_root(node: Node) -> Node | None:
+    """A root's node where `node` is one divided by it."""
+    if node.op == "rsqrt":
+        return node
+    inverted = node.op == "divide" and scalar(node.inputs[0]) == 1.0 and node.inputs[1].op == "sqrt"
+    return node.inputs[1] if inverted else None
 
 
 def _product(node: Node) -> tuple[list[Node], float]:

@@ -6,7 +6,8 @@ import math
 
 from compile.importer.graph import Node
 from compile.kernels.pointwise import NAMES
-from compile.lowering.patterns import RESHAPES, match_attention, match_rotation
+from compile.lowering.attention import match_attention
+from compile.lowering.patterns import RESHAPES, match_rotation
 
 ELEMENT_WISE = frozenset({*NAMES, "erf", "nn.layer_norm"})
 

@@ -20,7 +20,7 @@ def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
     kernels = [Map(n, s, isa) for n in WIDTHS for s in (STEPS, ())]
     kernels += [Gather(7, n, s, isa) for n in WIDTHS for s in (("add",), ())]
     kernels += [LayerNorm(n, EPSILON, isa) for n in WIDTHS if n > 1]
-    kernels += [LayerNorm(64, 1e-5, isa)]
+    kernels += [LayerNorm(64, 1e-5, isa), *(LayerNorm(n, 1e-6, isa, centred=False) for n in WIDTHS[::2])]
     return link_kernels(kernels)
 
 
@@ -92,4 +92,21 @@ def test_layer_norm(rows: int, offset: float, isa: Isa, call: Callable, strided:
         # float32 keeps the mean of values around `offset` to 2⁻²⁴ · offset, seen as a share of their deviation.
         rounding = 2e-6 + 3e-7 * offset * spread / deviation
         assert np.all(np.abs(y.view - want) <= rounding * (1 + np.abs(want)) * (1 + np.abs(gamma)))
+        assert y.untouched()
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("spread", [1e-4, 1.0, 1e3])
+def test_rms_norm(rows: int, spread: float, isa: Isa, call: Callable, strided: type, at_64_bytes: Callable) -> None:
+    """x / √(mean x² + ε) · γ: a row of zeros stays one, and of small numbers ε decides."""
+    rng = np.random.default_rng(rows)
+    for n in WIDTHS[::2]:
+        x, y = strided(rows, n, gap=3, values=rng.standard_normal((rows, n)) * spread + spread), strided(rows, n, gap=5)
+        x.view[-1] = 0
+        gamma = rng.standard_normal(n).astype(np.float32)
+        vector = at_64_bytes(pack_vector(gamma, 64))
+        call(LayerNorm(n, 1e-6, isa, False), x.address, x.stride, vector, y.address, y.stride, rows)
+        values = x.view.astype(np.float64)
+        want = values / np.sqrt((values**2).mean(-1, keepdims=True) + 1e-6) * gamma
+        assert np.all(np.abs(y.view - want) <= 2e-6 * (1 + np.abs(want)))
         assert y.untouched()
