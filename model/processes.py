@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 
 from .errors import ModelError
 from .heads import Model
+from .settings import cores
+
+PATIENCE = timedelta(days=30)
+PHYSICAL_CORES = torch.get_num_threads()  # as torch starts
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,18 @@ class Processes:
         if self.world > 1:
             dist.barrier()
 
+    def first_alone(self, work: Callable[[], object]) -> None:
+        """Let the first process do `work` while the others wait, however long it takes."""
+        if self.world == 1:
+            work()
+            return
+        # NCCL gives up after 10 minutes and gloo after 30, which is right where all compute; it is wrong here.
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        if self.first:
+            work()
+        dist.barrier(patient)
+        dist.destroy_process_group(patient)
+
 
 def is_first() -> bool:
     """Whether this process is alone or the first of its group, which speaks for all."""
@@ -56,6 +74,23 @@ def join(device: str = "auto") -> Processes:
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return Processes(rank, world, torch.device(device))
+
+
+def free_cores() -> int:
+    """Those that nobody uses at present, this process's share of them where several run on the machine; at least 1."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, round(min(cores(), PHYSICAL_CORES) - load) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def set_threads(wanted: int, before: int | None = None) -> int:
+    """Let torch compute with `wanted` threads; 0 is as many as `before`, or as cores are free. Returns how many.
+
+    On a core that another program has, a thread keeps all others waiting at the end of every product: two threads on
+    two busy cores are slower than one. OMP_NUM_THREADS, which torchrun sets, stands.
+    """
+    if wanted or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(wanted or before or free_cores())
+    return torch.get_num_threads()
 
 
 def leave() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,8 @@ class Progress:
         if self.console.is_terminal:
             self.bar.update(self.task, completed=step, description=f"{stage}: {terms}  {rate:,.0f} tokens/s")
         else:
-            eta = f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
             self.console.print(
-                f"{step}/{self.steps} {stage}: {terms}, {rate:,.0f} tokens/s, {eta} left", soft_wrap=True
+                f"{step}/{self.steps} {stage}: {terms}, {rate:,.0f} tokens/s, {hours(left)} left", soft_wrap=True
             )
 
     def say(self, message: str) -> None:
@@ -82,6 +83,44 @@ class Progress:
 
 
 UNITS = {"tokens_per_second", "eta_seconds", "data_wait", "learning_rate", "peak_memory_bytes", "gradient_norm"}
+
+
+TELL = 10.0  # seconds between two lines where there is no terminal
+
+
+@contextmanager
+def reading(what: str, size: int) -> Iterator[Callable[[int], None]]:
+    """Tell on the error stream how much of `size` bytes was read, and how long the rest takes if it goes on so."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(20), DownloadColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=size)
+        start = told = time.monotonic()
+        done = 0
+
+        def read(count: int) -> None:
+            nonlocal done, told
+            done += count
+            now = time.monotonic()
+            if now - told < (0.1 if console.is_terminal else TELL):
+                return
+            told = now
+            bar.update(task, completed=done)
+            if not console.is_terminal:
+                left = (now - start) * (size - done) / max(1, done)
+                text = f"{what}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB, {hours(left)} left"
+                console.print(text, soft_wrap=True, highlight=False)
+
+        yield read
+
+
+def hours(seconds: float) -> str:
+    """h:mm:ss"""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
 
 
 def _except_tensorboard(failed: threading.ExceptHookArgs, report: Any = threading.excepthook) -> None:

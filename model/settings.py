@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ class TrainSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU
     gradient_checkpointing: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: whole copies, or parameters in shards
+    threads: int = 0  # of a process on CPU; 0: as many cores as are free when the run begins, 1 under torchrun
     workers: int = 0  # loader processes for each training process
     checkpoint_every: int = 500  # optimizer steps
     keep: int = 2  # checkpoints
@@ -34,6 +36,8 @@ class TrainSettings:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ModelError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.threads < 0:
+            raise ModelError(f"train.threads is {self.threads}: it must be at least 1, or 0 to have it chosen")
         for name in ("learning_rate", "max_gradient_norm"):
             if not getattr(self, name) > 0:
                 raise ModelError(f"train.{name} is {getattr(self, name)}: it must be above 0")
@@ -42,7 +46,12 @@ class TrainSettings:
 
 
 # What may change between a run and its continuation without changing the weights that come out.
-FREE = {"workers", "checkpoint_every", "keep", "log_every", "device"}
+FREE = {"threads", "workers", "checkpoint_every", "keep", "log_every", "device"}
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -23,7 +23,7 @@ from .distill.strategies import Stage, freeze
 from .errors import ModelError
 from .heads import Model
 from .lamb import Lamb
-from .processes import Processes, full_state, gathered, load_state, parallel
+from .processes import Processes, full_state, gathered, load_state, parallel, set_threads
 from .progress import Progress
 from .resume import Position, check_same, newest, write
 from .settings import FREE, TrainSettings, rate
@@ -68,6 +68,7 @@ class Trainer:
         if state is not None:
             check_same(self.folder, state["same"], self.same)
             position = Position(**state["position"])
+        self.threads = set_threads(self.settings.threads, state["threads"] if state and "threads" in state else None)
         self.progress = Progress(self.folder, self.total, position.total, quiet=not self.processes.first)
         if state is not None:
             self.progress.say(f"going on from step {position.total} of {self.total}")
@@ -179,6 +180,7 @@ class Trainer:
         model_state, optimizer_state = full_state(self.model, optimizer, self.sharded)
         if self.processes.first:
             state = {"model": model_state, "optimizer": optimizer_state, "same": self.same}
+            state["threads"] = self.threads  # sums are rounded otherwise by another number
             write(self.folder, position, state, self.settings.keep)
         self.processes.wait()
 

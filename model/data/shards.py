@@ -8,14 +8,18 @@ the first sentence of each document, and the end).
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
@@ -25,24 +29,41 @@ from pocketbert.temporary import TemporaryFolder
 from pocketbert.typed import Misfit, between, typed
 
 from ..errors import ModelError
-from .corpus import documents
+from ..progress import reading
+from ..settings import cores
+from .corpus import sentences_of
+from .text import paragraphs, size_of, text_files
 from .vocabulary import SPECIAL, read_vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 FORMAT = 2
 BATCH = 256  # documents tokenized at a time
+AHEAD = 4  # batches for each process that wait to be tokenized or written
+ALONE = 16 << 20  # bytes of text that one process reads sooner than others start
 
 
-def prepare(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_shard: int = 1 << 28) -> Path:
-    """Tokenize text files into `folder`, which appears whole or not at all; returns it.
+def prepare(
+    texts: Sequence[Path],
+    vocabulary: Path,
+    folder: Path,
+    tokens_per_shard: int = 1 << 28,
+    field: str = "text",
+    processes: int | None = None,
+) -> Path:
+    """Tokenize files of text (see `text`) into `folder`, which appears whole or not at all; returns it.
 
-    Raises `ModelError` for a text that cannot be read, an empty corpus or a folder that exists.
+    field: the rows' text, where files have rows. processes: that tokenize; the machine's cores unless given, and only
+    this one for little text. Raises `ModelError` for a text that cannot be read, an empty corpus or a folder that
+    exists.
     """
     if folder.exists():
         raise ModelError(f"{folder} exists: delete it, or choose another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFolder(folder.parent) as unfinished:
-            _write(texts, vocabulary, unfinished, tokens_per_shard)
+            _write(text_files(texts), vocabulary, unfinished, tokens_per_shard, field, processes)
             unfinished.chmod(0o755)
             os.replace(unfinished, folder)
     except OSError as error:
@@ -50,14 +71,19 @@ def prepare(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_sh
     return folder
 
 
-def _write(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_shard: int) -> None:
+def _write(
+    texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_shard: int, field: str, processes: int | None
+) -> None:
     tokenizer = read_vocabulary(vocabulary)
-    size = tokenizer.get_vocab_size()
+    size, total = tokenizer.get_vocab_size(), size_of(texts)
     dtype = "uint16" if size <= 1 << 16 else "uint32"
+    processes = processes or (1 if total < ALONE else cores())
     shards: list[dict[str, int]] = []
-    encoded = _encode(tokenizer, documents(texts))
-    while document := next(encoded, None):
-        shards.append(_write_shard(folder / f"{len(shards):05d}", document, encoded, dtype, tokens_per_shard))
+    with reading("tokenizing text", total) as read, _pool(vocabulary, processes) as tokenize:
+        paragraphs_of = (document for text in texts for document in paragraphs(text, field, read))
+        encoded = (document for batch in tokenize(paragraphs_of) for document in batch.documents())
+        while document := next(encoded, None):
+            shards.append(_write_shard(folder / f"{len(shards):05d}", document, encoded, dtype, tokens_per_shard))
     if not shards:
         raise ModelError(f"no words in {', '.join(map(str, texts)) or 'no files'}: the corpus is empty")
     settings = {
@@ -66,6 +92,7 @@ def _write(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_sha
         "vocab_size": size,
         "vocabulary_sha256": digest(vocabulary, ModelError),
         "texts_sha256": [digest(text, ModelError) for text in texts],
+        "text_field": field,
         "special": {piece: tokenizer.token_to_id(piece) for piece in SPECIAL},
         "shards": shards,
     }
@@ -73,32 +100,101 @@ def _write(texts: Sequence[Path], vocabulary: Path, folder: Path, tokens_per_sha
     (folder / "shards.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def _encode(tokenizer: object, texts: Iterator[list[str]]) -> Iterator[list[list[int]]]:
-    """Documents as lists of ids a sentence, none empty; many at a time, as the tokenizer runs in parallel."""
-    while some := list(islice(texts, BATCH)):
-        flat = tokenizer.encode_batch_fast([s for document in some for s in document], add_special_tokens=False)  # type: ignore[attr-defined]
-        ids = iter(flat)
-        for document in some:
-            sentences = [tokens for encoding in islice(ids, len(document)) if (tokens := encoding.ids)]
-            if sentences:
-                yield sentences
+@dataclass(frozen=True)
+class _Encoded:
+    """Some documents: their ids, one after another, the length of each sentence and the sentences of each document."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+
+    def documents(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The ids and the sentences' lengths of each document that has any."""
+        sentences = np.cumsum([0, *self.counts])
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        for first, last in pairwise(sentences):
+            if last > first:
+                yield self.tokens[ends[first] : ends[last]], self.lengths[first:last]
 
 
-def _write_shard(
-    stem: Path, first: list[list[int]], rest: Iterator[list[list[int]]], dtype: str, limit: int
-) -> dict[str, int]:
-    sentences, starts = [0], [0]
+def _encode(tokenizer: Tokenizer, some: Sequence[list[str]]) -> _Encoded:
+    """Documents, given as paragraphs; sentences without a token are left out."""
+    split = [sentences_of(document) for document in some]
+    flat = iter(tokenizer.encode_batch_fast([s for document in split for s in document], add_special_tokens=False))
+    ids = [[e.ids for e in islice(flat, len(document)) if e.ids] for document in split]
+    kept = [sentence for document in ids for sentence in document]
+    tokens = np.fromiter(chain.from_iterable(kept), np.uint32)
+    return _Encoded(tokens, np.array([len(s) for s in kept], np.int64), np.array([len(d) for d in ids], np.int64))
+
+
+Tokenize = Callable[[Iterator[list[str]]], Iterator[_Encoded]]
+
+
+@contextmanager
+def _pool(vocabulary: Path, processes: int) -> Iterator[Tokenize]:
+    """What tokenizes documents in order, in processes of their own where there are several."""
+    if processes == 1:
+        tokenizer = read_vocabulary(vocabulary)
+        yield lambda documents: (_encode(tokenizer, some) for some in _batches(documents))
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes, context, _begin, (vocabulary,)) as pool:
+
+        def tokenize(documents: Iterator[list[str]]) -> Iterator[_Encoded]:
+            waiting: deque[Future[_Encoded]] = deque()
+            for some in _batches(documents):
+                waiting.append(pool.submit(_encode_here, some))
+                if len(waiting) > AHEAD * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        try:
+            yield tokenize
+        except BrokenExecutor as error:
+            raise ModelError("a process that tokenized was killed: is there memory enough?") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_tokenizer: Tokenizer | None = None
+
+
+def _begin(vocabulary: Path) -> None:
+    """In a process of the pool: one core each, so the tokenizer starts no threads."""
+    global _tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _tokenizer = read_vocabulary(vocabulary)
+
+
+def _encode_here(some: Sequence[list[str]]) -> _Encoded:
+    assert _tokenizer is not None
+    return _encode(_tokenizer, some)
+
+
+def _batches(documents: Iterator[list[str]]) -> Iterator[list[list[str]]]:
+    while some := list(islice(documents, BATCH)):
+        yield some
+
+
+Document = tuple[np.ndarray, np.ndarray]
+
+
+def _write_shard(stem: Path, first: Document, rest: Iterator[Document], dtype: str, limit: int) -> dict[str, int]:
+    lengths: list[np.ndarray] = []
+    written = 0
     with open(f"{stem}.tokens", "wb") as file:
-        document: list[list[int]] | None = first
+        document: Document | None = first
         while document is not None:
-            for sentence in document:
-                file.write(np.asarray(sentence, dtype).tobytes())
-                sentences.append(sentences[-1] + len(sentence))
-            starts.append(len(sentences) - 1)
-            document = next(rest, None) if sentences[-1] < limit else None
-    np.save(f"{stem}.sentences.npy", np.asarray(sentences, np.int64))
-    np.save(f"{stem}.documents.npy", np.asarray(starts, np.int64))
-    return {"tokens": sentences[-1], "sentences": len(sentences) - 1, "documents": len(starts) - 1}
+            file.write(document[0].astype(dtype).tobytes())
+            lengths.append(document[1])
+            written += len(document[0])
+            document = next(rest, None) if written < limit else None
+    sentences = np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
+    documents = np.cumsum([0, *map(len, lengths)], dtype=np.int64)
+    np.save(f"{stem}.sentences.npy", sentences)
+    np.save(f"{stem}.documents.npy", documents)
+    return {"tokens": written, "sentences": len(sentences) - 1, "documents": len(documents) - 1}
 
 
 @dataclass(frozen=True)
@@ -144,6 +240,7 @@ class _Settings:
     special: dict[str, Natural]
     shards: tuple[_Counts, ...]
     dtype: Literal["uint16", "uint32"]
+    text_field: str = "text"
 
 
 class Shards:
@@ -163,6 +260,7 @@ class Shards:
             raise ModelError(f"{path}: {error}") from error
         self.vocab_size = settings.vocab_size
         self.vocabulary_sha256, self.texts_sha256 = settings.vocabulary_sha256, settings.texts_sha256
+        self.text_field = settings.text_field
         self.special = settings.special
         self.counts = [vars(counts) for counts in settings.shards]
         self.dtype = settings.dtype
@@ -184,9 +282,14 @@ class Shards:
             np.load(f"{stem}.documents.npy", mmap_mode="r"),
         )
 
-    def check_made_from(self, texts: Sequence[Path], vocabulary: Path | None) -> None:
+    def check_made_from(self, texts: Sequence[Path], vocabulary: Path | None, field: str = "text") -> None:
         """Raises `ModelError` where the corpus was made of other texts or with another vocabulary."""
-        if texts and tuple(digest(text, ModelError) for text in texts) != self.texts_sha256:
+        if texts and field != self.text_field:
+            raise ModelError(
+                f"{self.folder} was made of {self.text_field!r}, data.text_field is {field!r}: set it back, remove the "
+                "folder, or choose another data.folder"
+            )
+        if texts and tuple(digest(text, ModelError) for text in text_files(texts)) != self.texts_sha256:
             raise ModelError(
                 f"{self.folder} was made of another text than data.text names: remove the folder, choose another "
                 "data.folder, or leave data.text out"

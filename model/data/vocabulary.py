@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pocketbert.files import written_whole
 
 from ..errors import ModelError
-from .corpus import lines
+from ..progress import reading
+from .text import lines, paragraphs, size_of, text_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,8 +20,8 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 
 
-def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522) -> Path:
-    """Write a vocabulary of `size` pieces learnt from text files.
+def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522, field: str = "text") -> Path:
+    """Write a vocabulary of `size` pieces learnt from files of text; `field` holds it where they have rows.
 
     Pieces that are equally frequent come in no particular order, so keep the file: training again may choose others.
     Raises `ModelError` where the text cannot be read or has no words.
@@ -31,8 +32,10 @@ def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522) -> Pa
     if size < least:
         raise ModelError(f"a vocabulary of {size} pieces is too small: at least {least}")
     trained = BertWordPieceTokenizer(lowercase=True)
-    words = (line for text in texts for line in lines(text) if line.strip())
-    trained.train_from_iterator(words, size, min_frequency=2, show_progress=False, special_tokens=list(SPECIAL))
+    files = text_files(texts)
+    with reading("learning a vocabulary", size_of(files)) as read:
+        words = (line for file in files for document in paragraphs(file, field, read) for line in document)
+        trained.train_from_iterator(words, size, min_frequency=2, show_progress=False, special_tokens=list(SPECIAL))
     if trained.get_vocab_size() <= len(SPECIAL):
         raise ModelError(f"there are no words to train {path} on: the corpus is empty")
     pieces = sorted(trained.get_vocab().items(), key=lambda item: item[1])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.corpus import lines
+from ..data.text import lines
 from ..errors import ModelError
 
 

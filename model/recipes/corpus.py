@@ -24,15 +24,18 @@ def pretraining_batches(data: TextData, vocab_size: int, seed: int, processes: P
     """Of `data.sequence_length`. One process prepares, the others wait."""
     folder, texts = Path(data.folder), [Path(text) for text in data.text]
     vocabulary = Path(data.vocabulary) if data.vocabulary else None
-    if processes.first and folder.exists():
-        Shards(folder).check_made_from(texts, vocabulary)
-    elif processes.first:
+
+    def made() -> None:
+        if folder.exists():
+            Shards(folder).check_made_from(texts, vocabulary, data.text_field)
+            return
         if not (texts and vocabulary):
             raise ModelError(f"{folder} is not there: give data.text and data.vocabulary to prepare it")
         if not vocabulary.exists():
-            train_vocabulary(texts, vocabulary, vocab_size)
-        prepare(texts, vocabulary, folder)
-    processes.wait()
+            train_vocabulary(texts, vocabulary, vocab_size, data.text_field)
+        prepare(texts, vocabulary, folder, field=data.text_field)
+
+    processes.first_alone(made)
     return PreTrainingBatches(folder, data.sequence_length, vocab_size, seed)
 
 

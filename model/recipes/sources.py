@@ -47,7 +47,8 @@ class TextData:
     """A corpus: prepared in `folder`, which is made from `text` and `vocabulary` if it is not there yet."""
 
     folder: str
-    text: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()  # plain text, .jsonl, .parquet, or a folder of these or that `datasets` wrote
+    text_field: str = "text"  # of rows
     vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
     sequence_length: int = 128
     long_sequence_length: int = 0  # of the last batches, so that longer positions are trained too; 0: none

@@ -1,3 +1,4 @@
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from model import Model, ModelConfig
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # a run chooses none then
 
 
 NARROW = {"hidden_size": 96, "embedding_size": 96, "intermediate_size": 384}

@@ -1,3 +1,5 @@
+import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -81,6 +83,95 @@ def test_shards_hold_the_corpus_in_order(tmp_path: Path, corpus: Path, vocabular
         assert got == expected
         assert sum(c["documents"] for c in shards.counts) == len(list(documents([corpus])))
         assert isinstance(shards.shards[0].tokens, np.memmap)
+
+
+def same_corpus(folder: Path, other: Path) -> bool:
+    names = sorted(file.name for file in folder.glob("0*"))
+    return names == sorted(file.name for file in other.glob("0*")) and all(
+        (folder / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
+def test_processes_tokenize_as_one_does(tmp_path: Path, corpus: Path, vocabulary: Path, monkeypatch) -> None:
+    monkeypatch.setattr("model.data.shards.BATCH", 4)
+    monkeypatch.setattr("model.data.shards.AHEAD", 1)
+    one, two = (prepare([corpus], vocabulary, tmp_path / str(n), 700, processes=n) for n in (1, 2))
+    assert len(Shards(one).shards) > 2
+    assert same_corpus(one, two)
+
+
+def test_rows_of_every_kind_of_file_are_the_documents_of_plain_text(
+    tmp_path: Path, corpus: Path, vocabulary: Path
+) -> None:
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    texts = [*corpus.read_text().split("\n\n"), "", None]
+    table = pyarrow.table({"id": list(range(len(texts))), "story": texts})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"story": text}) + "\n" for text in texts))
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    with ipc.new_file(tmp_path / "file.arrow", table.schema) as writer:
+        writer.write_table(table, 5)
+    # What `datasets` writes: a folder of streams, and for several splits one of such folders.
+    split = tmp_path / "dict/train"
+    split.mkdir(parents=True)
+    (tmp_path / "dict/dataset_dict.json").write_text('{"splits": ["test", "train"]}')
+    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    (split / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    for name, part in zip(names, (table.slice(0, 11), table.slice(11)), strict=True):
+        with ipc.new_stream(split / name, table.schema) as writer:
+            writer.write_table(part, 3)
+    plain = prepare([corpus], vocabulary, tmp_path / "plain")
+    for i, text in enumerate(("a.jsonl", "a.parquet", "file.arrow", "dict", "dict/train")):
+        made = prepare([tmp_path / text], vocabulary, tmp_path / f"made-{i}", field="story")
+        assert same_corpus(plain, made), text
+        Shards(made).check_made_from([tmp_path / text], vocabulary, "story")
+    with pytest.raises(ModelError, match=r"was made of 'story', data.text_field is 'text'"):
+        Shards(made).check_made_from([tmp_path / "dict"], vocabulary)
+    trained = train_vocabulary([tmp_path / "dict"], tmp_path / "vocab.txt", 200, "story")
+    assert len(trained.read_text().splitlines()) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n[1]\n', "a.jsonl:2: not a JSON object"),
+        ("a.jsonl", b'{"story": "x", "id": 1}\n', "a.jsonl:1: no text in 'text': set data.text_field to one of story$"),
+        ("a.jsonl", b'{"text": 1}\n', "a.jsonl:1: no text in 'text'"),
+        ("a.parquet", b"PAR1", "cannot read .*a.parquet: "),
+        ("a.arrow", b"x", "cannot read .*a.arrow: "),
+        ("dict/dataset_dict.json", b'{"splits": ["a", "b"]}', "dict has the splits a, b and no train"),
+        ("dict/state.json", b'{"_data_files": [{"filename": "../x"}]}', "names no files of its folder"),
+        ("dict/readme.md", b"x", "dict has no .txt, .jsonl"),
+    ],
+)
+def test_what_is_no_corpus_is_named(name: str, content: bytes, message: str, vocabulary: Path, tmp_path: Path) -> None:
+    path = tmp_path / "text" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        prepare([path if path.parent.name == "text" else path.parent], vocabulary, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_of_numbers_is_no_text(vocabulary: Path, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": [1], "body": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ModelError, match=r"no text in 'text': set data.text_field to one of body$"):
+        prepare([tmp_path / "a.parquet"], vocabulary, tmp_path / "out")
+
+
+def test_preparing_says_how_far_it_is_and_how_long_it_takes(
+    corpus: Path, vocabulary: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("model.progress.TELL", 0.0)
+    prepare([corpus], vocabulary, tmp_path / "out")
+    last = capsys.readouterr().err.splitlines()[-1]
+    size = corpus.stat().st_size / 1e6
+    assert re.fullmatch(rf"tokenizing text: {size:,.0f} of {size:,.0f} MB, 0:00:00 left", last)
 
 
 def test_windows_cover_the_corpus_across_documents(prepared: Path) -> None:

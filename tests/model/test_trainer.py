@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import ModelConfig, ModelError, create, export, load_checkpoint, save_checkpoint
+from model import ModelConfig, ModelError, create, export, load_checkpoint, processes, save_checkpoint
 from model.__main__ import main
 from model.data import PreTrainingBatches
 from model.distill import PreTraining
@@ -319,6 +319,62 @@ for parallel in ("ddp", "fsdp"):
             Trainer._step = step
             assert train(name, parallel, sets) == 0
 """
+
+
+LONG_AT_IT = """
+import sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from model.processes import join
+meeting, rank = sys.argv[1:]
+dist.init_process_group("gloo", timeout=timedelta(seconds=1), init_method=meeting, rank=int(rank), world_size=2)
+processes = join("cpu")
+processes.first_alone(lambda: (time.sleep(3), print("done", flush=True)))
+print("on", flush=True)
+"""
+
+
+def test_processes_wait_longer_for_a_corpus_than_for_each_other(tmp_path: Path) -> None:
+    shared = os.environ | {"WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LONG_AT_IT, f"file://{tmp_path}/meeting", str(rank)],
+            env=shared | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process, expected in zip(both, ("done\non\n", "on\n"), strict=True):
+        said, errors = process.communicate(timeout=200)
+        assert (process.returncode, said) == (0, expected), errors[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("load", "local", "expected"), [(0.2, "1", 8), (5.3, "1", 3), (40.0, "1", 1), (0.0, "4", 2), (0.0, "16", 1)]
+)
+def test_threads_are_the_cores_that_nobody_uses(
+    load: float, local: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PHYSICAL_CORES", 8)
+    monkeypatch.setattr(processes, "cores", lambda: 16)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert processes.free_cores() == expected
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: chosen[-1])
+    for free, threads in ((3, 0), (1, 0), (1, 2)):
+        monkeypatch.setattr(processes, "free_cores", lambda free=free: free)
+        make(prepared, tmp_path / "run", threads=threads).fit()
+    assert chosen == [3, 3, 2]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    processes.set_threads(0)
+    assert chosen == [3, 3, 2]
 
 
 def test_two_processes_learn_as_one_does(config: Path, prepared: Path, tmp_path: Path) -> None:
