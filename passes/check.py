@@ -1,5 +1,6 @@
 """Is this a graph that passes may touch? Says no in words that name the node."""
 
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 
 import onnx
@@ -12,7 +13,7 @@ RUNNABLE = (*STANDARD, "com.microsoft", "ai.onnx.ml")  # what ONNX Runtime bring
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Raise PassError where the graph is malformed: missing value, cycle, unknown operator, weights elsewhere."""
+    """Raise PassError where the graph is malformed: equal names, a missing value, a cycle, an unknown operator."""
     external = external_tensors(model)
     if external:
         raise PassError(
@@ -25,6 +26,7 @@ def check(model: onnx.ModelProto) -> None:
                 f"{describe(node)} uses the custom operator {node.domain}::{node.op_type}, which ONNX Runtime "
                 "cannot run; export the model with standard operators"
             )
+    _check_names(model.graph)
     _check_values(model.graph)
     _check_cycles(model.graph)
 
@@ -45,6 +47,13 @@ def reads(node: onnx.NodeProto) -> set[str]:
             names |= {name for child in graph.node for name in reads(child)} - inner
             names |= {value.name for value in graph.output} - inner
     return names
+
+
+def _check_names(graph: onnx.GraphProto) -> None:
+    """ONNX Runtime, the referee, takes no two nodes of one name."""
+    times = Counter(node.name for node in graph.node if node.name)
+    if repeated := next((name for name, count in times.items() if count > 1), None):
+        raise PassError(f"{times[repeated]} nodes have the name {repeated!r}; give each its own, or none")
 
 
 def _check_values(graph: onnx.GraphProto) -> None:

@@ -66,6 +66,17 @@ def _clip(write: _Writer, node: NodeProto) -> bool:
     return True
 
 
+def _atanh(write: _Writer, node: NodeProto) -> bool:
+    """x (1 + x²/3 + x⁴/5 + x⁶/7) near 0, where x is lost in the 1 + x and 1 − x that TVM takes a logarithm of."""
+    x, series = node.input[0], write.constant(1 / 7)
+    square = write("Mul", x, x)
+    for coefficient in (1 / 5, 1 / 3, 1.0):
+        series = write("Add", write("Mul", series, square), write.constant(coefficient))
+    near = write("Less", write("Abs", x), write.constant(1 / 8))
+    write("Where", near, write("Mul", x, series), write("Atanh", x), to=node.output[0])
+    return True
+
+
 def _thresholded_relu(write: _Writer, node: NodeProto) -> bool:
     """A choice, where TVM multiplies with 0."""
     above = write("Greater", node.input[0], write.constant(_attributes(node).get("alpha", 1.0)))
@@ -97,6 +108,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
 
 # Whether it could: a form that is not known here is left to TVM.
 SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
+    "Atanh": _atanh,
     "Clip": _clip,
     "ThresholdedRelu": _thresholded_relu,
     "ReduceLogSumExp": _log_sum_exp,

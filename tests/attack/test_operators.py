@@ -18,21 +18,21 @@ ENDS = np.resize(np.float32([np.inf, -np.inf, np.nan, 1, 1e-39, -3e-40, 2e38, 0]
 
 @pytest.fixture
 def built(tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
-    """built(op, constants): what ours and ONNX Runtime's make of ENDS."""
+    """built(op, constants, x): what ours and ONNX Runtime's make of x."""
 
-    def run(op: str, *constants: Any) -> tuple[Any, Any]:
+    def run(op: str, *constants: Any, x: np.ndarray = ENDS) -> tuple[Any, Any]:
         names = [f"c{i}" for i in range(len(constants))]
         held = [numpy_helper.from_array(np.float32(c), n) for c, n in zip(constants, names, strict=True)]
         node = helper.make_node(op, ["x", *names], ["y"], name="the_node")
-        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xy")
-        graph = helper.make_graph([node], "one", [x], [y], held)
+        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xy"]
+        graph = helper.make_graph([node], "one", infos[:1], infos[1:], held)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         onnx.save(model, tmp_path / "one.onnx")
         folder = compile.build(tmp_path / "one.onnx", target="host", seq_len=4, out=tmp_path / "out").folder
         with compile.load(folder) as library:
-            ours = library.run({"x": ENDS})["y"]
+            ours = library.run({"x": x})["y"]
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return ours, session.run(None, {"x": ENDS})[0]
+        return ours, session.run(None, {"x": x})[0]
 
     return run
 
@@ -48,6 +48,12 @@ def test_clip_without_bounds_makes_infinities_the_greatest_numbers(built: Callab
 def test_division_by_a_number_that_has_no_inverse_in_float32(divisor: float, built: Callable) -> None:
     ours, theirs = built("Div", np.full(8, divisor))
     np.testing.assert_allclose(ours, theirs, rtol=3e-7, atol=1e-45)
+
+
+def test_atanh_of_a_small_number_is_that_number(built: Callable) -> None:
+    values = np.resize(np.float32([1e-39, -1e-7, 3e-4, 0.1, -0.1249, 0.1251, 0.9, np.nan]), ENDS.shape)
+    ours, theirs = built("Atanh", x=values)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("operator", ["Asinh", "Acosh", "Sinh"])

@@ -34,6 +34,11 @@ def cycle(graph):
     graph.node[0].input[1] = graph.node[1].output[0]
 
 
+def name_alike(graph):
+    for node in graph.node:
+        node.name = "dense"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -42,6 +47,7 @@ def cycle(graph):
         (make_twice, "exists already"),
         (make_an_input, "exists already"),
         (cycle, "cycle through"),
+        (name_alike, "2 nodes have the name 'dense'; give each its own, or none"),
     ],
 )
 def test_what_does_not_hang_together_is_named(build, change, message):
