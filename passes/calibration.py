@@ -12,6 +12,7 @@ import onnx
 from passes.errors import PassError
 from passes.inputs import random_inputs, table_rows
 from passes.plain_texts import plain_texts
+from pocketbert.reading import WHITE_SPACE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,8 +22,8 @@ LINES = 64  # of the file that are used, spread evenly over it
 
 
 def read_texts(path: Path) -> list[str]:
-    """The file's lines that are not empty, at most LINES of them. Raises PassError."""
-    texts = [line.strip() for line in _read_lines(path) if line.strip()]
+    """The file's lines that are not blank, at most LINES of them, without a byte order mark. Raises PassError."""
+    texts = [line.removesuffix("\r") for line in _read(path).removeprefix("\ufeff").split("\n") if line.strip()]
     if not texts:
         raise PassError(f"{path}: holds no text; give a file with one text a line")
     return texts[:: -(-len(texts) // LINES)]
@@ -32,7 +33,7 @@ def read_tokenizer(path: Path, cased: bool) -> Tokenizer:
     """BERT's tokenizer with the words of a vocab.txt; cased: it tells upper from lower case. Raises PassError."""
     from tokenizers import BertWordPieceTokenizer
 
-    words = {line.rstrip("\r"): index for index, line in enumerate(_read_lines(path))}
+    words = {line.rstrip(WHITE_SPACE): index for index, line in enumerate(_read(path).removesuffix("\n").split("\n"))}
     if missing := {"[UNK]", "[CLS]", "[SEP]"} - set(words):
         raise PassError(f"--vocab: {min(missing)} is missing; give the model's vocab.txt")
     tokenizer: Tokenizer = BertWordPieceTokenizer(words, lowercase=not cased)._tokenizer
@@ -54,9 +55,9 @@ def plain_inputs(model: onnx.ModelProto, tokenizer: Tokenizer) -> tuple[Mapping[
     return text_inputs(model, texts, tokenizer)
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode().removesuffix("\n").split("\n")
+        return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise PassError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except OSError as error:

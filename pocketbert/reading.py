@@ -15,6 +15,8 @@ from pocketbert.errors import PocketBERTError
 from pocketbert.typed import Misfit, typed
 
 T = TypeVar("T")
+# Unicode's White_Space, which `tokenizers` cuts off the end of a line; Python's also has the separators 1C to 1F.
+WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 LIMIT = 64 << 20  # bytes of a file whose size nothing else bounds
 
 

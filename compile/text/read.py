@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from compile.errors import CompileError
 from compile.text.side import MAX_ID, Setting, TextSide, asked, make_side
-from pocketbert.reading import read_bytes, read_json, read_text
+from pocketbert.reading import WHITE_SPACE, read_bytes, read_json, read_text
 
 UNKNOWN, CLS, SEP, PAD, MASK = "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"
 BERT_TOKENS = {"unk_token": UNKNOWN, "sep_token": SEP, "pad_token": PAD, "cls_token": CLS, "mask_token": MASK}
@@ -33,8 +33,6 @@ BERT_SETTINGS = {
 PLAIN_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
 BERT_CLASSES = ("Bert", "DistilBert", "MobileBert", "Electra", "ConvBert", "LayoutLM", "SqueezeBert", "")
 ROBERTA_CLASSES = ("Roberta", "Longformer", "")
-# Unicode's White_Space, which `tokenizers` cuts off the end of a line; Python's also has the separators 1C to 1F.
-WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 

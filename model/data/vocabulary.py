@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketbert.files import written_whole
+from pocketbert.reading import WHITE_SPACE
 
 from ..errors import ModelError
 from ..progress import reading
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Unicode's White_Space, which `tokenizers` (and the compiled model) cut off the end of a line.
-WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 
 
 def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522, field: str = "text") -> Path:

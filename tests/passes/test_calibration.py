@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from onnx import TensorProto
+from tokenizers.models import WordPiece
 
-from passes.calibration import plain_inputs, read_tokenizer, text_inputs
+from passes.calibration import plain_inputs, read_texts, read_tokenizer, text_inputs
 from passes.plain_texts import LENGTHS, SENTENCES, plain_texts
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -35,6 +36,19 @@ def model(b, rows=1000, other=None):
     mask = b.input("attention_mask", [1, 96], TensorProto.INT64)
     x = b("Mul", b("Gather", b.normal(rows, 8), ids), b("Unsqueeze", b("Cast", mask, to=1), b.const(np.array([2]))))
     return b.model(b("Add", x, b.input(*other)) if other else x)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n", "\t\r\n", "\u00a0\n", "\u3000\n"], ids=ascii)
+def test_words_are_read_as_tokenizers_reads_them(tmp_path, end):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(end.join([*SPECIAL, "a", " b", "", "c\x1c", "a", "\u200b"]).encode() + end.encode())
+    assert read_tokenizer(path, False).get_vocab() == WordPiece.read_file(str(path))
+
+
+def test_a_text_is_a_line_without_its_end_and_without_the_files_mark(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes("\ufeffone\r\n  two \n\r\n \u00a0\nthree\u2028four\rfive\t".encode())
+    assert read_texts(path) == ["one", "  two ", "three\u2028four\rfive\t"]
 
 
 def test_each_sentence_is_used_once():
