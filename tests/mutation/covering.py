@@ -19,7 +19,7 @@ import coverage
 
 KEPT = Path(tempfile.gettempdir()) / "pocketbert-covering"
 PYTEST = [sys.executable, "-m", "pytest", "--no-header"]
-SECONDS = 60  # of those that run the line, and of those that start processes
+SECONDS = 30  # of those that run the line, and of those that start processes
 FAILED = ("FAILED tests/", "ERROR tests/")
 Seen = dict[str, dict[str, list[str]]]  # source file -> line -> contexts: "test|setup", "test|run", "test|teardown"
 
