@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 import compile
 from compile.artifact.manifest import Manifest
+from compile.databases import read
+from compile.targets import find_target
 
 NASTY = "- a'b\"c\\d$(touch ran)`touch ran`\n[bold]{0}%s;|&<é模>@x#y~*?=,:\t\x1b[2J"
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
@@ -35,7 +38,8 @@ def command(place: Path) -> Callable[..., subprocess.CompletedProcess]:
         )  # fmt: skip
         assert not list(place.rglob("ran"))
         left = [path.name for path in (place / "temporary").iterdir()]
-        assert [name for name in left if not name.startswith("pocketbert-measuring-")] == []  # a lock: it stays
+        # A lock, and torch's own empty folder: they stay.
+        assert [name for name in left if not name.startswith(("pocketbert-measuring-", "torchinductor_"))] == []
         return done
 
     return run
@@ -91,6 +95,24 @@ def test_export_into_such_a_folder(place: Path, command: Callable) -> None:
     assert done.returncode == 0, done.stderr
     assert names(place) == {"temporary", NASTY, f"{NASTY}.onnx"}
     onnx.checker.check_model(onnx.load(place / f"{NASTY}.onnx"))
+
+
+def test_tuning_into_such_a_file(place: Path, command: Callable, tiny: Callable) -> None:
+    onnx.save(tiny(), place / f"{NASTY}.onnx")
+    done = command("tune", "kernels", f"./{NASTY}.onnx", "--seq-len", "4", "--trials", "1", f"--db={NASTY}.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert names(place) == {"temporary", f"{NASTY}.onnx", f"{NASTY}.jsonl"}
+    assert read(place / f"{NASTY}.jsonl", find_target("host").cpu).records
+
+
+def test_an_architecture_exported_into_such_a_folder(place: Path, command: Callable) -> None:
+    """Its configurations for training name paths in TOML."""
+    done = command("tune", "export", "--space", "mobilebert-toy", "--seq-len", "4", f"--output={NASTY}.onnx")
+    assert done.returncode == 0, done.stderr
+    assert names(place) == {"temporary", *(f"{NASTY}{end}" for end in (".onnx", "-teacher.toml", ".toml"))}
+    pretrain = tomllib.loads((place / f"{NASTY}-teacher.toml").read_text())
+    distill = tomllib.loads((place / f"{NASTY}.toml").read_text())
+    assert distill["teacher"] == f"{pretrain['output']}/model"
 
 
 @pytest.mark.parametrize("room", ["compile", "passes"])

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 
 from compile.databases import read
 from compile.targets import find_target
+from tests.support.graphs import Builder
 
 START = Callable[[str], subprocess.Popen]
 
@@ -83,6 +85,29 @@ def test_signal_in_the_middle_leaves_nothing(
     assert "Traceback" not in error
     assert is_whole(tmp_path / "out")
     assert [name for name in names(tmp_path / "scratch") if not name.startswith("pocketbert-measuring-")] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signal_between_two_passes_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    b = Builder()
+    x = b.input("x", [1, 8, 16])
+    for _ in range(60):
+        x = b.norm(b.linear(x, 16, 16), 16)
+    onnx.save(b.model(x), tmp_path / "given.onnx")
+    (tmp_path / "scratch").mkdir()
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "passes", tmp_path / "given.onnx", "-o", out / "m.onnx", "--report", out / "r.json"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": str(tmp_path / "scratch")},
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr
+    assert "rewrites" in process.stderr.readline()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, error
+    assert "Traceback" not in error
+    assert names(out, tmp_path / "scratch") == []
 
 
 @pytest.mark.parametrize("command", ["export", "tune"])

@@ -111,6 +111,19 @@ def test_training(disk: Path, tmp_path: Path) -> None:
     assert any("step-00000001.pt" in name for name in runs[-2]["left"][0])  # what was done stays
 
 
+def test_architecture_for_training(disk: Path) -> None:
+    arguments = ("export", "--space", "mobilebert-toy", "--seq-len", 8, "-o", disk / "place" / "o.onnx")
+    check(tried(disk, "tune.__main__", [32, 4000, 30000], *arguments))
+
+
+@pytest.mark.slow
+def test_kernel_tuning(disk: Path, checkpoint: Path) -> None:
+    """With 100 KiB there is room for the database, and none for a candidate's library."""
+    place = disk / "place" / "db.jsonl"
+    arguments = ("kernels", checkpoint / "tiny.onnx", "--seq-len", 8, "--trials", 1, "--db", place)
+    check(tried(disk, "tune.__main__", [4, 100, 8000], *arguments))
+
+
 def test_search(disk: Path) -> None:
     address = f"sqlite:///{disk / 'place' / 's.db'}"
     arguments = ("search", "--study", "a", "--storage", address, "--space", "mobilebert-toy", "--quality-command", "x")

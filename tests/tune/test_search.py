@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from tune.search import space as spaces
 from tune.search.artifact import Build
 from tune.search.candidate import Search
 from tune.search.command import loop
-from tune.search.export_command import SHARED, training_files
+from tune.search.export_command import SHARED, toml, training_files
 from tune.search.findings import find
 from tune.search.space import SPACES
 from tune.search.storage import load_study
@@ -231,6 +232,11 @@ def test_a_trial_is_exported_with_the_configurations_that_train_it(address, tmp_
     assert f"trial {trial.number} of the study" in (tmp_path / "a.toml").read_text()
     stages = student.transfer.stages(measured.num_hidden_layers, student.train.steps)
     Distillation(student.model.load("mlm"), teacher.model.load("mlm"), stages[0], student.transfer.weights())
+
+
+@pytest.mark.parametrize("value", ["a'b\"c\\n\n#=[x]", "\x00\x1b\x7f\x85", "é\U0001f600\u2028", ["a\n", 1.5, True]])
+def test_what_is_written_to_toml_is_read_back(value):
+    assert tomllib.loads(f"name = {toml(value)}") == {"name": value}
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda s: s.name)

@@ -6,6 +6,7 @@ memory must not lie in a cache here.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def compile_harness(task: Task, target: Target, folder: Path, repeats: int | Non
     (folder / "task.h").write_text(task_header(task, repeats or task.repeats))
     shutil.copy(INCLUDE / "pocketbert.h", folder)
     toolchain = find_toolchain(target)
-    options = ["-O2", "-fPIC", "-fno-builtin", "-fno-sanitize=undefined", *WARNINGS, "-I", str(folder)]
-    run_compiler(toolchain, [*options, "-c", str(HARNESS), "-o", str(folder / "harness.o")], folder)
+    options = ["-O2", "-fPIC", "-fno-builtin", "-fno-sanitize=undefined", *WARNINGS, "-I."]
+    run_compiler(toolchain, [*options, "-c", str(HARNESS), "-o", "harness.o"], folder)
     return folder / "harness.o"
 
 
@@ -44,7 +45,8 @@ def build_candidate(task: Task, tile: TileConfig, target: Target, harness: Path,
     compile_kernels({"kernel": task.kernel.with_tile(tile)}, target, folder)
     library = folder / "libkernel.so"
     arguments = ["-shared", "-nostdlib", "-Wl,-z,undefs", "-Wl,-z,max-page-size=16384", "-Wl,--hash-style=gnu"]
-    run_compiler(find_toolchain(target), [*arguments, str(harness), "kernel.o", "-o", str(library)], folder)
+    objects = [os.path.relpath(harness, folder), "kernel.o"]  # zig cannot read every path of a temporary folder
+    run_compiler(find_toolchain(target), [*arguments, *objects, "-o", library.name], folder)
     (folder / "kernel.o").unlink()
     return library
 

@@ -41,7 +41,7 @@ class EmulatedRunner(Runner):
         self._plugin = folder / "count.so"
         zig = find_toolchain(host_target())
         run_compiler(zig, ["-O2", "-fPIC", "-c", str(PLUGIN), "-o", "count.o"], folder)
-        run_compiler(zig, ["-shared", "-nostdlib", "-Wl,-z,undefs", "count.o", "-o", str(self._plugin)], folder)
+        run_compiler(zig, ["-shared", "-nostdlib", "-Wl,-z,undefs", "count.o", "-o", self._plugin.name], folder)
 
     def execute(
         self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float

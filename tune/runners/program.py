@@ -17,7 +17,7 @@ def build_device_program(folder: Path) -> Path:
     target = find_target("arm64-linux")
     zig = find_toolchain(target).with_triple("aarch64-linux-none")
     program = folder / "device"
-    run_compiler(zig, ["-nostdlib", "-static", compile_device(target, folder), "-o", str(program)], folder)
+    run_compiler(zig, ["-nostdlib", "-static", compile_device(target, folder), "-o", program.name], folder)
     return program
 
 

@@ -119,7 +119,7 @@ def training_files(space: Space, config: ModelConfig, origin: str, onnx_file: Pa
     inside = max(1, round(1024 / share)) * share  # the nearest to IB-BERT's own that the heads divide
     widths: dict[str, Any] = {"bottleneck_size": inside, "intermediate_size": 4 * inside}
     same = replace(IB_BERT, **widths | {name: getattr(config, name) for name in SHARED})
-    first = text(f"The teacher of {stem}.toml: run this first", f"{stem}-teacher", teacher, same)
+    first = text(f"The teacher of {toml(f'{stem}.toml')}: run this first", f"{stem}-teacher", teacher, same)
     transfer = {"strategy": "progressive", "transfer_steps": TRANSFER_STEPS * config.num_hidden_layers}
     second = text(
         f"Distils {origin}", stem, ("mobilebert-paper", PAPER_MOBILEBERT), config,
@@ -129,5 +129,9 @@ def training_files(space: Space, config: ModelConfig, origin: str, onnx_file: Pa
 
 
 def _lines(values: dict[str, Any]) -> list[str]:
-    """TOML, which writes strings, numbers, booleans and lists of them as JSON does."""
-    return [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    return [f"{name} = {toml(value)}" for name, value in values.items()]
+
+
+def toml(value: Any) -> str:
+    """Strings, numbers, booleans and lists of them are as in JSON, but for pairs of surrogates and DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
