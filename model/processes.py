@@ -132,7 +132,12 @@ def gathered(model: Model) -> Model:
     """The model with whole parameters, from one in shards; every process must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    whole = Model(model.config, model.head_name).to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    whole = Model(model.config, model.head_name).to(device)
+    shapes = [p.shape for name, p in model.named_parameters() if name.startswith("transfer.")]
+    if shapes:  # linears, see `distill.project`
+        linears = [nn.Linear(inputs, outputs, bias=False, device=device) for outputs, inputs in shapes]
+        whole.add_module("transfer", nn.ModuleList(linears))
     whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
     whole.encoder.gradient_checkpointing = model.encoder.gradient_checkpointing
     return whole

@@ -61,7 +61,9 @@ class Progress:
             ) from error
         terms = " ".join(f"{k} {v:.4g}" for k, v in values.items() if k not in UNITS)
         rate, left = values.get("tokens_per_second", 0), values.get("eta_seconds", 0)
-        if self.console.is_terminal:
+        if "tokens_per_second" not in values:
+            self.say(f"{step}/{self.steps} {stage}: {terms}")
+        elif self.console.is_terminal:
             self.bar.update(self.task, completed=step, description=f"{stage}: {terms}  {rate:,.0f} tokens/s")
         else:
             self.console.print(

@@ -45,10 +45,11 @@ class Trainer:
         settings: TrainSettings,
         processes: Processes,
         begin: Callable[[Model, Stage], None] | None = None,
+        held_out: Callable[[Model], dict[str, float]] | None = None,  # asked at every checkpoint, and logged
     ):
         self.model, self.task, self.stages, self.batches = model.to(processes.device), task, stages, batches
         self.folder, self.settings, self.processes = folder, settings, processes
-        self.begin = begin or (lambda model, stage: None)
+        self.begin, self.held_out = begin or (lambda model, stage: None), held_out
         self.total = sum(stage.steps for stage in stages)
         self.sharded = settings.parallel == "fsdp" and processes.world > 1
         model.encoder.gradient_checkpointing = settings.gradient_checkpointing
@@ -106,6 +107,7 @@ class Trainer:
             ended = position.stage != index
             if position.total % settings.checkpoint_every == 0 or position.total == self.total:
                 self._checkpoint(position, None if ended else optimizer)
+                module.train()  # whatever was asked of the model
             if ended:
                 break
         return position
@@ -182,17 +184,24 @@ class Trainer:
             state = {"model": model_state, "optimizer": optimizer_state, "same": self.same}
             state["threads"] = self.threads  # sums are rounded otherwise by another number
             write(self.folder, position, state, self.settings.keep)
+            if self.held_out:
+                values = self.held_out(self._whole(model_state) if self.sharded else self.model)
+                self.progress.report(position.total, "held-out", {f"held_out_{k}": v for k, v in values.items()})
         self.processes.wait()
 
     def _save(self) -> Path:
         if self.processes.first:
             finished = newest(self.folder)
             assert finished is not None
-            whole = Model(self.model.config, self.model.head_name)
-            whole.load_state_dict(finished["model"])
-            save_checkpoint(whole, self.folder / "model")
+            save_checkpoint(self._whole(finished["model"]), self.folder / "model")
         self.processes.wait()
         return self.folder / "model"
+
+    def _whole(self, state: dict[str, Tensor]) -> Model:
+        """A model of its own, on this device, without what it has for training alone."""
+        whole = Model(self.model.config, self.model.head_name)
+        whole.load_state_dict({name: value for name, value in state.items() if name in whole.state_dict()})
+        return whole.to(self.processes.device)
 
 
 class Meter:

@@ -12,6 +12,12 @@ from ..layers import NoNorm
 ENDS = ("encoder.embeddings.", "head.")
 
 
+def ends_fit(teacher: Model, student: Model) -> bool:
+    """Whether embedding and head have the same sizes."""
+    shapes = {name: parameter.shape for name, parameter in teacher.named_parameters()}
+    return all(shapes.get(n) == p.shape for n, p in student.named_parameters() if n.startswith(ENDS))
+
+
 @torch.no_grad()
 def copy_ends(teacher: Model, student: Model, batch: dict[str, Tensor] | None = None) -> None:
     """Copy every embedding and head parameter; raises `ModelError` where the shapes differ.

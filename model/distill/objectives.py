@@ -70,14 +70,24 @@ class PreTraining(nn.Module):
 class Distillation(nn.Module):
     """The loss of a stage: layer-wise transfer (the mean over the stage's layers), pre-training distillation, or both.
 
-    The teacher is in evaluation mode, has no gradients and is no submodule: it is neither trained nor saved.
+    The teacher is in evaluation mode, has no gradients and is no submodule: it is neither trained nor saved. Student
+    layer l of L learns from the teacher's layer l · L^tr / L, to the nearest. Feature maps of another width are
+    compared through the student's `transfer`, see `project`; attention only where both have as many heads. While layers
+    alone are compared the student has no dropout, as in the code that the authors released.
     """
 
     def __init__(self, student: Model, teacher: Model, stage: Stage, weights: Weights):
         super().__init__()
-        _check_pair(student, teacher, stage)
+        _check_pair(student, teacher)
         self.model, self.stage, self.weights = student, stage, weights
         self._teacher = [teacher.eval().requires_grad_(False)]
+
+    def train(self, mode: bool = True) -> Distillation:
+        super().train(mode)
+        for part in self.modules() if mode and not self.stage.pretraining else ():
+            if isinstance(part, nn.Dropout):
+                part.eval()
+        return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         teacher, w = self._teacher[0], self.weights
@@ -89,8 +99,13 @@ class Distillation(nn.Module):
         mask = batch["attention_mask"]
         for name, factor, objective, on in self._objectives():
             if self.stage.transfer and factor:
-                ours, theirs = getattr(states, on), getattr(expected, on)
-                terms[name] = torch.stack([objective(theirs[i], ours[i], mask) for i in self.stage.transfer]).mean()
+                theirs = [getattr(expected, on)[self.teacher_layer(i)] for i in self.stage.transfer]
+                ours = [getattr(states, on)[i] for i in self.stage.transfer]
+                if on == "feature_maps" and hasattr(self.model, PROJECTIONS):
+                    linears = [self.model.get_submodule(f"{PROJECTIONS}.{i}") for i in self.stage.transfer]
+                    ours = [linear(x) for linear, x in zip(linears, ours, strict=True)]
+                pairs = zip(theirs, ours, strict=True)
+                terms[name] = torch.stack([objective(t, o, mask) for t, o in pairs]).mean()
                 losses.append(factor * terms[name])
         if self.stage.pretraining:
             labels = batch["labels"]
@@ -112,7 +127,12 @@ class Distillation(nn.Module):
     def teacher_depth(self) -> int:
         if self.stage.pretraining and self.weights.alpha < 1:
             return len(self._teacher[0].encoder.layers)
-        return max(self.stage.transfer, default=-1) + 1
+        return max(map(self.teacher_layer, self.stage.transfer), default=-1) + 1
+
+    def teacher_layer(self, layer: int) -> int:
+        """What the student's layer (from 0) is compared with."""
+        ours, theirs = len(self.model.encoder.layers), len(self._teacher[0].encoder.layers)
+        return max(1, round((layer + 1) * theirs / ours)) - 1
 
     def _objectives(self) -> tuple[tuple, ...]:
         w = self.weights
@@ -124,16 +144,33 @@ class Distillation(nn.Module):
                 ("mean", w.mean, mean_transfer, "feature_maps"),
                 ("variance", w.variance, variance_transfer, "feature_maps"),
             )
+        heads = [model.config.num_attention_heads for model in (self.model, self._teacher[0])]
+        if heads[0] != heads[1]:
+            return maps
         return (("at", w.attention, attention_transfer, "attention_scores"), *maps)
 
 
-def _check_pair(student: Model, teacher: Model, stage: Stage) -> None:
-    """Transfer compares layer with layer, head with head and channel with channel."""
-    names = ["vocab_size"]
-    names += ["hidden_size", "num_hidden_layers", "num_attention_heads"] if stage.transfer else []
-    for name in names:
-        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
-        if ours != theirs:
-            raise ModelError(f"{name} is {ours} in the student and {theirs} in the teacher: they must be equal")
+PROJECTIONS = "transfer"  # a student's, in training alone
+
+
+def project(student: Model, teacher: Model, seed: int) -> None:
+    """Give the student a linear from each layer's feature map to the teacher's width, where it has another.
+
+    They are trained with it, and are in checkpoints of the run, but not in the model that comes out (as TinyBERT's).
+    """
+    ours, theirs = student.config.hidden_size, teacher.config.hidden_size
+    if ours == theirs:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    linears = [nn.Linear(ours, theirs, bias=False) for _ in student.encoder.layers]
+    for linear in linears:
+        nn.init.normal_(linear.weight, std=ours**-0.5, generator=generator)
+    student.add_module(PROJECTIONS, nn.ModuleList(linears).to(next(student.parameters()).device))
+
+
+def _check_pair(student: Model, teacher: Model) -> None:
+    ours, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if ours != theirs:
+        raise ModelError(f"vocab_size is {ours} in the student and {theirs} in the teacher: they must be equal")
     if student.head_name != "mlm" or teacher.head_name != "mlm":
         raise ModelError("knowledge transfer needs student and teacher with their mlm heads")

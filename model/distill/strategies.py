@@ -5,7 +5,8 @@ A rate is a fraction of the learning rate; 0 freezes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -27,6 +28,8 @@ class Stage:
 
     def rate(self, name: str) -> float:
         """Of the model's parameter of that name."""
+        if name.startswith("transfer."):  # `objectives.project`
+            return float(int(name.split(".")[1]) in self.transfer)
         part, _, rest = name.removeprefix("encoder.").partition(".")
         if part == "layers":
             return self.layers[int(rest.partition(".")[0])]
@@ -53,6 +56,15 @@ def joint(num_layers: int, transfer_steps: int, steps: int, soft_rate: float = 0
     everything, layers = (1.0,) * num_layers, tuple(range(num_layers))
     transfer = Stage("joint transfer", transfer_steps, everything, 0.0, 0.0, layers, False, True)
     return (transfer, Stage("distillation", steps, everything))
+
+
+def without_copies(stages: Sequence[Stage], soft_rate: float) -> tuple[Stage, ...]:
+    """The same for a teacher whose embedding and head do not fit: the first stage trains an embedding instead.
+
+    Those between it and distillation train the embedding as they do the layers below theirs.
+    """
+    rates = [1.0 if i == 0 or stage.pretraining else soft_rate for i, stage in enumerate(stages)]
+    return tuple(replace(s, copies_ends=False, embeddings=rate) for s, rate in zip(stages, rates, strict=True))
 
 
 def progressive(num_layers: int, transfer_steps: int, steps: int, soft_rate: float = 0.0) -> tuple[Stage, ...]:

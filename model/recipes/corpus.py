@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from ..data import PreTrainingBatches, Shards, TwoLengths, prepare, train_vocabu
 from ..errors import ModelError
 from ..processes import Processes
 from ..settings import TrainSettings
-from .sources import ModelSource, TextData
+from .sources import HeldOut, ModelSource, TextData
 
 if TYPE_CHECKING:
     from ..distill import Stage
@@ -53,6 +53,21 @@ def run_batches(
     long = PreTrainingBatches(Path(data.folder), data.long_sequence_length, config.vocab_size, train.seed)
     count = sum(stage.steps for stage in stages) * train.accumulate
     return TwoLengths(short, long, count - max(1, round(data.long_share * count)))
+
+
+def judge(
+    held_out: HeldOut | None, vocabulary: Path, vocab_size: int, processes: Processes
+) -> Callable[[Model], dict[str, float]] | None:
+    """What a trainer asks about its model at every checkpoint: losses and accuracies of held-out text."""
+    from .evaluate import evaluate_words
+
+    if held_out is None:
+        return None
+    data = TextData(
+        held_out.folder, held_out.text, held_out.text_field, str(vocabulary), sequence_length=held_out.sequence_length
+    )
+    batches = pretraining_batches(data, vocab_size, 0, processes)
+    return lambda model: evaluate_words(model, batches, held_out.batches, held_out.batch_size)
 
 
 def record_trained_positions(model: Model, source: ModelSource, data: TextData) -> None:

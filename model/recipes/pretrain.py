@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..settings import TrainSettings
-from .sources import ModelSource, TextData
+from .sources import HeldOut, ModelSource, TextData
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class PretrainConfig:
     model: ModelSource
     data: TextData
     train: TrainSettings = field(default_factory=TrainSettings)
+    held_out: HeldOut | None = None  # text whose loss is logged at every checkpoint
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -25,7 +26,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from ..distill.strategies import pretraining
     from ..processes import join, leave
     from ..trainer import Trainer
-    from .corpus import check_vocabulary, keep_vocabulary, record_trained_positions, run_batches
+    from .corpus import check_vocabulary, judge, keep_vocabulary, record_trained_positions, run_batches
 
     train = config.train
     processes = join(train.device)
@@ -37,7 +38,9 @@ def pretrain(config: PretrainConfig) -> Path:
         vocabulary = Path(config.data.folder) / "vocab.txt"
         check_vocabulary(config.model.folder, vocabulary)
         task = lambda model, stage: PreTraining(model)  # noqa: E731
-        trained = Trainer(model, task, stages, batches, Path(config.output), train, processes).fit()
+        held_out = judge(config.held_out, vocabulary, model.config.vocab_size, processes)
+        output = Path(config.output)
+        trained = Trainer(model, task, stages, batches, output, train, processes, held_out=held_out).fit()
         if processes.first:
             keep_vocabulary(trained, vocabulary)
         return trained

@@ -66,3 +66,15 @@ class TextData:
     def longest(self) -> int:
         """Tokens."""
         return self.long_sequence_length or self.sequence_length
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A corpus as `TextData` has it, prepared with the vocabulary of the training corpus."""
+
+    folder: str
+    text: tuple[str, ...] = ()
+    text_field: str = "text"  # of rows
+    sequence_length: int = 128
+    batches: int = 20
+    batch_size: int = 32

@@ -97,6 +97,23 @@ def test_a_teacher_stands_still_while_its_student_trains(pair: tuple[Model, Mode
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
 
 
+@pytest.mark.parametrize("pretraining", [False, True])
+def test_a_student_has_dropout_where_it_predicts_words_alone(
+    pretraining: bool, pair: tuple[Model, Model], small: Callable, randomized: Callable, batch: dict
+) -> None:
+    student = randomized(small("mobilebert-paper", attention_dropout=0.5, hidden_dropout=0.5), "mlm", 1)
+    stage = Stage("one", 1, (1.0, 1.0), transfer=(0, 1), pretraining=pretraining)
+    task = Distillation(student, pair[1], stage, Weights()).train()
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        losses.append(float(task(batch)["loss"].detach()))
+    assert (losses[0] != losses[1]) == pretraining
+    assert student.encoder.training  # gradient checkpointing goes by that
+    Distillation(student, pair[1], Stage("next", 1, (1.0, 1.0)), Weights()).train()
+    assert all(part.training for part in dropouts(student).values())
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_prediction_is_without_dropout_and_gives_the_mode_back(
     training: bool, small: Callable, randomized: Callable, inputs: Callable

@@ -156,11 +156,28 @@ def test_gradient_checkpointing_gives_the_same_gradients(pair: tuple, batch: dic
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_pairs_that_do_not_match_are_refused(pair: tuple, small: Callable, randomized: Callable) -> None:
+def test_attention_is_compared_between_as_many_heads_and_words_of_one_vocabulary(
+    pair: tuple, small: Callable, randomized: Callable, inputs: Callable
+) -> None:
+    stage = Stage("all", 1, (1.0, 1.0), transfer=(0, 1), pretraining=False)
+    batch = inputs(pair[0].config)
     other = randomized(small("mobilebert-paper", num_attention_heads=2), "mlm")
-    with pytest.raises(ModelError, match="num_attention_heads is 2 in the student and 4 in the teacher"):
-        Distillation(other, pair[1], Stage("all", 1, (1.0, 1.0), transfer=(0,)), Weights())
-    Distillation(other, pair[1], Stage("pd", 1, (1.0, 1.0)), Weights())  # only compares words
+    for student, terms in ((pair[0], {"at", "fmt", "mean", "variance"}), (other, {"fmt", "mean", "variance"})):
+        assert set(Distillation(student, pair[1], stage, Weights())(batch)) == terms | {"loss"}
+    with pytest.raises(ModelError, match="vocab_size is 500 in the student and 1000 in the teacher"):
+        Distillation(randomized(small("mobilebert-paper", vocab_size=500), "mlm"), pair[1], stage, Weights())
+
+
+@pytest.mark.parametrize(("ours", "theirs", "expected"), [(2, 2, [0, 1]), (2, 5, [1, 4]), (4, 2, [0, 0, 1, 1])])
+def test_layers_learn_from_those_at_the_same_share_of_the_depth(
+    ours: int, theirs: int, expected: list[int], small: Callable, randomized: Callable
+) -> None:
+    student = randomized(small("mobilebert-paper", num_hidden_layers=ours), "mlm")
+    teacher = randomized(small("ib-bert-large", num_hidden_layers=theirs), "mlm")
+    stage = Stage("all", 1, (1.0,) * ours, transfer=tuple(range(ours)), pretraining=False)
+    task = Distillation(student, teacher, stage, Weights())
+    assert [task.teacher_layer(i) for i in range(ours)] == expected
+    assert task.teacher_depth() == theirs
 
 
 def test_lamb_follows_its_algorithm() -> None:

@@ -321,6 +321,65 @@ for parallel in ("ddp", "fsdp"):
 """
 
 
+@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+@pytest.mark.parametrize("strategy", ["progressive", "joint", "auxiliary"])
+def test_a_teacher_of_transformers_of_another_shape(
+    family: str, strategy: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More layers, another width, other heads: feature maps are compared through linears that the student learns."""
+    import transformers
+
+    sizes = {"vocab_size": 200, "max_position_embeddings": 40}
+    sizes |= (
+        {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 32}
+        if family == "Bert"
+        else {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}
+    )
+    made = getattr(transformers, f"{family}Config")(**sizes)
+    getattr(transformers, f"{family}ForMaskedLM")(made).save_pretrained(tmp_path / "theirs")
+    words = f"teacher={tmp_path}/theirs transfer.strategy={strategy} train.checkpoint_every=4 train.keep=9".split()
+    command = ["distill", str(config), *(word for text in words for word in ("--set", text))]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert ("attention is not compared: the student has 2 heads, the teacher 3" in said) == (family == "Bert")
+    assert ("embedding and head are not copied" in said) == (strategy != "auxiliary")
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    assert {"fmt", "mean", "variance"} <= set(log[0])
+    assert ("at" in log[0]) == (family == "DistilBert")
+    assert "kd" in log[-1]
+    state = torch.load(tmp_path / "run/checkpoints/step-00000004.pt")["model"]
+    assert state["transfer.1.weight"].shape == (24, 16)
+    whole = weights(tmp_path / "run")
+    assert not any(name.startswith("transfer") for name in whole)
+    start = load_checkpoint(tmp_path / "student").state_dict()
+    assert not torch.equal(start["encoder.embeddings.word.weight"], state["encoder.embeddings.word.weight"])
+    for file in (tmp_path / "run/checkpoints").glob("step-*[!4].pt"):  # it goes on with the linears that it had
+        file.unlink()
+    (tmp_path / "run/model/model.safetensors").unlink()
+    assert main(command) == 0
+    resumed = weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_held_out_text_is_told_of_at_every_checkpoint_and_changes_nothing(
+    config: Path, corpus: Path, tmp_path: Path
+) -> None:
+    held_out = f'held_out={{folder = "{tmp_path}/held-out", text = ["{corpus}"], sequence_length = 32, batches = 2}}'
+    assert main(["distill", str(config), "--set", held_out]) == 0
+    assert main(["distill", str(config), "--set", f"output={tmp_path}/plain"]) == 0
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    told = {row["step"]: row for row in log if row["stage"] == "held-out"}
+    assert list(told) == [2, 4, 6, 8, 10, 11]
+    assert {"held_out_mlm", "held_out_mlm_accuracy", "held_out_nsp"} <= set(told[11])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    board.Reload()
+    assert board.Scalars("held_out_mlm")[-1].value == pytest.approx(told[11]["held_out_mlm"])
+    ours, plain = weights(tmp_path / "run"), weights(tmp_path / "plain")
+    assert all(torch.equal(ours[name], plain[name]) for name in ours)
+
+
 LONG_AT_IT = """
 import sys, time
 from datetime import timedelta
