@@ -16,7 +16,7 @@ from pathlib import Path
 from compile.artifact.manifest import Manifest
 from compile.artifact.packages import PACKAGES
 from compile.databases import TuningSummary
-from compile.targets import CPUS, TARGETS, find_target
+from compile.targets import ANDROID, CPUS, TARGETS, find_targets
 from passes.report import LayerPrecision
 from pocketbert.command import Parser, exit_status, require_own_rooms, say
 
@@ -45,7 +45,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     result = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
     add = result.add_argument
     add("model", nargs="?", default="mobilebert", metavar="MODEL", help="preset, folder or .onnx (default: mobilebert)")
-    add("--target", default="arm64-android", help=f"{', '.join(TARGETS)} or host (default: arm64-android)")
+    add(
+        "--target",
+        default="arm64-android",
+        help=f"{', '.join(TARGETS)}, android (all) or host (default: arm64-android)",
+    )
     add("--cpu", metavar="NAME", help="CPU to compile for; code for a newer one does not run on older ones")
     add(
         "--seq-len",
@@ -103,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compile"
 
 
 def compile_model(args: argparse.Namespace) -> None:
-    find_target(args.target, args.cpu)  # a wrong name should not wait for tvm to be imported
+    find_targets(args.target, args.cpu)  # a wrong name should not wait for tvm to be imported
     from compile.build import build
     from passes.fix_shapes import read_shapes
 
@@ -198,6 +202,10 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
     if package := manifest.package:
         place = f"; {package.coordinates} in {package.repository}/" if package.coordinates else ""
         rows.append(("package", package.file + place))
+        missing = [TARGETS[name].abi for name in ANDROID if name not in {one.target for one in package.libraries}]
+        if len(package.libraries) > 1:
+            held = ", ".join(f"{one.abi} {one.bytes / mib:.1f} MiB" for one in package.libraries)
+            rows.append(("ABIs", held + "".join(f"; not {abi}, which has no int8 kernels" for abi in missing)))
     rows.append(("time", f"{seconds:.1f} s"))
     for row in rows:
         table.add_row(*map(escape, row))
@@ -235,6 +243,7 @@ def list_targets(_: argparse.Namespace) -> None:
     for target in TARGETS.values():
         cpus = [c.name for c in CPUS.values() if c.arch == target.arch]
         print(f"{target.name:<14} {target.description}\n{'':<14} --cpu {', '.join(cpus)} (default {target.cpu.name})")
+    print(f"{'android':<14} all of {', '.join(ANDROID)} in one archive (--package aar)")
     print(f"{'host':<14} this machine, at its best instruction set")
 
 

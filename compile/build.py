@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
 from compile.source import obtain, require_name
-from compile.targets import find_target
+from compile.targets import ANDROID, find_targets
 from compile.text.read import read_folder, read_vocabulary
 from compile.text.side import TextSide
 from compile.text.task import read_task
 from passes.calibration import read_texts
+from pocketbert.temporary import TemporaryFolder
 
 MOST_SEQUENCES = 1 << 12
 
@@ -64,7 +66,8 @@ def build(
 ) -> BuildResult:
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
 
-    target, cpu: names from `compile.TARGETS` and `compile.CPUS`. Without cpu the library runs on every CPU of the
+    target, cpu: names from `compile.TARGETS` and `compile.CPUS`; "android" is all of its ABIs in one archive, and the
+        artifact is arm64's (int8 leaves 32-bit Arm out). Without cpu the library runs on every CPU of the
         target, with kernels of their own for newer ones.
     seq_len: tokens in the longest sequence, by default those that an .onnx file was exported for, else 128; a library
         runs shorter ones at their own length. Where several are given it is an error if the model does not allow that.
@@ -112,16 +115,24 @@ def build(
         raise CompileError(f"--precision {precision}: choose float32 or int8")
     if precision != "int8" and (keep_float or min_snr is not None or calibrate):
         raise CompileError("--keep-float, --min-snr and --calibrate say how to quantise: give --precision int8 as well")
+    spec, *others = find_targets(target, cpu)
+    others = [other for other in others if precision != "int8" or other.isa.dot]
+    if others and package != "aar":
+        raise CompileError(
+            f"--target android is one archive for all: give --package aar, or name one of {', '.join(ANDROID)}"
+        )
+    if precision == "int8" and not spec.isa.dot:
+        raise CompileError(f"--precision int8: {spec.name} has no kernels for it: leave it out")
     if vocab and not text:
         raise CompileError("--no-text leaves the tokenizer out and --vocab gives one: leave out one of them")
     side = _read_text_side(Path(model), Path(vocab) if vocab else None, cased) if text else None
     if calibrate and not side:
         raise CompileError("--calibrate: texts need the model's words: give --vocab as well")
     texts = read_texts(Path(calibrate)) if calibrate else []
-    spec = find_target(target, cpu)
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
-    find_toolchain(spec, sanitize)  # fail early: imports and weights take seconds
+    for one in (spec, *others):
+        find_toolchain(one, sanitize)  # fail early: imports and weights take seconds
     packaging = check_packaging(package, spec, group, version)
     if name is not None and library_name(name) != name:
         raise CompileError(f"--name {name}: it begins every function of the library: {library_name(name)} will do")
@@ -134,9 +145,9 @@ def build(
         require_replaceable(Path(out))
     if sign:
         read_key(Path(sign))
-    missing = can_run(spec) if verify else None
-    if missing:
-        raise CompileError(f"--verify: {spec.name} libraries run here only with {missing}: install it")
+    for one in (spec, *others) if verify else ():
+        if missing := can_run(one):
+            raise CompileError(f"--verify: {one.name} libraries run here only with {missing}: install it")
     from compile.importer.graph import file_tokens
     from compile.pipeline import BuildOptions, build_library  # tvm
 
@@ -168,7 +179,20 @@ def build(
         origin=source.origin,
         original=source.original,
     )
-    return build_library(source.graph, name or library_name(source.name), spec, folder, options, progress)
+    name = name or library_name(source.name)
+    with TemporaryFolder() as work:
+        for other in others:
+            assert packaging
+            alone = replace(options, package=None, dump=None, sign=None, verify_passes=False)
+            alone = replace(alone, database=database and shipped(other.cpu))
+            built = build_library(source.graph, name, other, work / other.name, alone, _saying(other.abi, progress))
+            packaging = replace(packaging, others=(*packaging.others, (built.folder, built.manifest)))
+        return build_library(source.graph, name, spec, folder, replace(options, package=packaging), progress)
+
+
+def _saying(abi: str, progress: Progress | None) -> Progress | None:
+    """Each phase with the ABI that it was for."""
+    return progress and (lambda phase, seconds: progress(f"{phase}, {abi}", seconds))
 
 
 def _read_text_side(model: Path, vocab: Path | None, cased: bool) -> TextSide | None:

@@ -153,6 +153,8 @@ def lower_model(
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)
+        if not target.isa.dot and _holds_integers(optimised):
+            raise CompileError(f"the model is int8, for which {target.name} has no kernels: give the float32 model")
         with _naming_the_node(optimised, options.seq_len, target):
             graph = import_shaped(optimised, shapes)
         check_interface(graph)
@@ -232,7 +234,9 @@ def build_program(
         plan = make_plan(program, target)
         takes = text_inputs(plan, options.vocabulary) if options.vocabulary else []
     with staging(out) as folder:
-        require_space(folder, (4 if options.package else 3) * plan.weight_bytes + (64 << 20))
+        require_space(
+            folder, (4 + len(options.package.others) if options.package else 3) * plan.weight_bytes + (64 << 20)
+        )
         work = folder / "work"
         work.mkdir()
         with clock.phase("compile kernels"), compiling or nullcontext():
@@ -278,6 +282,8 @@ def build_program(
         if options.verify and verifying:
             with clock.phase("verify"):
                 manifest = replace(manifest, verification=verifying(folder, manifest=manifest))
+        for _, other in options.package.others if options.package else ():
+            manifest = replace(manifest, verification=manifest.verification + other.verification)
         write_report(folder, manifest)
         manifest = replace(manifest, build_seconds=clock.seconds, files=list_files(folder))
         manifest.write(folder)

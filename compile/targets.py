@@ -19,7 +19,7 @@ class Isa:
 
     lanes: float32 elements in one vector register; registers: how many vector registers there are;
     by_element: whether a multiply-add can take one lane of a register as its factor (Arm's fmla by element).
-    dot: what multiplies int8 numbers; it changes nothing for float32 (`kernels.linear_int8` says what each is).
+    dot: what multiplies int8 numbers (`kernels.linear_int8` says what each is), "" for nothing; no matter to float32.
     """
 
     name: str
@@ -30,9 +30,13 @@ class Isa:
 
 
 NEON = Isa("neon", lanes=4, registers=32, by_element=True, dot="mull")
+# 32-bit Arm has half the registers, and its fused multiply-add takes no lane of one.
+NEON32 = Isa("neon32", lanes=4, registers=16, by_element=False, dot="")
+SSE = Isa("sse", lanes=4, registers=16, by_element=False, dot="maddwd")
 AVX2 = Isa("avx2", lanes=8, registers=16, by_element=False, dot="maddwd")
 AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False, dot="maddwd")
 LINUX_NAMES = {"asimddp": "dotprod", "asimdhp": "fp16", "avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni"}
+LINUX_NAMES |= {"sse4_2": "sse42"}
 # All that LLVM takes for granted in x86-64-v4; Xeon Phi lacks three of them.
 AVX512_FEATURES = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
@@ -94,7 +98,33 @@ CPUS = {
             required=("dotprod", "fp16", "i8mm", "bf16"),
             qemu_cpu="max",
         ),
-        Cpu(name="x86-64-v3", arch="x86_64", isa=AVX2, llvm_cpu="x86-64-v3", features=(), required=("avx2", "fma")),
+        Cpu(
+            name="armv7",
+            arch="arm",
+            isa=NEON32,
+            llvm_cpu="generic",
+            features=("+v7", "+neon", "+vfp4", "+hwdiv-arm", "+hwdiv"),
+            required=("vfp4", "idiva"),
+            qemu_cpu="cortex-a7",
+        ),
+        Cpu(
+            name="x86-64-v2",
+            arch="x86_64",
+            isa=SSE,
+            llvm_cpu="x86-64-v2",
+            features=(),
+            required=("sse42",),
+            qemu_cpu="Nehalem",
+        ),
+        Cpu(
+            name="x86-64-v3",
+            arch="x86_64",
+            isa=AVX2,
+            llvm_cpu="x86-64-v3",
+            features=(),
+            required=("avx2", "fma"),
+            qemu_cpu="max",
+        ),
         Cpu(
             name="x86-64-v3-vnni",
             arch="x86_64",
@@ -102,6 +132,7 @@ CPUS = {
             llvm_cpu="x86-64-v3",
             features=("+avxvnni",),
             required=("avx2", "fma", "avxvnni"),
+            qemu_cpu="max",  # which has no VNNI and runs the level below
         ),
         Cpu(
             name="x86-64-v4",
@@ -129,6 +160,7 @@ class Target:
 
     libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed. extra_levels: CPUs that
     get kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first. abi: Android's name.
+    c_options: what zig's clang takes besides.
     """
 
     name: str
@@ -141,6 +173,7 @@ class Target:
     description: str
     extra_levels: tuple[Cpu, ...] = ()
     abi: str = ""
+    c_options: tuple[str, ...] = ()
 
     @property
     def levels(self) -> tuple[Cpu, ...]:
@@ -186,6 +219,30 @@ TARGETS = {
             abi="arm64-v8a",
         ),
         Target(
+            name="armv7-android",
+            arch="arm",
+            triple="armv7a-linux-androideabi",
+            zig_triple="arm-linux-androideabi",
+            libc="libc.so",
+            libm="libm.so",
+            cpu=CPUS["armv7"],
+            description="32-bit Android phones since the Cortex-A7, float32 alone",
+            abi="armeabi-v7a",
+            c_options=("-mcpu=generic+v7a+neon+vfp4+hwdiv_arm", "-mfloat-abi=softfp"),
+        ),
+        Target(
+            name="x86_64-android",
+            arch="x86_64",
+            triple="x86_64-linux-android",
+            zig_triple="x86_64-linux-android",
+            libc="libc.so",
+            libm="libm.so",
+            cpu=CPUS["x86-64-v2"],
+            description="Android's emulator on a PC, and Chromebooks",
+            extra_levels=(CPUS["x86-64-v3"], CPUS["x86-64-v3-vnni"]),
+            abi="x86_64",
+        ),
+        Target(
             name="arm64-linux",
             arch="aarch64",
             triple="aarch64-linux-gnu",
@@ -209,6 +266,10 @@ TARGETS = {
         ),
     )
 }
+
+
+# What `--target android` means: one archive for all of them. The first is the one that phones have.
+ANDROID = ("arm64-android", "armv7-android", "x86_64-android")
 
 
 def host_cpu_flags() -> frozenset[str]:
@@ -240,7 +301,7 @@ def host_target() -> Target:
 
 
 def names() -> str:
-    return ", ".join([*TARGETS, "host"])
+    return ", ".join([*TARGETS, "android", "host"])
 
 
 def with_cpu(target: Target, cpu_name: str) -> Target:
@@ -260,6 +321,17 @@ def find_target(name: str, cpu: str | None = None) -> Target:
     else:
         raise CompileError(f"unknown target {name!r}: choose one of {names()}")
     return with_cpu(target, cpu) if cpu else target
+
+
+def find_targets(name: str, cpu: str | None = None) -> list[Target]:
+    """`find_target`, and for "android" all of Android's. Raises CompileError."""
+    if name != "android":
+        return [find_target(name, cpu)]
+    if cpu:
+        raise CompileError(
+            f"--target android is for several CPUs: leave --cpu out, or name one of {', '.join(ANDROID)}"
+        )
+    return [TARGETS[one] for one in ANDROID]
 
 
 def why_not_here(target: Target) -> str:

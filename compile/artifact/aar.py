@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compile.artifact.jar import write_archive
 from compile.artifact.licence import licence
-from compile.artifact.manifest import Manifest, Package
+from compile.artifact.manifest import AbiLibrary, Manifest, Package
 from compile.artifact.maven import LICENCE, Coordinates, finish, runtime_coordinates, write_runtime
 from compile.codegen.escape import identifier, xml
 from compile.errors import CompileError
@@ -37,8 +37,12 @@ coreLibraryDesugaringEnabled=false
 """
 
 
-def write_aar(folder: Path, manifest: Manifest, coordinates: Coordinates) -> Package:
+def write_aar(
+    folder: Path, manifest: Manifest, coordinates: Coordinates, others: Sequence[tuple[Path, Manifest]] = ()
+) -> Package:
     """Write `maven/` with the model and the runtime into an artifact folder, which has its library and headers.
+
+    others: artifact folders of the same model for other ABIs.
 
     Raises CompileError where the coordinates are the runtime's own.
     """
@@ -51,16 +55,18 @@ def write_aar(folder: Path, manifest: Manifest, coordinates: Coordinates) -> Pac
     repository = folder / "maven"
     write_runtime(repository)
     archive = coordinates.place(repository) / f"{coordinates.stem}.aar"
-    libraries = {TARGETS[manifest.target].abi: folder / manifest.library}
+    built = {TARGETS[facts.target].abi: (place, facts) for place, facts in ((folder, manifest), *others)}
+    libraries = {abi: place / facts.library for abi, (place, facts) in built.items()}
     write_archive(archive, _entries(libraries, folder / "include", coordinates))
-    facts = {
+    pom = {
         "packaging": "aar",
         "title": manifest.name,
         "description": f"The model {manifest.name}, compiled by PocketBERT {manifest.versions['pocketbert']}",
         "comments": "The library but for the model's weights, which are under the model's own licence",
     }
-    finish(repository, coordinates, facts, runtime)
-    return Package(archive.relative_to(folder).as_posix(), repository.name, str(coordinates))
+    finish(repository, coordinates, pom, runtime)
+    held = [AbiLibrary(abi, m.target, m.sizes.library_bytes, m.sha256) for abi, (_, m) in built.items()]
+    return Package(archive.relative_to(folder).as_posix(), repository.name, str(coordinates), tuple(held))
 
 
 def _entries(libraries: Mapping[str, Path], headers: Path, coordinates: Coordinates) -> dict[str, bytes | Path]:

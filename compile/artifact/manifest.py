@@ -178,12 +178,26 @@ class VocabularyFacts:
 
 
 @dataclass(frozen=True)
+class AbiLibrary:
+    """A library in an archive for several of Android's ABIs, and the target that it was built for."""
+
+    abi: str
+    target: TargetName
+    bytes: Natural
+    sha256: Digest
+
+
+@dataclass(frozen=True)
 class Package:
-    """What --package made: its file; for Gradle also the Maven repository and the coordinates there."""
+    """What --package made: its file; for Gradle also the Maven repository and the coordinates there.
+
+    libraries: those in an Android archive.
+    """
 
     file: Inside
     repository: Inside | None = None
     coordinates: str | None = None
+    libraries: tuple[AbiLibrary, ...] = ()
 
 
 @dataclass(frozen=True)

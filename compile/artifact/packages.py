@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,27 +18,34 @@ from compile.targets import Target
 
 @dataclass(frozen=True)
 class Packaging:
-    """What package to write, under what group and version. Names are the library's own."""
+    """What package to write, under what group and version. Names are the library's own.
+
+    others: artifact folders of the same model for other ABIs, to be in the same archive.
+    """
 
     kind: str
     group: str = GROUP
     version: str = ""
+    others: tuple[tuple[Path, Manifest], ...] = ()
 
     def write(self, folder: Path, manifest: Manifest) -> Package:
         """Into an artifact folder that has all but its manifest. Raises CompileError."""
-        return PACKAGES[self.kind](folder, manifest, Coordinates(self.group, manifest.name, self.version))
+        return PACKAGES[self.kind](folder, manifest, Coordinates(self.group, manifest.name, self.version), self.others)
 
 
-def _write_plain_jar(folder: Path, manifest: Manifest, coordinates: Coordinates) -> Package:
+Others = Sequence[tuple[Path, Manifest]]
+
+
+def _write_plain_jar(folder: Path, manifest: Manifest, coordinates: Coordinates, _: Others) -> Package:
     """`pocketbert.jar`, the classes alone: Java on Linux loads the library from its file."""
     write_jar(folder / "pocketbert.jar")
     return Package("pocketbert.jar")
 
 
-PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates], Package]] = {
+PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates, Others], Package]] = {
     "aar": write_aar,
     "jar": _write_plain_jar,
-    "wheel": lambda folder, manifest, coordinates: write_wheel(folder, manifest, coordinates.version),
+    "wheel": lambda folder, manifest, coordinates, _: write_wheel(folder, manifest, coordinates.version),
 }
 
 

@@ -28,6 +28,8 @@ PLATFORMS = {
     "x86_64-linux": "manylinux_2_17_x86_64",
     "arm64-linux": "manylinux_2_17_aarch64",
     "arm64-android": "android_23_arm64_v8a",
+    "armv7-android": "android_23_armeabi_v7a",
+    "x86_64-android": "android_23_x86_64",
 }
 
 PACKAGE = '''"""The model {name}, compiled by PocketBERT: `load()` opens it."""

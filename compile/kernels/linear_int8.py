@@ -274,9 +274,9 @@ class _RowMajor(_Code):
         if self.dot == "vnni":
             self.add(index, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", activations, weights)
             return
-        name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+        name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
         words = tirx.reinterpret(f"int16x{2 * lanes}", activations)
-        product = tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, words, weights)
+        product = tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", words, weights)
         total = self.acc[index]
         total.store(0, total.load(0, lanes) + product, lanes)
 

@@ -26,23 +26,26 @@ class TileConfig:
         return f"{self.mr}x{self.nr}"
 
 
-# Accumulators, one row of weights and the activations must fit the registers: 16 with AVX2, 32 with AVX-512 and NEON.
+# Accumulators, one row of weights and the activations must fit the registers: 32 with AVX-512 and NEON, else 16.
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16, k_unroll=8),
     ("avx512", "f32"): TileConfig(8, 32, k_unroll=8),
     ("neon", "f32"): TileConfig(8, 12, k_unroll=16),
+    ("neon32", "f32"): TileConfig(4, 8, k_unroll=4),
+    ("sse", "f32"): TileConfig(6, 8, k_unroll=4),
     # int8 by what multiplies; k_unroll counts words of four elements.
     ("avx512", "i8_vnni"): TileConfig(6, 64, k_unroll=4),
     ("avx512", "i8_maddwd"): TileConfig(5, 64, k_unroll=2),
     ("avx2", "i8_vnni"): TileConfig(6, 16, k_unroll=4),
     ("avx2", "i8_maddwd"): TileConfig(4, 16, k_unroll=2),
+    ("sse", "i8_maddwd"): TileConfig(2, 16, k_unroll=2),
     ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_mull"): TileConfig(8, 4, k_unroll=2),
 }
 
 
-ACCUMULATORS = 16  # enough to hide a multiply-add's latency where there are 32 registers
+ACCUMULATORS = {32: 16, 16: 12}  # by registers: enough to hide a multiply-add's latency, and few enough to fit
 
 
 def default_tile(isa: Isa, precision: str = "f32") -> TileConfig:
@@ -72,8 +75,8 @@ class TileTable:
 
 
 def tile_of_width(width: int, isa: Isa, k_unroll: int) -> TileConfig:
-    """A tile for panels of `width` columns on a CPU with 32 registers."""
-    return TileConfig(ACCUMULATORS * isa.lanes // width or 1, width, k_unroll)
+    """A tile for panels of `width` columns."""
+    return TileConfig(ACCUMULATORS[isa.registers] * isa.lanes // width or 1, width, k_unroll)
 
 
 def candidate_tiles(isa: Isa, precision: str = "f32") -> list[TileConfig]:

@@ -12,6 +12,7 @@ from compile.errors import CompileError
 from compile.targets import Target
 
 PAGE = 16384
+MACHINES = {"aarch64": "EM_AARCH64", "arm": "EM_ARM", "x86_64": "EM_X86_64"}
 DF_TEXTREL, DF_BIND_NOW = 4, 8
 
 
@@ -34,7 +35,7 @@ def check_library(path: Path, target: Target, name: str) -> list[str]:
     flags = sum(int(v) for v in tags.get("DT_FLAGS", []))
     writable_code = P_FLAGS.PF_W | P_FLAGS.PF_X
     rules = [
-        (f"machine is {target.arch}", machine == {"aarch64": "EM_AARCH64", "x86_64": "EM_X86_64"}[target.arch]),
+        (f"machine is {target.arch}", machine == MACHINES[target.arch]),
         (f"SONAME is lib{name}.so", tags.get("DT_SONAME") == [f"lib{name}.so"]),
         (
             f"needs nothing but {target.libc} and {target.libm}, by plain soname",

@@ -31,6 +31,8 @@ LIBC = frozenset(
         *("pthread_join", "syscall"),
     )
 )
+# What clang makes of memcpy and memset on 32-bit Arm, and of one that asks for zeros.
+LIBC |= {f"__aeabi_{name}{align}" for name in ("memclr", "memcpy", "memmove", "memset") for align in ("", "4", "8")}
 SANITIZERS = frozenset(["address", "fuzzer", "thread", "undefined"])
 # What sanitized code calls: the program that loads the library is linked with the sanitizers, and so defines it.
 SANITIZER_SYMBOLS = ("__asan_", "__sanitizer_", "__sancov_", "__start_", "__stop_", "__tsan_", "__ubsan_")
@@ -43,6 +45,8 @@ LIBM = frozenset(
         *("sinh", "sqrt", "tan", "tanh", "trunc"),
     )
 )
+
+ARM32 = frozenset(["__floatdisf"])  # what arm32.c has
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
 
@@ -145,7 +149,7 @@ def undefined_symbols(path: Path) -> set[str]:
 def check_symbols(kernels: list[Path]) -> None:
     """Raises CompileError for a kernel that calls what is neither in libc nor in libm."""
     for path in kernels:
-        if foreign := undefined_symbols(path) - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}:
+        if foreign := undefined_symbols(path) - LIBC - LIBM - ARM32 - {"_GLOBAL_OFFSET_TABLE_"}:
             raise CompileError(f"a kernel calls {min(foreign)}, which no library may take from its target")
 
 
@@ -171,7 +175,9 @@ def link_library(
     for source in sources:
         objects.append(folder / f"{source.stem}.o")
         common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
-        if not toolchain.is_zig and target.arch == "aarch64":
+        if toolchain.is_zig:
+            common += target.c_options
+        elif target.arch == "aarch64":
             common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
         includes = [f"-I{inside(path)}" for path in (folder, SRC, INCLUDE)]
         arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", inside(source), "-o", inside(objects[-1])]
@@ -208,9 +214,11 @@ def _sanitizing(toolchain: Toolchain) -> list[str]:
 def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
     """The compiler for code that asks nothing of the operating system.
 
-    For its Android target zig outlines atomics whatever it is told; code without an operating system has the same ABI.
+    For 64-bit Android zig outlines atomics whatever it is told; code without an operating system has the same ABI. On
+    32-bit Arm it has another, and nothing is outlined.
     """
-    return toolchain.with_triple(f"{target.arch}-linux-none") if toolchain.is_zig else toolchain
+    plain = toolchain.is_zig and target.arch != "arm"
+    return toolchain.with_triple(f"{target.arch}-linux-none") if plain else toolchain
 
 
 def _defined_symbols(path: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """The last rungs of the ladder of truth: the linked library against ONNX Runtime on the exported model.
 
-A library for this machine runs here in a process of its own; an arm64 library runs under qemu-aarch64, on a CPU as old
-as each of its levels allows. Any other runner may be given: a phone's, for one.
+A library for this machine runs here in a process of its own; others run under qemu, on a CPU as old as each of their
+levels allows. Any other runner may be given: a phone's, for one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def can_run(target: Target) -> str | None:
     """None if a library for `target` can be run on this machine, else what to install for it."""
     if runs_here(target):
         return None
-    return qemu.missing() if target.arch == "aarch64" else f"a machine that runs {target.cpu.name} code"
+    emulated = all(level.qemu_cpu for level in target.levels)
+    return qemu.missing(target.arch) if emulated else f"a machine that runs {target.cpu.name} code"
 
 
 def reference(model: onnx.ModelProto, samples: Sequence[Sample], batch: int = 1) -> list[Outputs]:
@@ -85,7 +86,7 @@ def verify(
         return (_compare(runner, folder, manifest, given, referee),)
     results = []
     for core in [CPUS[level.cpu].qemu_cpu for level in manifest.levels] if emulated else [""]:
-        with qemu.QemuRunner(core) if emulated else LocalRunner() as one:
+        with qemu.QemuRunner(core, target) if emulated else LocalRunner() as one:
             results.append(_compare(one, folder, manifest, given, referee))
     return tuple(results)
 

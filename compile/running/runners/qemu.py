@@ -1,4 +1,4 @@
-"""Runs arm64 libraries under qemu-aarch64, loaded by glibc's own dynamic linker: what is right here is right on arm64.
+"""Runs libraries for other machines under qemu, loaded by glibc's own dynamic linker: right here is right there.
 
 Android's libraries run too: their sonames lead to glibc's files. Times under emulation mean nothing.
 """
@@ -6,33 +6,54 @@ Android's libraries run too: their sonames lead to glibc's files. Times under em
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
 from compile.linking.link import build_runner
 from compile.running.runners.base import Device, Execution, Runner, RunnerError
 from compile.running.runners.local import run_on_files
-from compile.targets import CPUS, TARGETS
+from compile.targets import CPUS, TARGETS, Target
 from pocketbert.temporary import TemporaryFolder
 
 # Where Debian's libc6-arm64-cross puts glibc for arm64.
 ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
 
 
-def missing() -> str | None:
-    """What to install for arm64 libraries to run here, None if all is there."""
-    if not shutil.which("qemu-aarch64"):
-        return "qemu-aarch64 (Debian package qemu-user)"
-    if not ARM64_ROOT.is_dir():
-        return "glibc for arm64 (Debian package libc6-arm64-cross)"
+@dataclass(frozen=True)
+class Emulator:
+    """What runs programs of an architecture: qemu's program, where their glibc is, and what brings that."""
+
+    program: str
+    root: Path
+    libraries: str
+    package: str
+
+
+EMULATORS = {
+    "aarch64": Emulator("qemu-aarch64", ARM64_ROOT, "lib", "libc6-arm64-cross"),
+    # Android's 32-bit libraries pass floats in integer registers, as Debian's armel does and armhf does not.
+    "arm": Emulator("qemu-arm", Path("/usr/arm-linux-gnueabi"), "lib", "libc6-armel-cross"),
+    "x86_64": Emulator("qemu-x86_64", Path("/"), "lib/x86_64-linux-gnu", "libc6:amd64"),
+}
+
+
+def missing(arch: str = "aarch64") -> str | None:
+    """What to install for libraries of that architecture to run here, None if all is there."""
+    emulator = EMULATORS[arch]
+    if not shutil.which(emulator.program):
+        return f"{emulator.program} (Debian package qemu-user)"
+    if not (emulator.root / emulator.libraries / "libc.so.6").exists():
+        return f"glibc for {arch} (Debian package {emulator.package})"
     return None
 
 
-def command(core: str, *options: str) -> list[str]:
-    """What goes before an arm64 program. Raises RunnerError without qemu."""
-    qemu = shutil.which("qemu-aarch64")
+def command(core: str, *options: str, arch: str = "aarch64") -> list[str]:
+    """What goes before a program. Raises RunnerError without qemu."""
+    program = EMULATORS[arch].program
+    qemu = shutil.which(program)
     if qemu is None:
-        raise RunnerError("qemu-aarch64 was not found: install qemu (Debian package qemu-user)")
+        raise RunnerError(f"{program} was not found: install qemu (Debian package qemu-user)")
     return [qemu, "-cpu", core, *options]
 
 
@@ -41,25 +62,27 @@ class QemuRunner(Runner):
 
     estimate = True
 
-    def __init__(self, core: str | None = None) -> None:
-        if lacking := missing():
-            raise RunnerError(f"arm64 libraries run here only with {lacking}: install it")
-        self.core = core
+    def __init__(self, core: str | None = None, target: Target = TARGETS["arm64-linux"]) -> None:
+        if lacking := missing(target.arch):
+            raise RunnerError(f"{target.name} libraries run here only with {lacking}: install it")
+        self.core, self.arch = core, target.arch
+        self._emulator = EMULATORS[target.arch]
         self._folder = TemporaryFolder()
         self._libraries = self._folder.path
-        self._program = build_runner(TARGETS["arm64-linux"], self._libraries)
+        self._program = build_runner(target, self._libraries)
         for soname, file in (("libc.so", "libc.so.6"), ("libm.so", "libm.so.6")):
-            (self._libraries / soname).symlink_to(ARM64_ROOT / "lib" / file)
+            (self._libraries / soname).symlink_to(self._emulator.root / self._emulator.libraries / file)
 
     def execute(
         self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
-        if TARGETS[facts.target].arch != "aarch64":
-            raise RunnerError(f"{library.name} is for {facts.target}: only arm64 is emulated here")
+        if TARGETS[facts.target].arch != self.arch:
+            raise RunnerError(f"{library.name} is for {facts.target}: only {self.arch} is emulated here")
         core = self.core or CPUS[facts.cpu].qemu_cpu
-        before = command(core, "-L", str(ARM64_ROOT), "-E", f"LD_LIBRARY_PATH={self._libraries}")
+        options = ("-L", str(self._emulator.root), "-E", f"LD_LIBRARY_PATH={self._libraries}")
+        before = command(core, *options, arch=self.arch)
         _, outputs = run_on_files([*before, str(self._program)], library, facts, inputs, (threads or 1, 0), timeout)
-        return Execution((), outputs, Device(f"qemu-aarch64 -cpu {core}", (0,)))
+        return Execution((), outputs, Device(f"{self._emulator.program} -cpu {core}", (0,)))
 
     def close(self) -> None:
         self._folder.close()

@@ -68,15 +68,19 @@ static inline int32_t pocketbert_load_failed(pocketbert_library *library, const 
 static inline const char *pocketbert_check_elf(int file, int64_t offset, int64_t bytes)
 {
 #if defined(__aarch64__)
-    const int machine = EM_AARCH64;
-#else
-    const int machine = EM_X86_64;
-#endif
+    const int machine = EM_AARCH64, bits = ELFCLASS64;
     Elf64_Ehdr elf;
+#elif defined(__arm__)
+    const int machine = EM_ARM, bits = ELFCLASS32;
+    Elf32_Ehdr elf;
+#else
+    const int machine = EM_X86_64, bits = ELFCLASS64;
+    Elf64_Ehdr elf;
+#endif
     if (bytes < (int64_t)sizeof elf || pread(file, &elf, sizeof elf, (off_t)offset) != (ssize_t)sizeof elf)
         return "too short for a library";
-    if (memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 || elf.e_ident[EI_CLASS] != ELFCLASS64 || elf.e_type != ET_DYN)
-        return "not a 64-bit library";
+    if (memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 || elf.e_ident[EI_CLASS] != bits || elf.e_type != ET_DYN)
+        return bits == ELFCLASS64 ? "not a 64-bit library" : "not a 32-bit library";
     if (elf.e_machine != machine)
         return "built for another processor";
     if (elf.e_shoff > (uint64_t)bytes || (uint64_t)bytes - elf.e_shoff < (uint64_t)elf.e_shnum * elf.e_shentsize)

@@ -1,7 +1,7 @@
 /* What the CPU can do, asked once when a model is opened. */
 #include "runtime.h"
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(__arm__)
 
 unsigned long getauxval(unsigned long type);
 
@@ -11,7 +11,11 @@ uint32_t pb_cpu_features(void)
     const unsigned long words[] = {getauxval(AT_HWCAP), getauxval(AT_HWCAP2)};
     uint32_t features = 0;
 #define LOOK(name, word, bits) features |= (words[word] & (bits)) == (bits) ? PB_CPU_##name : 0u;
+#if defined(__aarch64__)
     PB_ARM_FEATURES(LOOK)
+#else
+    PB_ARM32_FEATURES(LOOK)
+#endif
     return features;
 }
 
@@ -45,13 +49,12 @@ static uint32_t features_of(const uint32_t r[4 * LEAVES], uint32_t saved)
 
 uint32_t pb_cpu_features(void)
 {
-    uint32_t r[4 * LEAVES], saved, high;
+    uint32_t r[4 * LEAVES], saved = 0, high;
     cpuid(1, 0, &r[4 * LEAF_1]);
     cpuid(7, 0, &r[4 * LEAF_7]);
     cpuid(7, 1, &r[4 * LEAF_7_1]);
-    if ((r[LEAF_1_ECX] & (OSXSAVE | AVX)) != (OSXSAVE | AVX))
-        return 0;
-    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if ((r[LEAF_1_ECX] & (OSXSAVE | AVX)) == (OSXSAVE | AVX))
+        __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     return features_of(r, saved);
 }
 
@@ -83,7 +86,7 @@ pb_cores pb_find_cores(uint64_t allowed)
     int64_t capacities[CORES], lowest = INT64_MAX, highest = 0;
     if (allowed)
         mask[0] = allowed;
-    for (int32_t i = 0; i < bytes / 8 && (i == 0 || !allowed); i++)
+    for (int32_t i = 0; i < (bytes + 7) / 8 && (i == 0 || !allowed); i++)
         found.count += __builtin_popcountll(mask[i]);
     for (int32_t core = 0; core < CORES; core++)
         if (mask[0] >> core & 1) {

@@ -12,8 +12,14 @@
     X(i8mm, HWCAP2, 1ul << 13)                                                                                         \
     X(bf16, HWCAP2, 1ul << 14)
 
+/* Of 32-bit Arm: fused multiply-adds of vectors, division. */
+#define PB_ARM32_FEATURES(X)                                                                                           \
+    X(vfp4, HWCAP, 1ul << 16)                                                                                          \
+    X(idiva, HWCAP, 1ul << 17)
+
 /* X(name, leaf and register of cpuid, its bit, registers that the operating system must save) */
 #define PB_X86_FEATURES(X)                                                                                             \
+    X(sse42, LEAF_1_ECX, 20, 0)                                                                                        \
     X(fma, LEAF_1_ECX, 12, YMM)                                                                                        \
     X(avx2, LEAF_7_EBX, 5, YMM)                                                                                        \
     X(avxvnni, LEAF_7_1_EAX, 4, YMM)                                                                                   \
@@ -24,7 +30,7 @@
     X(avx512vl, LEAF_7_EBX, 31, ZMM)                                                                                   \
     X(avx512vnni, LEAF_7_ECX, 11, ZMM)
 
-#define PB_FEATURES(X) PB_ARM_FEATURES(X) PB_X86_FEATURES(X)
+#define PB_FEATURES(X) PB_ARM_FEATURES(X) PB_ARM32_FEATURES(X) PB_X86_FEATURES(X)
 #define PB_POSITION(name, ...) PB_POSITION_##name,
 #define PB_BIT(name, ...) PB_CPU_##name = 1 << PB_POSITION_##name,
 

@@ -9,8 +9,8 @@
 /* Libraries of different builds may come together in one process, and then their methods must be the same: raise this,
  * and ABI in Native.java, whenever these methods or what they read changes. */
 enum { JAVA_ABI = 3 };
-_Static_assert(sizeof(pocketbert_functions) == 136, "the table has grown: raise JAVA_ABI");
-_Static_assert(sizeof(pocketbert_label) == 8 && sizeof(pocketbert_entity) == 32, "Model.java reads them");
+_Static_assert(sizeof(pocketbert_functions) == 17 * sizeof(void *), "the table has grown: raise JAVA_ABI");
+_Static_assert(sizeof(pocketbert_label) == 8 && sizeof(pocketbert_entity) <= 32, "Model.java reads them");
 _Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
 
 static const pocketbert_functions *table(int64_t address)
@@ -166,6 +166,18 @@ static int64_t java_encode(pb_env *env, pb_object class, int64_t functions, pb_o
     return status == POCKETBERT_OK ? (int64_t)tokens.overflow << 32 | tokens.count : -status;
 }
 
+/* Entities as Java reads them whatever the size of a pointer: name, score, begin and end, 8 bytes each. */
+static void widen(void *memory, int32_t count)
+{
+    for (int32_t i = sizeof(void *) == 8 ? 0 : count; i-- > 0;) {
+        pocketbert_entity entity;
+        memcpy(&entity, (char *)memory + (size_t)i * sizeof entity, sizeof entity);
+        int64_t wide[] = {(int64_t)(uintptr_t)entity.name, 0, entity.begin, entity.end};
+        memcpy(&wide[1], &entity.score, sizeof entity.score);
+        memcpy((char *)memory + (size_t)i * sizeof wide, wide, sizeof wide);
+    }
+}
+
 /* What the task of this number gives goes to `memory`: labels, a vector, entities, or for each mask `each` pieces. */
 static int64_t java_task(pb_env *env, pb_object class, int64_t functions, int64_t model, int32_t task, pb_object text,
                          int32_t text_bytes, pb_object pair, int32_t pair_bytes, pb_object memory, int32_t room,
@@ -181,8 +193,11 @@ static int64_t java_task(pb_env *env, pb_object class, int64_t functions, int64_
                              room, &count, &overflow);
     else if (task == POCKETBERT_EMBED)
         status = f->embed(handle(model), first, (size_t)text_bytes, to, room, &overflow);
-    else if (task == POCKETBERT_ENTITIES)
+    else if (task == POCKETBERT_ENTITIES) {
         status = f->entities(handle(model), first, (size_t)text_bytes, to, room, &count, &overflow);
+        if (status == POCKETBERT_OK)
+            widen(to, count < room ? count : room);
+    }
     else if (task == POCKETBERT_FILL)
         status = f->fill(handle(model), first, (size_t)text_bytes, to, each, room, &count, &overflow);
     return status == POCKETBERT_OK ? (int64_t)overflow << 32 | count : -status;

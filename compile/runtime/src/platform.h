@@ -43,7 +43,7 @@ int64_t pb_core_capacity(int32_t core);
 
 static inline void pb_relax(void)
 {
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(__arm__)
     __asm__ volatile("yield");
 #elif defined(__x86_64__)
     __asm__ volatile("pause");

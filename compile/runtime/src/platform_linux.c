@@ -1,5 +1,5 @@
-/* Linux, with any libc: only functions whose types are the same in bionic, glibc and musl on 64-bit Linux appear here, and no
- * struct of theirs. Threads synchronise with atomics and futexes because pthread_mutex_t differs between the three. */
+/* Linux, with any libc: only functions whose types are the same in bionic, glibc and musl appear here (on 32-bit Arm in bionic
+ * and glibc), and no struct of theirs. Threads synchronise with atomics and futexes because pthread_mutex_t differs between the three. */
 #include "platform.h"
 
 #ifdef __linux__
@@ -15,7 +15,7 @@ long syscall(long number, ...);
 int pthread_create(unsigned long *thread, const void *attributes, void *(*start)(void *), void *argument);
 int pthread_join(unsigned long thread, void **result);
 
-/* Linux's own constants, the same for all 64-bit architectures that we compile for. */
+/* Linux's own constants, the same for all architectures that we compile for. */
 enum { PB_PROT_NONE = 0, PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
 enum { PB_AT_FDCWD = -100, PB_O_RDONLY_CLOEXEC = 02000000, PB_CLOCK_MONOTONIC = 1 };
 enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
@@ -25,8 +25,11 @@ enum { PB_SYS_OPENAT = 56, PB_SYS_CLOSE = 57, PB_SYS_READ = 63, PB_SYS_GETPID = 
 #elif defined(__x86_64__)
 enum { PB_SYS_FUTEX = 202, PB_SYS_SCHED_SETAFFINITY = 203, PB_SYS_SCHED_GETAFFINITY = 204 };
 enum { PB_SYS_OPENAT = 257, PB_SYS_CLOSE = 3, PB_SYS_READ = 0, PB_SYS_GETPID = 39, PB_SYS_FACCESSAT = 269 };
+#elif defined(__arm__)
+enum { PB_SYS_FUTEX = 240, PB_SYS_SCHED_SETAFFINITY = 241, PB_SYS_SCHED_GETAFFINITY = 242 };
+enum { PB_SYS_OPENAT = 322, PB_SYS_CLOSE = 6, PB_SYS_READ = 3, PB_SYS_GETPID = 20, PB_SYS_FACCESSAT = 334 };
 #else
-#error "only aarch64 and x86_64 are supported"
+#error "only aarch64, arm and x86_64 are supported"
 #endif
 
 void *pb_pages(size_t bytes, bool present)
@@ -79,7 +82,7 @@ int32_t pb_this_process(void)
 
 int64_t pb_now(void)
 {
-    long time[2]; /* struct timespec, on every 64-bit Linux */
+    long time[2]; /* struct timespec */
     clock_gettime(PB_CLOCK_MONOTONIC, time);
     return (int64_t)time[0] * 1000000000 + time[1];
 }

@@ -85,7 +85,9 @@ def test_what_is_declared_by_hand_is_what_the_systems_headers_say(target: str, t
 def table(arch: str) -> list[str]:
     """The names in cpu_features.h, in order."""
     text = (SRC / "cpu_features.h").read_text()
-    body = text.partition(f"#define PB_{'ARM' if arch == 'aarch64' else 'X86'}_FEATURES(X)")[2].partition("\n\n")[0]
+    body = text.partition(f"#define PB_{ {'aarch64': 'ARM', 'arm': 'ARM32', 'x86_64': 'X86'}[arch] }_FEATURES(X)")[
+        2
+    ].partition("\n\n")[0]
     return re.findall(r"^ *X\((\w+),", body, re.MULTILINE)
 
 
@@ -147,16 +149,16 @@ def test_feature_counts_where_the_operating_system_saves_its_registers(host: Tar
     wide = sum(name.startswith("avx512") for name in table("x86_64"))
     seen = {int(word, 16): int(count) for word, count in (line.split() for line in done.stdout.splitlines())}
     assert seen == {
-        saved: every if saved & 0xE6 == 0xE6 else every - wide if saved & 6 == 6 else 0 for saved in seen
+        saved: every if saved & 0xE6 == 0xE6 else every - wide if saved & 6 == 6 else 1 for saved in seen
     }  # fmt: skip
     assert len(seen) == 11
 
 
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user (Debian)")
-def test_cpu_whose_operating_system_saves_no_registers_has_no_feature(features: Callable) -> None:
+def test_cpu_whose_operating_system_saves_no_registers_has_no_feature_that_needs_them(features: Callable) -> None:
     """There xgetbv would be an illegal instruction."""
     seen = features(TARGETS["x86_64-linux"], "qemu-x86_64", "-cpu", "max,-xsave")
-    assert [name for name, (has, _) in seen.items() if has] == []
+    assert [name for name, (has, _) in seen.items() if has] == ["sse42"]
     seen = features(TARGETS["x86_64-linux"], "qemu-x86_64", "-cpu", "max")
     assert seen["avx2"][0]
 
