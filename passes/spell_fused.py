@@ -11,6 +11,9 @@ One rule a function, `RULES` lists them. Later passes recognise what comes out a
     EmbedLayerNormalization  LayerNormalization(words + positions + types); the number of tokens that the mask keeps
     Attention(x, W, b, m)    softmax(s · Q Kᵀ + mask) V with Q, K, V from one product x W + b
     MultiHeadAttention       the same of Q, K and V that are given
+    SimplifiedLayerNormalization, RMSNormalization   γ ∘ x / √(mean x² + ε)
+    RotaryEmbedding          x ∘ cos + [−x₂, x₁] ∘ sin
+    what has integers        in passes.spell_integers
 
 A mask of ONNX Runtime's is 1 where a key is kept, by key or by query and key, or a number of keys; it adds
 `mask_filter_value` to the other scores. What a rule does not cover stays, with the reason.
@@ -24,81 +27,19 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
+import onnx
 import onnx_ir as ir
-from onnx_ir.convenience import convert_attribute
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
-from passes.graph import Refused, attribute, constant, dims, infer_shapes, ints, make, replace_output
+from passes.graph import Refused, attribute, dims, infer_shapes, ints, replace_output
 from passes.options import Options
 from passes.report import Outcome, Refusals
+from passes.spell_integers import INTEGER_RULES, ROUNDS, NothingToSpell, dequantize
+from passes.spelling import Spelling
 
 DOMAIN = "com.microsoft"
-OPSET = 17  # the first with LayerNormalization
-
-
-class Spelling:
-    """Writes standard nodes in front of a fused one, in the element type of `like`."""
-
-    def __init__(self, node: ir.Node, like: ir.Value | None) -> None:
-        assert node.graph is not None
-        assert like is not None
-        self.node, self.graph = node, node.graph
-        self.type = like.type or ir.TensorType(ir.DataType.FLOAT)
-
-    def __call__(
-        self, op: str, *inputs: ir.Value | None, kind: ir.DataType | None = None, **attributes: Any
-    ) -> ir.Value:
-        like = ir.Value(type=ir.TensorType(kind) if kind else self.type)
-        named = {key: convert_attribute(key, value) for key, value in attributes.items()}
-        return make(op, inputs, before=self.node, like=like, attributes=named)
-
-    def number(self, value: float) -> ir.Value:
-        return constant(self.graph, np.array(value), "number", self.type.dtype.numpy().type)
-
-    def integers(self, *values: int) -> ir.Value:
-        return constant(self.graph, np.array(values), "integers", np.int64)
-
-    def plus(self, x: ir.Value, *others: ir.Value | None) -> ir.Value:
-        for other in others:
-            x = x if other is None else self("Add", x, other)
-        return x
-
-    def heads(self, x: ir.Value, count: int) -> ir.Value:
-        """[B, T, H·d] to [B, H, T, d]."""
-        return self("Transpose", self("Reshape", x, self.integers(0, 0, count, -1)), perm=[0, 2, 1, 3])
-
-    def additive(self, mask: ir.Value | None, keys: ir.Value) -> ir.Value | None:
-        """A mask [B, S], [B, T, S] or a number of keys [B] as what is added to scores [B, H, T, S]; keys: [B, S, …]."""
-        if mask is None:
-            return None
-        rank = len(dims(mask))
-        if rank == 1:
-            whole = {"kind": ir.DataType.INT64}
-            length = self("Squeeze", self.length(keys), **whole)
-            place = self("Range", self("Squeeze", self.integers(0), **whole), length,
-                         self("Squeeze", self.integers(1), **whole), **whole)  # fmt: skip
-            count = self("Unsqueeze", self("Cast", mask, to=7, **whole), self.integers(1), **whole)
-            mask = self("Less", place, count, kind=ir.DataType.BOOL)
-        elif rank not in (2, 3):
-            raise Refused(f"its mask has rank {rank or 'unknown'}")
-        kept = self("Cast", mask, to=int(self.type.dtype))
-        low = attribute(self.node, "mask_filter_value", -10000.0)
-        bias = self("Mul", self("Sub", self.number(1), kept), self.number(low))
-        return self("Unsqueeze", bias, self.integers(1) if rank == 3 else self.integers(1, 2))
-
-    def length(self, x: ir.Value) -> ir.Value:
-        return self("Shape", x, kind=ir.DataType.INT64, start=1, end=2)
-
-    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, width: int, masks: list[ir.Value | None]) -> ir.Value:
-        """q [B, T, H·d], H·d being `width`, k and v [B, S, …], to [B, T, …]."""
-        count = int(attribute(self.node, "num_heads", 1))
-        scale = attribute(self.node, "scale", 0.0) or 1 / math.sqrt(width / count)
-        turned = self("Transpose", self("Reshape", k, self.integers(0, 0, count, -1)), perm=[0, 2, 3, 1])
-        scores = self("Mul", self("MatMul", self.heads(q, count), turned), self.number(scale))
-        chances = self("Softmax", self.plus(scores, *masks), axis=-1)
-        mixed = self("Transpose", self("MatMul", chances, self.heads(v, count)), perm=[0, 2, 1, 3])
-        return self("Reshape", mixed, self.integers(0, 0, -1))
+OPSET, NEWER = 17, 20  # the first with LayerNormalization, and what older models are raised to
+ROUNDING = 0.05  # of the outputs' range: what integers of eight bits between nodes round, in ONNX Runtime's own way
 
 
 def gelu(s: Spelling, x: ir.Value, bias: ir.Value | None = None) -> list[ir.Value | None]:
@@ -119,15 +60,18 @@ def quick_gelu(s: Spelling, x: ir.Value) -> list[ir.Value | None]:
 
 
 def fused_matmul(s: Spelling, a: ir.Value, b: ir.Value) -> list[ir.Value | None]:
-    if attribute(s.node, "transBatchA", 0) or attribute(s.node, "transBatchB", 0):
-        raise Refused("it transposes batches")
     factors = []
-    for value, flag in ((a, "transA"), (b, "transB")):
-        rank = len(dims(value))
-        if attribute(s.node, flag, 0):
-            if rank < 2:
+    for value, name in ((a, "A"), (b, "B")):
+        turned, batches = attribute(s.node, f"trans{name}", 0), attribute(s.node, f"transBatch{name}", 0)
+        if turned or batches:
+            axes = list(range(len(dims(value))))
+            if len(axes) < 2:
                 raise Refused("the rank of what it transposes is not known")
-            value = s("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
+            if batches:  # the first axis goes behind the other batches
+                axes = [*axes[1:-1], axes[0], axes[-1]]
+            if turned:
+                axes = [*axes[:-2], axes[-1], axes[-2]]
+            value = s("Transpose", value, perm=axes)
         factors.append(value)
     product, alpha = s("MatMul", *factors), attribute(s.node, "alpha", 1.0)
     return [product if alpha == 1 else s("Mul", product, s.number(alpha))]
@@ -167,11 +111,12 @@ def embed_layer_norm(
     mask: ir.Value | None = None,
     position_ids: ir.Value | None = None,
 ) -> list[ir.Value | None]:
+    ids = s.ids(ids)
     if position_ids is not None:
-        place = s("Gather", positions, position_ids)
+        place = s("Gather", positions, s.ids(position_ids))
     else:
         place = s("Slice", positions, s.integers(0), s.length(ids), s.integers(0))
-    typed = s("Gather", type_table, types) if types is not None and type_table is not None else None
+    typed = s("Gather", type_table, s.ids(types)) if types is not None and type_table is not None else None
     total = s.plus(s("Gather", words, ids), place, typed)
     norm = s("LayerNormalization", total, gamma, beta, axis=-1, epsilon=attribute(s.node, "epsilon", 1e-12))
     count = None
@@ -202,8 +147,10 @@ def attention(s: Spelling, x: ir.Value, weight: ir.Value, *rest: ir.Value | None
 
 def multi_head_attention(s: Spelling, q: ir.Value, *rest: ir.Value | None) -> list[ir.Value | None]:
     k, v, bias, mask, added, *past = (*rest, *[None] * 7)[:7]
-    if k is None or v is None or len(dims(k)) != 3 or any(value is not None for value in past):
-        raise Refused("its queries, keys and values are packed, or it belongs to a decoder")
+    if any(value is not None for value in past) or attribute(s.node, "unidirectional", 0):
+        raise Refused("it belongs to a decoder")
+    if k is None or v is None or len(dims(k)) != 3:
+        raise Refused("its queries, keys and values are packed")
     width, value_width = dims(q)[-1] if dims(q) else None, dims(v)[-1]
     if not isinstance(width, int) or not isinstance(value_width, int):
         raise Refused("how wide its heads are is not known")
@@ -214,47 +161,148 @@ def multi_head_attention(s: Spelling, q: ir.Value, *rest: ir.Value | None) -> li
     return [s.attention(q, k, v, width, [added, s.additive(mask, k)])]
 
 
+def rms_norm(s: Spelling, x: ir.Value, gamma: ir.Value, epsilon: float = 1e-5) -> list[ir.Value | None]:
+    """γ ∘ x / √(mean x² + ε)."""
+    axis, rank = int(attribute(s.node, "axis", -1)), len(dims(x))
+    if axis not in (-1, rank - 1):
+        raise Refused("it takes the mean over several axes")
+    as_input = s.graph.opset_imports.get("", 18) >= 18
+    axes = (s.integers(-1), None) if as_input else (None, [-1])
+    square = s("ReduceMean", s("Mul", x, x), axes[0], axes=axes[1], keepdims=1)
+    root = s("Sqrt", s("Add", square, s.number(attribute(s.node, "epsilon", epsilon))))
+    return [s("Mul", s("Div", x, root), gamma)]
+
+
+def skip_rms_norm(
+    s: Spelling, x: ir.Value, skip: ir.Value, gamma: ir.Value, bias: ir.Value | None = None
+) -> list[ir.Value | None]:
+    total = s.plus(x, skip, bias)
+    total.shape = x.shape
+    return [*rms_norm(s, total, gamma, 1e-12), None, None, total]
+
+
+def rotary(s: Spelling, x: ir.Value, place: ir.Value, cos: ir.Value, sin: ir.Value) -> list[ir.Value | None]:
+    """x ∘ cos + [−x₂, x₁] ∘ sin of each head's first `rotary_embedding_dim`, at the tables' rows `place`."""
+    heads, rank = int(attribute(s.node, "num_heads", 0)), len(dims(x))
+    part = dims(cos)[-1] if dims(cos) else None
+    if not part or rank not in (3, 4) or attribute(s.node, "is_packed_batching", 0):
+        raise Refused("the shapes of its operands are not known, or it packs batches")
+    width = dims(x)[-1]
+    if rank == 3 and not heads and not width:
+        raise Refused("how wide its heads are is not known")
+    heads = heads or (width or 0) // (2 * part)
+    parted = s("Reshape", x, s.integers(0, 0, heads, -1)) if rank == 3 else x
+    if len(dims(place)) == 1:  # the first token's
+        length = s("Shape", x, kind=ir.DataType.INT64, start=rank - 2, end=rank - 1)
+        one = s("Squeeze", s.integers(1), kind=ir.DataType.INT64)
+        zero = s("Squeeze", s.integers(0), kind=ir.DataType.INT64)
+        steps = s("Range", zero, s("Squeeze", length, kind=ir.DataType.INT64), one, kind=ir.DataType.INT64)
+        place = s("Unsqueeze", s("Add", steps, place, kind=ir.DataType.INT64), s.integers(0), kind=ir.DataType.INT64)
+    head_axis = s.integers(2 if rank == 3 else 1)
+    angles = [s("Unsqueeze", s("Gather", table, place), head_axis) for table in (cos, sin)]
+
+    def along(value: ir.Value, begin: int, end: int, step: int = 1) -> ir.Value:
+        return s("Slice", value, s.integers(begin), s.integers(end), s.integers(-1), s.integers(step))
+
+    rotated = along(parted, 0, 2 * part)
+    if attribute(s.node, "interleaved", 0):
+        first, second = along(rotated, 0, 2 * part, 2), along(rotated, 1, 2 * part, 2)
+        turned = [s("Sub", s("Mul", first, angles[0]), s("Mul", second, angles[1])),
+                  s("Add", s("Mul", first, angles[1]), s("Mul", second, angles[0]))]  # fmt: skip
+        pairs = s("Concat", *(s("Unsqueeze", value, s.integers(-1)) for value in turned), axis=-1)
+        rotated = s("Reshape", pairs, s.integers(0, 0, 0, 2 * part))
+    else:
+        whole = [s("Concat", angle, angle, axis=-1) for angle in angles]
+        halves = s("Concat", s("Neg", along(rotated, part, 2 * part)), along(rotated, 0, part), axis=-1)
+        rotated = s("Add", s("Mul", rotated, whole[0]), s("Mul", halves, whole[1]))
+    rotated = s("Concat", rotated, along(parted, 2 * part, 2**31 - 1), axis=-1)
+    return [s("Reshape", rotated, s.integers(0, 0, -1)) if rank == 3 else rotated]
+
+
+def standard_rotary(
+    s: Spelling, x: ir.Value, cos: ir.Value, sin: ir.Value, place: ir.Value | None = None
+) -> list[ir.Value | None]:
+    if place is None:
+        raise Refused("its cosines are those of each token already")
+    return rotary(s, x, place, cos, sin)
+
+
 # An operator's rule, and the input whose element type it computes in.
-RULES: dict[str, tuple[Callable[..., list[ir.Value | None]], int]] = {
+Rule = tuple[Callable[..., list[ir.Value | None]], int]
+RULES: dict[str, Rule] = {
     "Gelu": (gelu, 0),
     "BiasGelu": (gelu, 0),
     "FastGelu": (fast_gelu, 0),
     "QuickGelu": (quick_gelu, 0),
     "FusedMatMul": (fused_matmul, 0),
+    "TransposeMatMul": (fused_matmul, 0),
     "FusedGemm": (fused_gemm, 0),
     "SkipLayerNormalization": (skip_layer_norm, 0),
+    "SkipSimplifiedLayerNormalization": (skip_rms_norm, 0),
     "EmbedLayerNormalization": (embed_layer_norm, 2),
     "Attention": (attention, 0),
     "MultiHeadAttention": (multi_head_attention, 0),
+    "RotaryEmbedding": (rotary, 0),
+    **INTEGER_RULES,
 }
+# Of ONNX's own, or under its name: what few readers know.
+STANDARD: dict[str, Rule] = {
+    "SimplifiedLayerNormalization": (rms_norm, 0),
+    "RMSNormalization": (rms_norm, 0),
+    "RotaryEmbedding": (standard_rotary, 0),
+    "QLinearMatMul": INTEGER_RULES["QLinearMatMul"],
+    "DequantizeLinear": (dequantize, 0),
+}
+
+
+def _rule(node: ir.Node) -> Rule | None:
+    return RULES.get(node.op_type) if node.domain == DOMAIN else STANDARD.get(node.op_type) if not node.domain else None
 
 
 def spell_fused(model: ir.Model, options: Options) -> Outcome:
     counts: Counter[str] = Counter()
+    fused = [node for node in model.graph if _rule(node) and node.op_type != "DequantizeLinear"]
+    if not fused:
+        return Outcome()
+    if model.graph.opset_imports.get("", OPSET) < OPSET:
+        _raise_opset(model)
+    rounds = any(node.op_type in ROUNDS for node in fused)
     while True:
         refusals, before = Refusals(), counts.total()
         for node in list(model.graph):
-            if node.domain != DOMAIN or node.op_type not in RULES:
+            if not (rule := _rule(node)):
                 continue
             try:
                 if model.graph.opset_imports.get("", OPSET) < OPSET:
                     raise Refused(f"the model's opset is older than {OPSET}; export it again")
-                _spell(node)
+                _spell(node, *rule)
                 counts[node.op_type] += 1
+            except NothingToSpell:
+                continue
             except Refused as reason:
                 refusals.add(f"{node.op_type} is left: {reason}", node.name or "")
         RemoveUnusedNodesPass()(model)
         if counts.total() == before:
-            return Outcome(before, dict(counts), refusals.all())
+            return Outcome(before, dict(counts), refusals.all(), tolerance=ROUNDING if before and rounds else None)
         infer_shapes(model)  # which another round may have waited for
+
+
+def _raise_opset(model: ir.Model) -> None:
+    """To the first that has the operators that rules write; a model that ONNX's converter refuses stays."""
+    try:
+        raised = onnx.version_converter.convert_version(ir.to_proto(model), NEWER)
+    except Exception:
+        return
+    model.graph = ir.from_proto(raised).graph
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    infer_shapes(model)
 
 
 def _wanted(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
 
 
-def _spell(node: ir.Node) -> None:
-    rule, typed = RULES[node.op_type]
+def _spell(node: ir.Node, rule: Callable[..., list[ir.Value | None]], typed: int) -> None:
     inputs = list(node.inputs)
     while inputs and inputs[-1] is None:
         inputs.pop()

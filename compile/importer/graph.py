@@ -81,6 +81,12 @@ def check_operators(model: onnx.ModelProto) -> None:
 
 def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
     """Every input's shape, with batch 1 and `seq_len` tokens where the model leaves them open. Raises CompileError."""
+    shapes = _shapes(model, seq_len)
+    _check_tokens(model, shapes, seq_len)
+    return shapes
+
+
+def _shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
     constants = {i.name for i in model.graph.initializer}
     named = {dims[1].dim_param for v in model.graph.input if len(dims := v.type.tensor_type.shape.dim) == 2}
     shapes = {}
@@ -98,13 +104,12 @@ def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
                     f"its size with --fix-shape {value.name}={wanted}"
                 )
         shapes[value.name] = [d.dim_value or (seq_len if i else 1) for i, d in enumerate(dims)]
-    _check_tokens(model, shapes, seq_len)
     return shapes
 
 
 def file_tokens(model: onnx.ModelProto, otherwise: int) -> int:
     """How many tokens the file was exported for, or `otherwise` where it leaves that open or has no sequence."""
-    sizes = _token_sizes(model, input_shapes(model, 0))
+    sizes = _token_sizes(model, _shapes(model, 0))
     return next((size for size in sizes.values() if size), otherwise)
 
 

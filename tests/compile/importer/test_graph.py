@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compile.errors import CompileError
-from compile.importer.graph import import_model, input_shapes
+from compile.importer.graph import file_tokens, import_model, input_shapes
 from compile.pipeline import BuildOptions, build_library
 from compile.targets import Target
 from passes.fix_shapes import fix_shapes
@@ -50,6 +50,14 @@ def test_subgraph(graph: type) -> None:
 def test_another_sequence_length_than_exported(graph: type) -> None:
     b = graph()
     refused(b.model(b.linear(b.input("x", [1, 12, 16]), 16, 4)), "'x'", "12 tokens", "--seq-len 12")
+
+
+def test_a_file_says_its_own_length(graph: type) -> None:
+    b = graph()
+    fixed = b.model(b("Gather", b.normal(9, 4), b.input("ids", [1, 12], TensorProto.INT64)))
+    b = graph()
+    dynamic = b.model(b("Gather", b.normal(9, 4), b.input("ids", ["batch", "tokens"], TensorProto.INT64)))
+    assert (file_tokens(fixed, 128), file_tokens(dynamic, 128)) == (12, 128)
 
 
 def test_inputs_of_any_rank(graph: type, agree: Callable) -> None:
