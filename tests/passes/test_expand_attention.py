@@ -23,9 +23,22 @@ def test_the_operator_as_others_write_it_becomes_matmuls(build, check, ops, rank
     assert ops(result, "Softmax") == 1
 
 
-def test_a_causal_attention_is_refused(build, check, ops):
+FEWER = "the attention has fewer heads for keys than for queries"
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "attributes", "reason"),
+    [
+        ([1, 4, 6, 4], [1, 4, 6, 4], {"is_causal": 1}, "the attention is causal or caps its scores"),
+        ([1, 4, 6, 4], [1, 4, 6, 4], {"softcap": 3.0}, "the attention is causal or caps its scores"),
+        ([1, 4, 6, 4], [1, 2, 6, 4], {}, FEWER),
+        ([1, 6, 16], [1, 6, 8], {"q_num_heads": 4, "kv_num_heads": 2}, FEWER),
+        ([1, 4, "n", 4], [1, 4, 6, 4], {}, "the number of tokens is not fixed"),
+    ],
+)
+def test_what_is_refused_and_why(build, check, ops, queries, keys, attributes, reason):
     b = build(opset=23)
-    q, k, v = (b.input(name, [1, HEADS, LENGTH, 4]) for name in "qkv")
-    result, report = check(b.model(b("Attention", q, k, v, is_causal=1)), "expand_attention", options=MATMULS)
+    q, k, v = b.input("q", queries), b.input("k", keys), b.input("v", keys)
+    result, report = check(b.model(b("Attention", q, k, v, **attributes)), "expand_attention", options=MATMULS)
     assert ops(result, "Attention") == 1
-    assert report.passes[0].refusals[0].reason == "the attention is causal or caps its scores"
+    assert report.passes[0].refusals[0].reason == reason

@@ -132,6 +132,15 @@ def test_the_whole_front_was_measured_twice(address):
     assert all(point.again for point in findings.front)
 
 
+def test_what_is_found_of_a_trial_is_what_it_was_told(address):
+    study = load_study("s", address)
+    for point in find(study).points:
+        trial = study.trials[point.number]
+        assert (point.quality, point.mib, point.parameters) == (trial.values[0], trial.values[2], trial.params)
+        assert point.quality == -float(point.config.num_feedforward_networks)
+        assert point.row == trial.user_attrs.get("row")
+
+
 def test_the_commands_of_a_point_build_the_library_that_was_measured(address, tmp_path, monkeypatch):
     study = load_study("s", address)
     findings = find(study)
@@ -159,6 +168,10 @@ def test_the_report_needs_nothing_else(address, tmp_path, capsys):
     assert not re.search(r"<(script|link|img)\b[^>]*http|@import", page)
     findings = find(load_study("s", address))
     assert all(page.count(f'id="trial-{p.number}"') == 1 for p in findings.points)
+    shown = {p.number: p.ms for p in findings.points if p in findings.front or p.row}
+    assert re.findall(r'<tr data-trial="(\d+)"', page) == [str(n) for n in sorted(shown, key=shown.get)]
+    assert f"<b>{len(findings.points)}</b><span>architectures measured</span>" in page
+    assert page.count('<span class="tag">front, measured twice</span>') == len(findings.front)
     points = json.loads(re.search(r"const points = (.*);\n", page).group(1))
     assert set(points) == {str(p.number) for p in findings.points}
     for name in ("front", "hypervolume", "importances", "predictor"):

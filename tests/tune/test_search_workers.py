@@ -9,11 +9,12 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
 import sqlalchemy
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from tune.errors import TuneError
 from tune.search import command
@@ -21,7 +22,7 @@ from tune.search.command import TimeUp, loop, spawn, time_limit
 from tune.search.latency import Unmeasurable
 from tune.search.storage import load_study, open_storage
 from tune.search.study import Settings, join_study
-from tune.search.workers import Worker, alive
+from tune.search.workers import Worker, _age, alive
 
 PYTHON = sys.executable
 FORK = multiprocessing.get_context("fork")  # everything is imported already
@@ -260,6 +261,16 @@ def test_a_full_disk_under_sqlite_is_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(("status", "reason"), [(0, "status 0"), (1, "status 1"), (-9, "SIGKILL"), (-1, "SIGHUP")])
 def test_how_a_process_ended_in_words(status, reason):
     assert command.exit_reason(status) == reason
+
+
+def test_a_trial_is_as_old_as_its_beginning():
+    begun = datetime.now() - timedelta(seconds=100)
+    assert _age(create_trial(state=TrialState.RUNNING, value=None)) < 60
+    trial = create_trial(state=TrialState.RUNNING, value=None)
+    trial.datetime_start = begun
+    assert 99 < _age(trial) < 160
+    trial.datetime_start = None
+    assert _age(trial) == float("inf")
 
 
 def test_silence_is_death_except_on_this_machine_where_the_process_is_looked_for():
