@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import compile
 from compile.errors import CompileError
 from compile.pipeline import BuildOptions, build_library
 from compile.running.load import load, read_manifest
@@ -111,6 +112,33 @@ def test_on_this_machine(cpu: str, guarded: bool, tmp_path: Path) -> None:
     model = network(guarded)
     with load(build(model, target, tmp_path / "artifact"), threads=1) as library:
         compare(model, [library.run(sample) for sample in samples()])
+
+
+@pytest.mark.parametrize("factor", [1e9, 1e30])
+def test_weights_of_a_folder_that_are_far_too_large(factor: float, tmp_path: Path) -> None:
+    """Infinite minus infinite is not a number, as in PyTorch; what is large and finite is computed."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "vocab_size": 50, "hidden_size": WIDTH, "intermediate_size": 64}
+    bert = BertModel(BertConfig(**sizes, num_attention_heads=HEADS, max_position_embeddings=TOKENS)).eval()
+    (layer,) = bert.encoder.layer
+    with torch.no_grad():
+        layer.output.LayerNorm.bias.normal_()
+        for linear in (layer.intermediate.dense, layer.output.dense):
+            linear.weight.mul_(factor)
+    bert.save_pretrained(tmp_path / "bert")
+    folder = compile.build(tmp_path / "bert", target="host", seq_len=TOKENS, out=tmp_path / "artifact").folder
+    ids = np.arange(3, 3 + TOKENS)[None]
+    with torch.no_grad():
+        wanted = bert(torch.from_numpy(ids)).last_hidden_state.numpy()
+    with compile.load(folder) as library:
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        got = library.run({t.name: feeds[t.name] for t in library.manifest.inputs})
+    (hidden,) = (value for value in got.values() if value.ndim == 3)
+    assert np.isnan(wanted).all() == (factor > 1e20)
+    np.testing.assert_allclose(hidden, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu-aarch64: Debian package qemu-user")
