@@ -86,3 +86,13 @@ def test_a_tied_decoder_reads_the_table_itself(build, check, ops):
     result, report = check(b.model(logits))
     assert report.after.parameters <= report.before.parameters + 10
     assert ops(result, "Transpose") == 0
+
+
+def test_rows_that_the_file_has_flat_already_are_not_flattened_again(build, check, ops):
+    b = build()
+    rows = b("Relu", b.input("x", [12, 8]))
+    y = b.linear(b("Reshape", rows, b.const(np.array([2, 6, 8]))), 8, 4)
+    result, _ = check(b.model(b("Transpose", y, perm=[0, 2, 1])), "flatten_tokens")
+    product = next(node for node in result.graph.node if node.op_type == "Gemm")
+    maker = {node.output[0]: node.op_type for node in result.graph.node}
+    assert maker[product.input[0]] == "Relu"

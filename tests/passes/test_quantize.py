@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 import passes
 from passes import Options, PassError, int8
+from passes.keep import check_patterns
 
 INT8 = Options(quantize="int8", attention="matmuls")
 
@@ -373,3 +374,9 @@ def test_integers_in_their_canonical_form_are_left_as_they_are(build):
     first, _ = passes.run(b.model(b("Relu", b.linear(b.input("x", [2, 3, 64]), 64, 64))), options=INT8)
     _, report = passes.run(first, only=["canonical_weights"])
     assert report.passes[0].applied == 0
+
+
+@pytest.mark.parametrize(("count", "named"), [(0, "none in this model"), (3, "a0, a1, a2"), (4, "a0, a1, a2, …")])
+def test_a_pattern_that_no_layer_has_is_told_those_that_there_are(count, named):
+    with pytest.raises(PassError, match=f"^--keep-float b: no layer has such a name; there are: {named}$"):
+        check_patterns(("b",), [f"a{i}" for i in range(count)])
