@@ -17,6 +17,7 @@ from pocketbert.reading import read_json, read_typed_json
 from pocketbert.typed import Misfit
 
 from .config import HEADS, Head, ModelConfig
+from .custom_code import FILE, custom_code
 from .errors import ModelError, NotOurs
 from .heads import Model, empty_model
 from .hugging_face import config_from_json, config_to_json, head_of_tensors, tensor_name
@@ -81,7 +82,8 @@ def load_checkpoint(
 def save_checkpoint(model: Model, folder: str | Path) -> Path:
     """Write config.json and model.safetensors, which `load_checkpoint` and `transformers` read, and return the folder.
 
-    An architecture that `transformers` has no class for is saved under the model type "pocketbert".
+    An architecture that `transformers` has no class for is saved under the model type "pocketbert", with code that
+    `trust_remote_code=True` loads.
     """
     from safetensors.torch import save_file
 
@@ -95,6 +97,8 @@ def save_checkpoint(model: Model, folder: str | Path) -> Path:
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         text = json.dumps(config_to_json(config, model.head_name), indent=2) + "\n"
         (unfinished / "config.json").write_text(text)
+        if config.family == "pocketbert":
+            (unfinished / FILE).write_text(custom_code())
     return folder
 
 

@@ -90,6 +90,11 @@ class ModelConfig:
             )
 
     @property
+    def longest(self) -> int:
+        """Tokens that it takes."""
+        return self.trained_positions or self.max_position_embeddings
+
+    @property
     def inner_size(self) -> int:
         """The size inside a layer: of the FFNs' inputs and of all attention heads together."""
         return self.bottleneck_size or self.hidden_size

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pocketbert.typed import typed
 
 from .config import HEADS, Head, ModelConfig
+from .custom_code import AUTO_MAP
 from .errors import ModelError, NotOurs
 from .presets import PRESETS
 
@@ -163,7 +164,7 @@ def config_to_json(config: ModelConfig, head: Head) -> dict[str, Any]:
         "trained_positions": config.trained_positions,
     }
     if config.family == "pocketbert":
-        return common | {"head": head} | asdict(config)
+        return common | {"head": head, "auto_map": AUTO_MAP} | asdict(config)
     suffixes = [suffix for suffix, of in HEAD_OF_CLASS.items() if of == head]
     suffix = suffixes[0] if config.next_sentence else suffixes[-1]
     json = common | {"architectures": [CLASSES[config.family] + suffix]}
@@ -193,6 +194,7 @@ def config_from_json(json: dict[str, Any]) -> tuple[ModelConfig, Head | None]:
     labels = given("num_labels", int, 0) or len(given("id2label", dict[str, str], {})) or 2
     if family == "pocketbert":
         own = {f.name: json[f.name] for f in fields(ModelConfig) if f.name in json}
+        own.setdefault("num_labels", labels)  # `transformers` writes their names alone
         return typed(ModelConfig, own), next((head for head in HEADS if head == json.get("head")), None)
     if family not in FIELDS:
         raise NotOurs(f"config.json has model_type {family!r}: choose from {', '.join(FIELDS)}, pocketbert")

@@ -15,11 +15,14 @@ CONFIGURED = {
     "pretrain": ("train a teacher or a bare student by masked words and next sentences", "PretrainConfig"),
     "distill": ("train a student from a teacher: auxiliary, joint or progressive transfer", "DistillConfig"),
     "finetune": ("train on a task of GLUE or on SQuAD, once or as a sweep, and evaluate", "FinetuneConfig"),
+    "embed": ("train a model of sentence embeddings, from pairs or a teacher's vectors", "EmbedConfig"),
     "evaluate": ("metrics of a model on held-out text, a task of GLUE or SQuAD", "EvaluateConfig"),
     "attention-maps": ("draw the attention of teacher and students to PNG (Figure 3)", "AttentionMapsConfig"),
 }
 """Name to help and the dataclass that the TOML file fills, in the recipe of that name."""
-INTERRUPTED = dict.fromkeys(("pretrain", "distill", "finetune"), "the same command goes on from the last checkpoint")
+INTERRUPTED = dict.fromkeys(
+    ("pretrain", "distill", "finetune", "embed"), "the same command goes on from the last checkpoint"
+)
 """What is said after Ctrl-C."""
 
 

@@ -3,7 +3,7 @@
 from .batches import PreTrainingBatches, TwoLengths, loader
 from .instances import Masking
 from .shards import Shards, prepare
-from .vocabulary import read_vocabulary, train_vocabulary
+from .vocabulary import read_vocabulary, sentence_tokenizer, train_vocabulary
 
 __all__ = [
     "Masking",
@@ -13,5 +13,6 @@ __all__ = [
     "loader",
     "prepare",
     "read_vocabulary",
+    "sentence_tokenizer",
     "train_vocabulary",
 ]

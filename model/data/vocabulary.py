@@ -63,3 +63,16 @@ def read_vocabulary(path: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
+
+
+def sentence_tokenizer(path: Path) -> Tokenizer:
+    """The same with [CLS] and [SEP] around a text or a pair, as BERT's tokenizer.json has it."""
+    from tokenizers import AddedToken, processors
+
+    tokenizer = read_vocabulary(path)
+    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in SPECIAL])
+    ends = [(piece, tokenizer.token_to_id(piece)) for piece in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ends
+    )
+    return tokenizer

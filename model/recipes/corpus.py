@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketbert.files import written_whole
+from pocketbert.files import write_whole
 
-from ..data import PreTrainingBatches, Shards, TwoLengths, prepare, train_vocabulary
+from ..data import PreTrainingBatches, Shards, TwoLengths, prepare, sentence_tokenizer, train_vocabulary
 from ..errors import ModelError
 from ..processes import Processes
 from ..settings import TrainSettings
@@ -84,8 +85,15 @@ def check_vocabulary(model: str, vocabulary: Path) -> None:
         raise ModelError(f"{model} was trained with another vocabulary than {vocabulary}: use {own}")
 
 
-def keep_vocabulary(model: Path, vocabulary: Path) -> None:
-    """Beside the model's weights, where `check_vocabulary` and tokenizers find it."""
-    if vocabulary.exists():
-        with written_whole(model / "vocab.txt", ModelError) as file:
-            file.write(vocabulary.read_bytes())
+def keep_vocabulary(model: Path, vocabulary: Path, longest: int) -> None:
+    """Beside the model's weights, where `check_vocabulary` and tokenizers find it: vocab.txt and tokenizer.json.
+
+    longest: tokens that the model takes.
+    """
+    if not vocabulary.exists():
+        return
+    pieces = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": longest} | pieces
+    write_whole(model / "vocab.txt", vocabulary.read_bytes(), ModelError)
+    write_whole(model / "tokenizer.json", sentence_tokenizer(vocabulary).to_str(pretty=True) + "\n", ModelError)
+    write_whole(model / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n", ModelError)

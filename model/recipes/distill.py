@@ -94,7 +94,7 @@ def distill(config: DistillConfig) -> Path:
         output = Path(config.output)
         trained = Trainer(student, task, stages, batches, output, train, processes, begin, held_out).fit()
         if processes.first:
-            keep_vocabulary(trained, vocabulary)
+            keep_vocabulary(trained, vocabulary, student.config.longest)
         return trained
     finally:
         leave()

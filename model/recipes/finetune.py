@@ -168,7 +168,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     with config.quantize.apply(model):
         folder = Trainer(model, task, stages, batches, output, train, processes).fit()
     if processes.first:
-        keep_vocabulary(folder, Path(data.vocabulary))
+        keep_vocabulary(folder, Path(data.vocabulary), model.config.longest)
         whole = load_checkpoint(folder).to(processes.device)
         with config.quantize.apply(whole):
             evaluate_task(whole, config.task, data, output, 2 * train.batch_size)

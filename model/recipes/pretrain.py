@@ -42,7 +42,7 @@ def pretrain(config: PretrainConfig) -> Path:
         output = Path(config.output)
         trained = Trainer(model, task, stages, batches, output, train, processes, held_out=held_out).fit()
         if processes.first:
-            keep_vocabulary(trained, vocabulary)
+            keep_vocabulary(trained, vocabulary, model.config.longest)
         return trained
     finally:
         leave()

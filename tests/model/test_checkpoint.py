@@ -11,6 +11,7 @@ import transformers as hf
 
 import model
 from model import HEADS, ModelError
+from model.foreign import AUTO
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -246,3 +247,26 @@ def test_folder_that_cannot_be_written(tmp_path: Path, small: Callable) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot write"):
         model.save_checkpoint(model.create(small("tinybert")), tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize("head", ["none", "mlm", "sequence-classification", "question-answering"])
+@pytest.mark.parametrize("preset", ["mobilebert-paper", "ib-bert-large"])
+def test_transformers_loads_what_it_has_no_class_for_with_the_code_beside_it(
+    preset: str, head: str, small: Callable, randomized: Callable, inputs: Callable, assert_close: Callable,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    ours = randomized(small(preset, num_labels=3, max_position_embeddings=40), head)
+    folder = model.save_checkpoint(ours, tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "pocketbert"
+    auto = getattr(hf, AUTO[head])
+    theirs = auto.from_pretrained(folder, trust_remote_code=True, local_files_only=True).eval()
+    batch = inputs(ours.config)
+    with torch.no_grad():
+        expected, got = ours(**batch), theirs(**batch)
+    assert list(got) == list(expected)
+    for name in expected:
+        assert_close(got[name], expected[name], 1e-7)
+    again = theirs.save_pretrained(tmp_path / "again") or model.load_checkpoint(tmp_path / "again")
+    assert again.head_name == ours.head_name
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), ours.parameters(), strict=True))
