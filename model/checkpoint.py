@@ -111,6 +111,14 @@ def read_config(folder: Path) -> tuple[str, ModelConfig, Head | None]:
         raise ModelError(f"{folder / 'config.json'}: {error}") from error
 
 
+def read_labels(folder: Path) -> tuple[str, ...]:
+    """The names in config.json's id2label, in lower case and by number."""
+    names = _read_object(folder).get("id2label")
+    if not isinstance(names, dict):
+        return ()
+    return tuple(str(names[key]).lower() for key in sorted(names, key=lambda key: (len(str(key)), str(key))))
+
+
 def _read_object(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..distill.pretraining import distillation
 from ..heads import Model
 
 
@@ -23,25 +24,47 @@ class Classification(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = forward(self.model, batch)["logits"].float()  # (B, labels)
+        return self.terms(forward(self.model, batch), batch)
+
+    def terms(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = outputs["logits"].float()  # (B, labels)
         if logits.shape[1] == 1:
             return {"loss": F.mse_loss(logits[:, 0], batch["label"].float())}
         return {"loss": F.cross_entropy(logits, batch["label"].long())}
 
 
-class Spans(nn.Module):
+class Spans(Classification):
     """The mean of the cross-entropies of an answer's first and last token."""
 
-    def __init__(self, model: Model):
+    def terms(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        ends = ("start", "end")
+        terms = {name: F.cross_entropy(outputs[f"{name}_logits"].float(), batch[name].long()) for name in ends}
+        return {"loss": (terms["start"] + terms["end"]) / 2, **terms}
+
+
+class Taught(nn.Module):
+    """α · the task's loss + (1 − α) · the teacher's: T² KL(p^tr ‖ p), p softmax(logits / T), or a score's square error.
+
+    The mean over the model's outputs. The teacher stands still, as in `distill.Distillation`.
+    """
+
+    def __init__(self, task: Classification, teacher: Model, alpha: float, temperature: float):
         super().__init__()
-        self.model = model
+        self.task, self.model, self.alpha, self.temperature = task, task.model, alpha, temperature
+        self._teacher = [teacher.eval().requires_grad_(False)]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = forward(self.model, batch)
-        terms = {
-            name: F.cross_entropy(outputs[f"{name}_logits"].float(), batch[name].long()) for name in ("start", "end")
-        }
-        return {"loss": (terms["start"] + terms["end"]) / 2, **terms}
+        with torch.no_grad():
+            expected = forward(self._teacher[0], batch)
+        terms = self.task.terms(outputs, batch)
+        kd = torch.stack([self.teach(expected[name].float(), outputs[name].float()) for name in outputs]).mean()
+        return terms | {"task": terms["loss"], "kd": kd, "loss": self.alpha * terms["loss"] + (1 - self.alpha) * kd}
+
+    def teach(self, teacher: Tensor, student: Tensor) -> Tensor:
+        if student.shape[1] == 1:
+            return F.mse_loss(student, teacher)
+        return self.temperature**2 * distillation(teacher / self.temperature, student / self.temperature)
 
 
 @torch.inference_mode()

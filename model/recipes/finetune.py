@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..settings import FREE, TrainSettings
 from .evaluate import evaluate_task
 from .quantization import Quantize
 from .sources import ModelSource
-from .task import TaskData, load_model, task_tokenizer, with_vocabulary
+from .task import TaskData, TaskTeacher, load_model, load_teacher, task_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
     from ..heads import Model
@@ -51,6 +52,7 @@ class FinetuneConfig:
     epochs: float = 3
     train: TrainSettings = field(default_factory=lambda: TrainSettings(optimizer="adamw", learning_rate=5e-5))
     sweep: Sweep = field(default_factory=Sweep)
+    teacher: TaskTeacher = field(default_factory=TaskTeacher)
     quantize: Quantize = field(default_factory=Quantize)  # train and evaluate as int8 kernels compute
 
 
@@ -143,7 +145,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     """Metrics of one run, trained unless it was."""
     from ..checkpoint import load_checkpoint
     from ..distill.strategies import pretraining
-    from ..finetune.losses import Classification, Spans
+    from ..finetune.losses import Classification, Spans, Taught
     from ..processes import join
     from ..trainer import Trainer
     from .corpus import keep_vocabulary
@@ -152,6 +154,9 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     config = replace(config, data=data)
     processes = join(train.device)
     model = load_model(config.model, config.task, train.seed)
+    teacher = None
+    if config.teacher.folder:
+        teacher = load_teacher(config.teacher, model, config.task, Path(data.vocabulary)).to(processes.device)
     for name in ("train", "dev"):
         if not Path(getattr(data, name)).is_file():
             raise ModelError(f"data.{name} is {getattr(data, name)!r}: name the task's own file")
@@ -164,7 +169,9 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
     stages = (replace(pretraining(model.config.num_hidden_layers, max(1, steps))[0], name="fine-tuning"),)
     kind = Spans if config.task in VERSIONS else Classification
-    task = lambda model, stage: kind(model)  # noqa: E731
+    task: Callable[[Model, Any], Any] = lambda model, stage: kind(model)  # noqa: E731
+    if teacher:
+        task = lambda model, stage: Taught(kind(model), teacher, config.teacher.alpha, config.teacher.temperature)  # noqa: E731
     with config.quantize.apply(model):
         folder = Trainer(model, task, stages, batches, output, train, processes).fit()
     if processes.first:
@@ -186,9 +193,10 @@ def made_from(config: FinetuneConfig) -> dict[str, Any]:
     for name, value in settings.items():
         if name.startswith("data.") and isinstance(value, str) and value:
             settings[name] = {"sha256": digest(value, ModelError)}
-    if config.model.folder:
-        files = [p for p in Path(config.model.folder).iterdir() if p.suffix in (".json", ".safetensors", ".bin")]
-        settings["model.folder"] = {file.name: digest(file, ModelError) for file in sorted(files)}
+    for name in ("model.folder", "teacher.folder"):
+        if settings[name]:
+            files = [p for p in Path(settings[name]).iterdir() if p.suffix in (".json", ".safetensors", ".bin")]
+            settings[name] = {file.name: digest(file, ModelError) for file in sorted(files)}
     return json.loads(json.dumps(settings))  # tuples become lists, as they will be read
 
 

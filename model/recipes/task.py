@@ -30,6 +30,39 @@ class TaskData:
     null_threshold: float = 0.0  # SQuAD v2.0
 
 
+@dataclass(frozen=True)
+class TaskTeacher:
+    """Task distillation: a model that was fine-tuned on the task, of any shape, with the student's vocabulary."""
+
+    folder: str = ""  # a checkpoint folder; "": no teacher
+    alpha: float = 0.5  # of the task's own loss; the rest is the teacher's
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.alpha <= 1 and self.temperature > 0):
+            raise ModelError("teacher.alpha is from 0 to 1, and teacher.temperature above 0")
+
+
+def load_teacher(teacher: TaskTeacher, student: Model, task: str, vocabulary: Path) -> Model:
+    """Raises `ModelError` where it has another head, other labels or another vocabulary than the student."""
+    from ..checkpoint import load_checkpoint, read_labels
+    from ..finetune.glue import TASKS
+    from .corpus import check_vocabulary
+
+    check_vocabulary(teacher.folder, vocabulary)
+    model = load_checkpoint(Path(teacher.folder), student.head_name, random_head=False)
+    for name in ("vocab_size", "num_labels"):
+        ours, theirs = getattr(student.config, name), getattr(model.config, name)
+        if ours != theirs and not (name == "num_labels" and task in VERSIONS):
+            raise ModelError(f"teacher.folder {teacher.folder}: {name} is {theirs}, the student's is {ours}")
+    ours, theirs = (TASKS[task].labels if task in TASKS else ()), read_labels(Path(teacher.folder))
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise ModelError(
+            f"teacher.folder {teacher.folder} numbers its labels {', '.join(theirs)}, {task} {', '.join(ours)}"
+        )
+    return model
+
+
 def with_vocabulary(data: TaskData, source: ModelSource) -> TaskData:
     """Data with a vocabulary, the model's own where none is given; raises `ModelError` for another than the model's."""
     from .corpus import check_vocabulary

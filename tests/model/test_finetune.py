@@ -15,6 +15,7 @@ from model.commands.config import read
 from model.data import read_vocabulary
 from model.finetune import squad
 from model.finetune.features import Row, RowBatches
+from model.finetune.losses import Classification, Taught
 from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
 from model.finetune.squad import Question
 from model.quantize import fake_quantized, round_rows, round_weight
@@ -111,6 +112,40 @@ data = {{ vocabulary = "{vocabulary}", dev = "{tmp_path}/dev.tsv", sequence_leng
     vocabulary.with_name("other.txt").write_text(vocabulary.read_text() + "other\n")
     assert main(["evaluate", str(evaluate), "--set", f"data.vocabulary={vocabulary.with_name('other.txt')}"]) == 2
     assert "was trained with another vocabulary" in capsys.readouterr().err
+
+
+def test_a_student_learns_a_task_from_a_teacher_of_another_shape(
+    tmp_path: Path, vocabulary: Path, words: list[str], small: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    """Without a label: alpha is 0."""
+    path = sentiment(tmp_path, vocabulary, words)
+    assert main(["finetune", str(path), "--set", f"output={tmp_path}/teacher"]) == 0
+    own = json.loads((tmp_path / "start/config.json").read_text())["vocab_size"]
+    student = small("mobilebert", num_hidden_layers=1, vocab_size=own, attention_dropout=0.0)
+    save_checkpoint(create(student, "mlm", 3), tmp_path / "student")
+    taught = f"model.folder={tmp_path}/student teacher.folder={tmp_path}/teacher/model teacher.alpha=0"
+    sets = [word for text in taught.split() for word in ("--set", text)]
+    assert main(["finetune", str(path), *sets]) == 0
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    assert log[-1]["loss"] == pytest.approx(log[-1]["kd"])
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["dev"]["accuracy"] > 0.9
+    settings = tmp_path / "teacher/model/config.json"
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps(content | {"id2label": {"0": "1", "1": "0"}}))
+    capsys.readouterr()
+    assert main(["finetune", str(path), *sets, "--set", f"output={tmp_path}/other"]) == 2
+    assert "numbers its labels 1, 0, sst-2 0, 1" in capsys.readouterr().err
+    assert main(["finetune", str(path), *sets, "--set", f"teacher.folder={tmp_path}/student"]) == 2
+    assert "has no sequence-classification head" in capsys.readouterr().err
+
+
+def test_the_teachers_loss_is_its_equation() -> None:
+    task = Taught(Classification(torch.nn.Identity()), torch.nn.Identity(), 0.3, 2.0)  # type: ignore[arg-type]
+    theirs, ours = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]]), np.array([[0.2, 0.1, -1.0], [2.0, 0.0, 0.0]])
+    p, q = (np.exp(x / 2) / np.exp(x / 2).sum(1, keepdims=True) for x in (theirs, ours))
+    expected = 4 * (p * np.log(p / q)).sum(1).mean()
+    assert float(task.teach(torch.tensor(theirs), torch.tensor(ours))) == pytest.approx(expected, rel=1e-5)
+    assert float(task.teach(torch.tensor([[1.0]]), torch.tensor([[3.0]]))) == 4.0  # a score's
 
 
 def test_a_sweep_tries_every_combination_and_scores_are_regression(
