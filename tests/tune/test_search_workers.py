@@ -3,13 +3,16 @@
 import argparse
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import optuna
 import pytest
@@ -304,3 +307,72 @@ def test_a_study_that_is_not_there_names_those_that_are(tmp_path):
     optuna.create_study(study_name="mine", storage=open_storage(address))
     with pytest.raises(TuneError, match="has only mine"):
         load_study("yours", address)
+
+
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of a PostgreSQL server of our own, without its database."""
+    if not (PROGRAMS and os.getuid() == 0):
+        pytest.skip("needs PostgreSQL (Debian package postgresql) and root, to run it as its user")
+    pytest.importorskip("psycopg")
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        shutil.chown(folder, "postgres")
+        options = {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": folder}
+        options |= {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        data, settings = f"{folder}/data", f"-p {port} -h 127.0.0.1 -k {folder} -F"
+        subprocess.run([PROGRAMS[-1] / "initdb", "-D", data, "-A", "trust", "-N", "-U", "search"], **options)
+        subprocess.run([PROGRAMS[-1] / "pg_ctl", "-D", data, "-w", "-o", settings, "start"], **options)
+        try:
+            yield f"postgresql://search@127.0.0.1:{port}"
+        finally:
+            subprocess.run([PROGRAMS[-1] / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **options)
+
+
+def database(server: str, name: str) -> str:
+    engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server}/{name}"
+
+
+def on_host(address: str, name: str, seconds: float) -> None:
+    socket.gethostname = lambda: f"host-of-{name}"
+    work(address, name, 8, seconds)
+
+
+def test_workers_on_several_hosts_share_a_postgresql_server_and_one_is_killed(server):
+    address = database(server, "several")
+    optuna.create_study(study_name="s", storage=open_storage(address), directions=["maximize", "minimize", "minimize"])
+    killed = FORK.Process(target=on_host, args=(address, "killed", 600))
+    killed.start()
+    until(lambda: TrialState.RUNNING in states(address) and load_study("s", address).trials[-1].params)
+    others = [FORK.Process(target=on_host, args=(address, name, 0.4)) for name in ("one", "two")]
+    for process in others:
+        process.start()
+    killed.kill()
+    killed.join()
+    assert [ended(process) for process in others] == [0, 0]
+    trials = load_study("s", address).trials
+    assert trials[0].state == TrialState.FAIL  # found out by its silence, as no one can look for it from another host
+    (again,) = [t for t in trials if t.user_attrs.get("retry_of") == 0]
+    assert (again.state, again.params) == (TrialState.COMPLETE, trials[0].params)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    assert 8 <= len(complete) <= 9
+    assert {t.user_attrs["worker"] for t in complete} == {"one", "two"}
+
+
+def test_workers_that_begin_a_study_on_a_postgresql_server_at_once_lose_none(server):
+    for attempt in range(3):
+        address, barrier = database(server, f"fresh{attempt}"), FORK.Barrier(3)
+        starting = [FORK.Process(target=join_at_once, args=(address, barrier)) for _ in range(3)]
+        for process in starting:
+            process.start()
+        assert [ended(process) for process in starting] == [0, 0, 0]
+        assert len(load_study("s", address).trials) == 3
