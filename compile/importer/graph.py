@@ -21,6 +21,7 @@ from pocketbert.silence import silent
 
 RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
 TYPES = ("float32", "int64", "int32", "bool")  # of in- and outputs
+MOST_DIMENSIONS = 4
 
 
 @dataclass(eq=False)
@@ -285,6 +286,10 @@ def check_interface(graph: Graph) -> None:
     for kind, name, node in [*named, *(("output", name, node) for name, node in graph.outputs)]:
         if node.dtype not in TYPES:
             raise CompileError(f"{kind} {name!r} has type {node.dtype}: cast it to one of {', '.join(TYPES)}")
+        if len(node.shape) > MOST_DIMENSIONS:
+            raise CompileError(
+                f"{kind} {name!r} has shape {list(node.shape)}: reshape it to at most {MOST_DIMENSIONS} dimensions"
+            )
         if 0 in node.shape:
             raise CompileError(f"{kind} {name!r} has shape {list(node.shape)}: it is empty, leave it out")
 

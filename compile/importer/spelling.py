@@ -55,9 +55,12 @@ def _clip(write: _Writer, node: NodeProto) -> bool:
 
     A bound that is left out is the least or the greatest finite number, as ONNX defines it: infinite numbers are none.
     """
-    kinds = {value.name: value.data_type for value in write.model.graph.initializer}
+    graph = write.model.graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    kinds |= {value.name: value.data_type for value in graph.initializer}
     low, high = [*node.input[1:], "", ""][:2]
-    if any(kinds.get(bound) != TensorProto.FLOAT for bound in (low, high) if bound):
+    bounds = [bound for bound in (low, high) if bound] or [node.input[0]]
+    if any(kinds.get(bound) != TensorProto.FLOAT for bound in bounds):
         return False
     limit = float(np.finfo(np.float32).max)
     low, high = low or write.constant(-limit), high or write.constant(limit)

@@ -52,6 +52,16 @@ def test_another_sequence_length_than_exported(graph: type) -> None:
     refused(b.model(b.linear(b.input("x", [1, 12, 16]), 16, 4)), "'x'", "12 tokens", "--seq-len 12")
 
 
+def test_more_dimensions_than_a_tensor_has_in_the_library(graph: type) -> None:
+    b = graph()
+    refused(b.model(b("Neg", b.input("x", [1, 8, 2, 2, 2]))), "input 'x' has shape [1, 8, 2, 2, 2]", "at most 4")
+
+
+def test_integers_without_bounds_are_not_clipped_to_floats(graph: type, agree: Callable) -> None:
+    b = graph()
+    agree(b.model(b("Clip", b.input("x", [1, 8], TensorProto.INT32))))
+
+
 def test_a_file_says_its_own_length(graph: type) -> None:
     b = graph()
     fixed = b.model(b("Gather", b.normal(9, 4), b.input("ids", [1, 12], TensorProto.INT64)))
