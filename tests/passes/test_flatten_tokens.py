@@ -96,3 +96,17 @@ def test_rows_that_the_file_has_flat_already_are_not_flattened_again(build, chec
     product = next(node for node in result.graph.node if node.op_type == "Gemm")
     maker = {node.output[0]: node.op_type for node in result.graph.node}
     assert maker[product.input[0]] == "Relu"
+
+
+def test_a_vector_that_becomes_a_row_is_not_flat_already(build, check, ops):
+    b = build()
+    row = b("Reshape", b("Relu", b.input("x", [8])), b.const(np.array([1, 1, 8])))
+    result, _ = check(b.model(b.linear(row, 8, 4)), "flatten_tokens")
+    assert ops(result, "Gemm") == 1
+
+
+def test_positions_of_every_row_are_added_flat(build, check, ops):
+    b = build()
+    y = b("Add", b.linear(b.input("x", [1, 6, 8]), 8, 8), b.normal(6, 8))
+    result, _ = check(b.model(b.linear(b("Relu", y), 8, 8)), "flatten_tokens")
+    assert ops(result, "Reshape") == 2  # there, and back

@@ -218,3 +218,10 @@ def test_scales_are_carried_up_to_two_to_the_twenty(build, check, scale, restart
     x = b("Mul", b("Relu", b.input("x", [4, 6])), b.const(np.full(6, scale)))
     _, report = check(b.model(b.linear(b("Add", x, b.normal(6)), 6, 3)), "fold_nonorm", bound=5e-5)
     assert report.passes[0].counts["restarts"] == restarts
+
+
+def test_a_norm_that_divides_goes_into_the_linear(build, check, ops):
+    b = build()
+    scaled = b("Div", b.linear(b.input("x", [2, 8]), 8, 8), b.const(b.rng.uniform(0.5, 2.0, 8)))
+    result, _ = check(b.model(b("Relu", b("Add", scaled, b.normal(8)))), "fold_nonorm")
+    assert ops(result, "Div") == 0

@@ -12,6 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 import passes
 from passes import PassError, int8
 from passes.canonical_weights import channel_axis
+from passes.graph import infer_shapes
 from passes.inputs import random_inputs
 from passes.verify import open_session
 
@@ -134,12 +135,22 @@ def test_a_table_with_a_scale_for_each_column_becomes_float(build, check, q):
     assert "summed axis" in report.passes[0].refusals[0].reason
 
 
+@pytest.mark.parametrize("attributes", [{}, {"perm": [1, 0]}])
+def test_the_channels_of_a_transposed_weight_are_its_rows(build, attributes):
+    b = build()
+    weight = b("Identity", b.const(np.ones((4, 8))))
+    model = ir.from_proto(b.model(b("MatMul", b.input("x", [3, 8]), b("Transpose", weight, **attributes))))
+    infer_shapes(model)
+    assert channel_axis(next(iter(model.graph)).outputs[0]) == 0
+
+
 @pytest.mark.parametrize("op", ["MatMul", "Mul"])
 def test_only_the_weight_of_a_linear_and_a_table_have_channels(build, op):
     b = build()
     y = b(op, b("Identity", b.const(np.ones((8, 8)))), b.input("x", [8, 8]))
-    node = list(ir.from_proto(b.model(y)).graph)[-1]
-    assert channel_axis(node.inputs[0]) is None
+    model = ir.from_proto(b.model(y))
+    infer_shapes(model)
+    assert channel_axis(list(model.graph)[-1].inputs[0]) is None
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -149,6 +160,16 @@ def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, ord
     scale = b.const(b.rng.uniform(0.01, 0.1, (1, 8)))
     weight = b("Mul", *[b("Cast", b.const(q), to=TensorProto.FLOAT), scale][::order])
     result, _ = check(b.model(b("MatMul", b.input("x", [5, 16]), weight)), bound=1e-6)
+    assert integers(result) == [q.tobytes()]
+
+
+def test_integers_with_a_scale_for_each_row_are_a_table(build, check, q):
+    b = build()
+    q = (q.astype(np.int16) - 128).astype(np.int8)
+    weight = b("Mul", b("Cast", b.const(q), to=TensorProto.FLOAT), b.const(b.rng.uniform(0.01, 0.1, (16, 1))))
+    result, _ = check(
+        b.model(b("Gather", weight, b.input("ids", [1, 5], TensorProto.INT64))), "recognise_cast_weights", bound=1e-6
+    )
     assert integers(result) == [q.tobytes()]
 
 

@@ -1,9 +1,10 @@
 """simplify: what onnxsim may not do to a model."""
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import passes
+from passes.simplify import constant_bytes
 
 
 def test_local_functions_are_inlined(check):
@@ -37,6 +38,14 @@ def test_folding_that_would_make_the_model_larger_is_left(build):
     (entry,) = report.passes
     assert entry.refusals[0].reason.startswith("folding constants would have made the model larger")
     assert sum(tensor.ByteSize() for tensor in result.graph.initializer) < 1000
+
+
+def test_bytes_of_constants_are_those_of_initializers_and_constant_nodes(build):
+    b = build()
+    x = b("Add", b.input("x", [4]), b("Constant", value=numpy_helper.from_array(np.ones(4, np.float32))))
+    model = b.model(b("Abs", b("Add", x, b.const(np.ones(4)))))
+    (node,) = (node for node in model.graph.node if node.op_type == "Constant")
+    assert constant_bytes(model) == node.ByteSize() + model.graph.initializer[0].ByteSize()
 
 
 def test_an_older_opset_is_converted(build, check):
