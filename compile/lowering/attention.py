@@ -95,10 +95,10 @@ def match_attention(node: Node) -> AttentionMatch | None:
         return None
     summands, choices = _summands(probabilities.inputs[0], tokens)
     value = _heads(context.inputs[1], TOKENS_FIRST)
-    products = [(part, factor) for part, factor in summands if _is_product(part)]
+    products = [(part, factor) for part, factor, _ in summands if _is_product(part)]
     if value is None or value[1] != 1.0 or len(products) != 1 or not all(_fits(c.condition, tokens) for c in choices):
         return None
-    (product, scale), others = products[0], [(part, factor) for part, factor in summands if part is not products[0][0]]
+    (product, scale), others = products[0], [one for one in summands if one[0] is not products[0][0]]
     query, key = _heads(product.inputs[0], TOKENS_FIRST), _heads(product.inputs[1], KEYS_LAST)
     if query is None or key is None or query[0].shape[-3:] != (tokens, heads, size):
         return None
@@ -108,12 +108,15 @@ def match_attention(node: Node) -> AttentionMatch | None:
     masks: list[Node] = []
     biases: list[Constant | Relative] = []
     computed: list[Node] = []
-    for part, factor in others:
+    for part, factor, whole in others:
         if bias := _constant(part, factor, heads, tokens) or _relative(part, factor, heads, tokens):
             biases.append(bias)
-        elif factor != 1.0 or part.dtype != "float32" or not _fits(part, tokens, heads):
+            continue
+        if whole is not None:  # (1 − m) · −3.4e38, with its factor
+            part, factor = whole, 1.0
+        if factor != 1.0 or part.dtype != "float32" or not _fits(part, tokens, heads):
             return None
-        elif _fits(part, tokens) and not masks and not choices:
+        if _fits(part, tokens) and not masks and not choices:
             masks.append(part)
         else:
             computed.append(part)
@@ -151,13 +154,17 @@ def _without_guard(node: Node) -> tuple[Node, bool]:
     return node, False
 
 
-def _summands(node: Node, tokens: int) -> tuple[list[tuple[Node, float]], list[Choice]]:
-    """The tensors whose sum, each times a number, `node` is, and what is chosen in place of the sum."""
-    summands: list[tuple[Node, float]] = []
+def _summands(node: Node, tokens: int) -> tuple[list[tuple[Node, float, Node | None]], list[Choice]]:
+    """The tensors whose sum, each times a number, `node` is, and what is chosen in place of the sum.
+
+    Each also with the tensor that has that number in it, if there is one.
+    """
+    summands: list[tuple[Node, float, Node | None]] = []
     choices: list[Choice] = []
     waiting = [(node, 1.0)]
     while waiting:
         part, factor = waiting.pop()
+        whole = part if factor == 1.0 else None
         part, scale = _unscaled(part)
         factor *= scale
         numbers = [scalar(operand) for operand in part.inputs]
@@ -168,14 +175,14 @@ def _summands(node: Node, tokens: int) -> tuple[list[tuple[Node, float]], list[C
         elif part.op == "where" and factor == 1.0 and min(numbers[1] or 0.0, numbers[2] or 0.0) <= LOWEST:
             chosen = numbers[1] is not None and numbers[1] <= LOWEST
             if numbers[2 if chosen else 1] is not None:  # a mask by itself
-                summands.append((part, factor))
+                summands.append((part, factor, whole))
                 continue
             value = numbers[1] if chosen else numbers[2]
             assert value is not None
             choices.append(Choice(part.inputs[0], chosen, value))
             waiting.append((part.inputs[2 if chosen else 1], factor))
         else:
-            summands.append((part, factor))
+            summands.append((part, factor, whole))
     return summands, choices
 
 
