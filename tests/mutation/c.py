@@ -30,8 +30,14 @@ PROFILE = [
 ]
 LONG = [f"{PLACE}/test_lifetimes.py", f"{PLACE}/test_sanitizers.py"]
 EVERY = [*CHECKS, *PROFILE, *PYTHON, f"{PLACE}/test_sources.py", f"{PLACE}/test_tokenizer.py", *LONG]
+TEXTS = [f"{PLACE}/test_tokenizer.py", "tests/compile/text/test_equality.py", f"{PLACE}/test_sanitizers.py"]
 TESTS = {
-    "tokenizer.c": [f"{PLACE}/test_tokenizer.py", f"{PLACE}/test_sanitizers.py"],
+    "tokenizer.c": TEXTS,
+    "normalize.c": TEXTS,
+    "words.c": TEXTS,
+    "pieces.c": TEXTS,
+    "text.h": TEXTS,
+    "tasks.c": ["tests/compile/text/test_tasks.py", f"{PLACE}/test_sanitizers.py"],
     "cpu.c": [f"{PLACE}/test_cores.py", f"{PLACE}/test_sources.py", *CHECKS],
     "cpu_features.h": [f"{PLACE}/test_sources.py", *CHECKS],
     "platform.h": [f"{PLACE}/test_sources.py", *CHECKS],
