@@ -330,6 +330,30 @@ def test_windows_of_real_paragraphs_give_the_answers_back() -> None:
     assert all(len(ranked) <= settings.best for ranked in answers)
 
 
+def test_a_window_teaches_the_answers_that_it_holds_whole(vocabulary: Path, words: list[str]) -> None:
+    tokenizer, context, seen = read_vocabulary(vocabulary), " ".join(words[5:45]), set()
+    for first in range(37):
+        answer = " ".join(words[5 + first : 8 + first])
+        begin = len(" ".join(words[5 : 5 + first])) + (first > 0)
+        question = Question("q", words[5], context, (answer,), (begin,))
+        for window in windows(tokenizer, [question], 24, SpanSettings(stride=10), training=True):
+            held = [i for i, (a, b) in enumerate(window.characters) if a < begin + len(answer) and b > begin]
+            low, high = window.characters[0][0], window.characters[-1][1]
+            whole = bool(held) and low <= begin and begin + len(answer) <= high
+            seen.add((whole, len(held) > 0))
+            wanted = (held[0] + window.offset, held[-1] + window.offset) if whole else (0, 0)
+            assert (window.row.targets["start"], window.row.targets["end"]) == wanted
+    assert seen == {(True, True), (False, True), (False, False)}
+
+
+def test_the_extremes_of_a_row_are_exact_in_int8() -> None:
+    weight = torch.tensor([[-1.27, 0.6, 0.014], [0.0, 0.0, 0.0]])
+    assert torch.allclose(round_weight(weight), torch.tensor([[-1.27, 0.6, 0.01], [0.0, 0.0, 0.0]]), atol=1e-6)
+    rows = torch.tensor([[1.0, 2.54, 1.004], [-1.0, -2.54, -0.5], [-1.27, 1.27, 0.0]])
+    wanted = torch.tensor([[1.0, 2.54, 1.0], [-1.0, -2.54, -0.5], [-1.27, 1.27, 0.0]])
+    assert torch.allclose(round_rows(rows), wanted, atol=1e-6)
+
+
 def test_every_token_is_fullest_in_one_window_and_answers_may_not_be_long(vocabulary: Path, words: list[str]) -> None:
     tokenizer = read_vocabulary(vocabulary)
     context = " ".join(words[:60])
