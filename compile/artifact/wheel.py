@@ -18,7 +18,7 @@ from compile.codegen.escape import identifier
 
 RUNNING = Path(__file__).parents[1] / "running"
 # A file of the package, and the one of compile/running that it is.
-FILES = {"load.py": "load.py", "arrays.py": "arrays.py", "opening.py": "opening_in_wheel.py"}
+FILES = {name: name for name in ("load.py", "tasks.py", "arrays.py")} | {"opening.py": "opening_in_wheel.py"}
 FACTS = (
     *("name", "library", "sha256", "target", "cpu", "precision", "tokens", "shorter_sequences", "inputs", "outputs"),
     *("task", "labels", "activation", "pooling", "normalized"),
@@ -38,10 +38,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .load import Entity, Label, Library, Record, Tokens
+from .load import Library, Record, Tokens
 from .opening import Manifest, ModelError, RunError, Tensor, require_whole
+from .tasks import Answer, Entity, Label
 
-__all__ = ["Entity", "Label", "Library", "Manifest", "ModelError", "Record", "RunError", "Tensor", "Tokens", "load"]
+__all__ = ["Answer", "Entity", "Label", "Library", "Manifest", "ModelError", "Record", "RunError", "Tensor", "Tokens"]
+__all__ += ["load"]
 __version__ = "{version}"
 
 

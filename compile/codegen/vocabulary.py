@@ -65,13 +65,14 @@ def write_vocabulary(
     """
     if side is None:
         _write_defines(
-            {"PB_PIECES": "0", "PB_PAD": "-1", "PB_MAX_TOKENS": "0", "PB_TEXT_INPUTS": "0"} | NO_TASK, folder
+            {"PB_PIECES": "0", "PB_PAD": "-1", "PB_MAX_TOKENS": "0", "PB_TEXT_INPUTS": "0", "PB_LOWER": "-1"} | NO_TASK,
+            folder,
         )
         return []
     from compile.codegen.weights import assembler_source  # beside the plan, which knows tvm
     from compile.kernels.contract import ALIGNMENT
 
-    text = compile_text(side)
+    text = compile_text(side, lower=task is not None and task.kind == "answer")
     mask = next((n for name in ("[MASK]", "<mask>") if (n := side.tokenizer.token_to_id(name)) is not None), None)
     of_task, labels = task_defines(task, outputs, mask)
     _write_defines(DEFAULTS | text.defines | of_task | {"PB_TEXT_INPUTS": ", ".join(inputs)}, folder)

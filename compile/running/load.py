@@ -10,7 +10,7 @@ import ctypes
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import converted, readable, tensors, utf8, whole_number, writable
+from .arrays import converted, readable, tensors, whole_number, writable
 from .opening import CompileError, Manifest, RunError, Tensor, open_artifact
+from .tasks import ARGUMENTS, INT32, Answer, Entity, Label, Tasks, characters, text_and_pair
 
-INT32 = -(2**31), 2**31 - 1
+__all__ = ["Answer", "Entity", "Label", "Library", "Record", "Tokens", "load", "read_manifest"]
+
+
 MAX_THREADS = 64
 MOST_TOKENS, MOST_SPECIAL = 8, 64  # of a byte of text, and around texts
-TASKS = ("label", "classify", "embed", "entities", "fill")
 # POCKETBERT_ERROR_… of pocketbert.h, by their numbers.
 STATUSES = {
     1: "ARGUMENT",
@@ -39,6 +41,8 @@ STATUSES = {
     9: "VOCABULARY",
     10: "FORK",
     11: "TASK",
+    12: "LONG",
+    13: "CANCELLED",
 }
 FUNCTIONS = ("open", "run", "close", "last_error", "encode", "run_text", "token")
 
@@ -49,7 +53,13 @@ class _Options(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("profile", ctypes.c_int32),
         ("cores", ctypes.c_uint64),
+        ("cancel", ctypes.c_void_p),
+        ("log", ctypes.c_void_p),
+        ("user", ctypes.c_void_p),
     ]
+
+
+_LOG = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
 
 
 class _Record(ctypes.Structure):
@@ -64,7 +74,7 @@ class _Record(ctypes.Structure):
 class _Tokens(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t)]
     _fields_ += [(name, ctypes.c_int32) for name in ("max_tokens", "windows", "skip", "count", "overflow")]
-    _fields_ += [(name, ctypes.c_void_p) for name in ("ids", "segments", "texts", "begins", "ends")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("ids", "segments", "texts", "begins", "ends", "words")]
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Tokens:
     ids, segments: int64, as the model takes them;
     texts: 0 and 1 for the first text and the second, −1 for special pieces around them;
     begins, ends: places in the text, as indices of a str's characters or a bytes' bytes; 0 for special pieces;
+    words: int32, which word of its text each is of, as the tokenizer parts it; −1 for special pieces;
     overflow: how many tokens there are beyond these.
     """
 
@@ -82,36 +93,13 @@ class Tokens:
     texts: NDArray[np.int8]
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
+    words: NDArray[np.int32]
     overflow: int
 
-
-class _Label(ctypes.Structure):
-    _fields_ = [("label", ctypes.c_int32), ("score", ctypes.c_float)]
-
-
-class _Entity(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("score", ctypes.c_float),
-        ("begin", ctypes.c_int64),
-        ("end", ctypes.c_int64),
-    ]
-
-
-class Label(NamedTuple):
-    """A label, or a piece for a mask, and how probable it is."""
-
-    name: str
-    score: float
-
-
-class Entity(NamedTuple):
-    """What is named in a text, at text[begin:end]; score: the mean of its tokens' probabilities."""
-
-    name: str
-    score: float
-    begin: int
-    end: int
+    @property
+    def special(self) -> NDArray[np.bool_]:
+        """Which are special pieces around the texts."""
+        return self.texts < 0
 
 
 class Record(NamedTuple):
@@ -128,7 +116,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     return Manifest.read(folder)
 
 
-class Library:
+class Library(Tasks):
     """A model open in this process. Use as a context manager.
 
     Any thread may call it: runs wait for each other, and `close` for a run. To run several at once, open several. After
@@ -141,6 +129,7 @@ class Library:
         threads: int = 0,
         profile: bool = False,
         trusted_keys: Iterable[str] | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         threads = whole_number(threads, "threads", 0, MAX_THREADS)
         self._model = ctypes.c_void_p()
@@ -158,28 +147,35 @@ class Library:
         self._encode.argtypes = [*text, ctypes.c_void_p]
         self._run_text.argtypes = [ctypes.c_void_p, *text, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
         self._token.argtypes, self._token.restype = [ctypes.c_int32], ctypes.c_char_p
-        self._tasks = {task: getattr(self._library, f"{name}_{task}") for task in TASKS}
-        for task, function in self._tasks.items():
-            one, number = [ctypes.c_void_p, *text[:2]], [ctypes.c_int32, ctypes.c_void_p]
-            function.argtypes = {
-                "label": [ctypes.c_int32],
-                "classify": [*one, *text[2:], ctypes.c_void_p, *number, ctypes.c_void_p],
-                "embed": [*one, ctypes.c_void_p, *number],
-                "entities": [*one, ctypes.c_void_p, *number, ctypes.c_void_p],
-                "fill": [*one, ctypes.c_void_p, ctypes.c_int32, *number, ctypes.c_void_p],
-            }[task]
-        self._tasks["label"].restype = ctypes.c_char_p
+        self._functions = {function: getattr(self._library, f"{name}_{function}") for function in ARGUMENTS}
+        for function, arguments in ARGUMENTS.items():
+            self._functions[function].argtypes = arguments
+        self._functions["cosine"].restype = ctypes.c_float
         self._close.argtypes = [ctypes.c_void_p]
         self._last_error.argtypes, self._last_error.restype = [ctypes.c_void_p], ctypes.c_char_p
         self._profile = getattr(self._library, f"{name}_profile")
         self._profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-        options = _Options(size=ctypes.sizeof(_Options), threads=threads, profile=bool(profile))
+        self._cancel = ctypes.c_int32()
+        self._log = _LOG(lambda _, message: log(message.decode()) if log else None)
+        options = _Options(
+            *(ctypes.sizeof(_Options), threads, bool(profile), 0, ctypes.addressof(self._cancel)),
+            ctypes.cast(self._log, ctypes.c_void_p) if log else None,
+        )
         self._require(opened(ctypes.byref(options), ctypes.byref(self._model)), None, f"{path}: ")
 
     def _require(self, status: int, model: ctypes.c_void_p | None, where: str = "") -> None:
         """Raises RunError for a status that is not OK."""
         if status:
             raise RunError(where + self._last_error(model).decode(), STATUSES.get(status, str(status)))
+
+    @property
+    def cancelled(self) -> bool:
+        """Set it, from any thread, and runs raise CompileError, one under way within a layer, until it is set back."""
+        return bool(self._cancel.value)
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        self._cancel.value = bool(value)
 
     @contextmanager
     def _open_model(self) -> Iterator[ctypes.c_void_p]:
@@ -248,21 +244,21 @@ class Library:
         windows: cut only the last text; skip: leave out so many of its tokens at the beginning. `windows` in a loop:
         see `each_window`. Raises CompileError.
         """
-        texts = _text(text, pair)
+        texts = text_and_pair(text, pair)
         most = self._text_tokens if max_tokens is None else whole_number(max_tokens, "max_tokens", *INT32)
         room = max(min(most, MOST_TOKENS * (texts[1] + texts[3]) + MOST_SPECIAL), 0)
-        arrays: list[NDArray[Any]] = [np.empty(room, kind) for kind in ("i8", "i8", "i1", "i8", "i8")]
+        arrays: list[NDArray[Any]] = [np.empty(room, kind) for kind in ("i8", "i8", "i1", "i8", "i8", "i4")]
         skip = whole_number(skip, "skip", 0, INT32[1])
         given = _Tokens(
             ctypes.sizeof(_Tokens), room, bool(windows), skip, 0, 0, *(array.ctypes.data for array in arrays)
         )
         self._require(self._encode(*texts, ctypes.byref(given)), None)
-        ids, segments, which, begins, ends = (array[: given.count] for array in arrays)
+        ids, segments, which, begins, ends, words = (array[: given.count] for array in arrays)
         for number, (whole, data) in enumerate(((text, texts[0]), (pair, texts[2]))):
             if isinstance(whole, str):
-                places, own = _characters(data or b""), which == number
+                places, own = characters(data or b""), which == number
                 begins[own], ends[own] = places[begins[own]], places[ends[own]]
-        return Tokens(ids, segments, which, begins, ends, given.overflow)
+        return Tokens(ids, segments, which, begins, ends, words, given.overflow)
 
     def each_window(
         self, text: str | bytes, pair: str | bytes | None = None, max_tokens: int | None = None, stride: int = 0
@@ -279,15 +275,9 @@ class Library:
                 raise CompileError(f"stride {stride}: a window has no more tokens of the text: give a smaller one")
             skip += step
 
-    @property
-    def _text_tokens(self) -> int:
-        """Of the longest text that the model reads whole."""
-        facts = self.manifest.vocabulary
-        return min(self.manifest.tokens, (facts and facts.max_tokens) or self.manifest.tokens)
-
     def run_text(self, text: str | bytes, pair: str | bytes | None = None) -> dict[str, NDArray[Any]]:
         """`tokenize` and `run` in one: every output by name, for just the text's tokens. Raises CompileError."""
-        texts = _text(text, pair)
+        texts = text_and_pair(text, pair)
         outputs = {e.name: np.empty(e.shape, e.dtype) for e in self.manifest.outputs}
         views, count = tensors(list(outputs.values())), ctypes.c_int32()
         with self._open_model() as model:
@@ -298,61 +288,18 @@ class Library:
             for (name, array), shape in zip(outputs.items(), shapes, strict=True)
         }
 
-    def classify(
-        self,
-        text: str | bytes,
-        pair: str | bytes | None = None,
-        top: int | None = None,
-        threshold: float = 0.0,
-        truncate: bool = False,
-    ) -> list[Label]:
-        """The labels of a text, or of a pair, best first: the `top` most probable of those from `threshold` on.
-
-        Of a regression the scores are its values, and `threshold` is not asked. Raises CompileError for a model that
-        classifies nothing, and for a text of more tokens than the model takes unless it is to `truncate` it.
-        """
-        known = len(self.manifest.labels)
-        labels, count = (_Label * max(known, 1))(), ctypes.c_int32()
-        self._task("classify", truncate, *_text(text, pair), labels, len(labels), ctypes.byref(count))
-        every = [Label(self.manifest.labels[entry.label], entry.score) for entry in labels[: count.value]]
-        regression = self.manifest.activation == "none"
-        return [label for label in every if regression or label.score >= threshold][:top]
-
-    def embed(self, text: str | bytes, truncate: bool = False) -> NDArray[np.float32]:
-        """A text's vector, (size,), pooled and normalized as its folder says. Raises CompileError."""
-        outputs = self.manifest.outputs
-        vector = np.empty(max(entry.shape[-1] if entry.shape else 1 for entry in outputs), np.float32)
-        self._task("embed", truncate, *_text(text, None)[:2], vector.ctypes.data, vector.size)
-        size = next(e.shape[-1] for e in outputs if e.name in ("sentence_embedding", "last_hidden_state"))
-        return vector[:size]
-
-    def entities(self, text: str | bytes, truncate: bool = False) -> list[Entity]:
-        """What is named in a text, in its order, with places as indices of a str or of bytes. Raises CompileError."""
-        room, count = self._text_tokens, ctypes.c_int32()
-        entities, data = (_Entity * room)(), _text(text, None)[:2]
-        self._task("entities", truncate, *data, entities, room, ctypes.byref(count))
-        places = _characters(data[0]) if isinstance(text, str) else np.arange(data[1] + 1)
-        return [
-            Entity(e.name.decode(), e.score, int(places[e.begin]), int(places[e.end])) for e in entities[: count.value]
-        ]
-
-    def fill(self, text: str | bytes, top: int = 5, truncate: bool = False) -> list[list[Label]]:
-        """For each mask in a text the `top` most probable pieces, best first. Raises CompileError."""
-        top, masks = whole_number(top, "top", 1, 1 << 16), ctypes.c_int32()
-        pieces = (_Label * (top * self._text_tokens))()
-        self._task("fill", truncate, *_text(text, None)[:2], pieces, top, len(pieces), ctypes.byref(masks))
-        rows = (pieces[top * n : top * (n + 1)] for n in range(masks.value))
-        return [[Label(self.token(entry.label), entry.score) for entry in row if entry.label >= 0] for row in rows]
-
-    def _task(self, task: str, truncate: bool, *arguments: Any) -> None:
-        """Calls a task on the open model. Raises CompileError, also where tokens were cut off unasked."""
-        overflow = ctypes.c_int32()
+    def _call(self, name: str, *arguments: Any, overflow: Any = None) -> None:
+        arrays = () if overflow is None else (ctypes.byref(overflow),)
         with self._open_model() as model:
-            self._require(self._tasks[task](model, *arguments, ctypes.byref(overflow)), model)
-        if overflow.value and not truncate:
-            raise CompileError(
-                f"the text has {overflow.value} tokens more than the model takes: shorten it, or give truncate=True"
-            )
+            status = self._functions[name](model, *arguments, *arrays)
+            if STATUSES.get(status) == "LONG" and overflow is not None:
+                over = max(overflow) if isinstance(overflow, ctypes.Array) else overflow.value
+                raise RunError(
+                    f"the text has {over} tokens more than the model takes: shorten it, or give truncate=True or "
+                    "windows=True",
+                    "LONG",
+                )
+            self._require(status, model)
 
     def token(self, number: int) -> str:
         """The piece whose id is `number`. Raises CompileError where there is none."""
@@ -405,27 +352,21 @@ class Library:
             self.close()
 
 
-def _text(text: str | bytes, pair: str | bytes | None) -> tuple[bytes, int, bytes | None, int]:
-    """Two texts as the C interface takes them."""
-    first, second = utf8(text, "text"), None if pair is None else utf8(pair, "pair")
-    return first, len(first), second, len(second or b"")
-
-
-def _characters(data: bytes) -> NDArray[np.int64]:
-    """Which character of a text each of its bytes belongs to, and how many there are."""
-    return np.cumsum((np.frombuffer(data + b"\0", np.uint8) & 0xC0) != 0x80) - 1
-
-
 def load(
-    folder: str | Path, threads: int = 0, profile: bool = False, trusted_keys: Iterable[str] | None = None
+    folder: str | Path,
+    threads: int = 0,
+    profile: bool = False,
+    trusted_keys: Iterable[str] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Library:
     """Open the library in an artifact folder built for this machine: code of whoever made it, with all your rights.
 
     threads: 0 is the library's own default;
     profile: keep when every kernel ran, for `Library.profile`;
     trusted_keys: public keys, as in the .pub file of `--new-key`. One of them must have signed the artifact (`--sign`).
-    Without them a damaged library is refused, but not one that somebody else put in its place.
+    Without them a damaged library is refused, but not one that somebody else put in its place;
+    log: called with a line for each failure, on the thread that it happens on. It must not call the model.
 
     Raises CompileError.
     """
-    return Library(folder, threads, profile, trusted_keys)
+    return Library(folder, threads, profile, trusted_keys, log)

@@ -30,8 +30,10 @@ class CompiledText:
     tables: dict[str, NDArray[np.generic]]
 
 
-def compile_text(side: TextSide) -> CompiledText:
-    """Raises CompileError for a tokenizer that the runtime would not give the same ids as `tokenizers` does."""
+def compile_text(side: TextSide, lower: bool = False) -> CompiledText:
+    """lower: with a map to lower case, by which answers are compared.
+
+    Raises CompileError for a tokenizer that the runtime would not give the same ids as `tokenizers` does."""
     description, tables = side.description, Tables()
     arrays: dict[str, NDArray[Any]] = {
         "pb_added": np.zeros(2, "<i4"),
@@ -53,6 +55,7 @@ def compile_text(side: TextSide) -> CompiledText:
         defines |= _add_splitter(description, tables)
         defines |= _add_added(side, tables, arrays)
         defines |= _templates(description)
+        defines["PB_LOWER"] = str(tables.add_map(unicode.lower()) if lower else -1)
         defines["PB_CUTS"] = str(int(_cuts(side, defines)))
     except CompileError as error:
         raise CompileError(f"text: the tokenizer has {error}, which is not covered: {WITHOUT}") from error

@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from compile.errors import CompileError
 from pocketbert.reading import read_json
 
-Kind = Literal["classify", "entities", "fill", "embed"]
+Kind = Literal["classify", "entities", "fill", "embed", "answer"]
 Activation = Literal["softmax", "sigmoid", "none"]
 KINDS: dict[str, Kind] = {
     "sequence-classification": "classify",
     "token-classification": "entities",
+    "question-answering": "answer",
     "mlm": "fill",
     "ForSequenceClassification": "classify",
     "ForTokenClassification": "entities",
+    "ForQuestionAnswering": "answer",
     "ForMaskedLM": "fill",
     "ForPreTraining": "fill",
 }
 OUTPUTS = {"classify": ("logits",), "entities": ("logits",), "fill": ("prediction_logits", "logits")}
-OUTPUTS |= {"embed": ("sentence_embedding", "last_hidden_state")}
+OUTPUTS |= {"embed": ("sentence_embedding", "last_hidden_state"), "answer": ("start_logits",)}
 POOLING = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -138,6 +140,8 @@ def task_defines(
         )
     if task.kind == "fill" and mask is None:
         raise CompileError("fill: the tokenizer has no mask piece: build with --no-text")
+    if task.kind == "answer" and "end_logits" not in names:
+        raise CompileError("answer: the model has no output end_logits: build with --no-text")
     if task.labels:
         encoded = [label.encode() + b"\0" for label in task.labels]
         arrays["pb_label_offsets"] = np.cumsum([0, *map(len, encoded[:-1])]).astype("<u4")
@@ -146,6 +150,7 @@ def task_defines(
     return {
         "PB_TASK": f"POCKETBERT_{task.kind.upper()}",
         "PB_TASK_OUTPUT": str(output),
+        "PB_END_OUTPUT": str(names.index("end_logits") if task.kind == "answer" else output),
         "PB_LABELS": str(len(task.labels)),
         "PB_ACTIVATION": activation,
         "PB_POOLING": f"PB_POOL_{(task.pooling or 'mean').upper()}",
@@ -157,6 +162,7 @@ def task_defines(
 NO_TASK = {
     "PB_TASK": "POCKETBERT_NO_TASK",
     "PB_TASK_OUTPUT": "0",
+    "PB_END_OUTPUT": "0",
     "PB_LABELS": "0",
     "PB_ACTIVATION": "PB_SOFTMAX",
     "PB_POOLING": "PB_POOL_MEAN",

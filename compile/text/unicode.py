@@ -44,6 +44,16 @@ def everywhere(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return values
 
 
+def lower() -> NDArray[np.uint16]:
+    """The lower case of code points that have one of a single code of 16 bits; 0 for the others."""
+    lowers = [chr(code).lower() for code in range(1 << 16)]
+    result = np.zeros(CODE_POINTS, np.uint16)
+    result[: 1 << 16] = [
+        ord(to) if len(to) == 1 and to != chr(code) and ord(to) < 1 << 16 else 0 for code, to in enumerate(lowers)
+    ]
+    return result
+
+
 @cache
 def decompositions(compatible: bool) -> dict[int, tuple[int, ...]]:
     """What each code point decomposes into, and marks into themselves: codes, canonical classes from bit 24 on.

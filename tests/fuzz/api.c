@@ -45,7 +45,7 @@ static int one_in(uint64_t n)
 
 static void check_status(int32_t status, const pocketbert_model *handle)
 {
-    CHECK(status >= POCKETBERT_OK && status <= POCKETBERT_ERROR_TASK);
+    CHECK(status >= POCKETBERT_OK && status <= POCKETBERT_ERROR_CANCELLED);
     CHECK(strlen(api->last_error(handle)) > 0);
 }
 
@@ -61,6 +61,8 @@ static void open_model(pocketbert_model **handle)
     CHECK(options);
     take(options, size);
     options->size = size;
+    for (size_t i = 24; i < size && i < sizeof *options; i++)
+        ((char *)options)[i] = 0; /* pointers are the caller's word */
     if (size >= 12 && one_in(2))
         options->threads = 1 + options->threads % 2;
     check_status(api->open(options, handle), NULL);
@@ -257,13 +259,14 @@ static void encode(void)
     whole.texts = one_in(4) ? NULL : malloc(room > 0 ? (size_t)room : 1);
     whole.begins = one_in(4) ? NULL : malloc(arrays);
     whole.ends = whole.begins ? malloc(arrays) : NULL;
+    whole.words = one_in(4) ? NULL : malloc(arrays);
     pocketbert_tokens *tokens = calloc(1, size < sizeof size ? sizeof size : size);
     CHECK(tokens);
     memcpy(tokens, &whole, size < sizeof size ? sizeof size : size < sizeof whole ? size : sizeof whole);
     size_t bytes_of[2];
     const int paired = one_in(3);
     char *text = take_text(&bytes_of[0]), *pair = take_text(&bytes_of[1]);
-    const int right = size >= ALL && size <= 256 && size % 8 == 0 && room >= (paired ? 3 : 2) && whole.ids &&
+    const int right = size >= offsetof(pocketbert_tokens, words) && size <= 256 && size % 8 == 0 && room >= (paired ? 3 : 2) && whole.ids &&
                       whole.windows <= 1 && whole.skip >= 0;
     const int32_t status = api->encode(text, bytes_of[0], paired ? pair : NULL, paired ? bytes_of[1] : 0, tokens);
     check_status(status, NULL);
@@ -278,7 +281,7 @@ static void encode(void)
                          : whole.begins[i] <= whole.ends[i] && (size_t)whole.ends[i] <= bytes_of[of]);
     }
     CHECK(api->encode(text, bytes_of[0], NULL, 0, NULL) == POCKETBERT_ERROR_ARGUMENT);
-    free(whole.ids), free(whole.segments), free(whole.texts), free(whole.begins), free(whole.ends), free(tokens);
+    free(whole.ids), free(whole.segments), free(whole.texts), free(whole.begins), free(whole.ends), free(whole.words), free(tokens);
     free(text), free(pair);
 }
 
@@ -291,42 +294,123 @@ static void check_labels(const pocketbert_label *labels, int32_t count, int32_t 
     }
 }
 
-/* A task of the model's, or of another's. */
+/* Options that are right, but for one in eight. */
+static pocketbert_task_options task_options(const int32_t *labels, int *right)
+{
+    pocketbert_task_options options = {.size = sizeof options};
+    options.long_text = (int32_t)(number(1) % 3);
+    options.max_tokens = one_in(2) ? 0 : 5 + (int32_t)(number(1) % (uint64_t)(model.text_tokens - 4));
+    options.stride = (int32_t)(number(1) % 4) - 1;
+    options.longest = (int32_t)(number(1) % 20);
+    options.no_answer = one_in(2);
+    options.threshold = one_in(2) ? 0 : (float)number(1) / 255;
+    options.allow = one_in(4) && model.labels ? labels : NULL;
+    options.allow_count = options.allow ? (int32_t)(number(1) % 3) : 0;
+    options.deny = labels;
+    options.deny_count = model.labels ? (int32_t)(number(1) % 3) : 0;
+    *right = 1;
+    if (one_in(8)) {
+        const uint64_t what = number(1) % 6;
+        *right = 0;
+        if (what == 0)
+            options.size = number(1);
+        else if (what == 1)
+            options.long_text = 3 + (int32_t)number(1);
+        else if (what == 2)
+            options.max_tokens = model.text_tokens + 1 + (int32_t)number(2);
+        else if (what == 3)
+            options.stride = model.tokens;
+        else if (what == 4)
+            options.longest = -1 - (int32_t)number(1);
+        else
+            options.deny_count = -1;
+        *right = options.size == sizeof options && what == 0;
+    }
+    return options;
+}
+
+static int is_refusal(int32_t status)
+{
+    return status == POCKETBERT_ERROR_LONG || status == POCKETBERT_ERROR_ARGUMENT || status == POCKETBERT_ERROR_SHAPE;
+}
+
+static void check_vector(const float *vector)
+{
+    int8_t *bytes_of = malloc((size_t)model.vector);
+    uint8_t *bits = malloc(((size_t)model.vector + 7) / 8);
+    CHECK(bytes_of && bits && model.vector > 0);
+    CHECK(api->convert(vector, model.vector, POCKETBERT_INT8, bytes_of) == POCKETBERT_OK);
+    CHECK(api->convert(vector, model.vector, POCKETBERT_BITS, bits) == POCKETBERT_OK);
+    CHECK(api->convert(vector, model.vector, (int32_t)number(1) + 7, bits) == POCKETBERT_ERROR_ARGUMENT);
+    CHECK(api->cosine(vector, vector, model.vector, POCKETBERT_FLOAT32) > 0.999f);
+    CHECK(api->cosine(bytes_of, bytes_of, model.vector, POCKETBERT_INT8) > 0.999f);
+    CHECK(api->cosine(bits, bits, model.vector, POCKETBERT_BITS) > 0.999f);
+    free(bytes_of), free(bits);
+}
+
+/* A task of the model's, or of another's, for one text or for some. */
 static void ask(pocketbert_model *handle, int valid)
 {
-    const int32_t task = 1 + (int32_t)number(1) % POCKETBERT_EMBED;
+    static const int32_t labels[] = {0, 0, 0};
+    const int32_t task = 1 + (int32_t)number(1) % POCKETBERT_ANSWER;
     const int32_t asked = one_in(4) ? task : model.task;
     const int32_t room = (int32_t)(number(1) % 40) - 1, each = (int32_t)(number(1) % 4);
+    int right;
+    const pocketbert_task_options options = task_options(labels, &right), *given = one_in(4) ? NULL : &options;
     size_t size, pair_size;
-    const int paired = one_in(3);
+    const int paired = one_in(3), many = one_in(3);
     char *text = take_text(&size), *pair = take_text(&pair_size);
-    void *to = malloc(room > 0 ? (size_t)room * sizeof(pocketbert_entity) : 1);
+    enum { TEXTS = 3 };
+    pocketbert_text texts[TEXTS];
+    for (int i = 0; i < TEXTS; i++)
+        texts[i] = (pocketbert_text){text, i == 1 ? size / 2 : size, paired && i ? pair : NULL, paired && i ? pair_size : 0};
+    const int32_t count_of_all = (int32_t)(number(1) % (TEXTS + 1));
+    const size_t wanted = many ? TEXTS * (size_t)(room > 0 ? room : 1) : (size_t)(room > 0 ? room : 1);
+    void *to = malloc(wanted * sizeof(pocketbert_entity));
+    int32_t count = -1, overflow[TEXTS] = {-1, -1, -1}, *cut = one_in(4) ? NULL : overflow, status = -1;
     CHECK(to);
-    int32_t count = -1, overflow = -1, *cut = one_in(4) ? NULL : &overflow, status = -1;
     int fits = room > 0;
-    if (asked == POCKETBERT_CLASSIFY) {
-        status = api->classify(handle, text, size, paired ? pair : NULL, paired ? pair_size : 0, to, room, &count, cut);
+    if (asked == POCKETBERT_CLASSIFY && many) {
+        status = api->classify_all(handle, texts, count_of_all, given, to, room, cut);
+        for (int32_t i = 0; status == POCKETBERT_OK && i < count_of_all * room; i++)
+            CHECK(((const pocketbert_label *)to)[i].label < model.labels);
+    } else if (asked == POCKETBERT_CLASSIFY) {
+        status = api->classify(handle, text, size, paired ? pair : NULL, paired ? pair_size : 0, given, to, room,
+                               &count, cut);
         if (status == POCKETBERT_OK)
             check_labels(to, count, model.labels);
     } else if (asked == POCKETBERT_ENTITIES) {
-        status = api->entities(handle, text, size, to, room, &count, cut);
+        status = api->entities(handle, text, size, given, to, room, &count, cut);
         const pocketbert_entity *entity = to;
         for (int32_t i = 0; status == POCKETBERT_OK && i < count && i < room; i++)
             CHECK(entity[i].name && entity[i].begin < entity[i].end && (size_t)entity[i].end <= size);
     } else if (asked == POCKETBERT_FILL) {
-        status = api->fill(handle, text, size, to, each, room, &count, cut);
+        status = api->fill(handle, text, size, given, to, each, room, &count, cut);
         fits = each > 0 && room >= each;
         for (int32_t i = 0; status == POCKETBERT_OK && i < count && i < room / each; i++)
             check_labels((const pocketbert_label *)to + i * each, each, model.pieces);
+    } else if (asked == POCKETBERT_EMBED && many) {
+        status = api->embed_all(handle, texts, count_of_all, given, to, room, cut);
+        fits = room == model.vector;
+        for (int i = 0; i < count_of_all; i++)
+            fits = fits && !texts[i].pair;
     } else if (asked == POCKETBERT_EMBED) {
-        status = api->embed(handle, text, size, to, room, cut);
+        status = api->embed(handle, text, size, given, to, room, cut);
         fits = room >= model.vector;
-        count = 0;
+        if (status == POCKETBERT_OK)
+            check_vector(to);
+    } else if (asked == POCKETBERT_ANSWER) {
+        status = api->answer(handle, text, size, pair, pair_size, given, to, room, &count);
+        const pocketbert_answer *answer = to;
+        for (int32_t i = 0; status == POCKETBERT_OK && i < count; i++)
+            CHECK(i < room && answer[i].begin >= 0 && answer[i].begin <= answer[i].end &&
+                  (size_t)answer[i].end <= pair_size && (i == 0 || answer[i].score <= answer[i - 1].score));
     }
     if (asked) {
         check_status(status, handle);
-        CHECK((status == POCKETBERT_OK) == (valid && asked == model.task && fits));
-        CHECK(status != POCKETBERT_OK || (count >= 0 && (!cut || overflow >= 0)));
+        const int may = valid && asked == model.task && fits && (!given || right);
+        CHECK(may ? status == POCKETBERT_OK || is_refusal(status) : status != POCKETBERT_OK);
+        CHECK(!may || given || asked == POCKETBERT_ANSWER || status == POCKETBERT_OK || status == POCKETBERT_ERROR_LONG);
         CHECK(!valid || asked == model.task || status == POCKETBERT_ERROR_TASK);
     }
     free(text), free(pair), free(to);

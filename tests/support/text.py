@@ -13,23 +13,24 @@ from compile.runtime import INCLUDE, SRC
 from compile.targets import find_target
 from compile.text.side import TextSide
 
-SOURCES = ("tokenizer.c", "normalize.c", "words.c", "pieces.c")
+SOURCES = ("tokenizer.c", "normalize.c", "words.c", "pieces.c", "platform_linux.c")
 
 
 class Tokens(NamedTuple):
-    """ids, segments, texts (−1 for special pieces) and offsets in bytes; overflow: how many were cut off."""
+    """ids, segments, texts (−1 for special pieces) and offsets in bytes; overflow: how many were cut off; words."""
 
     ids: list[int]
     segments: list[int]
     texts: list[int]
     offsets: list[tuple[int, int]]
     overflow: int
+    words: list[int]
 
 
 class _Tokens(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t)]
     _fields_ += [(name, ctypes.c_int32) for name in ("max_tokens", "windows", "skip", "count", "overflow")]
-    _fields_ += [(name, ctypes.c_void_p) for name in ("ids", "segments", "texts", "begins", "ends")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("ids", "segments", "texts", "begins", "ends", "words")]
 
 
 class CTokenizer:
@@ -55,13 +56,13 @@ class CTokenizer:
     ) -> Tokens:
         room = 8 * (len(text) + len(pair or b"")) + 80 if max_tokens is None else max_tokens
         arrays: list[NDArray[Any]] = [
-            np.zeros(room, kind) for kind in (np.int64, np.int64, np.int8, np.int64, np.int64)
+            np.zeros(room, kind) for kind in (np.int64, np.int64, np.int8, np.int64, np.int64, np.int32)
         ]
         tokens = _Tokens(ctypes.sizeof(_Tokens), room, windows, skip, 0, 0, *(array.ctypes.data for array in arrays))
         status = self._call(text, len(text), pair, len(pair or b""), ctypes.byref(tokens))
         assert status == 0, status
-        ids, segments, texts, begins, ends = (array[: tokens.count].tolist() for array in arrays)
-        return Tokens(ids, segments, texts, list(zip(begins, ends, strict=True)), tokens.overflow)
+        ids, segments, texts, begins, ends, words = (array[: tokens.count].tolist() for array in arrays)
+        return Tokens(ids, segments, texts, list(zip(begins, ends, strict=True)), tokens.overflow, words)
 
 
 def characters(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-enum { POCKETBERT_ABI = 1 };
+enum { POCKETBERT_ABI = 2 };
 
 /* What the functions return. */
 enum {
@@ -37,7 +37,9 @@ enum {
     POCKETBERT_ERROR_LIBRARY = 8,    /* pocketbert_loader.h: not a library that this machine can load */
     POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a tokenizer: it takes ids, not text */
     POCKETBERT_ERROR_TASK = 11,      /* the model is for something else than what it is asked */
-    POCKETBERT_ERROR_FORK = 10 /* the model was opened before fork(), by the parent of this process: open another */
+    POCKETBERT_ERROR_FORK = 10,     /* the model was opened before fork(), by the parent of this process: open another */
+    POCKETBERT_ERROR_LONG = 12,     /* a text has more tokens than are read at once, and nobody said what to do with them */
+    POCKETBERT_ERROR_CANCELLED = 13 /* options->cancel was set */
 };
 
 /* Element types. */
@@ -91,6 +93,11 @@ typedef struct {
     int32_t threads; /* 1 to 64 with the caller's own, or 0 for what the library was built with */
     int32_t profile; /* 1: keep when every kernel ran, for the function `profile` */
     uint64_t cores;  /* bit i: core i, which must exist, for the model's threads; UINT64_MAX: all; 0: the big ones */
+    const volatile int32_t *cancel; /* yours until the model is closed, or NULL. While it is not 0, runs end with
+                                       POCKETBERT_ERROR_CANCELLED: one under way within a layer */
+    void (*log)(void *user, const char *message); /* or NULL: called for every failure, on the thread that it happens
+                                                     on; it must call no function of the model */
+    void *user;                                   /* for `log` */
 } pocketbert_options;
 
 /* The tokens of a text: what to make of it, arrays of yours to fill, and what was found. Set `size` to
@@ -107,10 +114,46 @@ typedef struct {
     int8_t *texts;     /* 0 and 1: of the first text and the second; -1: a special piece around them */
     int64_t *begins;   /* bytes in its text; 0 for a special piece */
     int64_t *ends;
+    int32_t *words; /* of which word of its text, as the tokenizer parts it, from 0 on; -1 for a special piece */
 } pocketbert_tokens;
 
 /* What a model that was built from a folder is for. */
-enum { POCKETBERT_NO_TASK, POCKETBERT_CLASSIFY, POCKETBERT_ENTITIES, POCKETBERT_FILL, POCKETBERT_EMBED };
+enum {
+    POCKETBERT_NO_TASK,
+    POCKETBERT_CLASSIFY,
+    POCKETBERT_ENTITIES,
+    POCKETBERT_FILL,
+    POCKETBERT_EMBED,
+    POCKETBERT_ANSWER
+};
+
+/* A text, or a pair, as UTF-8 that needs no NUL at its end. The caller's. */
+typedef struct {
+    const char *text;
+    size_t text_bytes;
+    const char *pair; /* NULL: there is none */
+    size_t pair_bytes;
+} pocketbert_text;
+
+/* What becomes of a text of more tokens than are read at once: an error; or it is cut, of a pair the longer text first; or
+ * all of it is read, in windows that share some tokens. */
+enum { POCKETBERT_REFUSE, POCKETBERT_TRUNCATE, POCKETBERT_WINDOWS };
+
+/* How a task reads its text and what it tells of it. Set `size` to sizeof(pocketbert_task_options) and leave the rest 0 for
+ * the defaults; NULL in its place has the same effect. It is read, and not kept. */
+typedef struct {
+    size_t size;
+    int32_t long_text;  /* POCKETBERT_REFUSE, _TRUNCATE or _WINDOWS; `answer` always reads in windows */
+    int32_t max_tokens; /* that are read at once, special pieces included; 0: as many as the model takes (`answer`: 384) */
+    int32_t stride;     /* tokens that neighbouring windows share; 0: half of a window, 128 at most; -1: none */
+    int32_t longest;    /* `answer`: tokens of the longest answer; 0: 15 */
+    int32_t no_answer;  /* `answer`: 1: that there is none is one of the answers; it is empty, and begins at 0 */
+    float threshold;    /* `classify`, `entities`, `answer`: leave out what has a lower score; not for a regression */
+    const int32_t *allow; /* `classify`: numbers of the only labels to tell of; NULL: all */
+    int32_t allow_count;
+    int32_t deny_count;
+    const int32_t *deny; /* `classify`: and of those to leave out */
+} pocketbert_task_options;
 
 /* A label, or a piece of the vocabulary, by its number, and how probable it is. */
 typedef struct {
@@ -125,6 +168,18 @@ typedef struct {
     int64_t begin;    /* bytes in the text */
     int64_t end;
 } pocketbert_entity;
+
+/* A stretch of the context that answers a question. */
+typedef struct {
+    float score; /* the probability that it begins there times that it ends there; of equal answers the sum */
+    int32_t unused;
+    int64_t begin; /* bytes in the context */
+    int64_t end;
+} pocketbert_answer;
+
+/* Elements of vectors that are smaller than float32: int8, in steps of a 127th of the largest element's size; a bit, the
+ * first element in the first byte's highest, for whether it is above 0. */
+enum { POCKETBERT_INT8 = 5, POCKETBERT_BITS = 6 };
 
 /* One kernel of one run, of a batch of its last sequence: when it ran, and on which thread. */
 typedef struct {
@@ -157,13 +212,26 @@ typedef struct {
                       pocketbert_tokens *tokens);
     const char *(*label)(int32_t number);
     int32_t (*classify)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair,
-                        size_t pair_bytes, pocketbert_label *labels, int32_t room, int32_t *count, int32_t *overflow);
-    int32_t (*embed)(pocketbert_model *model, const char *text, size_t text_bytes, float *vector, int32_t size,
-                     int32_t *overflow);
-    int32_t (*entities)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_entity *entities,
+                        size_t pair_bytes, const pocketbert_task_options *options, pocketbert_label *labels,
                         int32_t room, int32_t *count, int32_t *overflow);
-    int32_t (*fill)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_label *pieces,
-                    int32_t each, int32_t room, int32_t *masks, int32_t *overflow);
+    int32_t (*embed)(pocketbert_model *model, const char *text, size_t text_bytes,
+                     const pocketbert_task_options *options, float *vector, int32_t size, int32_t *overflow);
+    int32_t (*entities)(pocketbert_model *model, const char *text, size_t text_bytes,
+                        const pocketbert_task_options *options, pocketbert_entity *entities, int32_t room,
+                        int32_t *count, int32_t *overflow);
+    int32_t (*fill)(pocketbert_model *model, const char *text, size_t text_bytes,
+                    const pocketbert_task_options *options, pocketbert_label *pieces, int32_t each, int32_t room,
+                    int32_t *masks, int32_t *overflow);
+    int32_t (*answer)(pocketbert_model *model, const char *question, size_t question_bytes, const char *context,
+                      size_t context_bytes, const pocketbert_task_options *options, pocketbert_answer *answers,
+                      int32_t room, int32_t *count);
+    int32_t (*classify_all)(pocketbert_model *model, const pocketbert_text *texts, int32_t text_count,
+                            const pocketbert_task_options *options, pocketbert_label *labels, int32_t each,
+                            int32_t *overflows);
+    int32_t (*embed_all)(pocketbert_model *model, const pocketbert_text *texts, int32_t text_count,
+                         const pocketbert_task_options *options, float *vectors, int32_t size, int32_t *overflows);
+    int32_t (*convert)(const float *vector, int32_t size, int32_t type, void *converted);
+    float (*cosine)(const void *a, const void *b, int32_t size, int32_t type);
 } pocketbert_functions;
 
 #ifdef __cplusplus

@@ -157,6 +157,43 @@ struct Options {
   std::int32_t threads = 0;
   std::uint64_t cores = 0;
   bool profile = false;
+  const volatile std::int32_t *cancel = nullptr;
+  void (*log)(void *user, const char *message) = nullptr;
+  void *user = nullptr;
+};
+
+/* pocketbert_task_options says what they mean. Labels are named here. */
+enum class LongText : std::int32_t {
+  refuse = POCKETBERT_REFUSE,
+  truncate = POCKETBERT_TRUNCATE,
+  windows = POCKETBERT_WINDOWS
+};
+struct TaskOptions {
+  LongText long_text = LongText::refuse;
+  std::int32_t max_tokens = 0;
+  std::int32_t stride = 0;
+  std::int32_t longest = 0;
+  bool no_answer = false;
+  float threshold = 0;
+  std::int32_t top = 0; /* labels at most; 0: all */
+  std::optional<std::vector<std::string_view>> allow = {};
+  std::vector<std::string_view> deny = {};
+};
+
+/* A text, or a pair. */
+struct Text {
+  std::string_view text;
+  std::optional<std::string_view> pair = {};
+  Text(std::string_view first, std::optional<std::string_view> second = {}) : text(first), pair(second) {}
+  Text(const std::string &first) : text(first) {}
+  Text(const char *first) : text(first) {}
+};
+
+/* A stretch of a context that answers a question: `text` lies in the context; it is empty where there is no answer. */
+struct Answer {
+  std::string_view text;
+  float score;
+  std::int64_t begin, end; /* bytes in the context */
 };
 
 /* A text as the model's tokenizer cuts it, special pieces around it: pocketbert_tokens says what the members are. */
@@ -164,6 +201,7 @@ struct Tokens {
   std::vector<std::int64_t> ids, segments;
   std::vector<std::int8_t> texts;
   std::vector<std::int64_t> begins, ends;
+  std::vector<std::int32_t> words;
   std::int32_t overflow = 0;
 };
 
@@ -184,6 +222,9 @@ class Model {
     given.threads = options.threads;
     given.cores = options.cores;
     given.profile = options.profile;
+    given.cancel = options.cancel;
+    given.log = options.log;
+    given.user = options.user;
     if (const std::int32_t status = functions->open(&given, &model_); status != POCKETBERT_OK)
       throw Error(status, functions->last_error(nullptr));
     description_.size = sizeof description_;
@@ -228,50 +269,122 @@ class Model {
     return encode(text, pair, max_tokens == 0 ? description_.text_tokens : max_tokens, true, skip);
   }
 
-  /* The most probable labels of a text, or of a pair, best first. *overflow receives how many tokens were cut off. */
+  /* The most probable labels of a text, or of a pair, best first. *overflow receives how many tokens are beyond those that
+   * are read at once: without options that say what becomes of them, Error is thrown. */
   std::vector<Label> classify(std::string_view text, std::optional<std::string_view> pair = {},
-                              std::int32_t *overflow = nullptr) {
-    std::vector<pocketbert_label> found(static_cast<std::size_t>(std::max(description_.labels, 1)));
+                              const TaskOptions &options = {}, std::int32_t *overflow = nullptr) {
+    const Given given(*this, options);
+    std::vector<pocketbert_label> found(room(options));
     std::int32_t count = 0;
     const auto [second, second_size] = pointer(pair);
-    check(functions_->classify(model_, pointer(text).first, text.size(), second, second_size, found.data(),
-                               static_cast<std::int32_t>(found.size()), &count, overflow));
-    std::vector<Label> labels;
-    for (std::int32_t i = 0; i < count; i++)
-      labels.push_back({functions_->label(found[static_cast<std::size_t>(i)].label),
-                        found[static_cast<std::size_t>(i)].score});
-    return labels;
+    check(functions_->classify(model_, pointer(text).first, text.size(), second, second_size, &given.options,
+                               found.data(), static_cast<std::int32_t>(found.size()), &count, overflow));
+    found.resize(static_cast<std::size_t>(count));
+    return named(found.data(), found.size());
+  }
+
+  /* The same of many texts, with several at once on threads. */
+  std::vector<std::vector<Label>> classify_all(Span<const Text> texts, const TaskOptions &options = {}) {
+    const Given given(*this, options);
+    const std::size_t each = room(options);
+    std::vector<pocketbert_label> found(each * texts.size());
+    const std::vector<pocketbert_text> all = views(texts);
+    check(functions_->classify_all(model_, all.data(), static_cast<std::int32_t>(all.size()), &given.options,
+                                   found.data(), static_cast<std::int32_t>(each), nullptr));
+    std::vector<std::vector<Label>> result;
+    for (std::size_t i = 0; i < texts.size(); i++) result.push_back(named(found.data() + i * each, each));
+    return result;
   }
 
   /* A text as a vector. */
-  std::vector<float> embed(std::string_view text, std::int32_t *overflow = nullptr) {
+  std::vector<float> embed(std::string_view text, const TaskOptions &options = {}, std::int32_t *overflow = nullptr) {
+    const Given given(*this, options);
     std::vector<float> vector(static_cast<std::size_t>(description_.vector));
-    check(functions_->embed(model_, pointer(text).first, text.size(), vector.data(), description_.vector, overflow));
+    check(functions_->embed(model_, pointer(text).first, text.size(), &given.options, vector.data(),
+                            description_.vector, overflow));
     return vector;
   }
 
+  /* The vectors of many texts, one after the other, with several at once on threads. */
+  std::vector<float> embed_all(Span<const Text> texts, const TaskOptions &options = {}) {
+    const Given given(*this, options);
+    std::vector<float> vectors(texts.size() * static_cast<std::size_t>(description_.vector));
+    const std::vector<pocketbert_text> all = views(texts);
+    check(functions_->embed_all(model_, all.data(), static_cast<std::int32_t>(all.size()), &given.options,
+                                vectors.data(), description_.vector, nullptr));
+    return vectors;
+  }
+
+  /* A vector in fewer bytes: in steps of a 127th of its largest element's size, or a bit an element. */
+  std::vector<std::int8_t> to_int8(Span<const float> vector) const {
+    std::vector<std::int8_t> result(vector.size());
+    convert(vector, POCKETBERT_INT8, result.data());
+    return result;
+  }
+  std::vector<std::uint8_t> to_bits(Span<const float> vector) const {
+    std::vector<std::uint8_t> result((vector.size() + 7) / 8);
+    convert(vector, POCKETBERT_BITS, result.data());
+    return result;
+  }
+
+  /* How alike two vectors are, from -1 to 1. */
+  float cosine(Span<const float> a, Span<const float> b) const { return cosine_of(a, b, a.size(), POCKETBERT_FLOAT32); }
+  float cosine(Span<const std::int8_t> a, Span<const std::int8_t> b) const {
+    return cosine_of(a, b, a.size(), POCKETBERT_INT8);
+  }
+  float cosine(Span<const std::uint8_t> a, Span<const std::uint8_t> b) const {
+    return cosine_of(a, b, std::min(8 * a.size(), static_cast<std::size_t>(description_.vector)), POCKETBERT_BITS);
+  }
+
   /* What is named in a text, with places in bytes. */
-  std::vector<pocketbert_entity> entities(std::string_view text, std::int32_t *overflow = nullptr) {
-    std::vector<pocketbert_entity> found(static_cast<std::size_t>(std::max(description_.text_tokens, 1)));
-    std::int32_t count = 0;
-    check(functions_->entities(model_, pointer(text).first, text.size(), found.data(),
-                               static_cast<std::int32_t>(found.size()), &count, overflow));
-    found.resize(static_cast<std::size_t>(count)); /* there are no more than tokens */
+  std::vector<pocketbert_entity> entities(std::string_view text, const TaskOptions &options = {},
+                                          std::int32_t *overflow = nullptr) {
+    const Given given(*this, options);
+    std::int32_t count = std::max(description_.text_tokens, 1);
+    if (options.long_text == LongText::windows)
+      count = static_cast<std::int32_t>(std::clamp<std::size_t>(text.size(), 1, INT32_MAX)); /* a token has a byte */
+    std::vector<pocketbert_entity> found(static_cast<std::size_t>(count));
+    check(functions_->entities(model_, pointer(text).first, text.size(), &given.options, found.data(), count, &count,
+                               overflow));
+    found.resize(std::min(found.size(), static_cast<std::size_t>(count)));
     return found;
   }
 
   /* For each mask in a text the most probable pieces, best first. */
-  std::vector<std::vector<Label>> fill(std::string_view text, std::int32_t top = 5, std::int32_t *overflow = nullptr) {
+  std::vector<std::vector<Label>> fill(std::string_view text, std::int32_t top = 5, const TaskOptions &options = {},
+                                       std::int32_t *overflow = nullptr) {
+    const Given given(*this, options);
     const std::size_t each = static_cast<std::size_t>(std::clamp(top, 1, std::max(description_.pieces, 1)));
     std::vector<pocketbert_label> found(each * static_cast<std::size_t>(std::max(description_.text_tokens, 1)));
     std::int32_t masks = 0;
-    check(functions_->fill(model_, pointer(text).first, text.size(), found.data(), static_cast<std::int32_t>(each),
-                           static_cast<std::int32_t>(found.size()), &masks, overflow));
+    for (;;) {
+      check(functions_->fill(model_, pointer(text).first, text.size(), &given.options, found.data(),
+                             static_cast<std::int32_t>(each), static_cast<std::int32_t>(found.size()), &masks,
+                             overflow));
+      if (each * static_cast<std::size_t>(masks) <= found.size()) break;
+      found.resize(each * static_cast<std::size_t>(masks));
+    }
     std::vector<std::vector<Label>> pieces(static_cast<std::size_t>(masks));
     for (std::size_t i = 0; i < pieces.size(); i++)
       for (std::size_t k = 0; k < each && found[i * each + k].label >= 0; k++)
         pieces[i].push_back({token(found[i * each + k].label), found[i * each + k].score});
     return pieces;
+  }
+
+  /* The best answers to a question that stand in a context of any length, best first. */
+  std::vector<Answer> answer(std::string_view question, std::string_view context, std::int32_t top = 1,
+                             const TaskOptions &options = {}) {
+    const Given given(*this, options);
+    std::vector<pocketbert_answer> found(static_cast<std::size_t>(std::max(top, 1)));
+    std::int32_t count = 0;
+    check(functions_->answer(model_, pointer(question).first, question.size(), pointer(context).first, context.size(),
+                             &given.options, found.data(), static_cast<std::int32_t>(found.size()), &count));
+    std::vector<Answer> answers;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(count); i++)
+      answers.push_back({context.substr(static_cast<std::size_t>(found[i].begin),
+                                        static_cast<std::size_t>(found[i].end - found[i].begin)),
+                         found[i].score, found[i].begin, found[i].end});
+    return answers;
   }
 
   /* The piece with this id; empty where there is none. */
@@ -304,12 +417,81 @@ class Model {
   }
 
  private:
+  /* Options as C takes them; the labels' numbers live as long as this. */
+  struct Given {
+    Given(const Model &model, const TaskOptions &from) : deny(model.numbers(from.deny)) {
+      if (from.allow) allow = model.numbers(*from.allow);
+      options.size = sizeof options;
+      options.long_text = static_cast<std::int32_t>(from.long_text);
+      options.max_tokens = from.max_tokens;
+      options.stride = from.stride;
+      options.longest = from.longest;
+      options.no_answer = from.no_answer;
+      options.threshold = from.threshold;
+      options.allow_count = static_cast<std::int32_t>(allow.size());
+      allow.push_back(0); /* so that there is an address of none, too */
+      options.allow = from.allow ? allow.data() : nullptr;
+      options.deny = deny.data();
+      options.deny_count = static_cast<std::int32_t>(deny.size());
+    }
+    Given(const Given &) = delete;
+    Given &operator=(const Given &) = delete;
+    std::vector<std::int32_t> allow, deny;
+    pocketbert_task_options options{};
+  };
+
+  std::vector<std::int32_t> numbers(const std::vector<std::string_view> &names) const {
+    std::vector<std::int32_t> result;
+    for (const std::string_view name : names) {
+      std::int32_t number = 0;
+      while (number < description_.labels && functions_->label(number) != name) number++;
+      if (number == description_.labels)
+        throw Error(POCKETBERT_ERROR_ARGUMENT, "the model has no label " + std::string(name));
+      result.push_back(number);
+    }
+    return result;
+  }
+
+  std::size_t room(const TaskOptions &options) const {
+    const std::int32_t all = std::max(description_.labels, 1);
+    return static_cast<std::size_t>(options.top > 0 ? std::min(options.top, all) : all);
+  }
+
+  std::vector<Label> named(const pocketbert_label *found, std::size_t count) const {
+    std::vector<Label> labels;
+    for (std::size_t i = 0; i < count && found[i].label >= 0; i++)
+      labels.push_back({functions_->label(found[i].label), found[i].score});
+    return labels;
+  }
+
+  static std::vector<pocketbert_text> views(Span<const Text> texts) {
+    std::vector<pocketbert_text> result;
+    for (const Text &each : texts) {
+      const auto [second, second_size] = pointer(each.pair);
+      result.push_back({pointer(each.text).first, each.text.size(), second, second_size});
+    }
+    return result;
+  }
+
+  void convert(Span<const float> vector, std::int32_t type, void *result) const {
+    if (functions_->convert(vector.data(), static_cast<std::int32_t>(vector.size()), type, result) != POCKETBERT_OK)
+      throw Error(POCKETBERT_ERROR_ARGUMENT, "a vector has no elements");
+  }
+
+  template <class T>
+  float cosine_of(Span<const T> a, Span<const T> b, std::size_t size, std::int32_t type) const {
+    if (a.size() != b.size())
+      throw Error(POCKETBERT_ERROR_ARGUMENT, "vectors have " + std::to_string(a.size()) + " and " +
+                                                 std::to_string(b.size()) + " elements: give two of one model");
+    return functions_->cosine(a.data(), b.data(), static_cast<std::int32_t>(size), type);
+  }
+
   Tokens encode(std::string_view text, std::optional<std::string_view> pair, std::int32_t max_tokens, bool windows,
                 std::int32_t skip) const {
     const std::size_t room = max_tokens > 0 ? static_cast<std::size_t>(max_tokens) : 0;
     Tokens tokens{std::vector<std::int64_t>(room + 1), std::vector<std::int64_t>(room + 1),
                   std::vector<std::int8_t>(room + 1),  std::vector<std::int64_t>(room + 1),
-                  std::vector<std::int64_t>(room + 1), 0};
+                  std::vector<std::int64_t>(room + 1), std::vector<std::int32_t>(room + 1), 0};
     pocketbert_tokens given{};
     given.size = sizeof given;
     given.max_tokens = max_tokens;
@@ -320,6 +502,7 @@ class Model {
     given.texts = tokens.texts.data();
     given.begins = tokens.begins.data();
     given.ends = tokens.ends.data();
+    given.words = tokens.words.data();
     const auto [second, second_size] = pointer(pair);
     const std::int32_t status = functions_->encode(pointer(text).first, text.size(), second, second_size, &given);
     if (status != POCKETBERT_OK) throw Error(status, functions_->last_error(nullptr));
@@ -327,6 +510,7 @@ class Model {
     for (std::vector<std::int64_t> *each : {&tokens.ids, &tokens.segments, &tokens.begins, &tokens.ends})
       each->resize(count);
     tokens.texts.resize(count);
+    tokens.words.resize(count);
     tokens.overflow = given.overflow;
     return tokens;
   }

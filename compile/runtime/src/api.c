@@ -1,34 +1,10 @@
-/* The public functions: check what the caller gives, then run the plan's stages. */
-#include "runtime.h"
+/* The public functions but for those that take text: check what the caller gives, then run the plan's stages. */
+#include "model.h"
 
 enum {
     MAX_THREADS = 64,
     BLOCKS_OF_UNEQUAL_CORES = 3, /* a thread */
     OPTIONS_SIZE_1 = 16,         /* of the first version, which ends before `cores` */
-    TOKENS_SIZE_1 = 72,          /* of pocketbert_tokens */
-    MAX_TEXT = 1 << 28,          /* bytes */
-    LARGEST_SIZE = 256,          /* of a later version's structs: what is more than this is no size */
-};
-
-struct pb_model {
-    _Atomic uint32_t busy;
-    const char *_Atomic error; /* a caller that is refused as busy sets it beside one that runs */
-    pb_pool *pool;
-    char *memory; /* arena, then each thread's scratch, then the ids, mask and segments of a text */
-    size_t memory_bytes;
-    size_t thread_bytes;
-    int64_t *text;
-    int32_t threads;
-    int32_t blocks;         /* of rows, in a run */
-    int32_t sequences;      /* of this run */
-    pocketbert_tensor *one; /* the in- and outputs of one of them */
-    pb_context context;
-    pocketbert_record *records;  /* NULL without options.profile: the run, then each call of each block */
-    pocketbert_record *snapshot; /* of them, which the caller of `profile` reads: no run writes to it */
-    size_t records_bytes;        /* of each */
-    int32_t record_count;
-    size_t bytes;
-    _Atomic int32_t next_block[]; /* one a stage */
 };
 
 static const char *_Atomic open_error = "no error";
@@ -36,12 +12,14 @@ static const char not_open[] = "the model is NULL, closed or of another library:
 static const char inherited_model[] =
     "the model was opened before fork(), and its threads are the parent's: open another";
 
-static int32_t fail(pb_model *model, int32_t status, const char *message)
+int32_t pb_fail(pb_model *model, int32_t status, const char *message)
 {
     if (model)
         model->error = message;
     else
         atomic_store(&open_error, message);
+    if (model && model->log)
+        model->log(model->user, message);
     return status;
 }
 
@@ -50,18 +28,19 @@ static size_t align(size_t size)
     return (size + PB_ALIGNMENT - 1) & ~(size_t)(PB_ALIGNMENT - 1);
 }
 
-/* What an older caller does not know is 0; what we do not know of a newer one's must be 0. */
-static bool read_options(const pocketbert_options *given, pocketbert_options *options)
+bool pb_read_struct(const void *given, size_t least, void *read, size_t size)
 {
-    *options = (pocketbert_options){.size = sizeof *options};
+    enum { LARGEST_SIZE = 256 }; /* of a later version's structs: what is more than this is no size */
+    memset(read, 0, size);
     if (!given)
         return true;
-    if (given->size < OPTIONS_SIZE_1 || given->size > LARGEST_SIZE || given->size % 8 != 0)
+    const size_t given_size = *(const size_t *)given;
+    if (given_size < least || given_size > LARGEST_SIZE || given_size % sizeof(size_t) != 0)
         return false;
-    for (size_t i = 0; i < given->size; i++) {
+    for (size_t i = sizeof(size_t); i < given_size; i++) {
         const char byte = ((const char *)given)[i];
-        if (i < sizeof *options)
-            ((char *)options)[i] = byte;
+        if (i < size)
+            ((char *)read)[i] = byte;
         else if (byte)
             return false;
     }
@@ -117,6 +96,11 @@ static void set_affinity(void *argument, int32_t thread)
 
 static void destroy(pb_model *model, bool inherited)
 {
+    for (int32_t i = 0; model->lanes && i < model->threads; i++)
+        if (model->lanes[i])
+            destroy(model->lanes[i], inherited);
+    if (model->lanes)
+        pb_free_pages(model->lanes, (size_t)model->threads * sizeof *model->lanes);
     if (model->pool)
         pb_pool_destroy(model->pool, inherited);
     if (model->memory)
@@ -141,7 +125,7 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
     model->memory_bytes = one_offset + sizeof *model->one * (size_t)(plan->input_count + plan->output_count);
     model->memory = model->context.arena = pb_pages(model->memory_bytes, true);
     if (!model->memory)
-        return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
+        return pb_fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the tensors");
     model->text = (int64_t *)(void *)(model->memory + text_offset);
     model->one = (pocketbert_tensor *)(void *)(model->memory + one_offset);
     model->context.inputs = model->one;
@@ -150,53 +134,83 @@ static int32_t prepare(pb_model *model, const pocketbert_options *options)
         model->records_bytes = (1 + (size_t)plan->call_count * (size_t)model->blocks) * sizeof *model->records;
         model->records = pb_pages(2 * model->records_bytes, true);
         if (!model->records)
-            return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the profile");
+            return pb_fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory for the profile");
         model->snapshot = model->records + model->records_bytes / sizeof *model->records;
     }
     model->pool = pb_pool_create(model->threads);
     if (!model->pool)
-        return fail(NULL, POCKETBERT_ERROR_THREAD, "open: threads could not be created");
+        return pb_fail(NULL, POCKETBERT_ERROR_THREAD, "open: threads could not be created");
     struct affinity affinity = {.cores = options->cores ? options->cores : cores.big};
     if (affinity.cores)
         pb_pool_run(model->pool, set_affinity, &affinity);
     if (options->cores && affinity.refused)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->cores names no core that this process may use");
+        return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->cores names no core that this process may use");
     return POCKETBERT_OK;
+}
+
+/* *created: NULL on failure. */
+static int32_t create(const pocketbert_options *options, pb_model **created)
+{
+    *created = NULL;
+    const pb_level *level = choose_level();
+    if (!level)
+        return pb_fail(NULL, POCKETBERT_ERROR_CPU, pb_cpu_lacks(pb_the_plan.levels[0].features & ~pb_cpu_features()));
+    const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
+    pb_model *model = pb_pages(bytes, true);
+    if (!model)
+        return pb_fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory");
+    model->bytes = bytes;
+    model->context.kernels = level->kernels;
+    model->cancel = options->cancel;
+    model->log = options->log;
+    model->user = options->user;
+    const int32_t status = prepare(model, options);
+    if (status == POCKETBERT_OK)
+        *created = model;
+    else
+        destroy(model, false);
+    return status;
 }
 
 PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model **result)
 {
     if (!result)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: `model` is NULL: pass the address of a pointer to fill");
+        return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: `model` is NULL: pass the address of a pointer to fill");
     *result = NULL;
     pocketbert_options chosen;
-    if (!read_options(options, &chosen))
-        return fail(
+    if (!pb_read_struct(options, OPTIONS_SIZE_1, &chosen, sizeof chosen))
+        return pb_fail(
             NULL, POCKETBERT_ERROR_ARGUMENT,
             "open: options->size is not sizeof(pocketbert_options), or an option is set that this library lacks");
     if (chosen.threads < 0 || chosen.threads > MAX_THREADS)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
+        return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->threads must be 0 (choose) to 64");
     if (chosen.profile < 0 || chosen.profile > 1)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
+        return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
     if (!choose_cores(&chosen))
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
+        return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT,
                     "open: options->cores names a core that this machine does not have");
-    const pb_level *level = choose_level();
-    if (!level)
-        return fail(NULL, POCKETBERT_ERROR_CPU, pb_cpu_lacks(pb_the_plan.levels[0].features & ~pb_cpu_features()));
-
-    const size_t bytes = sizeof(pb_model) + (size_t)pb_the_plan.stage_count * sizeof(_Atomic int32_t);
-    pb_model *model = pb_pages(bytes, true);
-    if (!model)
-        return fail(NULL, POCKETBERT_ERROR_MEMORY, "open: out of memory");
-    model->bytes = bytes;
-    model->context.kernels = level->kernels;
-    int32_t status = prepare(model, &chosen);
-    if (status == POCKETBERT_OK && !(*result = pb_handle_create(model)))
-        status = fail(NULL, POCKETBERT_ERROR_MEMORY, "open: too many models are open: close one");
-    if (status != POCKETBERT_OK)
+    pb_model *model;
+    int32_t status = create(&chosen, &model);
+    if (status == POCKETBERT_OK && !(*result = pb_handle_create(model))) {
+        status = pb_fail(NULL, POCKETBERT_ERROR_MEMORY, "open: too many models are open: close one");
         destroy(model, false);
+    }
+    if (status != POCKETBERT_OK && chosen.log)
+        chosen.log(chosen.user, atomic_load(&open_error));
     return status;
+}
+
+pb_model **pb_lanes(pb_model *model)
+{
+    if (!model->lanes)
+        model->lanes = pb_pages((size_t)model->threads * sizeof *model->lanes, true);
+    const pocketbert_options options = {.threads = 1, .cancel = model->cancel};
+    for (int32_t i = 0; i < model->threads; i++)
+        if (!model->lanes || (!model->lanes[i] && create(&options, &model->lanes[i]) != POCKETBERT_OK)) {
+            pb_fail(model, POCKETBERT_ERROR_MEMORY, "out of memory for texts side by side: open it with fewer threads");
+            return NULL;
+        }
+    return model->lanes;
 }
 
 static uintptr_t element_bytes(int32_t type)
@@ -204,8 +218,7 @@ static uintptr_t element_bytes(int32_t type)
     return type == POCKETBERT_INT64 ? 8 : type == POCKETBERT_BOOL ? 1 : 4;
 }
 
-/* Of a tensor of `sequences` with `tokens` each. */
-static int64_t dimension(const pocketbert_info *info, int32_t axis, int32_t tokens, int32_t sequences)
+int64_t pb_dimension(const pocketbert_info *info, int32_t axis, int32_t tokens, int32_t sequences)
 {
     return axis == info->token_axis ? tokens : axis == 0 && pb_the_plan.batch > 1 ? sequences : info->shape[axis];
 }
@@ -213,16 +226,16 @@ static int64_t dimension(const pocketbert_info *info, int32_t axis, int32_t toke
 static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const pocketbert_tensor *got)
 {
     if (!got->data)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is NULL");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is NULL");
     if ((uintptr_t)got->data & (element_bytes(want->type) - 1))
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is not aligned to its type");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is not aligned to its type");
     if (got->type != want->type)
-        return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another type than the model's description says");
+        return pb_fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another type than the model's description says");
     if (got->rank != want->rank)
-        return fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another rank than the model's description says");
+        return pb_fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another rank than the model's description says");
     for (int32_t i = 0; i < want->rank; i++)
-        if (got->shape[i] != dimension(want, i, model->context.tokens, model->sequences))
-            return fail(model, POCKETBERT_ERROR_SHAPE,
+        if (got->shape[i] != pb_dimension(want, i, model->context.tokens, model->sequences))
+            return pb_fail(model, POCKETBERT_ERROR_SHAPE,
                         "run: a tensor has another shape than the model's description says");
     return POCKETBERT_OK;
 }
@@ -239,7 +252,7 @@ static int32_t check_range(pb_model *model, const pocketbert_info *want, const p
         const int64_t id =
             want->type == POCKETBERT_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
         if (id < want->low || id >= want->high)
-            return fail(model, POCKETBERT_ERROR_RANGE,
+            return pb_fail(model, POCKETBERT_ERROR_RANGE,
                         "run: an id lies outside its table (the description gives its range)");
     }
     return POCKETBERT_OK;
@@ -260,7 +273,7 @@ static int32_t check_apart(pb_model *model, const pocketbert_tensor *output, con
 {
     for (int32_t i = 0; i < count; i++)
         if ((uintptr_t)output->data < end_of(&others[i]) && (uintptr_t)others[i].data < end_of(output))
-            return fail(model, POCKETBERT_ERROR_ARGUMENT,
+            return pb_fail(model, POCKETBERT_ERROR_ARGUMENT,
                         "run: an output shares memory with another tensor: give it its own");
     return POCKETBERT_OK;
 }
@@ -287,9 +300,9 @@ static int32_t check(pb_model *model, const pocketbert_tensor *inputs, int32_t i
 {
     const pb_plan *plan = &pb_the_plan;
     if (!inputs || !outputs)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: `inputs` or `outputs` is NULL");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "run: `inputs` or `outputs` is NULL");
     if (input_count != plan->input_count || output_count != plan->output_count)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run: the number of inputs or outputs is not the model's");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "run: the number of inputs or outputs is not the model's");
     set_tokens(model, inputs);
     for (int32_t i = 0; i < input_count; i++) {
         int32_t status = check_tensor(model, &plan->inputs[i], &inputs[i]);
@@ -341,8 +354,14 @@ static void run_stages(void *argument, int32_t thread)
                 log_block(model, &log, block);
             stage->rows(context, scratch, row, left < context->block_rows ? left : context->block_rows, &log);
         }
-        if (s + 1 < plan->stage_count)
-            pb_pool_barrier(model->pool);
+        if (s + 1 == plan->stage_count)
+            return;
+        /* Whoever comes after the barrier sees what was set before it, and none later asks about this stage. */
+        if (thread == 0 && model->cancel && *model->cancel && model->last_stage == INT32_MAX)
+            model->last_stage = s;
+        pb_pool_barrier(model->pool);
+        if (model->last_stage <= s)
+            return;
     }
 }
 
@@ -369,19 +388,25 @@ static void choose_sequence(pb_model *model, const pocketbert_tensor *tensors, i
 }
 
 /* A batch's sequences follow each other: each has all threads, weights stay in the caches, and none is padded. */
-static int32_t run(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
-                   const pocketbert_tensor *outputs, int32_t output_count)
+int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count, const pocketbert_tensor *outputs,
+               int32_t output_count)
 {
-    const int32_t status = check(model, inputs, input_count, outputs, output_count);
+    static const char cancelled[] = "the run was cancelled: options->cancel is set";
+    int32_t status = check(model, inputs, input_count, outputs, output_count);
     for (int32_t sequence = 0; status == POCKETBERT_OK && sequence < model->sequences; sequence++) {
+        if (model->cancel && *model->cancel)
+            return pb_fail(model, POCKETBERT_ERROR_CANCELLED, cancelled);
         choose_sequence(model, inputs, input_count, sequence, model->one);
         choose_sequence(model, outputs, output_count, sequence, model->one + input_count);
+        model->last_stage = INT32_MAX;
         for (int32_t s = 0; s < pb_the_plan.stage_count; s++)
             atomic_store_explicit(&model->next_block[s], 0, memory_order_relaxed);
         if (model->records)
             run_profiled(model);
         else
             pb_pool_run(model->pool, run_stages, model);
+        if (model->last_stage != INT32_MAX)
+            status = pb_fail(model, POCKETBERT_ERROR_CANCELLED, cancelled);
     }
     return status;
 }
@@ -391,11 +416,11 @@ static int32_t begin_use(const pocketbert_model *handle, pb_slot **slot)
 {
     const int32_t status = pb_handle_enter(handle, slot);
     return status == POCKETBERT_OK ? status
-                                   : fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
+                                   : pb_fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
 }
 
-/* Until end_run the caller has the model to itself. */
-static int32_t begin_run(const pocketbert_model *handle, pb_slot **slot)
+/* Until pb_end_run the caller has the model to itself. */
+int32_t pb_begin_run(const pocketbert_model *handle, pb_slot **slot)
 {
     const int32_t status = begin_use(handle, slot);
     if (status != POCKETBERT_OK)
@@ -403,12 +428,12 @@ static int32_t begin_run(const pocketbert_model *handle, pb_slot **slot)
     pb_model *model = pb_handle_model(*slot);
     if (!atomic_exchange(&model->busy, 1))
         return POCKETBERT_OK;
-    fail(model, POCKETBERT_ERROR_BUSY, "another thread is running this model: wait for it, or open another");
+    pb_fail(model, POCKETBERT_ERROR_BUSY, "another thread is running this model: wait for it, or open another");
     pb_handle_leave(*slot);
     return POCKETBERT_ERROR_BUSY;
 }
 
-static int32_t end_run(pb_slot *slot, int32_t status)
+int32_t pb_end_run(pb_slot *slot, int32_t status)
 {
     atomic_store(&pb_handle_model(slot)->busy, 0);
     pb_handle_leave(slot);
@@ -419,204 +444,10 @@ PB_PUBLIC int32_t PB(run)(pocketbert_model *handle, const pocketbert_tensor *inp
                           const pocketbert_tensor *outputs, int32_t output_count)
 {
     pb_slot *slot;
-    const int32_t status = begin_run(handle, &slot);
+    const int32_t status = pb_begin_run(handle, &slot);
     if (status != POCKETBERT_OK)
         return status;
-    return end_run(slot, run(pb_handle_model(slot), inputs, input_count, outputs, output_count));
-}
-
-static int32_t check_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                          int32_t max_tokens)
-{
-    if (!PB_PIECES)
-        return fail(model, POCKETBERT_ERROR_VOCABULARY,
-                    "the library has no tokenizer: build it from a folder that has one, or with --vocab vocab.txt");
-    if ((!text && text_bytes) || (!pair && pair_bytes))
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: `text` or `pair` is NULL but has bytes");
-    if (text_bytes > MAX_TEXT || pair_bytes > MAX_TEXT)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: longer than 256 MiB");
-    if (max_tokens < pb_template_size(pair) || max_tokens < 0)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "text: there is no room for the special pieces around the texts");
-    return POCKETBERT_OK;
-}
-
-/* Of texts that have been checked. */
-static int32_t encode(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                      pocketbert_tokens *tokens, int32_t *count)
-{
-    const int32_t status = pb_text_tokens(text, text_bytes, pair, pair_bytes, tokens);
-    if (status == POCKETBERT_OK)
-        *count = tokens->count;
-    return status == POCKETBERT_OK ? status
-           : status == POCKETBERT_ERROR_SHAPE
-               ? fail(model, status, "text: the first text leaves no room for a window of the second: shorten it")
-               : fail(model, status, "text: out of memory for its tokens");
-}
-
-PB_PUBLIC int32_t PB(tokenize)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                               int32_t max_tokens, int64_t *ids, int64_t *segments, int32_t *count)
-{
-    const int32_t status = check_text(NULL, text, text_bytes, pair, pair_bytes, max_tokens);
-    if (status != POCKETBERT_OK)
-        return status;
-    if (!ids || !segments || !count)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT, "tokenize: `ids`, `segments` or `count` is NULL");
-    pocketbert_tokens tokens = {.size = sizeof tokens, .max_tokens = max_tokens, .ids = ids, .segments = segments};
-    return encode(NULL, text, text_bytes, pair, pair_bytes, &tokens, count);
-}
-
-PB_PUBLIC int32_t PB(encode)(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                             pocketbert_tokens *tokens)
-{
-    if (!tokens || tokens->size < TOKENS_SIZE_1 || tokens->size > LARGEST_SIZE || tokens->size % 8 != 0)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
-                    "encode: `tokens` is NULL, or tokens->size is not sizeof(pocketbert_tokens)");
-    const int32_t status = check_text(NULL, text, text_bytes, pair, pair_bytes, tokens->max_tokens);
-    if (status != POCKETBERT_OK)
-        return status;
-    if (!tokens->ids || tokens->windows < 0 || tokens->windows > 1 || tokens->skip < 0)
-        return fail(NULL, POCKETBERT_ERROR_ARGUMENT,
-                    "encode: tokens->ids is NULL, tokens->windows not 0 or 1, or tokens->skip negative");
-    int32_t count;
-    return encode(NULL, text, text_bytes, pair, pair_bytes, tokens, &count);
-}
-
-PB_PUBLIC const char *PB(token)(int32_t id)
-{
-    return pb_piece(id);
-}
-
-/* Of the longest text: fewer than the model takes where it was made for fewer. */
-static int32_t text_tokens(void)
-{
-    return PB_MAX_TOKENS > 0 && PB_MAX_TOKENS < pb_the_plan.tokens ? PB_MAX_TOKENS : pb_the_plan.tokens;
-}
-
-/* int64 -> what the input's type is, in place. */
-static void narrow(int64_t *values, int32_t count, int32_t type)
-{
-    for (int32_t i = 0; type == POCKETBERT_INT32 && i < count; i++) {
-        const int32_t value = (int32_t)values[i];
-        memcpy((char *)values + (size_t)i * sizeof value, &value, sizeof value);
-    }
-}
-
-/* Where the ids and segments of a text go. */
-static pocketbert_tokens own_tokens(pb_model *model)
-{
-    pocketbert_tokens tokens = {.size = sizeof tokens, .max_tokens = text_tokens()};
-    tokens.ids = model->text + PB_TEXT_IDS * (size_t)pb_the_plan.tokens;
-    tokens.segments = model->text + PB_TEXT_SEGMENTS * (size_t)pb_the_plan.tokens;
-    return tokens;
-}
-
-/* On `found` tokens that lie there. */
-static int32_t run_tokens(pb_model *model, int32_t found, pocketbert_tensor *outputs, int32_t output_count)
-{
-    static const uint8_t takes[] = {PB_TEXT_INPUTS};
-    enum { INPUTS = sizeof takes };
-    const pb_plan *plan = &pb_the_plan;
-    int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
-    const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : found;
-    for (int32_t i = 0; i < length; i++) {
-        values[PB_TEXT_MASK][i] = i < found;
-        if (i >= found) {
-            values[PB_TEXT_IDS][i] = PB_PAD < 0 ? 0 : PB_PAD;
-            values[PB_TEXT_SEGMENTS][i] = 0;
-        }
-    }
-    pocketbert_tensor inputs[INPUTS];
-    for (int32_t i = 0; i < INPUTS; i++) {
-        narrow(values[takes[i]], length, plan->inputs[i].type);
-        inputs[i] = (pocketbert_tensor){values[takes[i]], plan->inputs[i].type, 2, {1, length}};
-    }
-    for (int32_t i = 0; i < output_count; i++) {
-        const pocketbert_info *info = &plan->outputs[i];
-        outputs[i] = (pocketbert_tensor){outputs[i].data, info->type, info->rank, {0}};
-        for (int32_t axis = 0; axis < info->rank; axis++)
-            outputs[i].shape[axis] = dimension(info, axis, length, 1);
-    }
-    return run(model, inputs, INPUTS, outputs, output_count);
-}
-
-static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                        pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
-{
-    int32_t found, status = check_text(model, text, text_bytes, pair, pair_bytes, text_tokens());
-    if (status != POCKETBERT_OK)
-        return status;
-    if (!outputs || output_count != pb_the_plan.output_count)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "run_text: `outputs` is NULL or not as many as the model's");
-    pocketbert_tokens given = own_tokens(model);
-    status = encode(model, text, text_bytes, pair, pair_bytes, &given, &found);
-    if (status != POCKETBERT_OK)
-        return status;
-    if (tokens)
-        *tokens = found;
-    return run_tokens(model, found, outputs, output_count);
-}
-
-PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_t text_bytes, const char *pair,
-                               size_t pair_bytes, pocketbert_tensor *outputs, int32_t output_count, int32_t *tokens)
-{
-    pb_slot *slot;
-    const int32_t status = begin_run(handle, &slot);
-    if (status != POCKETBERT_OK)
-        return status;
-    return end_run(slot,
-                   run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
-}
-
-int32_t pb_begin_task(const pocketbert_model *handle, pb_slot **slot)
-{
-    return begin_run(handle, slot);
-}
-
-int32_t pb_task_text(pb_slot *slot, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                     pb_task_run *task)
-{
-    pb_model *model = pb_handle_model(slot);
-    const pb_plan *plan = &pb_the_plan;
-    int32_t found, status = check_text(model, text, text_bytes, pair, pair_bytes, text_tokens());
-    if (status != POCKETBERT_OK)
-        return status;
-    if (plan->output_count > PB_MOST_OUTPUTS)
-        return fail(model, POCKETBERT_ERROR_TASK, "the model has more outputs than a task reads");
-    const size_t tokens = align((size_t)plan->tokens * sizeof(int64_t));
-    task->bytes = 4 * tokens;
-    for (int32_t i = 0; i < plan->output_count; i++)
-        task->bytes += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
-    char *at = pb_pages(task->bytes, false);
-    if (!at)
-        return fail(model, POCKETBERT_ERROR_MEMORY, "out of memory for the model's outputs");
-    task->memory = at;
-    task->tokens = own_tokens(model);
-    task->tokens.begins = (int64_t *)(void *)at;
-    task->tokens.ends = (int64_t *)(void *)(at + tokens);
-    task->tokens.texts = (int8_t *)at + 2 * tokens;
-    status = encode(model, text, text_bytes, pair, pair_bytes, &task->tokens, &found);
-    if (status != POCKETBERT_OK)
-        return status;
-    memcpy(at + 3 * tokens, task->tokens.ids, (size_t)found * sizeof(int64_t)); /* a run may narrow the model's own */
-    task->tokens.ids = (int64_t *)(void *)(at + 3 * tokens);
-    at += 4 * tokens;
-    for (int32_t i = 0; i < plan->output_count; i++) {
-        task->outputs[i].data = at;
-        at += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
-    }
-    return run_tokens(model, found, task->outputs, plan->output_count);
-}
-
-int32_t pb_end_task(pb_slot *slot, pb_task_run *task, int32_t status)
-{
-    if (task->memory)
-        pb_free_pages(task->memory, task->bytes);
-    return end_run(slot, status);
-}
-
-int32_t pb_refuse(pb_slot *slot, int32_t status, const char *message)
-{
-    return fail(pb_handle_model(slot), status, message);
+    return pb_end_run(slot, pb_run_model(pb_handle_model(slot), inputs, input_count, outputs, output_count));
 }
 
 PB_PUBLIC void PB(close)(pocketbert_model *handle)
@@ -657,7 +488,7 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         .weight_bytes = pb_the_plan.weight_bytes,
         .cpu = level ? level->cpu : pb_the_plan.levels[0].cpu,
         .pieces = PB_PIECES,
-        .text_tokens = PB_PIECES ? text_tokens() : 0,
+        .text_tokens = PB_PIECES ? pb_most_text_tokens() : 0,
         .task = PB_TASK,
         .labels = PB_LABELS,
         .vector = PB_TASK == POCKETBERT_EMBED ? pb_vector_size() : 0,
@@ -670,9 +501,9 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
 static int32_t profile(pb_model *model, const pocketbert_record **records, int32_t *count)
 {
     if (!records || !count)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: `records` or `count` is NULL");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: `records` or `count` is NULL");
     if (!model->records)
-        return fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: the model was opened without options->profile");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "profile: the model was opened without options->profile");
     memcpy(model->snapshot, model->records, (size_t)model->record_count * sizeof *model->records);
     *records = model->snapshot;
     *count = model->record_count;
@@ -682,8 +513,8 @@ static int32_t profile(pb_model *model, const pocketbert_record **records, int32
 PB_PUBLIC int32_t PB(profile)(pocketbert_model *handle, const pocketbert_record **records, int32_t *count)
 {
     pb_slot *slot;
-    const int32_t status = begin_run(handle, &slot);
-    return status == POCKETBERT_OK ? end_run(slot, profile(pb_handle_model(slot), records, count)) : status;
+    const int32_t status = pb_begin_run(handle, &slot);
+    return status == POCKETBERT_OK ? pb_end_run(slot, profile(pb_handle_model(slot), records, count)) : status;
 }
 
 PB_PUBLIC int32_t PB(abi_version)(void)
@@ -711,6 +542,11 @@ PB_PUBLIC const pocketbert_functions *PB(functions)(void)
         .embed = PB(embed),
         .entities = PB(entities),
         .fill = PB(fill),
+        .answer = PB(answer),
+        .classify_all = PB(classify_all),
+        .embed_all = PB(embed_all),
+        .convert = PB(convert),
+        .cosine = PB(cosine),
     };
     return &functions;
 }

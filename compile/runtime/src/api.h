@@ -87,45 +87,99 @@ const char *PB(label)(int32_t number);
  *
  * model: from PB(open).
  * text, text_bytes, pair, pair_bytes: as in PB(tokenize).
+ * options: which labels, and what becomes of a long text; NULL for the defaults. Windows: the mean over them.
  * labels: receives the most probable, best first; yours. Probabilities sum to 1, or are each label's own where the model
  *     was fine-tuned for several labels a text; of a regression they are its values as they are.
  * room: of `labels`.
  * count: receives how many were written, the number of labels at most.
- * overflow: receives how many tokens of the texts were cut off, as they are too long; may be NULL.
- * Returns a status: ARGUMENT, TASK where the model is for something else, VOCABULARY, MEMORY, BUSY, FORK. */
+ * overflow: receives how many tokens of the texts are beyond those that are read at once; may be NULL.
+ * Returns a status: ARGUMENT, TASK where the model is for something else, LONG, VOCABULARY, MEMORY, BUSY, FORK, CANCELLED. */
 int32_t PB(classify)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                     pocketbert_label *labels, int32_t room, int32_t *count, int32_t *overflow);
+                     const pocketbert_task_options *options, pocketbert_label *labels, int32_t room, int32_t *count,
+                     int32_t *overflow);
+
+/* PB(classify) for many texts: several at once, each on a thread of its own, where that is faster. The first such call
+ * takes memory for one more text a thread: `arena_bytes` of PB(describe) and scratch, until the model is closed.
+ *
+ * model, options: as in PB(classify).
+ * texts, text_count: what to read; yours.
+ * labels: receives `each` for a text, those of the first text first; yours. Where there are fewer, the label is -1.
+ * overflows: receives one for each text; may be NULL.
+ * Returns a status as PB(classify) does; it is that of the first text that has one. Then what `labels` has is of no use. */
+int32_t PB(classify_all)(pocketbert_model *model, const pocketbert_text *texts, int32_t text_count,
+                         const pocketbert_task_options *options, pocketbert_label *labels, int32_t each,
+                         int32_t *overflows);
 
 /* A text as a vector, pooled and normalized as its sentence-transformers folder says.
  *
  * model, text, text_bytes: as in PB(classify).
+ * options: what becomes of a long text; NULL for the defaults. Windows: their mean, each as heavy as it has tokens.
  * vector: receives `vector` elements of PB(describe); yours.
  * size: its elements, at least that.
  * overflow: as in PB(classify).
  * Returns a status as PB(classify) does. */
-int32_t PB(embed)(pocketbert_model *model, const char *text, size_t text_bytes, float *vector, int32_t size,
-                  int32_t *overflow);
+int32_t PB(embed)(pocketbert_model *model, const char *text, size_t text_bytes, const pocketbert_task_options *options,
+                  float *vector, int32_t size, int32_t *overflow);
+
+/* PB(embed) for many texts, as PB(classify_all) is PB(classify). A text's `pair` must be NULL.
+ *
+ * vectors: receives a vector for each text, one after the other; yours.
+ * size: elements of each. */
+int32_t PB(embed_all)(pocketbert_model *model, const pocketbert_text *texts, int32_t text_count,
+                      const pocketbert_task_options *options, float *vectors, int32_t size, int32_t *overflows);
+
+/* A vector in fewer bytes, for an index: it needs no model.
+ *
+ * vector, size: what PB(embed) gave; yours.
+ * type: POCKETBERT_INT8, which takes `size` bytes, or POCKETBERT_BITS, which takes an eighth of them, rounded up.
+ * converted: receives them; yours.
+ * Returns a status: ARGUMENT. */
+int32_t PB(convert)(const float *vector, int32_t size, int32_t type, void *converted);
+
+/* How alike two vectors are, from -1 to 1: the cosine of the angle between them. Of POCKETBERT_BITS that of vectors of 1 and
+ * -1; 0 where a vector has no length, or for a type that is none.
+ *
+ * a, b: `size` elements of `type` each: POCKETBERT_FLOAT32, POCKETBERT_INT8 or POCKETBERT_BITS. */
+float PB(cosine)(const void *a, const void *b, int32_t size, int32_t type);
 
 /* What is named in a text: of a model that was fine-tuned to classify tokens. Tokens side by side with the same label, but
  * for B- and I-, are one entity, unless a B- begins another; those labelled O are left out.
  *
  * model, text, text_bytes: as in PB(classify).
+ * options: as in PB(classify), but for allow and deny. Windows: of entities that overlap the longest, then the more probable.
  * entities: receives them in the order of the text; yours, with `room`.
  * count: receives how many there are, which may be more than were written.
  * overflow: as in PB(classify).
  * Returns a status as PB(classify) does. */
-int32_t PB(entities)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_entity *entities,
-                     int32_t room, int32_t *count, int32_t *overflow);
+int32_t PB(entities)(pocketbert_model *model, const char *text, size_t text_bytes,
+                     const pocketbert_task_options *options, pocketbert_entity *entities, int32_t room, int32_t *count,
+                     int32_t *overflow);
 
 /* What could stand in the place of each mask ("[MASK]") in a text: of a masked language model.
  *
  * model, text, text_bytes: as in PB(classify).
+ * options: what becomes of a long text; NULL for the defaults. Windows: a mask in two of them is read where it is farther
+ *     from the edge.
  * pieces: receives for each mask the `each` most probable pieces, best first; yours, with `room` for all together.
  * masks: receives how many masks there are; where they need more room than there is, those that fit are written.
  * overflow: as in PB(classify).
  * Returns a status as PB(classify) does. */
-int32_t PB(fill)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_label *pieces, int32_t each,
-                 int32_t room, int32_t *masks, int32_t *overflow);
+int32_t PB(fill)(pocketbert_model *model, const char *text, size_t text_bytes, const pocketbert_task_options *options,
+                 pocketbert_label *pieces, int32_t each, int32_t room, int32_t *masks, int32_t *overflow);
+
+/* Where in a context the answer to a question stands: of a model that was fine-tuned to find spans. The context may be of
+ * any length: it is read in windows, each with the question.
+ *
+ * model: from PB(open).
+ * question, question_bytes, context, context_bytes: UTF-8, as in PB(tokenize).
+ * options: how long windows and answers are, and whether there may be none; NULL for the defaults.
+ * answers: receives the best, best first; yours. They begin and end at words; those with the same letters are one.
+ * room: of `answers`.
+ * count: receives how many were written.
+ * Returns a status as PB(classify) does; SHAPE where the question leaves no room for the context. */
+int32_t PB(answer)(pocketbert_model *model, const char *question, size_t question_bytes, const char *context,
+                   size_t context_bytes, const pocketbert_task_options *options, pocketbert_answer *answers,
+                   int32_t room, int32_t *count);
 
 /* The piece with this id as UTF-8 that ends with a NUL, as the tokenizer writes it ("##ing"); NULL where there is none.
  * It belongs to the library and is valid as long as that is loaded. */

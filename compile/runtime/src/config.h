@@ -39,7 +39,9 @@
 #define PB_SINGLE_SPECIALS 2
 #define PB_PAIR_SPECIALS 1
 #define PB_TASK POCKETBERT_NO_TASK
-#define PB_TASK_OUTPUT 0 /* which output the task reads */
+#define PB_TASK_OUTPUT 0 /* which output the task reads; `answer`: where answers begin, */
+#define PB_END_OUTPUT 0  /* and where they end */
+#define PB_LOWER -1      /* `answer`: a map of characters to lower case; -1: none */
 #define PB_LABELS 0
 #define PB_ACTIVATION PB_SOFTMAX
 #define PB_POOLING PB_POOL_MEAN

@@ -8,9 +8,10 @@
 
 /* Libraries of different builds may come together in one process, and then their methods must be the same: raise this,
  * and ABI in Native.java, whenever these methods or what they read changes. */
-enum { JAVA_ABI = 3 };
-_Static_assert(sizeof(pocketbert_functions) == 17 * sizeof(void *), "the table has grown: raise JAVA_ABI");
+enum { JAVA_ABI = 4 };
+_Static_assert(sizeof(pocketbert_functions) == 22 * sizeof(void *), "the table has grown: raise JAVA_ABI");
 _Static_assert(sizeof(pocketbert_label) == 8 && sizeof(pocketbert_entity) <= 32, "Model.java reads them");
+_Static_assert(sizeof(pocketbert_answer) == 24 && sizeof(pocketbert_text) <= 32, "and these");
 _Static_assert(sizeof(pocketbert_tensor) == 48, "TENSOR_BYTES in Native.java");
 
 static const pocketbert_functions *table(int64_t address)
@@ -72,11 +73,15 @@ static pb_object java_tensor(pb_env *env, pb_object class, int64_t functions, ui
     return bytes(env, info->name);
 }
 
+/* cancel: an int of Java's, which keeps it until the model is closed. */
 static int32_t java_open(pb_env *env, pb_object class, int64_t functions, int32_t threads, int64_t cores,
-                         pb_object opened)
+                         pb_object cancel, pb_object opened)
 {
     (void)class;
-    const pocketbert_options options = {.size = sizeof options, .threads = threads, .cores = (uint64_t)cores};
+    const pocketbert_options options = {.size = sizeof options,
+                                        .threads = threads,
+                                        .cores = (uint64_t)cores,
+                                        .cancel = (*env)->GetDirectBufferAddress(env, cancel)};
     pocketbert_model *model;
     const int32_t status = table(functions)->open(&options, &model);
     const int64_t address = (int64_t)(uintptr_t)model;
@@ -145,8 +150,14 @@ static int32_t java_run_text(pb_env *env, pb_object class, int64_t functions, in
     return status == POCKETBERT_OK ? tokens : -status;
 }
 
-/* encode: `memory` has begins, ends, ids and segments of max_tokens longs each, then as many bytes for texts. Returns the
- * overflow << 32 | count, or a status as a negative number; so does a task. */
+/* encode: `memory` has begins, ends, ids and segments of max_tokens longs each, then words of as many ints, and as many
+ * bytes for texts. Returns the overflow << 32 | count, or as a negative number the overflow << 32 | status; so does a task. */
+static int64_t result(int32_t status, int32_t overflow, int32_t count)
+{
+    const int64_t over = (int64_t)overflow << 32;
+    return status == POCKETBERT_OK ? over | count : -(over | status);
+}
+
 static int64_t java_encode(pb_env *env, pb_object class, int64_t functions, pb_object text, int32_t text_bytes,
                            pb_object pair, int32_t pair_bytes, int32_t max_tokens, uint8_t windows, int32_t skip,
                            pb_object memory)
@@ -159,11 +170,12 @@ static int64_t java_encode(pb_env *env, pb_object class, int64_t functions, pb_o
         tokens.ends = longs + max_tokens;
         tokens.ids = longs + 2 * (size_t)max_tokens;
         tokens.segments = longs + 3 * (size_t)max_tokens;
-        tokens.texts = (int8_t *)(longs + 4 * (size_t)max_tokens);
+        tokens.words = (int32_t *)(longs + 4 * (size_t)max_tokens);
+        tokens.texts = (int8_t *)(tokens.words + max_tokens);
     }
     const int32_t status = table(functions)->encode(address_of(env, text), (size_t)text_bytes, address_of(env, pair),
                                                     (size_t)pair_bytes, &tokens);
-    return status == POCKETBERT_OK ? (int64_t)tokens.overflow << 32 | tokens.count : -status;
+    return result(status, status == POCKETBERT_OK ? tokens.overflow : 0, tokens.count);
 }
 
 /* Entities as Java reads them whatever the size of a pointer: name, score, begin and end, 8 bytes each. */
@@ -178,29 +190,99 @@ static void widen(void *memory, int32_t count)
     }
 }
 
-/* What the task of this number gives goes to `memory`: labels, a vector, entities, or for each mask `each` pieces. */
+/* Of ints: the members up to the threshold (its bits), how many labels are allowed (-1: all) and denied, and those. */
+static pocketbert_task_options task_options(pb_env *env, pb_object given)
+{
+    const int32_t *ints = (*env)->GetDirectBufferAddress(env, given);
+    pocketbert_task_options options = {.size = sizeof options,
+                                       .long_text = ints[0],
+                                       .max_tokens = ints[1],
+                                       .stride = ints[2],
+                                       .longest = ints[3],
+                                       .no_answer = ints[4],
+                                       .deny_count = ints[7]};
+    memcpy(&options.threshold, &ints[5], sizeof options.threshold);
+    options.allow_count = ints[6] < 0 ? 0 : ints[6];
+    options.allow = ints[6] < 0 ? NULL : ints + 8;
+    options.deny = ints + 8 + options.allow_count;
+    return options;
+}
+
+/* What the task of this number gives goes to `memory`: labels, a vector, entities, answers, or for each mask `each` pieces. */
 static int64_t java_task(pb_env *env, pb_object class, int64_t functions, int64_t model, int32_t task, pb_object text,
-                         int32_t text_bytes, pb_object pair, int32_t pair_bytes, pb_object memory, int32_t room,
-                         int32_t each)
+                         int32_t text_bytes, pb_object pair, int32_t pair_bytes, pb_object settings, pb_object memory,
+                         int32_t room, int32_t each)
 {
     (void)class;
     const pocketbert_functions *f = table(functions);
-    const char *first = address_of(env, text);
+    const pocketbert_task_options options = task_options(env, settings);
+    const char *first = address_of(env, text), *second = address_of(env, pair);
+    const size_t bytes = (size_t)text_bytes;
     void *to = (*env)->GetDirectBufferAddress(env, memory);
     int32_t count = room, overflow = 0, status = POCKETBERT_ERROR_TASK;
     if (task == POCKETBERT_CLASSIFY)
-        status = f->classify(handle(model), first, (size_t)text_bytes, address_of(env, pair), (size_t)pair_bytes, to,
-                             room, &count, &overflow);
+        status = f->classify(handle(model), first, bytes, second, (size_t)pair_bytes, &options, to, room, &count,
+                             &overflow);
     else if (task == POCKETBERT_EMBED)
-        status = f->embed(handle(model), first, (size_t)text_bytes, to, room, &overflow);
+        status = f->embed(handle(model), first, bytes, &options, to, room, &overflow);
     else if (task == POCKETBERT_ENTITIES) {
-        status = f->entities(handle(model), first, (size_t)text_bytes, to, room, &count, &overflow);
+        status = f->entities(handle(model), first, bytes, &options, to, room, &count, &overflow);
         if (status == POCKETBERT_OK)
             widen(to, count < room ? count : room);
     }
     else if (task == POCKETBERT_FILL)
-        status = f->fill(handle(model), first, (size_t)text_bytes, to, each, room, &count, &overflow);
-    return status == POCKETBERT_OK ? (int64_t)overflow << 32 | count : -status;
+        status = f->fill(handle(model), first, bytes, &options, to, each, room, &count, &overflow);
+    else if (task == POCKETBERT_ANSWER)
+        status = f->answer(handle(model), first, bytes, second, (size_t)pair_bytes, &options, to, room, &count);
+    return result(status, overflow, count);
+}
+
+/* The same for many texts. `texts` has all of them, one after the other, and their pairs; `sizes` the bytes of each text
+ * and of its pair, -1 where there is none; `views` 32 bytes a text, and `overflows` an int. */
+static int64_t java_tasks(pb_env *env, pb_object class, int64_t functions, int64_t model, int32_t task, pb_object texts,
+                          pb_object sizes, int32_t count, pb_object views, pb_object settings, pb_object memory,
+                          int32_t each, pb_object overflows)
+{
+    (void)class;
+    const pocketbert_functions *f = table(functions);
+    const pocketbert_task_options options = task_options(env, settings);
+    const char *at = address_of(env, texts);
+    const int32_t *bytes = (*env)->GetDirectBufferAddress(env, sizes);
+    pocketbert_text *view = (*env)->GetDirectBufferAddress(env, views);
+    int32_t *over = (*env)->GetDirectBufferAddress(env, overflows), most = 0;
+    void *to = (*env)->GetDirectBufferAddress(env, memory);
+    for (int32_t i = 0; i < count; i++) {
+        view[i] = (pocketbert_text){.text = at, .text_bytes = (size_t)bytes[2 * i]};
+        at += bytes[2 * i];
+        if (bytes[2 * i + 1] >= 0) {
+            view[i].pair = at;
+            view[i].pair_bytes = (size_t)bytes[2 * i + 1];
+            at += bytes[2 * i + 1];
+        }
+        over[i] = 0;
+    }
+    const int32_t status = task == POCKETBERT_CLASSIFY
+                               ? f->classify_all(handle(model), view, count, &options, to, each, over)
+                               : f->embed_all(handle(model), view, count, &options, to, each, over);
+    for (int32_t i = 0; i < count; i++)
+        most = over[i] > most ? over[i] : most;
+    return result(status, most, count);
+}
+
+static int32_t java_convert(pb_env *env, pb_object class, int64_t functions, pb_object vector, int32_t size,
+                            int32_t type, pb_object converted)
+{
+    (void)class;
+    return table(functions)->convert((*env)->GetDirectBufferAddress(env, vector), size, type,
+                                     (*env)->GetDirectBufferAddress(env, converted));
+}
+
+static float java_cosine(pb_env *env, pb_object class, int64_t functions, pb_object a, pb_object b, int32_t size,
+                         int32_t type)
+{
+    (void)class;
+    return table(functions)->cosine((*env)->GetDirectBufferAddress(env, a), (*env)->GetDirectBufferAddress(env, b),
+                                    size, type);
 }
 
 static pb_object java_label(pb_env *env, pb_object class, int64_t functions, int32_t number)
@@ -238,19 +320,23 @@ static pb_object java_error(pb_env *env, pb_object class, int64_t functions, int
     return bytes(env, table(functions)->last_error(handle(model)));
 }
 
+#define BUFFER "Ljava/nio/ByteBuffer;"
 #define TEXTS "Ljava/nio/ByteBuffer;ILjava/nio/ByteBuffer;I"
 
 static const pb_jni_method methods[] = {
     {"tokens", "(J)I", (void *)java_tokens},
     {"tensor", "(JZI[J)Ljava/nio/ByteBuffer;", (void *)java_tensor},
-    {"open", "(JIJ[J)I", (void *)java_open},
+    {"open", "(JIJ" BUFFER "[J)I", (void *)java_open},
     {"run", "(JJI[Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_run},
     {"pieces", "(J)I", (void *)java_pieces},
     {"token", "(JI)Ljava/nio/ByteBuffer;", (void *)java_token},
     {"tokenize", "(J" TEXTS "ILjava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_tokenize},
     {"runText", "(JJ" TEXTS "[Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;)I", (void *)java_run_text},
     {"encode", "(J" TEXTS "IZILjava/nio/ByteBuffer;)J", (void *)java_encode},
-    {"task", "(JJI" TEXTS "Ljava/nio/ByteBuffer;II)J", (void *)java_task},
+    {"task", "(JJI" TEXTS "Ljava/nio/ByteBuffer;Ljava/nio/ByteBuffer;II)J", (void *)java_task},
+    {"tasks", "(JJI" BUFFER BUFFER "I" BUFFER BUFFER BUFFER "I" BUFFER ")J", (void *)java_tasks},
+    {"convert", "(J" BUFFER "II" BUFFER ")I", (void *)java_convert},
+    {"cosine", "(J" BUFFER BUFFER "II)F", (void *)java_cosine},
     {"label", "(JI)Ljava/nio/ByteBuffer;", (void *)java_label},
     {"text", "(J)Ljava/nio/ByteBuffer;", (void *)java_text},
     {"facts", "(J[J)V", (void *)java_facts},

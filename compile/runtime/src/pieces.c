@@ -223,6 +223,7 @@ static void unigram(pb_reader *r, const pb_char *word, size_t count)
 
 void pb_pieces_of_word(pb_reader *r, const pb_char *word, size_t count)
 {
+    r->word++;
     if (PB_MODEL == PB_BPE)
         bpe(r, word, count);
     else if (PB_MODEL == PB_UNIGRAM)

@@ -93,10 +93,9 @@ extern const char pb_piece_text[];
 
 /* How many special pieces stand around one text or two; `encode` needs room for one more. */
 int32_t pb_template_size(bool pair);
-int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to);
 const char *pb_piece(int32_t id);
 
-/* tasks.c, and the names of the labels. */
+/* tasks.c and answer.c, and the names of the labels. */
 enum { PB_SOFTMAX, PB_SIGMOID, PB_NO_ACTIVATION };
 enum { PB_POOL_MEAN, PB_POOL_CLS, PB_POOL_MAX, PB_POOL_LAST };
 
@@ -104,21 +103,6 @@ extern const uint32_t pb_label_offsets[];
 extern const char pb_label_text[];
 
 int32_t pb_vector_size(void);
-
-/* api.c, for tasks.c: between pb_begin_task and pb_end_task the caller has the model to itself. pb_task_text runs it on a
- * text and keeps the tokens and all outputs, whose memory pb_end_task frees. */
-typedef struct {
-    pocketbert_tokens tokens;
-    pocketbert_tensor outputs[PB_MOST_OUTPUTS];
-    char *memory;
-    size_t bytes;
-} pb_task_run;
-
-int32_t pb_begin_task(const pocketbert_model *handle, pb_slot **slot);
-int32_t pb_task_text(pb_slot *slot, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                     pb_task_run *run);
-int32_t pb_end_task(pb_slot *slot, pb_task_run *run, int32_t status);
-int32_t pb_refuse(pb_slot *slot, int32_t status, const char *message);
 
 /* cpu.c: PB_CPU_*, as many as this CPU has; and what to say where it has not all that are needed. */
 uint32_t pb_cpu_features(void);

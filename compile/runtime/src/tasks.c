@@ -1,5 +1,5 @@
 /* What a model's outputs say of a text: labels, a vector, entities, pieces for a mask. */
-#include "runtime.h"
+#include "tasks.h"
 
 float expf(float x);
 float sqrtf(float x);
@@ -25,8 +25,7 @@ PB_PUBLIC const char *PB(label)(int32_t number)
     return NULL;
 }
 
-/* Logits to probabilities, in place. */
-static void activate(float *values, int32_t count, int32_t activation)
+void pb_activate(float *values, int32_t count, int32_t activation)
 {
     float most = values[0], sum = 0;
     for (int32_t i = 1; i < count; i++)
@@ -37,11 +36,24 @@ static void activate(float *values, int32_t count, int32_t activation)
         values[i] = activation == PB_SOFTMAX ? values[i] / sum : 1 / (1 + expf(-values[i]));
 }
 
-/* The best of `count` values, best first, of equal ones the first; returns how many. */
-static int32_t best(const float *values, int32_t count, pocketbert_label *labels, int32_t room)
+static bool contains(const int32_t *numbers, int32_t count, int32_t number)
+{
+    for (int32_t i = 0; i < count; i++)
+        if (numbers[i] == number)
+            return true;
+    return false;
+}
+
+/* The best of `count` values that the options allow, best first, of equal ones the first; returns how many. */
+static int32_t best(const float *values, int32_t count, const pocketbert_task_options *options,
+                    pocketbert_label *labels, int32_t room)
 {
     int32_t kept = 0;
     for (int32_t i = 0; i < count && room > 0; i++) {
+        if (options && ((options->allow && !contains(options->allow, options->allow_count, i)) ||
+                        contains(options->deny, options->deny_count, i) ||
+                        (PB_ACTIVATION != PB_NO_ACTIVATION && values[i] < options->threshold)))
+            continue;
         int32_t place = kept;
         while (place > 0 && labels[place - 1].score < values[i])
             place--;
@@ -55,48 +67,37 @@ static int32_t best(const float *values, int32_t count, pocketbert_label *labels
     return kept;
 }
 
-/* Begins a call of a task: the model runs on the text unless something is wrong. pb_end_task must follow where *slot is
- * set. */
-static int32_t begin(pocketbert_model *handle, int32_t task, bool complete, const char *text, size_t text_bytes,
-                     const char *pair, size_t pair_bytes, pb_slot **slot, pb_task_run *run, int32_t *overflow)
+int32_t pb_classify_text(pb_pass *pass, const pocketbert_text *text, pocketbert_label *labels, int32_t room,
+                         int32_t *count, int32_t *overflow)
 {
-    *slot = NULL;
-    pb_slot *entered;
-    int32_t status = pb_begin_task(handle, &entered);
-    if (status != POCKETBERT_OK)
-        return status;
-    *slot = entered;
-    if (task != PB_TASK)
-        return pb_refuse(entered, POCKETBERT_ERROR_TASK,
-                         "the model is for another task, or for none: PB(describe) says for which");
-    if (!complete)
-        return pb_refuse(entered, POCKETBERT_ERROR_ARGUMENT,
-                         "a pointer to what the task gives is NULL, or has no room");
-    status = pb_task_text(entered, text, text_bytes, pair, pair_bytes, run);
-    if (status == POCKETBERT_OK && overflow)
-        *overflow = run->tokens.overflow;
+    float *total = pass->vector;
+    int32_t windows = 0,
+            status = pb_begin_text(pass, text->text, text->text_bytes, text->pair, text->pair_bytes, overflow);
+    for (; status == POCKETBERT_OK && pass->more; windows++) {
+        status = pb_next_window(pass);
+        float *values = pass->outputs[PB_TASK_OUTPUT].data;
+        if (status == POCKETBERT_OK)
+            pb_activate(values, PB_LABELS, PB_ACTIVATION);
+        for (int32_t i = 0; status == POCKETBERT_OK && i < PB_LABELS; i++)
+            total[i] = windows ? total[i] + values[i] : values[i];
+    }
+    for (int32_t i = 0; status == POCKETBERT_OK && windows > 1 && i < PB_LABELS; i++)
+        total[i] /= (float)windows;
+    if (status == POCKETBERT_OK)
+        *count = best(total, PB_LABELS, &pass->options, labels, room);
     return status;
 }
 
-static int32_t end(pb_slot *slot, pb_task_run *run, int32_t status)
+PB_PUBLIC int32_t PB(classify)(pocketbert_model *handle, const char *text, size_t text_bytes, const char *pair,
+                               size_t pair_bytes, const pocketbert_task_options *options, pocketbert_label *labels,
+                               int32_t room, int32_t *count, int32_t *overflow)
 {
-    return slot ? pb_end_task(slot, run, status) : status;
-}
-
-PB_PUBLIC int32_t PB(classify)(pocketbert_model *model, const char *text, size_t text_bytes, const char *pair,
-                               size_t pair_bytes, pocketbert_label *labels, int32_t room, int32_t *count,
-                               int32_t *overflow)
-{
-    pb_slot *slot;
-    pb_task_run run = {.memory = NULL};
-    const int32_t status = begin(model, POCKETBERT_CLASSIFY, labels && count && room > 0, text, text_bytes, pair,
-                                 pair_bytes, &slot, &run, overflow);
-    if (status == POCKETBERT_OK) {
-        float *logits = run.outputs[PB_TASK_OUTPUT].data;
-        activate(logits, PB_LABELS, PB_ACTIVATION);
-        *count = best(logits, PB_LABELS, labels, room);
-    }
-    return end(slot, &run, status);
+    const pocketbert_text texts = {text, text_bytes, pair, pair_bytes};
+    pb_pass pass;
+    int32_t status = pb_begin_task(handle, POCKETBERT_CLASSIFY, labels && count && room > 0, options, &pass);
+    if (status == POCKETBERT_OK)
+        status = pb_classify_text(&pass, &texts, labels, room, count, overflow);
+    return pb_end_task(&pass, status);
 }
 
 static void pool(const float *hidden, int32_t tokens, int32_t size, float *vector)
@@ -123,108 +124,79 @@ static void normalize(float *vector, int32_t size)
         vector[i] /= length > 1e-12f ? length : 1e-12f;
 }
 
-PB_PUBLIC int32_t PB(embed)(pocketbert_model *model, const char *text, size_t text_bytes, float *vector, int32_t size,
-                            int32_t *overflow)
+int32_t pb_embed_text(pb_pass *pass, const pocketbert_text *text, float *vector, int32_t *overflow)
 {
-    pb_slot *slot;
-    pb_task_run run = {.memory = NULL};
-    const bool complete = PB_TASK == POCKETBERT_EMBED && vector && size >= pb_vector_size();
-    const int32_t status = begin(model, POCKETBERT_EMBED, complete, text, text_bytes, NULL, 0, &slot, &run, overflow);
-    if (status == POCKETBERT_OK) {
-        pool(run.outputs[PB_TASK_OUTPUT].data, task_output()->rank == 3 ? run.tokens.count : 1, pb_vector_size(),
-             vector);
-        if (PB_UNIT_VECTORS)
-            normalize(vector, pb_vector_size());
+    const int32_t size = pb_vector_size();
+    float weight = 0, *of_window = pass->vector;
+    int32_t windows = 0, status = pb_begin_text(pass, text->text, text->text_bytes, NULL, 0, overflow);
+    for (; status == POCKETBERT_OK && pass->more; windows++) {
+        status = pb_next_window(pass);
+        if (status != POCKETBERT_OK)
+            break;
+        const int32_t tokens = pass->tokens.count;
+        pool(pass->outputs[PB_TASK_OUTPUT].data, task_output()->rank == 3 ? tokens : 1, size,
+             windows ? of_window : vector);
+        const bool several = windows || pass->more;
+        for (int32_t i = 0; several && i < size; i++)
+            vector[i] = windows ? vector[i] + (float)tokens * of_window[i] : (float)tokens * vector[i];
+        weight += (float)tokens;
     }
-    return end(slot, &run, status);
+    for (int32_t i = 0; status == POCKETBERT_OK && windows > 1 && i < size; i++)
+        vector[i] /= weight;
+    if (status == POCKETBERT_OK && PB_UNIT_VECTORS)
+        normalize(vector, size);
+    return status;
 }
 
-/* Whether the label begins with B- or I-: its letter, else 0. */
-static char prefix(const char *label)
+PB_PUBLIC int32_t PB(embed)(pocketbert_model *handle, const char *text, size_t text_bytes,
+                            const pocketbert_task_options *options, float *vector, int32_t size, int32_t *overflow)
 {
-    return (label[0] == 'B' || label[0] == 'I') && label[1] == '-' ? label[0] : 0;
+    const pocketbert_text texts = {text, text_bytes, NULL, 0};
+    pb_pass pass;
+    const bool complete = PB_TASK == POCKETBERT_EMBED && vector && size >= pb_vector_size();
+    int32_t status = pb_begin_task(handle, POCKETBERT_EMBED, complete, options, &pass);
+    if (status == POCKETBERT_OK)
+        status = pb_embed_text(&pass, &texts, vector, overflow);
+    return pb_end_task(&pass, status);
 }
 
-static const char *without_prefix(const char *label)
+/* Which tokens of the text are read in this window, and not in its neighbours: those nearer to its middle. */
+static bool is_own(const pb_pass *pass, int32_t place)
 {
-    return prefix(label) ? label + 2 : label;
+    const int32_t begin = pass->tokens.skip ? pass->tokens.skip + pass->stride / 2 : 0;
+    return place >= begin && (!pass->more || place < pass->next + pass->stride / 2);
 }
 
-static bool equal(const char *a, const char *b)
+PB_PUBLIC int32_t PB(fill)(pocketbert_model *handle, const char *text, size_t text_bytes,
+                           const pocketbert_task_options *options, pocketbert_label *pieces, int32_t each, int32_t room,
+                           int32_t *masks, int32_t *overflow)
 {
-    while (*a && *a == *b)
-        a++, b++;
-    return *a == *b;
-}
-
-PB_PUBLIC int32_t PB(entities)(pocketbert_model *model, const char *text, size_t text_bytes,
-                               pocketbert_entity *entities, int32_t room, int32_t *count, int32_t *overflow)
-{
-    pb_slot *slot;
-    pb_task_run run = {.memory = NULL};
-    const int32_t status = begin(model, POCKETBERT_ENTITIES, entities && count && room > 0, text, text_bytes, NULL, 0,
-                                 &slot, &run, overflow);
-    if (status != POCKETBERT_OK)
-        return end(slot, &run, status);
-    float *logits = run.outputs[PB_TASK_OUTPUT].data;
-    pocketbert_entity entity = {.name = NULL};
-    int32_t members = 0, found = 0;
-    for (int32_t t = 0; t <= run.tokens.count; t++) {
-        pocketbert_label label = {0, 0};
-        const char *name = NULL;
-        if (t < run.tokens.count) {
-            if (run.tokens.texts[t] < 0)
+    pb_pass pass;
+    const bool complete = pieces && masks && each > 0 && room >= each;
+    int32_t status = pb_begin_task(handle, POCKETBERT_FILL, complete, options, &pass);
+    if (status == POCKETBERT_OK)
+        status = pb_begin_text(&pass, text, text_bytes, NULL, 0, overflow);
+    const int32_t size = pb_vector_size(), most = each < size ? each : size;
+    int32_t found = 0;
+    while (status == POCKETBERT_OK && pass.more && (status = pb_next_window(&pass)) == POCKETBERT_OK) {
+        float *logits = pass.outputs[PB_TASK_OUTPUT].data;
+        int32_t place = pass.tokens.skip;
+        for (int32_t t = 0; t < pass.tokens.count; t++) {
+            const bool own = pass.tokens.texts[t] < 0 || is_own(&pass, place);
+            place += pass.tokens.texts[t] >= 0;
+            if (pass.tokens.ids[t] != PB_MASK || !own)
                 continue;
-            float *row = logits + (size_t)t * PB_LABELS;
-            activate(row, PB_LABELS, PB_SOFTMAX);
-            best(row, PB_LABELS, &label, 1);
-            name = PB(label)(label.label);
-        }
-        if (name && members && equal(without_prefix(name), entity.name) && prefix(name) != 'B') {
-            members++;
-            entity.score += label.score;
-            entity.end = run.tokens.ends[t];
-            continue;
-        }
-        if (members && !equal(entity.name, "O")) {
-            entity.score /= (float)members;
-            if (found < room)
-                entities[found] = entity;
+            if (found < room / each) {
+                float *row = logits + (size_t)t * (size_t)size;
+                pb_activate(row, size, PB_SOFTMAX);
+                pocketbert_label *to = pieces + (size_t)found * (size_t)each;
+                for (int32_t k = best(row, size, NULL, to, most); k < each; k++)
+                    to[k] = (pocketbert_label){-1, 0};
+            }
             found++;
         }
-        members = name != NULL;
-        if (name)
-            entity = (pocketbert_entity){without_prefix(name), label.score, run.tokens.begins[t], run.tokens.ends[t]};
     }
-    *count = found;
-    return end(slot, &run, status);
-}
-
-PB_PUBLIC int32_t PB(fill)(pocketbert_model *model, const char *text, size_t text_bytes, pocketbert_label *pieces,
-                           int32_t each, int32_t room, int32_t *masks, int32_t *overflow)
-{
-    pb_slot *slot;
-    pb_task_run run = {.memory = NULL};
-    const int32_t status = begin(model, POCKETBERT_FILL, pieces && masks && each > 0 && room >= each, text, text_bytes,
-                                 NULL, 0, &slot, &run, overflow);
-    if (status != POCKETBERT_OK)
-        return end(slot, &run, status);
-    const int32_t size = pb_vector_size();
-    const int32_t most = each < size ? each : size;
-    float *logits = run.outputs[PB_TASK_OUTPUT].data;
-    int32_t found = 0;
-    for (int32_t t = 0; t < run.tokens.count; t++) {
-        if (run.tokens.ids[t] != PB_MASK)
-            continue;
-        if (found < room / each) {
-            float *row = logits + (size_t)t * (size_t)size;
-            activate(row, size, PB_SOFTMAX);
-            pocketbert_label *to = pieces + (size_t)found * (size_t)each;
-            for (int32_t k = best(row, size, to, most); k < each; k++)
-                to[k] = (pocketbert_label){-1, 0};
-        }
-        found++;
-    }
-    *masks = found;
-    return end(slot, &run, status);
+    if (status == POCKETBERT_OK)
+        *masks = found;
+    return pb_end_task(&pass, status);
 }

@@ -43,11 +43,12 @@ typedef struct {
     uint32_t code, begin, end;
 } pb_char;
 
-/* leading, trailing: blanks in it, which its offsets may leave out. */
+/* leading, trailing: blanks in it, which its offsets may leave out; word: the number of the word that it is of. */
 typedef struct {
     int32_t id;
     uint32_t begin, end;
     uint16_t leading, trailing;
+    uint32_t word;
 } pb_found;
 
 typedef struct {
@@ -58,8 +59,15 @@ typedef struct {
 typedef struct {
     pb_block characters, normal[2], codes, tokens, work;
     size_t token_count;
+    uint32_t word;
     bool failed; /* there is no memory */
 } pb_reader;
+
+/* A text, or two, read once: what any number of windows are cut from. */
+typedef struct {
+    const char *text[2]; /* the second NULL where there is one text */
+    pb_reader readers[2];
+} pb_reading;
 
 /* Tables that a build writes. A node's children are nodes pb_trie_first[n] to pb_trie_first[n + 1], by their labels. */
 extern const uint32_t pb_trie_first[];
@@ -78,9 +86,25 @@ extern const int32_t pb_merge_result[];  /* by rank */
 extern const int32_t pb_byte_pieces[];
 extern const double pb_scores[];
 
+/* Returns POCKETBERT_OK or ERROR_MEMORY; pb_release must follow. */
+int32_t pb_read(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pb_reading *reading);
+/* The tokens with those of the template, as many as `to` has room for. Returns POCKETBERT_OK, or ERROR_SHAPE where the first
+ * text leaves no room for a window of the second. */
+int32_t pb_cut(const pb_reading *reading, pocketbert_tokens *to);
+void pb_release(pb_reading *reading);
+
+/* All three, for one window. */
+int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to);
+
+/* What to say where pb_cut and pb_read fail. */
+extern const char pb_no_room[], pb_no_memory[];
+
 /* At least so many bytes in a block, what is in it kept; NULL, and `failed`, where there are none. */
 void *pb_reserve(pb_reader *r, pb_block *block, size_t bytes);
 void pb_emit(pb_reader *r, int32_t id, uint32_t begin, uint32_t end, size_t leading, size_t trailing);
+
+/* The character that begins at p, of which there are `left` bytes, and its bytes. */
+uint32_t pb_decode(const uint8_t *p, size_t left, uint32_t *bytes);
 
 static inline uint32_t pb_map(uint32_t map, uint32_t code)
 {

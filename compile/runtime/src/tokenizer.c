@@ -35,12 +35,12 @@ void pb_emit(pb_reader *r, int32_t id, uint32_t begin, uint32_t end, size_t lead
     pb_found *tokens = pb_reserve(r, &r->tokens, bytes <= r->tokens.bytes ? bytes : 2 * bytes);
     if (tokens)
         tokens[r->token_count++] = (pb_found){id, begin, end, (uint16_t)(leading < 0xFFFF ? leading : 0xFFFF),
-                                              (uint16_t)(trailing < 0xFFFF ? trailing : 0xFFFF)};
+                                              (uint16_t)(trailing < 0xFFFF ? trailing : 0xFFFF), r->word};
 }
 
 /* The character that begins at p, and its bytes. What is not UTF-8 is U+FFFD, once for the longest part of a character
  * that could have gone on, as Unicode recommends and most decoders do. */
-static uint32_t decode(const uint8_t *p, size_t left, uint32_t *bytes)
+uint32_t pb_decode(const uint8_t *p, size_t left, uint32_t *bytes)
 {
     const uint32_t c = p[0], more = c < 0x80 ? 0 : c < 0xC2 ? 4 : c < 0xE0 ? 1 : c < 0xF0 ? 2 : c < 0xF5 ? 3 : 4;
     *bytes = 1;
@@ -81,6 +81,7 @@ static void emit_added(pb_reader *r, int32_t id, const pb_char *at, size_t first
         leading++;
     while (end - trailing > first && is_blank(at[end - trailing - 1].code))
         trailing++;
+    r->word++;
     pb_emit(r, id, at[first].begin, at[end - 1].end, leading, trailing);
 }
 
@@ -162,7 +163,7 @@ static void read_text(pb_reader *r, const char *text, size_t size)
         size_t count = 0;
         for (size_t i = begin, bytes; i < end; i += bytes, count++) {
             uint32_t length;
-            const uint32_t code = decode((const uint8_t *)text + i, end - i, &length);
+            const uint32_t code = pb_decode((const uint8_t *)text + i, end - i, &length);
             bytes = length;
             at[count] = (pb_char){code, (uint32_t)i, (uint32_t)(i + bytes)};
         }
@@ -184,7 +185,7 @@ static void share(size_t room, size_t *first, size_t *second)
 static uint32_t forward(const uint8_t *text, uint32_t at, uint32_t end, uint32_t count)
 {
     for (uint32_t bytes; count && at < end; count--, at += bytes)
-        decode(text + at, end - at, &bytes);
+        pb_decode(text + at, end - at, &bytes);
     return at;
 }
 
@@ -210,7 +211,7 @@ static void set_offsets(const char *text, const pb_found *token, bool first, int
     *end = to;
 }
 
-static void put(pocketbert_tokens *to, int64_t id, int64_t segment, int text, int64_t begin, int64_t end)
+static void put(pocketbert_tokens *to, int64_t id, int64_t segment, int text, int64_t begin, int64_t end, int32_t word)
 {
     const int32_t i = to->count++;
     to->ids[i] = id;
@@ -222,6 +223,8 @@ static void put(pocketbert_tokens *to, int64_t id, int64_t segment, int text, in
         to->begins[i] = begin;
     if (to->ends)
         to->ends[i] = end;
+    if (to->words)
+        to->words[i] = word;
 }
 
 static void put_text(pocketbert_tokens *to, const pb_reader *r, const char *text, size_t first, size_t count,
@@ -231,7 +234,7 @@ static void put_text(pocketbert_tokens *to, const pb_reader *r, const char *text
     for (size_t i = first; i < first + count; i++) {
         int64_t begin, end;
         set_offsets(text, &tokens[i], i == first, &begin, &end);
-        put(to, tokens[i].id, segment, which, begin, end);
+        put(to, tokens[i].id, segment, which, begin, end, (int32_t)tokens[i].word - 1);
     }
 }
 
@@ -240,44 +243,63 @@ int32_t pb_template_size(bool pair)
     return pair ? PB_PAIR_SPECIALS : PB_SINGLE_SPECIALS;
 }
 
-int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to)
+int32_t pb_read(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pb_reading *reading)
+{
+    *reading = (pb_reading){.text = {text, pair}};
+    read_text(&reading->readers[0], text, text_bytes);
+    if (pair)
+        read_text(&reading->readers[1], pair, pair_bytes);
+    return reading->readers[0].failed || reading->readers[1].failed ? POCKETBERT_ERROR_MEMORY : POCKETBERT_OK;
+}
+
+void pb_release(pb_reading *reading)
+{
+    release(&reading->readers[0]);
+    release(&reading->readers[1]);
+}
+
+int32_t pb_cut(const pb_reading *reading, pocketbert_tokens *to)
 {
     typedef struct {
         int32_t kind, id, segment;
     } item;
     static const item single[] = {PB_SINGLE}, two[] = {PB_PAIR};
+    const bool pair = reading->text[1];
     const item *template = pair ? two : single;
     const size_t items = pair ? sizeof two / sizeof *two : sizeof single / sizeof *single;
     const size_t room = (size_t)(to->max_tokens - pb_template_size(pair));
     const size_t skip = to->skip > 0 ? (size_t)to->skip : 0;
-    pb_reader readers[2] = {{.failed = false}, {.failed = false}};
-    read_text(&readers[0], text, text_bytes);
-    if (pair)
-        read_text(&readers[1], pair, pair_bytes);
-    const bool failed = readers[0].failed || readers[1].failed;
-    size_t counts[2] = {readers[0].token_count, readers[1].token_count}, first[2] = {0, 0};
-    size_t *last = &counts[pair != NULL];
-    first[pair != NULL] = skip < *last ? skip : *last;
-    *last -= first[pair != NULL];
+    size_t counts[2] = {reading->readers[0].token_count, reading->readers[1].token_count}, first[2] = {0, 0};
+    size_t *last = &counts[pair];
+    first[pair] = skip < *last ? skip : *last;
+    *last -= first[pair];
     const size_t before = counts[0] + counts[1];
-    int32_t status = failed ? POCKETBERT_ERROR_MEMORY : POCKETBERT_OK;
+    to->count = 0;
     if (to->windows && pair && counts[0] >= room)
-        status = status == POCKETBERT_OK ? POCKETBERT_ERROR_SHAPE : status;
-    else if (to->windows)
+        return POCKETBERT_ERROR_SHAPE;
+    if (to->windows)
         *last = *last < room - (pair ? counts[0] : 0) ? *last : room - (pair ? counts[0] : 0);
     else
         share(room, &counts[0], &counts[1]);
-    to->count = 0;
     to->overflow = (int32_t)(before - counts[0] - counts[1]);
-    for (size_t i = 0; i < items && status == POCKETBERT_OK; i++) {
+    for (size_t i = 0; i < items; i++) {
         const int which = template[i].kind == PB_PIECE_SECOND;
         if (template[i].kind == PB_PIECE_SPECIAL)
-            put(to, template[i].id, template[i].segment, -1, 0, 0);
+            put(to, template[i].id, template[i].segment, -1, 0, 0, -1);
         else
-            put_text(to, &readers[which], which ? pair : text, first[which], counts[which], template[i].segment, which);
+            put_text(to, &reading->readers[which], reading->text[which], first[which], counts[which],
+                     template[i].segment, which);
     }
-    release(&readers[0]);
-    release(&readers[1]);
+    return POCKETBERT_OK;
+}
+
+int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to)
+{
+    pb_reading reading;
+    int32_t status = pb_read(text, text_bytes, pair, pair_bytes, &reading);
+    if (status == POCKETBERT_OK)
+        status = pb_cut(&reading, to);
+    pb_release(&reading);
     return status;
 }
 
@@ -292,6 +314,36 @@ const char *pb_piece(int32_t id)
 int32_t pb_template_size(bool pair)
 {
     return pair ? 3 : 2;
+}
+
+void *pb_reserve(pb_reader *r, pb_block *block, size_t bytes)
+{
+    (void)r, (void)block, (void)bytes;
+    return NULL;
+}
+
+uint32_t pb_decode(const uint8_t *p, size_t left, uint32_t *bytes)
+{
+    (void)left;
+    *bytes = 1;
+    return *p;
+}
+
+int32_t pb_read(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pb_reading *reading)
+{
+    (void)text, (void)text_bytes, (void)pair, (void)pair_bytes, (void)reading;
+    return POCKETBERT_ERROR_VOCABULARY;
+}
+
+void pb_release(pb_reading *reading)
+{
+    (void)reading;
+}
+
+int32_t pb_cut(const pb_reading *reading, pocketbert_tokens *to)
+{
+    (void)reading, (void)to;
+    return POCKETBERT_ERROR_VOCABULARY;
 }
 
 int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to)

@@ -25,6 +25,7 @@ from compile.targets import TARGETS, find_target
 ANDROID = TARGETS["arm64-android"]
 PUBLIC = {"abi_version", "open", "run", "close", "last_error", "describe", "profile", "functions"}
 PUBLIC |= {"tokenize", "run_text", "token", "encode", "label", "classify", "embed", "entities", "fill"}
+PUBLIC |= {"answer", "classify_all", "embed_all", "convert", "cosine"}
 
 
 @pytest.fixture(params=["android", "linux", "host"])

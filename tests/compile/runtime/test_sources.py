@@ -169,7 +169,10 @@ def test_numbers_of_the_interface_stay_as_they_are() -> None:
     numbers = {name: int(value) for name, value in re.findall(r"\bPOCKETBERT_(\w+) = (\d+)", header)}
     types = {name.upper(): code for name, code in TYPE_CODES.items()}
     errors = ["ARGUMENT", "SHAPE", "RANGE", "MEMORY", "CPU", "THREAD", "BUSY", "LIBRARY", "VOCABULARY", "FORK", "TASK"]
-    assert numbers == {"ABI": 1, "OK": 0} | types | {f"ERROR_{name}": 1 + i for i, name in enumerate(errors)}
+    errors += ["LONG", "CANCELLED"]
+    assert numbers == {"ABI": 2, "OK": 0, "INT8": 5, "BITS": 6} | types | {
+        f"ERROR_{name}": 1 + i for i, name in enumerate(errors)
+    }
     assert types == {"FLOAT32": 1, "INT64": 2, "INT32": 3, "BOOL": 4}
 
 

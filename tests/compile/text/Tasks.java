@@ -1,12 +1,15 @@
+import com.pocketbert.Answer;
 import com.pocketbert.Entity;
 import com.pocketbert.Label;
 import com.pocketbert.Model;
+import com.pocketbert.TaskOptions;
 import com.pocketbert.Tokens;
 import java.io.File;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
+import java.util.Arrays;
 import java.util.List;
 
 /** Tasks TEXTS TASK LIBRARY: what com.pocketbert says of each line of TEXTS. Scores as the bits of a float. */
@@ -19,23 +22,56 @@ public final class Tasks {
         return line.toString();
     }
 
+    private static TaskOptions inWindows(int maxTokens) {
+        return new TaskOptions().longText(TaskOptions.LongText.WINDOWS).maxTokens(maxTokens).stride(3);
+    }
+
+    private static void append(StringBuilder line, float[] vector) {
+        for (float value : vector) {
+            line.append(Float.floatToRawIntBits(value)).append(' ');
+        }
+    }
+
     private static String line(Model model, String task, String text) {
         StringBuilder line = new StringBuilder();
+        TaskOptions cut = new TaskOptions().longText(TaskOptions.LongText.TRUNCATE);
         if (task.equals("classify")) {
-            return bits(model.classify(text, null, true));
-        }
-        if (task.equals("embed")) {
-            for (float value : model.embed(text, true)) {
-                line.append(Float.floatToRawIntBits(value)).append(' ');
+            line.append(bits(model.classify(text, null, true)));
+            line.append(bits(model.classify("the", text, inWindows(12).allow("bad", "söso").deny("bad"))));
+            for (List<Label> labels : model.classifyAll(Arrays.asList(text, "the", ""), cut)) {
+                line.append(bits(labels));
             }
+        } else if (task.equals("embed")) {
+            float[] vector = model.embed(text, true);
+            append(line, vector);
+            append(line, model.embed(text, inWindows(12)));
+            for (float[] each : model.embedAll(Arrays.asList(text, "the model", ""), cut)) {
+                append(line, each);
+            }
+            byte[] small = model.toInt8(vector);
+            byte[] smallest = model.toBits(vector);
+            for (byte value : small) {
+                line.append(value).append(' ');
+            }
+            for (byte value : smallest) {
+                line.append(value & 0xFF).append(' ');
+            }
+            float[] other = model.embed("the model", false);
+            line.append(Float.floatToRawIntBits(model.cosine(vector, other))).append(' ');
+            line.append(Float.floatToRawIntBits(model.cosineOfInt8(small, model.toInt8(other)))).append(' ');
+            line.append(Float.floatToRawIntBits(model.cosineOfBits(smallest, model.toBits(other))));
         } else if (task.equals("fill")) {
-            for (List<Label> pieces : model.fill(text + " [MASK]", 3, true)) {
+            for (List<Label> pieces : model.fill(text + " [MASK]", 3, inWindows(12))) {
                 line.append(bits(pieces));
             }
         } else if (task.equals("entities")) {
-            for (Entity entity : model.entities(text, true)) {
+            for (Entity entity : model.entities(text, inWindows(0))) {
                 line.append(entity.name()).append(' ').append(Float.floatToRawIntBits(entity.score())).append(' ');
                 line.append(text, entity.begin(), entity.end()).append('|');
+            }
+        } else if (task.equals("answer")) {
+            for (Answer answer : model.answer("the model?", text, 4, inWindows(14).noAnswer(true))) {
+                line.append(answer.text()).append(' ').append(Float.floatToRawIntBits(answer.score())).append('|');
             }
         } else {
             Tokens tokens = model.encode(text, text, 20);

@@ -17,18 +17,54 @@ static void print(const std::vector<Label> &labels) {
   for (const Label &label : labels) std::cout << label.name << ' ' << bits(label.score) << ' ';
 }
 
+static TaskOptions in_windows(std::int32_t max_tokens) {
+  TaskOptions options;
+  options.long_text = LongText::windows;
+  options.max_tokens = max_tokens;
+  options.stride = 3;
+  return options;
+}
+
+static void print(const std::vector<float> &vector) {
+  for (const float value : vector) std::cout << bits(value) << ' ';
+}
+
 static void print(Model &model, const std::string &task, const std::string &text) {
-  if (task == "classify") print(model.classify(text));
-  if (task == "embed")
-    for (const float value : model.embed(text)) std::cout << bits(value) << ' ';
+  TaskOptions cut;
+  cut.long_text = LongText::truncate;
+  if (task == "classify") {
+    print(model.classify(text, {}, cut));
+    TaskOptions some = in_windows(12);
+    some.allow = {"bad", "söso"};
+    some.deny = {"bad"};
+    print(model.classify("the", text, some));
+    for (const std::vector<Label> &labels : model.classify_all({text, "the", ""}, cut)) print(labels);
+  }
+  if (task == "embed") {
+    const std::vector<float> vector = model.embed(text, cut);
+    print(vector);
+    print(model.embed(text, in_windows(12)));
+    print(model.embed_all({text, "the model", ""}, cut));
+    for (const std::int8_t value : model.to_int8(vector)) std::cout << int{value} << ' ';
+    for (const std::uint8_t value : model.to_bits(vector)) std::cout << int{value} << ' ';
+    const std::vector<float> other = model.embed("the model");
+    std::cout << bits(model.cosine(vector, other)) << ' ' << bits(model.cosine(model.to_int8(vector), model.to_int8(other)))
+              << ' ' << bits(model.cosine(model.to_bits(vector), model.to_bits(other)));
+  }
   if (task == "fill")
-    for (const std::vector<Label> &pieces : model.fill(text + " [MASK]", 3)) print(pieces);
+    for (const std::vector<Label> &pieces : model.fill(text + " [MASK]", 3, in_windows(12))) print(pieces);
   if (task == "entities")
-    for (const pocketbert_entity &entity : model.entities(text))
+    for (const pocketbert_entity &entity : model.entities(text, in_windows(0)))
       std::cout << entity.name << ' ' << bits(entity.score) << ' '
                 << text.substr(static_cast<std::size_t>(entity.begin),
                                static_cast<std::size_t>(entity.end - entity.begin))
                 << '|';
+  if (task == "answer") {
+    TaskOptions options = in_windows(14);
+    options.no_answer = true;
+    for (const Answer &answer : model.answer("the model?", text, 4, options))
+      std::cout << answer.text << ' ' << bits(answer.score) << '|';
+  }
   if (task == "encode") {
     const Tokens tokens = model.tokenize(text, text, 20);
     for (std::size_t i = 0; i < tokens.ids.size(); i++)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ class Pair:
         for which, whole in ((0, text), (1, pair or "")):
             own = [i for i, of in enumerate(got.texts) if of == which]
             assert characters(whole, [got.offsets[i] for i in own]) == [wanted.offsets[i] for i in own], ascii(text)
+            goes_on = [[words[i] == words[k] for i, k in pairwise(own)] for words in (got.words, wanted.word_ids)]
+            assert goes_on[0] == goes_on[1], ascii(text)
         return got.ids
 
 

@@ -3,7 +3,7 @@
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ MODELS: dict[str, tuple[Any, ...]] = {
     "entities": ("token-classification", len(TYPES), False, {"id2label": TYPES}),
     "fill": ("mlm", 2, False, {}),
     "embed": ("none", 2, True, {}),
+    "answer": ("question-answering", 2, False, {}),
 }
+SMALLER: tuple[Any, ...] = ("int8", "binary")
 TEXTS = (
     "",
     "the model",
@@ -37,16 +39,31 @@ def bits(value: float) -> int:
 
 
 def expected(library: compile.Library, task: str, text: str) -> str:
+    def labels(found: Sequence[Any]) -> str:
+        return "".join(f"{label.name} {bits(label.score)} " for label in found)
+
+    windows: dict[str, Any] = {"windows": True, "stride": 3}
     if task == "classify":
-        return "".join(f"{label.name} {bits(label.score)} " for label in library.classify(text, truncate=True))
+        some = library.classify("the", text, allow=["bad", "söso"], deny=["bad"], max_tokens=12, **windows)
+        every = library.classify_all([text, "the", ""], truncate=True)
+        return "".join(map(labels, [library.classify(text, truncate=True), some, *every]))
     if task == "embed":
-        return "".join(f"{bits(value)} " for value in library.embed(text, truncate=True))
+        vector, other = library.embed(text, truncate=True), library.embed("the model")
+        values = [*vector, *library.embed(text, max_tokens=12, **windows)]
+        values += list(library.embed_all([text, "the model", ""], truncate=True).ravel())
+        small = [(library.embed(text, True, precision=p), library.embed("the model", precision=p)) for p in SMALLER]
+        whole = [int(value) for pair in small for value in pair[0]]
+        cosines = [bits(library.cosine(*pair)) for pair in ((vector, other), *small)]
+        return " ".join(map(str, [*map(bits, values), *whole, *cosines]))
     if task == "fill":
-        rows = library.fill(f"{text} [MASK]", top=3, truncate=True)
-        return "".join(f"{piece.name} {bits(piece.score)} " for row in rows for piece in row)
+        return "".join(map(labels, library.fill(f"{text} [MASK]", top=3, max_tokens=12, **windows)))
     if task == "entities":
-        found = library.entities(text, truncate=True)
+        found = library.entities(text, **windows)
         return "".join(f"{e.name} {bits(e.score)} {text[e.begin : e.end]}|" for e in found)
+    if task == "answer":
+        answers = library.answer("the model?", text, 4, max_tokens=14, stride=3, no_answer=True)
+        assert all(answer.text == text[answer.begin : answer.end] for answer in answers)
+        return "".join(f"{answer.text} {bits(answer.score)}|" for answer in answers)
     tokens = library.encode(text, text, 20)
     columns = zip(tokens.ids, tokens.segments, tokens.texts, tokens.begins, tokens.ends, strict=True)
     line = "".join(f"{number} {segment} {of} {text[begin:end]}|" for number, segment, of, begin, end in columns)

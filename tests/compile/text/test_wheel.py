@@ -128,7 +128,7 @@ except model.ModelError as error:
     print(str(error).partition("is ")[2])
 """
     lines = python(environment, code, tmp_path).splitlines()
-    assert lines == ["TASK RunError", "None ModelError", "None ModelError", "damaged: install the wheel again"]
+    assert lines == ["TASK RunError", "LONG RunError", "None ModelError", "damaged: install the wheel again"]
 
 
 def test_tags_and_records(wheel: Callable) -> None:

@@ -3,7 +3,11 @@ package com.pocketbert;
 import java.lang.ref.PhantomReference;
 import java.lang.ref.ReferenceQueue;
 import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.Collections;
+import java.util.List;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 
@@ -22,13 +26,16 @@ final class Handle extends PhantomReference<Model> {
     private final long functions;
     private long model;
 
+    /** The int that C looks at while it runs. */
+    private final ByteBuffer cancel = ByteBuffer.allocateDirect(Integer.BYTES).order(ByteOrder.nativeOrder());
+
     Handle(Model owner, long functions, Model.Options options) {
         super(owner, DROPPED);
         for (Object dropped = DROPPED.poll(); dropped != null; dropped = DROPPED.poll()) {
             ((Handle) dropped).close();
         }
         long[] opened = new long[1];
-        Native.check(Native.open(functions, options.threads, options.cores, opened), functions, 0);
+        Native.check(Native.open(functions, options.threads, options.cores, cancel, opened), functions, 0);
         this.functions = functions;
         this.model = opened[0];
         OPEN.add(this);
@@ -46,13 +53,41 @@ final class Handle extends PhantomReference<Model> {
         return Native.checkCount(tokens, functions, model);
     }
 
-    synchronized int task(int task, String text, String pair, boolean truncate, ByteBuffer memory, int room, int each) {
+    synchronized int task(
+            int task, String text, String pair, ByteBuffer options, ByteBuffer memory, int room, int each) {
         requireOpen();
         ByteBuffer first = Native.encode(text);
         ByteBuffer second = Native.encode(pair);
         long result = Native.task(functions, model, task, first, Native.length(first), second, Native.length(second),
-                memory, room, each);
-        return Native.checkTask(result, truncate, functions, model);
+                options, memory, room, each);
+        return Native.checkTask(result, functions, model);
+    }
+
+    /** texts: each followed by its pair, which may be null. */
+    synchronized void tasks(int task, List<String> texts, ByteBuffer options, ByteBuffer memory, int each) {
+        requireOpen();
+        int count = texts.size() / 2;
+        List<byte[]> parts = new ArrayList<>();
+        ByteBuffer sizes = ByteBuffer.allocateDirect(8 * count + 1).order(ByteOrder.nativeOrder());
+        int bytes = 0;
+        for (String text : texts) {
+            byte[] part = text == null ? new byte[0] : text.getBytes(StandardCharsets.UTF_8);
+            parts.add(part);
+            sizes.putInt(text == null ? -1 : part.length);
+            bytes = Math.addExact(bytes, part.length);
+        }
+        ByteBuffer all = ByteBuffer.allocateDirect(bytes + 1);
+        for (byte[] part : parts) {
+            all.put(part);
+        }
+        ByteBuffer views = ByteBuffer.allocateDirect(Math.multiplyExact(32, count) + 1);
+        long result = Native.tasks(functions, model, task, all, sizes, count, views, options, memory, each,
+                ByteBuffer.allocateDirect(4 * count + 1));
+        Native.checkTask(result, functions, model);
+    }
+
+    void cancel(boolean value) {
+        cancel.putInt(0, value ? 1 : 0);
     }
 
     synchronized void close() {

@@ -207,7 +207,12 @@ public final class Model implements AutoCloseable {
     private static final int ENTITIES = 2;
     private static final int FILL = 3;
     private static final int EMBED = 4;
+    private static final int ANSWER = 5;
     private static final int LABEL_BYTES = 8;
+    private static final int ANSWER_BYTES = 24;
+    private static final int FLOAT32 = 1;
+    private static final int INT8 = 5;
+    private static final int BITS = 6;
     private static final int ENTITY_BYTES = 32;
 
     private long fact(int index) {
@@ -238,11 +243,39 @@ public final class Model implements AutoCloseable {
     private Tokens encode(String text, String pair, int maxTokens, boolean windows, int skip) {
         ByteBuffer first = Native.encode(Objects.requireNonNull(text, "text"));
         ByteBuffer second = Native.encode(pair);
-        ByteBuffer memory = memory(33L * Math.max(maxTokens, 0));
+        ByteBuffer memory = memory(37L * Math.max(maxTokens, 0));
         long result = Native.encode(functions, first, Native.length(first), second, Native.length(second), maxTokens,
                 windows, skip, memory);
-        int count = Native.checkTask(result, true, functions, 0);
+        int count = Native.checkTask(result, functions, 0);
         return new Tokens(memory, maxTokens, count, (int) (result >>> 32), text, pair);
+    }
+
+    /** The labels of a model that classifies, or finds entities, by their numbers. */
+    public List<String> labels() {
+        List<String> result = new ArrayList<>();
+        for (int i = 0; i < fact(1); i++) {
+            result.add(Native.decode(Native.label(functions, i)));
+        }
+        return result;
+    }
+
+    private int task(int task, String text, String pair, TaskOptions options, ByteBuffer memory, int room, int each) {
+        Objects.requireNonNull(text, "text");
+        return handle.task(task, text, pair, options.toBuffer(labels()), memory, room, each);
+    }
+
+    private int labelRoom(TaskOptions options) {
+        int all = Math.max((int) fact(1), 1);
+        return options.top > 0 ? Math.min(options.top, all) : all;
+    }
+
+    private List<Label> labelsAt(ByteBuffer memory, int first, int count) {
+        List<Label> result = new ArrayList<>();
+        for (int i = first; i < first + count && memory.getInt(LABEL_BYTES * i) >= 0; i++) {
+            ByteBuffer name = Native.label(functions, memory.getInt(LABEL_BYTES * i));
+            result.add(new Label(Native.decode(name), memory.getFloat(LABEL_BYTES * i + 4)));
+        }
+        return result;
     }
 
     /**
@@ -253,34 +286,128 @@ public final class Model implements AutoCloseable {
      * @throws ModelException if the model is for another task
      */
     public List<Label> classify(String text, String pair, boolean truncate) {
-        int labels = (int) fact(1);
-        ByteBuffer memory = memory((long) LABEL_BYTES * Math.max(labels, 1));
-        Objects.requireNonNull(text, "text");
-        int count = handle.task(CLASSIFY, text, pair, truncate, memory, Math.max(labels, 1), 0);
-        List<Label> result = new ArrayList<>();
-        for (int i = 0; i < count; i++) {
-            ByteBuffer name = Native.label(functions, memory.getInt(LABEL_BYTES * i));
-            result.add(new Label(Native.decode(name), memory.getFloat(LABEL_BYTES * i + 4)));
+        return classify(text, pair, TaskOptions.truncating(truncate));
+    }
+
+    /** The same with options. */
+    public List<Label> classify(String text, String pair, TaskOptions options) {
+        int room = labelRoom(options);
+        ByteBuffer memory = memory((long) LABEL_BYTES * room);
+        return labelsAt(memory, 0, task(CLASSIFY, text, pair, options, memory, room, 0));
+    }
+
+    /** The same of many texts, with several at once on threads. */
+    public List<List<Label>> classifyAll(List<String> texts, TaskOptions options) {
+        int room = labelRoom(options);
+        ByteBuffer memory = memory((long) LABEL_BYTES * room * texts.size());
+        tasks(CLASSIFY, texts, options, memory, room);
+        List<List<Label>> result = new ArrayList<>();
+        for (int i = 0; i < texts.size(); i++) {
+            result.add(labelsAt(memory, i * room, room));
         }
         return result;
     }
 
-    /** A text as a vector; {@code truncate} as in {@link #classify}. */
+    private void tasks(int task, List<String> texts, TaskOptions options, ByteBuffer memory, int each) {
+        List<String> pairs = new ArrayList<>();
+        for (String text : texts) {
+            pairs.add(Objects.requireNonNull(text, "text"));
+            pairs.add(null);
+        }
+        handle.tasks(task, pairs, options.toBuffer(labels()), memory, each);
+    }
+
+    /** A text as a vector; {@code truncate} as in {@link #classify(String, String, boolean)}. */
     public float[] embed(String text, boolean truncate) {
+        return embed(text, TaskOptions.truncating(truncate));
+    }
+
+    /** The same with options. */
+    public float[] embed(String text, TaskOptions options) {
         int size = (int) fact(2);
-        ByteBuffer memory = memory(4L * Math.max(size, 1));
-        handle.task(EMBED, Objects.requireNonNull(text, "text"), null, truncate, memory, size, 0);
+        ByteBuffer memory = memory(4L * size);
+        task(EMBED, text, null, options, memory, size, 0);
         float[] vector = new float[size];
         memory.asFloatBuffer().get(vector);
         return vector;
     }
 
-    /** What is named in a text, in its order; {@code truncate} as in {@link #classify}. */
+    /** The vectors of many texts, with several at once on threads. */
+    public float[][] embedAll(List<String> texts, TaskOptions options) {
+        int size = (int) fact(2);
+        ByteBuffer memory = memory(4L * size * texts.size());
+        tasks(EMBED, texts, options, memory, size);
+        float[][] vectors = new float[texts.size()][size];
+        for (int i = 0; i < vectors.length; i++) {
+            memory.position(4 * size * i);
+            memory.slice().order(ByteOrder.nativeOrder()).asFloatBuffer().get(vectors[i]);
+        }
+        return vectors;
+    }
+
+    /** A vector in a quarter of its bytes: each element in steps of a 127th of the largest one's size. */
+    public byte[] toInt8(float[] vector) {
+        return convert(vector, INT8, vector.length);
+    }
+
+    /** A bit for each element of a vector, the first in the first byte's highest: whether it is above 0. */
+    public byte[] toBits(float[] vector) {
+        return convert(vector, BITS, (vector.length + 7) / 8);
+    }
+
+    private byte[] convert(float[] vector, int type, int bytes) {
+        ByteBuffer from = memory(4L * vector.length);
+        from.asFloatBuffer().put(vector);
+        ByteBuffer memory = memory(bytes);
+        Native.check(Native.convert(functions, from, vector.length, type, memory), functions, 0);
+        byte[] result = new byte[bytes];
+        memory.get(result);
+        return result;
+    }
+
+    /** How alike two vectors are, from -1 to 1: the cosine of the angle between them. */
+    public float cosine(float[] a, float[] b) {
+        ByteBuffer first = memory(4L * a.length);
+        ByteBuffer second = memory(4L * b.length);
+        first.asFloatBuffer().put(a);
+        second.asFloatBuffer().put(b);
+        return cosine(first, second, a.length, b.length, a.length, FLOAT32);
+    }
+
+    /** The same of two that {@link #toInt8} made. */
+    public float cosineOfInt8(byte[] a, byte[] b) {
+        return cosine(direct(a), direct(b), a.length, b.length, a.length, INT8);
+    }
+
+    /** The same of two that {@link #toBits} made of vectors of this model: of vectors of 1 and -1. */
+    public float cosineOfBits(byte[] a, byte[] b) {
+        return cosine(direct(a), direct(b), a.length, b.length, (int) Math.min(8L * a.length, fact(2)), BITS);
+    }
+
+    private float cosine(ByteBuffer a, ByteBuffer b, int aLength, int bLength, int size, int type) {
+        if (aLength != bLength) {
+            throw new IllegalArgumentException("vectors have " + aLength + " and " + bLength + " elements");
+        }
+        return Native.cosine(functions, a, b, size, type);
+    }
+
+    private static ByteBuffer direct(byte[] bytes) {
+        ByteBuffer result = memory(bytes.length);
+        result.put(bytes);
+        return result;
+    }
+
+    /** What is named in a text, in its order; {@code truncate} as in {@link #classify(String, String, boolean)}. */
     public List<Entity> entities(String text, boolean truncate) {
-        int room = Math.max(maxTextTokens(), 1);
+        return entities(text, TaskOptions.truncating(truncate));
+    }
+
+    /** The same with options. */
+    public List<Entity> entities(String text, TaskOptions options) {
+        int[] places = Tokens.places(Objects.requireNonNull(text, "text"));
+        int room = Math.max(options.readsWindows() ? places.length : maxTextTokens(), 1);
         ByteBuffer memory = memory((long) ENTITY_BYTES * room);
-        int count = handle.task(ENTITIES, Objects.requireNonNull(text, "text"), null, truncate, memory, room, 0);
-        int[] places = Tokens.places(text);
+        int count = Math.min(task(ENTITIES, text, null, options, memory, room, 0), room);
         List<Entity> result = new ArrayList<>();
         for (int i = 0; i < count; i++) {
             int at = ENTITY_BYTES * i;
@@ -290,15 +417,28 @@ public final class Model implements AutoCloseable {
         return result;
     }
 
-    /** For each mask in a text the {@code top} most probable pieces, best first; {@code truncate} as in {@link #classify}. */
+    /**
+     * For each mask in a text the {@code top} most probable pieces, best first; {@code truncate} as in
+     * {@link #classify(String, String, boolean)}.
+     */
     public List<List<Label>> fill(String text, int top, boolean truncate) {
+        return fill(text, top, TaskOptions.truncating(truncate));
+    }
+
+    /** The same with options. */
+    public List<List<Label>> fill(String text, int top, TaskOptions options) {
         if (top < 1) {
             throw new IllegalArgumentException("top is " + top + ": ask for one piece at least");
         }
         int each = Math.min(top, Math.max(vocabularySize(), 1));
-        int room = Math.multiplyExact(each, Math.max(maxTextTokens(), 1));
-        ByteBuffer memory = memory((long) LABEL_BYTES * room);
-        int masks = handle.task(FILL, Objects.requireNonNull(text, "text"), null, truncate, memory, room, each);
+        int masks = Math.max(maxTextTokens(), 1);
+        ByteBuffer memory;
+        int room;
+        do {
+            room = Math.multiplyExact(each, masks);
+            memory = memory((long) LABEL_BYTES * room);
+            masks = task(FILL, text, null, options, memory, room, each);
+        } while (masks > room / each);
         List<List<Label>> result = new ArrayList<>();
         for (int i = 0; i < masks; i++) {
             List<Label> pieces = new ArrayList<>();
@@ -308,6 +448,29 @@ public final class Model implements AutoCloseable {
             result.add(pieces);
         }
         return result;
+    }
+
+    /** The {@code top} best answers to a question that stand in a context of any length, best first. */
+    public List<Answer> answer(String question, String context, int top, TaskOptions options) {
+        if (top < 1) {
+            throw new IllegalArgumentException("top is " + top + ": ask for one answer at least");
+        }
+        ByteBuffer memory = memory((long) ANSWER_BYTES * top);
+        int[] places = Tokens.places(Objects.requireNonNull(context, "context"));
+        int count = task(ANSWER, question, context, options, memory, top, 0);
+        List<Answer> result = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            int at = ANSWER_BYTES * i;
+            int begin = places[(int) memory.getLong(at + 8)];
+            int end = places[(int) memory.getLong(at + 16)];
+            result.add(new Answer(context.substring(begin, end), memory.getFloat(at), begin, end));
+        }
+        return result;
+    }
+
+    /** Whether runs, the one under way among them, end with a ModelException, until it is set back. From any thread. */
+    public void cancel(boolean value) {
+        handle.cancel(value);
     }
 
     private void requireTokens(int tokens) {

@@ -13,13 +13,15 @@ import java.util.concurrent.ConcurrentHashMap;
  */
 final class Native {
     /** JAVA_ABI in jni.c: of the methods below and of what they take. */
-    private static final int ABI = 3;
+    private static final int ABI = 4;
 
     /** sizeof(pocketbert_tensor). */
     static final int TENSOR_BYTES = 48;
 
-    /** Status codes of the C interface up to here blame an argument. */
+    /** Status codes of the C interface up to here blame an argument, and so does a text that is too long. */
     private static final int LAST_ARGUMENT_ERROR = 3;
+
+    private static final int LONG = 12;
 
     /** Tables of functions by the prefix of their names in C, 0 for a library of another ABI. */
     private static final Map<String, Long> PUBLISHED = new ConcurrentHashMap<>();
@@ -87,17 +89,19 @@ final class Native {
     static void check(int status, long functions, long model) {
         if (status != 0) {
             String message = decode(error(functions, model));
-            throw status <= LAST_ARGUMENT_ERROR ? new IllegalArgumentException(message) : new ModelException(message);
+            throw status <= LAST_ARGUMENT_ERROR ? new IllegalArgumentException(message)
+                    : new ModelException(message, status);
         }
     }
 
-    /** The count in what a task returns; where tokens were cut off against the caller's will, an exception. */
-    static int checkTask(long result, boolean truncate, long functions, long model) {
-        check((int) Math.max(-result, 0), functions, model);
-        if (result >>> 32 != 0 && !truncate) {
-            throw new IllegalArgumentException("the text has " + (result >>> 32)
-                    + " tokens more than the model takes: shorten it, or let it be truncated");
+    /** The count in what a task returns, or an exception. */
+    static int checkTask(long result, long functions, long model) {
+        int status = result < 0 ? (int) -result : 0;
+        if (status == LONG) {
+            throw new IllegalArgumentException("the text has " + (-result >>> 32) + " tokens more than the model takes: "
+                    + "shorten it, or let it be truncated or read in windows (TaskOptions.longText)");
         }
+        check(status, functions, model);
         return (int) result;
     }
 
@@ -136,7 +140,7 @@ final class Native {
     static native ByteBuffer tensor(long functions, boolean output, int index, long[] facts);
 
     /** A status; {@code model} receives the model's address. */
-    static native int open(long functions, int threads, long cores, long[] model);
+    static native int open(long functions, int threads, long cores, ByteBuffer cancel, long[] model);
 
     /** A status. {@code buffers}: inputs, then outputs; {@code tensors}: TENSOR_BYTES for each of them. */
     static native int run(long functions, long model, int tokens, ByteBuffer[] buffers, ByteBuffer tensors);
@@ -155,13 +159,22 @@ final class Native {
     static native int runText(long functions, long model, ByteBuffer text, int textBytes, ByteBuffer pair,
             int pairBytes, ByteBuffer[] outputs, ByteBuffer tensors);
 
-    /** Overflow << 32 | count, or a status as a negative number. {@code memory} is what Tokens reads. */
+    /** Overflow << 32 | count, or overflow << 32 | status as a negative number. {@code memory} is what Tokens reads. */
     static native long encode(long functions, ByteBuffer text, int textBytes, ByteBuffer pair, int pairBytes,
             int maxTokens, boolean windows, int skip, ByteBuffer memory);
 
     /** The same. {@code memory} receives what the task gives, of which it has {@code room}. */
     static native long task(long functions, long model, int task, ByteBuffer text, int textBytes, ByteBuffer pair,
-            int pairBytes, ByteBuffer memory, int room, int each);
+            int pairBytes, ByteBuffer options, ByteBuffer memory, int room, int each);
+
+    /** The same for many texts, all in one buffer; {@code sizes}: bytes of each and of its pair, -1 for none. */
+    static native long tasks(long functions, long model, int task, ByteBuffer texts, ByteBuffer sizes, int count,
+            ByteBuffer views, ByteBuffer options, ByteBuffer memory, int each, ByteBuffer overflows);
+
+    /** A status. */
+    static native int convert(long functions, ByteBuffer vector, int size, int type, ByteBuffer converted);
+
+    static native float cosine(long functions, ByteBuffer a, ByteBuffer b, int size, int type);
 
     /** The label with this number, or null. */
     static native ByteBuffer label(long functions, int number);

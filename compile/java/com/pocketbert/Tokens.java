@@ -10,6 +10,7 @@ public final class Tokens {
     private final int[] texts;
     private final int[] begins;
     private final int[] ends;
+    private final int[] words;
     private final int overflow;
 
     Tokens(ByteBuffer memory, int room, int count, int overflow, String text, String pair) {
@@ -19,11 +20,13 @@ public final class Tokens {
         texts = new int[count];
         begins = new int[count];
         ends = new int[count];
+        words = new int[count];
         this.overflow = overflow;
         for (int i = 0; i < count; i++) {
             ids[i] = memory.getLong(8 * (2 * room + i));
             segments[i] = memory.getLong(8 * (3 * room + i));
-            texts[i] = memory.get(32 * room + i);
+            words[i] = memory.getInt(32 * room + 4 * i);
+            texts[i] = memory.get(36 * room + i);
             int[] of = places[Math.max(texts[i], 0)];
             begins[i] = texts[i] < 0 ? 0 : of[(int) memory.getLong(8 * i)];
             ends[i] = texts[i] < 0 ? 0 : of[(int) memory.getLong(8 * (room + i))];
@@ -67,6 +70,20 @@ public final class Tokens {
 
     public int[] ends() {
         return ends.clone();
+    }
+
+    /** Of which word of its text each is, as the tokenizer parts it, from 0 on; -1 for special pieces. */
+    public int[] words() {
+        return words.clone();
+    }
+
+    /** Which are special pieces around the texts. */
+    public boolean[] special() {
+        boolean[] result = new boolean[texts.length];
+        for (int i = 0; i < result.length; i++) {
+            result[i] = texts[i] < 0;
+        }
+        return result;
     }
 
     /** How many tokens there are beyond these. */

@@ -1,0 +1,47 @@
+/* Vectors in fewer bytes, and how alike they are. */
+#include "runtime.h"
+
+double sqrt(double x);
+float rintf(float x);
+
+PB_PUBLIC int32_t PB(convert)(const float *vector, int32_t size, int32_t type, void *converted)
+{
+    if (!vector || !converted || size < 1 || (type != POCKETBERT_INT8 && type != POCKETBERT_BITS))
+        return POCKETBERT_ERROR_ARGUMENT;
+    float most = 0;
+    for (int32_t i = 0; i < size; i++) {
+        const float value = vector[i] < 0 ? -vector[i] : vector[i];
+        most = value > most ? value : most;
+    }
+    if (type == POCKETBERT_BITS)
+        memset(converted, 0, ((size_t)size + 7) / 8);
+    for (int32_t i = 0; i < size; i++)
+        if (type == POCKETBERT_INT8)
+            ((int8_t *)converted)[i] = (int8_t)(most > 0 ? rintf(vector[i] / most * 127) : 0);
+        else
+            ((uint8_t *)converted)[i / 8] |= (uint8_t)((vector[i] > 0) << (7 - i % 8));
+    return POCKETBERT_OK;
+}
+
+static double element(const void *vector, int32_t i, int32_t type)
+{
+    if (type == POCKETBERT_FLOAT32)
+        return (double)((const float *)vector)[i];
+    if (type == POCKETBERT_INT8)
+        return ((const int8_t *)vector)[i];
+    return ((const uint8_t *)vector)[i / 8] >> (7 - i % 8) & 1 ? 1 : -1;
+}
+
+PB_PUBLIC float PB(cosine)(const void *a, const void *b, int32_t size, int32_t type)
+{
+    if (!a || !b || (type != POCKETBERT_FLOAT32 && type != POCKETBERT_INT8 && type != POCKETBERT_BITS))
+        return 0;
+    double product = 0, square_a = 0, square_b = 0;
+    for (int32_t i = 0; i < size; i++) {
+        const double x = element(a, i, type), y = element(b, i, type);
+        product += x * y;
+        square_a += x * x;
+        square_b += y * y;
+    }
+    return square_a > 0 && square_b > 0 ? (float)(product / (sqrt(square_a) * sqrt(square_b))) : 0;
+}
