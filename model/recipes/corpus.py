@@ -65,7 +65,7 @@ def judge(
     if held_out is None:
         return None
     data = TextData(
-        held_out.folder, held_out.text, held_out.text_field, str(vocabulary), sequence_length=held_out.sequence_length
+        held_out.folder, held_out.text, str(vocabulary), held_out.sequence_length, text_field=held_out.text_field
     )
     batches = pretraining_batches(data, vocab_size, 0, processes)
     return lambda model: evaluate_words(model, batches, held_out.batches, held_out.batch_size)

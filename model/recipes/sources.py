@@ -48,11 +48,11 @@ class TextData:
 
     folder: str
     text: tuple[str, ...] = ()  # plain text, .jsonl, .parquet, or a folder of these or that `datasets` wrote
-    text_field: str = "text"  # of rows
     vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
     sequence_length: int = 128
     long_sequence_length: int = 0  # of the last batches, so that longer positions are trained too; 0: none
     long_share: float = 0.1  # of all batches
+    text_field: str = "text"  # of rows
 
     def __post_init__(self) -> None:
         if self.long_sequence_length and self.long_sequence_length <= self.sequence_length:

@@ -59,6 +59,7 @@ class Quality:
     """The fewer FFNs the better; counts how often it is asked."""
 
     name = "few FFNs"
+    has_seeds = True
 
     def __init__(self):
         self.asked = 0
@@ -66,9 +67,9 @@ class Quality:
     def prepare(self):
         pass
 
-    def measure(self, config):
+    def measure(self, config, seed=0):
         self.asked += 1
-        return -float(config.num_feedforward_networks)
+        return -float(config.num_feedforward_networks) + (0, 0.01, -0.01)[seed]
 
 
 @contextmanager
@@ -93,6 +94,7 @@ def address(tmp_path_factory):
     with search(made, Quality()) as found, Worker(found.study, "w") as worker:
         found.prepare()
         loop(found, worker, 2)
+        found.repeat_qualities(3)
         found.measure_front_again()
     yield made
     patched.undo()
@@ -121,7 +123,7 @@ def test_nothing_that_is_known_is_measured_again(address):
             found.probe(made)
             again = found.latency(config, made, trial.user_attrs["predicted_ms"])
             assert (found.measured_quality(config), again["ms"], again["mib"]) == tuple(trial.values)
-        assert found.measure_front_again() == []
+        assert found.measure_front_again() == found.repeat_qualities(3) == []
     assert quality.asked == 0
     assert dict(study.user_attrs) == known
 
@@ -132,12 +134,20 @@ def test_the_whole_front_was_measured_twice(address):
     assert all(point.again for point in findings.front)
 
 
+def test_what_is_on_the_front_was_judged_by_three_seeds(address):
+    findings = find(load_study("s", address))
+    assert findings.noise.deviation == pytest.approx(0.01)
+    assert all(point.seeds == 3 for point in (*findings.front, findings.reference))
+    assert all(point.error == pytest.approx(findings.noise.error(point.seeds)) for point in findings.points)
+
+
 def test_what_is_found_of_a_trial_is_what_it_was_told(address):
     study = load_study("s", address)
     for point in find(study).points:
         trial = study.trials[point.number]
-        assert (point.quality, point.mib, point.parameters) == (trial.values[0], trial.values[2], trial.params)
-        assert point.quality == -float(point.config.num_feedforward_networks)
+        assert (point.mib, point.parameters) == (trial.values[2], trial.params)
+        assert point.quality == pytest.approx(trial.values[0])
+        assert trial.values[0] == -float(point.config.num_feedforward_networks)
         assert point.row == trial.user_attrs.get("row")
 
 

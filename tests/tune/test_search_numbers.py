@@ -1,10 +1,13 @@
 """Hypervolume, calibration and accuracy against outside referees."""
 
 import numpy as np
+import optuna
 import pytest
 
 from tune.search.hypervolume import dominates, history, hypervolume
+from tune.search.noise import Noise
 from tune.search.predictor import Accuracy, Calibration, held_out
+from tune.search.study import front
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -62,3 +65,34 @@ def test_accuracy_by_hand():
     assert a.mape == pytest.approx(100 * (0 + 0.1 + 1 / 30 + 0.25) / 4)
     assert a.within_10 == pytest.approx(0.5, abs=0.26)  # 2.2 / 2.0 − 1 may round to either side of 0.1
     assert a.tau == pytest.approx(1.0)
+
+
+def test_the_error_of_a_mean_is_students():
+    from scipy import stats
+
+    groups = [[1.0, 1.2, 0.9], [3.0, 3.1, 3.3], [7.0]]
+    noise = Noise.of(groups)
+    assert noise.freedom == 4
+    assert noise.deviation == pytest.approx(np.sqrt((np.var(groups[0], ddof=1) + np.var(groups[1], ddof=1)) / 2))
+    low, high = stats.t.interval(0.95, 4, 0.0, noise.deviation / np.sqrt(3))
+    assert noise.error(3) == pytest.approx(high)
+    assert low == pytest.approx(-high)
+    same = Noise.of([groups[0], groups[1]])  # the margin at which the one-sided test of equal variances gives 5 %
+    shifted = [
+        np.asarray(groups[0]) - np.mean(groups[0]),
+        np.asarray(groups[1]) - np.mean(groups[1]) + same.margin(3, 3),
+    ]
+    assert stats.ttest_ind(shifted[1], shifted[0], alternative="greater").pvalue == pytest.approx(0.05)
+    assert Noise.of([[1.0], [2.0]]).error(1) == Noise.of([[1.0], [2.0]]).margin(1, 1) == 0
+
+
+def test_what_is_better_by_less_than_the_seeds_explain_does_not_dominate():
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for quality in (1.0, 1.05, 2.0):
+        study.add_trial(optuna.trial.create_trial(values=(quality, 1.0, 1.0)))
+    assert [t.number for t in front(study)] == [2]
+    study.set_user_attr("quality-again:0", [1.1, 0.9])
+    study.set_user_attr("quality-again:1", [1.15, 0.95])
+    assert [t.number for t in front(study)] == [2]
+    study.set_user_attr("quality-again:2", [0.6, 0.55])  # one lucky seed: it is no better than the others
+    assert [t.number for t in front(study)] == [0, 1, 2]

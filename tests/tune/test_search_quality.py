@@ -24,6 +24,13 @@ def test_the_last_line_is_the_number_and_the_candidate_is_given():
     assert command(code).measure(CONFIG) == 16.0
 
 
+def test_a_command_that_takes_a_seed_gets_it():
+    seeded = Command(f"{sys.executable} -c 'import sys; print(sys.argv[1])' {{seed}}")
+    assert seeded.has_seeds
+    assert [seeded.measure(CONFIG), seeded.measure(CONFIG, 2)] == [0.0, 2.0]
+    assert not command("print(1)").has_seeds
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -73,6 +80,7 @@ def test_a_short_distillation_gives_minus_the_held_out_loss_and_the_same_again(d
     quality = distillation.measure(small)
     assert -6 < quality < -4  # about log 200 nats so early
     assert distillation.measure(small) == quality
+    assert distillation.measure(small, 1) != quality
 
 
 def test_the_teacher_is_trained_once(distillation):

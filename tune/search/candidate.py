@@ -6,12 +6,13 @@ question is pruned with the reason. The papers' rows are never pruned: they are 
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna import Study, Trial, TrialPruned
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from compile.program import Call, Program
 from compile.running.load import read_manifest
@@ -23,6 +24,7 @@ from tune.search import predictor
 from tune.search import study as shared
 from tune.search.artifact import Build, export, library, program
 from tune.search.latency import Unmeasurable, measure_beside
+from tune.search.noise import qualities
 from tune.search.probe import probe
 from tune.search.quality import Quality
 from tune.search.space import Limit, Space, limits
@@ -200,6 +202,31 @@ class Search:
             value = self.quality.measure(config)
             self.study.set_user_attr(key, value)
         return float(value)
+
+    def repeat_qualities(self, seeds: int) -> list[int]:
+        """Measure quality by further seeds, until all on the front, and the reference, have `seeds`; their numbers.
+
+        What that moves to the front is repeated too. Workers that do this at once take what others leave.
+        """
+        if not self.quality.has_seeds:
+            return []
+        repeated: dict[int, None] = {}
+        while todo := [(t, n) for t in self._compared() if (n := self._seeds(t)) < seeds]:
+            trial, count = random.choice(todo)
+            value = self.quality.measure(self.space.config(trial.params), count)
+            before = self.study.user_attrs.get(key := f"quality-again:{trial.number}", [])
+            if len(before) + 1 == count:  # nobody was faster
+                self.study.set_user_attr(key, [*before, value])
+            repeated[trial.number] = None
+        return list(repeated)
+
+    def _compared(self) -> list[FrozenTrial]:
+        reference = [t for t in shared.complete(self.study) if t.user_attrs.get("row") == self.space.reference]
+        front = shared.front(self.study)
+        return front + [t for t in reference if t.number not in [f.number for f in front]]
+
+    def _seeds(self, trial: FrozenTrial) -> int:
+        return len(qualities(trial, self.study.user_attrs))
 
     def measure_front_again(self) -> list[int]:
         """A second measurement of each architecture on the front that had only one; their trials' numbers.

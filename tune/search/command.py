@@ -58,8 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
     add("--quality", type=Path, default=Path("configs/search-quality.toml"), metavar="FILE.toml",
         help="a short distillation on your text (default: configs/search-quality.toml)")  # fmt: skip
-    add("--quality-command", metavar="CMD", help="instead: prints a number, higher is better; {config} is a JSON file")
+    add(
+        "--quality-command",
+        metavar="CMD",
+        help="instead: prints a number, higher is better; {config} is a JSON file, {seed} a number",
+    )
     add("--quality-timeout", type=float, metavar="S", help="seconds that the command may take")
+    add("--repeats", type=int, default=3, metavar="N", help="seeds of quality for what is on the front (default: 3)")
     add("--trials", type=int, default=50, metavar="N", help="stop when so many are measured in all (default: 50)")
     add("--time-limit", type=float, metavar="S", help="stop after so many seconds")
     add("--max-params", type=float, metavar="N", help="parameters of the encoder (default: the space's)")
@@ -72,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def search_architectures(args: argparse.Namespace) -> int:
-    for name in ("trials", "workers", "threads", "seq_len"):
+    for name in ("trials", "repeats", "workers", "threads", "seq_len"):
         if getattr(args, name) < 1:
             raise TuneError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
     if args.time_limit is not None and not 0 < args.time_limit < float("inf"):
@@ -203,6 +208,8 @@ def work(args: argparse.Namespace) -> int:
             f"{worker.name}: {search.space.reference} takes {search.reference_ms:.2f} ms on {args.runner}", flush=True
         )
         loop(search, worker, args.trials)
+        for number in search.repeat_qualities(args.repeats):
+            print(f"trial {number}: its quality by {args.repeats} seeds", flush=True)
         for number in search.measure_front_again():
             print(f"trial {number}: on the front, measured again", flush=True)
     return 0

@@ -69,6 +69,8 @@ def _front(axes: Axes, findings: Findings) -> None:
             alpha=1 if front or point.row else 0.55, zorder=4 if point.row else 3 if front else 2,
         )  # fmt: skip
         drawn.set_gid(point_id(point))
+        if point.seeds > 1:  # the bar is its 95 % interval
+            axes.errorbar(point.ms, point.quality, point.error, color=MUTED, lw=1, capsize=2.5, zorder=1)
         if point.suspect:
             axes.plot(point.ms, point.quality, "x", ms=11, mec=SUSPECT, mew=2, zorder=5)
     _label_rows(axes, findings)

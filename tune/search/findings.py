@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from statistics import mean
 
 from optuna import Study
 from optuna.trial import TrialState
 
 from model import ModelConfig
 from tune.errors import TuneError
+from tune.search.noise import Noise, qualities
 from tune.search.predictor import Accuracy, held_out
 from tune.search.space import Parameters, Space, find_space
 from tune.search.study import Settings, artifact_name, complete, latency_ms, settings_of, suspicion
@@ -24,7 +26,7 @@ class Point:
     number: int
     parameters: Parameters
     config: ModelConfig
-    quality: float
+    quality: float  # the mean over its seeds
     ms: float
     mib: float
     predicted_ms: float  # by a calibration that has not seen it
@@ -32,11 +34,17 @@ class Point:
     again: bool
     outside: str  # the bounds that a row of the papers breaks
     suspect: str  # why its latency may be wrong: it is on no front
+    seeds: int  # of its quality
+    error: float  # of its quality, half of the 95 % interval by the deviation between seeds; 0: nothing was repeated
 
     @property
     def costs(self) -> tuple[float, float, float]:
         """All three, less is better."""
         return -self.quality, self.ms, self.mib
+
+    @property
+    def quality_text(self) -> str:
+        return f"{self.quality:.4g}" + (f" ± {self.error:.2g}" if self.error else "")
 
     def __str__(self) -> str:
         c = self.config
@@ -61,6 +69,7 @@ class Findings:
     accuracy: Accuracy | None
     pruned: Counter[str]
     failed: int
+    noise: Noise
     unmeasured: tuple[tuple[int, str], ...]  # trials that the machine was too busy for, and what was wrong
 
     @property
@@ -104,12 +113,15 @@ def find(study: Study) -> Findings:
     sums = [t.user_attrs["kernel_sum_ms"] for t in trials]
     measured = [latency_ms(study, t, attributes) for t in trials]
     predicted = held_out(sums, measured)
+    seeds = [qualities(t, attributes) for t in trials]
+    noise = Noise.of(seeds)
     points = tuple(
         Point(
-            t.number, t.params, space.config(t.params), t.values[0], ms, t.values[2], guess, t.user_attrs.get("row"),
+            t.number, t.params, space.config(t.params), mean(by_seed), ms, t.values[2], guess, t.user_attrs.get("row"),
             f"again:{t.number}" in attributes, t.user_attrs.get("outside", ""), suspicion(t, attributes),
+            len(by_seed), noise.error(len(by_seed)),
         )
-        for t, ms, guess in zip(trials, measured, predicted, strict=True)
+        for t, ms, guess, by_seed in zip(trials, measured, predicted, seeds, strict=True)
     )  # fmt: skip
     best = {t.number for t in measured_front(study)}
     front = tuple(p for p in points if p.number in best)
@@ -124,7 +136,7 @@ def find(study: Study) -> Findings:
     reference = next((p for p in points if p.row == space.reference), None)
     device = attributes["reference"]["device"]
     return Findings(
-        study.study_name, settings, space, device, points, front, reference, accuracy, pruned, failed, unmeasured
+        study.study_name, settings, space, device, points, front, reference, accuracy, pruned, failed, noise, unmeasured
     )
 
 

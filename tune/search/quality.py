@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,11 @@ class Quality(Protocol):
     def prepare(self) -> None:
         """Whatever all candidates need, once. Raises TuneError (or ModelError) where it cannot be had."""
 
-    def measure(self, config: ModelConfig) -> float:
+    @property
+    def has_seeds(self) -> bool:
+        """Whether another seed may give another number."""
+
+    def measure(self, config: ModelConfig, seed: int = 0) -> float:
         """Raises TuneError (or ModelError) where the candidate gives no finite number."""
 
 
@@ -59,6 +63,7 @@ class Distillation:
 
     config: DistillationConfig
     precision: str = "float32"  # int8: the student is judged as int8 kernels compute
+    has_seeds = True
 
     @classmethod
     def read(cls, path: Path, precision: str = "float32") -> Distillation:
@@ -92,7 +97,7 @@ class Distillation:
                 for text in texts:
                     pretraining_batches(text, vocab_size, 0, processes)
 
-    def measure(self, config: ModelConfig) -> float:
+    def measure(self, config: ModelConfig, seed: int = 0) -> float:
         from model import load_checkpoint
         from model.processes import join
         from model.quantize import fake_quantized
@@ -101,9 +106,10 @@ class Distillation:
         from model.recipes.evaluate import evaluate_words
 
         source = ModelSource(preset=PRESET, fields=differences(config))
+        train = replace(self.config.train, seed=self.config.train.seed + seed)
         with TemporaryFolder() as folder, redirect_stderr(io.StringIO()):
             job = DistillConfig(
-                f"{folder}/student", str(self._teacher()), source, self.config.text, Transfer("none"), self.config.train
+                f"{folder}/student", str(self._teacher()), source, self.config.text, Transfer("none"), train
             )
             student = load_checkpoint(distill(job), "mlm")
             processes = join(self.config.train.device)
@@ -120,7 +126,10 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the user's: `{config}` in it becomes a JSON file of the ModelConfig; its last line is the number."""
+    """A command of the user's, whose last line is the number.
+
+    `{config}` in it becomes a JSON file of the ModelConfig, `{seed}` a number: 0 at first, others for what survives.
+    """
 
     command: str
     timeout: float | None = None  # seconds
@@ -129,14 +138,19 @@ class Command:
     def name(self) -> str:
         return f"`{self.command}`"
 
+    @property
+    def has_seeds(self) -> bool:
+        return "{seed}" in self.command
+
     def prepare(self) -> None:
         """Nothing: the command sees to itself."""
 
-    def measure(self, config: ModelConfig) -> float:
+    def measure(self, config: ModelConfig, seed: int = 0) -> float:
         with TemporaryFolder() as folder:
             path = folder / "config.json"
             path.write_text(json.dumps(asdict(config)))
-            words = [word.replace("{config}", str(path)) for word in shlex.split(self.command)]
+            command = shlex.split(self.command)
+            words = [word.replace("{config}", str(path)).replace("{seed}", str(seed)) for word in command]
             try:
                 done = subprocess.run(words, capture_output=True, text=True, timeout=self.timeout, check=False)
             except OSError as error:

@@ -59,7 +59,7 @@ def verdict(findings: Findings) -> str:
     best, r = findings.better[0], findings.reference
     return (
         f"{len(findings.better)} are at least as good as {r.row} in quality and in latency; the fastest, trial "
-        f"{best.number}: {best.ms:.2f} ms against {r.ms:.2f}, quality {best.quality:.4g} against {r.quality:.4g}"
+        f"{best.number}: {best.ms:.2f} ms against {r.ms:.2f}, quality {best.quality_text} against {r.quality_text}"
     )
 
 
@@ -82,6 +82,9 @@ def _facts(findings: Findings) -> str:
         (f"{a.mape:.1f} %" if a else "–", "mean error of the predicted latency"),
         (str(sum(findings.pruned.values())), f"pruned unmeasured, {findings.failed} failed or were interrupted"),
     ]
+    if findings.noise.freedom:
+        text = "deviation of a quality between seeds; the front is what no other surely beats, at 95 % confidence"
+        facts.append((f"{findings.noise.deviation:.2g}", text))
     return "".join(f'<div class="fact"><b>{escape(b)}</b><span>{escape(t)}</span></div>' for b, t in facts)
 
 
@@ -89,7 +92,7 @@ def _table(findings: Findings) -> str:
     shown = sorted({*findings.front, *(p for p in findings.points if p.row or p.suspect)}, key=lambda p: p.ms)
     rows = "".join(
         f'<tr data-trial="{p.number}"><td class="n">{p.number}</td><td>{escape(str(p))} {_tags(findings, p)}</td>'
-        f'<td class="n">{p.quality:.4g}</td><td class="n">{p.ms:.2f}</td><td class="n">{p.predicted_ms:.2f}</td>'
+        f'<td class="n">{p.quality_text}</td><td class="n">{p.ms:.2f}</td><td class="n">{p.predicted_ms:.2f}</td>'
         f'<td class="n">{p.mib:.2f}</td></tr>'
         for p in shown
     )
@@ -116,9 +119,13 @@ def _pruned(findings: Findings) -> str:
     return f"<table><tbody>{rows}</tbody></table>"
 
 
+def _seeds(point: Point) -> str:
+    return f" (the mean of {point.seeds} seeds)" if point.seeds > 1 else ""
+
+
 def _detail(findings: Findings, point: Point) -> dict[str, str]:
     title = f"Trial {point.number}" + (f": {point.row}" if point.row else "")
-    text = f"{point}. Quality {point.quality:.4g}, {point.ms:.2f} ms, {point.mib:.2f} MiB."
+    text = f"{point}. Quality {point.quality_text}{_seeds(point)}, {point.ms:.2f} ms, {point.mib:.2f} MiB."
     outside = f" Outside the bounds, kept for comparison: {point.outside}." if point.outside else ""
     suspect = f" Suspect, and so on no front: {point.suspect}." if point.suspect else ""
     return {"title": title, "text": text + outside + suspect, "commands": findings.commands(point)}

@@ -1,8 +1,8 @@
 """The study that workers share: its settings, its objectives, and everything measured for it, each thing once.
 
 Beside trials the storage holds, as attributes of the study: `settings`; `reference`, the latency that ratios are
-multiplied with; `kernel:…`, ms a call; `latency:…` and `quality:…` of an architecture; `again:N`, trial N's latency
-measured once more because it is on the front.
+multiplied with; `kernel:…`, ms a call; `latency:…` and `quality:…` of an architecture; `again:N` and `quality-again:N`,
+trial N's latency measured once more, and its quality by further seeds, because it is on the front.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any, Literal
 
 import optuna
@@ -22,6 +23,7 @@ from model import ModelConfig
 from pocketbert.typed import Misfit, typed
 from tune.errors import TuneError
 from tune.search.hypervolume import dominates
+from tune.search.noise import Noise, qualities
 from tune.search.storage import open_storage
 
 OBJECTIVES = ("quality", "latency, ms", "size, MiB")
@@ -94,11 +96,21 @@ def suspicion(trial: FrozenTrial, attributes: Mapping[str, Any]) -> str:
 
 
 def front(study: Study) -> list[FrozenTrial]:
-    """The trials that no other dominates; none that is suspect, and none against such a one."""
+    """The trials that no other surely dominates; none that is suspect, and none against such a one.
+
+    Where qualities were repeated, another's must be better by more than the seeds explain (see `noise`).
+    """
     attributes = study.user_attrs
     trials = [t for t in complete(study) if not suspicion(t, attributes)]
-    costs = {t.number: (-t.values[0], latency_ms(study, t, attributes), t.values[2]) for t in trials}
-    return [t for t in trials if not any(dominates(c, costs[t.number]) for c in costs.values())]
+    seeds = {t.number: qualities(t, attributes) for t in trials}
+    noise = Noise.of(seeds.values())
+    costs = {t.number: (-mean(seeds[t.number]), latency_ms(study, t, attributes), t.values[2]) for t in trials}
+
+    def surely_dominates(a: int, b: int) -> bool:
+        margin = noise.margin(len(seeds[a]), len(seeds[b]))
+        return dominates((costs[a][0] + margin, *costs[a][1:]), costs[b])
+
+    return [t for t in trials if not any(surely_dominates(a, t.number) for a in costs if a != t.number)]
 
 
 def config_key(config: ModelConfig) -> str:
