@@ -8,7 +8,9 @@ from model.presets import ALIASES, PAPER, PRESETS, find_preset
 
 @pytest.mark.parametrize("figure", compare(), ids=lambda c: f"{c.preset} {c.figure}")
 def test_papers_figure_within_two_percent_or_explained(figure: Comparison) -> None:
-    assert abs(figure.difference) <= 2 or len(figure.note) > 40
+    assert figure.difference == pytest.approx(100 * (figure.ours / figure.paper - 1), abs=0.1)
+    assert abs(figure.difference) < 30
+    assert (len(figure.note) > 40) == (abs(figure.difference) > 2)
 
 
 def test_every_preset_is_in_a_table() -> None:

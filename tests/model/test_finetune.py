@@ -14,7 +14,8 @@ from model.__main__ import main
 from model.commands.config import read
 from model.data import read_vocabulary
 from model.finetune import squad
-from model.finetune.features import Row, RowBatches
+from model.finetune.features import Row, RowBatches, encode_examples
+from model.finetune.glue import Example
 from model.finetune.losses import Classification, Taught
 from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
 from model.finetune.squad import Question
@@ -344,6 +345,17 @@ def test_a_window_teaches_the_answers_that_it_holds_whole(vocabulary: Path, word
             wanted = (held[0] + window.offset, held[-1] + window.offset) if whole else (0, 0)
             assert (window.row.targets["start"], window.row.targets["end"]) == wanted
     assert seen == {(True, True), (False, True), (False, False)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"), [(9, None, (6, None)), (9, 2, (3, 2)), (2, 9, (2, 3)), (9, 9, (2, 3)), (3, 2, (3, 2))]
+)
+def test_a_row_is_as_long_as_fits(
+    first: int, second: int | None, kept: tuple[int, int | None], vocabulary: Path
+) -> None:
+    example = Example("." * first, None if second is None else "." * second, None, "0")
+    (row,) = encode_examples(read_vocabulary(vocabulary), [example], 8)
+    assert (len(row.first), None if row.second is None else len(row.second)) == kept
 
 
 def test_the_extremes_of_a_row_are_exact_in_int8() -> None:

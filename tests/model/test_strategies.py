@@ -7,7 +7,7 @@ import torch
 
 from model import Model, ModelConfig, ModelError
 from model.data import PreTrainingBatches
-from model.distill import Distillation, Stage, Weights, auxiliary, copy_ends, joint, progressive
+from model.distill import Distillation, Stage, Weights, auxiliary, copy_ends, ends_fit, joint, progressive
 from model.processes import join
 from model.settings import TrainSettings
 from model.trainer import Trainer
@@ -75,10 +75,17 @@ def test_each_stage_moves_its_own_parameters(
     assert all(torch.equal(taught[name], value) for name, value in teacher.state_dict().items())
 
 
+def test_ends_fit_where_every_size_is_the_same(pair: tuple, randomized: Callable) -> None:
+    student, teacher = pair
+    assert ends_fit(teacher, student)
+    assert not ends_fit(teacher, randomized(replace(TINY, vocab_size=TINY.vocab_size + 1), "mlm", 1))
+
+
 def test_strategies_take_the_same_number_of_steps() -> None:
     for strategy in (auxiliary, joint, progressive):
         assert sum(stage.steps for stage in strategy(3, 7, 5)) == 12
     assert [stage.steps for stage in progressive(3, 7, 5)] == [3, 2, 2, 5]
+    assert [stage.name for stage in progressive(3, 7, 5)] == ["layer 1", "layer 2", "layer 3", "distillation"]
     with pytest.raises(ModelError, match="needs one a layer, 3"):
         progressive(3, 2, 5)
 
