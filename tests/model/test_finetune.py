@@ -338,6 +338,7 @@ def test_a_window_teaches_the_answers_that_it_holds_whole(vocabulary: Path, word
         begin = len(" ".join(words[5 : 5 + first])) + (first > 0)
         question = Question("q", words[5], context, (answer,), (begin,))
         for window in windows(tokenizer, [question], 24, SpanSettings(stride=10), training=True):
+            assert window.offset == len(window.row.first) + 2  # [CLS] question [SEP]
             held = [i for i, (a, b) in enumerate(window.characters) if a < begin + len(answer) and b > begin]
             low, high = window.characters[0][0], window.characters[-1][1]
             whole = bool(held) and low <= begin and begin + len(answer) <= high
