@@ -94,6 +94,8 @@ def _shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
     for value in model.graph.input:
         if value.name in constants:
             continue
+        if not value.type.HasField("tensor_type"):
+            raise CompileError(f"input {value.name!r} is a sequence, a map or optional: give the model tensors alone")
         dims = value.type.tensor_type.shape.dim
         for i, dim in enumerate(dims):
             if i > 1 and dim.dim_param and named - {""} and dim.dim_param not in named:

@@ -7,6 +7,7 @@ such kernels says so in its manifest.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -99,11 +100,17 @@ def _propagating() -> dict[str, Callable[[Any, Any], Any]]:
 
         return lambda builder, call: builder.call_te(of, *call.args)
 
-    def over_axes(extreme: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def over_axes(extreme: Callable[..., Any], least: float) -> Callable[[Any, Any], Any]:
+        """TVM begins with a finite number, beyond which `least` is: of nothing but that it would make a number."""
+
         def of(x: Any, axes: Any, keepdims: bool) -> Any:
             # Adds zeros, and NaN where an element is NaN.
             poison = topi.sum(topi.where(topi.isnan(x), x, topi.full_like(x, 0.0)), axes, keepdims)
-            return topi.add(extreme(x, axes, keepdims), poison)
+            y = topi.add(extreme(x, axes, keepdims), poison)
+            if "float" not in str(x.dtype):
+                return y
+            same = topi.cast(topi.equal(x, topi.full_like(x, least)), "int32")
+            return topi.where(topi.min(same, axes, keepdims), topi.full_like(y, least), y)
 
         def legalize(builder: Any, call: Any) -> Any:
             axes = None if call.attrs.axis is None else [int(axis) for axis in call.attrs.axis]
@@ -138,8 +145,8 @@ def _propagating() -> dict[str, Callable[[Any, Any], Any]]:
         "relax.argmin": index_of(topi.argmin),
         "relax.maximum": pair(topi.maximum),
         "relax.minimum": pair(topi.minimum),
-        "relax.max": over_axes(topi.max),
-        "relax.min": over_axes(topi.min),
+        "relax.max": over_axes(topi.max, -math.inf),
+        "relax.min": over_axes(topi.min, math.inf),
         "relax.clip": clip,
     }
 

@@ -62,6 +62,19 @@ def test_integers_without_bounds_are_not_clipped_to_floats(graph: type, agree: C
     agree(b.model(b("Clip", b.input("x", [1, 8], TensorProto.INT32))))
 
 
+def test_the_greatest_of_nothing_but_infinities(graph: type, agree: Callable) -> None:
+    b = graph()
+    x = b.input("x", [1, 8, 4])
+    least, most = (b("Add", x, b.const(np.full((1, 1, 4), value, np.float32))) for value in (-np.inf, np.inf))
+    agree(b.model(b("ReduceMax", least, b.const([-1])), b("ReduceMin", most, b.const([-1]))))
+
+
+def test_an_input_that_is_no_tensor(graph: type) -> None:
+    b = graph()
+    b.inputs.append(helper.make_tensor_sequence_value_info("list", TensorProto.FLOAT, [1, 8]))
+    refused(b.model(b("SequenceAt", "list", b.const(0))), "input 'list' is a sequence")
+
+
 def test_a_file_says_its_own_length(graph: type) -> None:
     b = graph()
     fixed = b.model(b("Gather", b.normal(9, 4), b.input("ids", [1, 12], TensorProto.INT64)))

@@ -1,0 +1,153 @@
+"""How much of ONNX's own node suite compiles: each case is computed right, or refused in one line, in time.
+
+    python benchmarks/onnx_nodes.py [--only softmax] [--limit 20] [--json]
+
+The cases are those of the onnx package; the outputs stored with a case are the referee, within the case's own bounds.
+A compiled library has fixed shapes, so vectors of integers after the first input (axes, shapes, repeats), which
+exports of models have as constants, are made constants. Every case runs in a process of its own, which may crash.
+"""
+
+import argparse
+import multiprocessing
+import re
+import sys
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from command import measure_and_show, new_parser, number
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+Case = Any  # onnx.backend.test.case.test_case.TestCase
+ROUNDING = {"float16": 5e-3, "bfloat16": 4e-2}  # of outputs that the library has in float32
+FORK = multiprocessing.get_context("fork")
+
+
+def suite(only: str) -> Iterator[Case]:
+    """The cases whose name has `only` in it."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's, of cases about overflow
+        cases = collect_testcases(None)
+    return (case for case in cases if only in case.name)
+
+
+def plain(value: Any) -> Any:
+    """An array, also of what a case keeps as a tensor of ONNX's."""
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+def with_constants(model: onnx.ModelProto, inputs: list[Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The model with its vectors of integers as constants, and what is left to feed."""
+    fixed, feeds = onnx.ModelProto(), {}
+    fixed.CopyFrom(model)
+    del fixed.graph.input[:]
+    for position, (info, given) in enumerate(zip(model.graph.input, inputs, strict=True)):
+        value = plain(given)
+        sets_shapes = position and isinstance(value, np.ndarray) and value.dtype.kind == "i" and value.ndim <= 1
+        if sets_shapes:
+            fixed.graph.initializer.append(onnx.numpy_helper.from_array(value, info.name))
+        else:
+            fixed.graph.input.append(info)
+            feeds[info.name] = value
+    return fixed, feeds
+
+
+def attempt(case: Case) -> str:
+    """ "right", "refused: …" or what is wrong."""
+    import compile
+    from pocketbert.errors import PocketBERTError
+
+    for inputs, outputs in case.data_sets:
+        model, feeds = with_constants(case.model, inputs)
+        with tempfile.TemporaryDirectory(prefix="pocketbert-nodes-") as folder:
+            path = Path(folder) / "case.onnx"
+            onnx.save(model, path)
+            try:
+                built = compile.build(path, target="host", out=Path(folder) / "artifact")
+            except PocketBERTError as error:
+                return f"refused: {error}" if "\n" not in str(error) else f"several lines: {error}"
+            with compile.load(built.folder, threads=1) as library:
+                got = library.run({e.name: np.asarray(feeds[e.name]).astype(e.dtype) for e in library.manifest.inputs})
+        for info, want in zip(model.graph.output, map(plain, outputs), strict=True):
+            found = got[info.name]
+            if found.shape != want.shape:
+                return f"wrong: {info.name} has shape {list(found.shape)} instead of {list(want.shape)}"
+            kind, rtol = want.dtype, max(case.rtol, ROUNDING.get(str(want.dtype), 0))
+            if kind.kind in "iub" and not np.array_equal(found, want.astype(found.dtype)):
+                return f"wrong: {info.name} is {found.ravel()[:4]} … instead of {want.ravel()[:4]} …"
+            if kind.kind not in "iub" and not np.allclose(
+                found, want.astype(np.float32), rtol, max(case.atol, rtol / 100, 1e-6), equal_nan=True
+            ):
+                return f"wrong: {info.name} is off by {np.abs(found - want.astype(np.float32)).max():.1e}"
+    return "right"
+
+
+def verdict(case: Case, limit: float) -> str:
+    """Of a process of its own."""
+    pipe, other = FORK.Pipe()
+
+    def work() -> None:
+        try:
+            other.send(attempt(case))
+        except BaseException as error:
+            other.send(f"traceback: {type(error).__name__}: {error}")
+
+    process = FORK.Process(target=work, daemon=True)
+    process.start()
+    other.close()
+    try:
+        if not pipe.poll(limit):
+            return f"hangs: no verdict in {limit:.0f} s"
+        return str(pipe.recv())
+    except EOFError:
+        return "crashed"
+    finally:
+        process.kill()
+        process.join()
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import_module("compile.pipeline")  # every case's process has it
+
+    result: dict[str, str] = {}
+    for case in islice(suite(args.only), 0, None, args.every):
+        result[case.name] = verdict(case, args.limit)
+        if not result[case.name].startswith(("right", "refused")) or args.verbose:
+            print(f"{case.name}: {result[case.name]}", file=sys.stderr, flush=True)
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    counts = Counter(text.partition(":")[0] for text in result.values())
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, text in result.items():
+        if text.startswith("refused"):
+            reasons[re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", text.removeprefix("refused: "))].append(name)
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))[:40]:
+        print(f"{len(names):5}  {reason[:150]}  ({names[0]})")
+    total = sum(counts.values())
+    print(", ".join(f"{kind} {count} ({count / total:.0%})" for kind, count in counts.most_common()))
+
+
+def main() -> int:
+    parser = new_parser(__doc__)
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--every", type=number(int, 1, 1000), default=1, metavar="N", help="one case of N (default: 1)")
+    parser.add_argument("--limit", type=number(float, 1, 600), default=30.0, help="seconds for a case (default: 30)")
+    parser.add_argument("--verbose", action="store_true", help="every case on standard error")
+    return measure_and_show(parser, measure, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
