@@ -160,3 +160,85 @@ def test_no_task(tmp_path: Path) -> None:
     assert read_task(tmp_path, None) is None
     write(tmp_path, modules=[{"type": "sentence_transformers.models.Transformer"}])
     assert read_task(tmp_path, None) is None
+
+
+def test_entities_in_windows(built: Build, texts: list[str]) -> None:
+    artifact, folder = built("token-classification", len(TYPES), id2label=TYPES)
+    referee = pipeline("token-classification", folder, aggregation_strategy="simple", stride=8)
+    referee.tokenizer.model_max_length = 48
+    with compile.load(artifact) as library:
+        for begin in range(0, 60, 12):
+            text = " ".join(texts[begin : begin + 12])
+            wanted, got = referee(text), library.entities(text, windows=True, stride=8)
+            assert [(e.name, e.begin, e.end) for e in got] == [
+                (e["entity_group"], e["start"], e["end"]) for e in wanted
+            ]
+            assert np.allclose([e.score for e in got], [e["score"] for e in wanted], atol=2e-6), ascii(text)
+
+
+def test_many_texts_in_one_call(built: Build, texts: list[str]) -> None:
+    """More than threads, and fewer; on threads of their own each text has the bits that it has alone."""
+    artifact, _ = built("sequence-classification", 3, id2label=MOODS)
+    with compile.load(artifact, threads=2) as library, compile.load(artifact, threads=1) as alone:
+        wanted = [alone.classify(text) for text in texts]
+        assert library.classify_all(texts) == wanted
+        assert library.classify_all(texts[:1], top=1) == [wanted[0][:1]]
+        assert library.classify_all([(texts[0], texts[1])] * 3) == [alone.classify(texts[0], texts[1])] * 3
+        assert library.classify_all([]) == []
+        with pytest.raises(compile.RunError, match="54 tokens more than the model takes") as refused:
+            library.classify_all([*texts, "a " * 100])
+        assert refused.value.code == "LONG"
+    artifact, _ = built("none", modules=True)
+    with compile.load(artifact, threads=2) as library:
+        vectors = library.embed_all(texts)
+        assert all(np.array_equal(row, library.embed(text)) for row, text in zip(vectors, texts, strict=True))
+        for wrong, words in (("a text", "give a list"), ([3], "text is of type int"), ([("a", "b")], "NULL")):
+            with pytest.raises(compile.CompileError, match=words):
+                library.embed_all(wrong)
+
+
+def test_smaller_vectors_and_cosine(built: Build, texts: list[str]) -> None:
+    artifact, _ = built("none", modules=True)
+    with compile.load(artifact) as library:
+        first, second = library.embed(texts[0]), library.embed(texts[1])
+        assert abs(library.cosine(first, second) - float(first @ second)) < 1e-6
+        small = [library.embed(text, precision="int8") for text in texts[:2]]
+        assert np.array_equal(small[0], np.rint(first / np.abs(first).max() * 127).astype(np.int8))
+        assert abs(library.cosine(*small) - float(first @ second)) < 0.02
+        bits = [library.embed(text, precision="binary") for text in texts[:2]]
+        assert np.array_equal(bits[0], np.packbits(first > 0))
+        assert library.cosine(*bits) == pytest.approx(float((np.sign(first) * np.sign(second)).mean()), abs=1e-6)
+        for a, b in ((first, small[0]), (first, first[:-1]), (bits[0][:-1], bits[1][:-1])):
+            with pytest.raises(compile.CompileError, match="vector"):
+                library.cosine(a, b)
+
+
+def test_labels_that_are_asked_for(built: Build, texts: list[str]) -> None:
+    artifact, _ = built("sequence-classification", 3, id2label=MOODS)
+    with compile.load(artifact) as library:
+        every = library.classify(texts[0])
+        for allow, deny in ((["bad", "söso"], []), (None, ["bad"]), (["bad"], ["bad"]), ([], [])):
+            wanted = [e for e in every if (allow is None or e.name in allow) and e.name not in deny]
+            assert library.classify(texts[0], allow=allow, deny=deny) == wanted
+        with pytest.raises(compile.CompileError, match="no label 'fine': it has bad"):
+            library.classify(texts[0], allow=["fine"])
+        long = " ".join(texts)
+        scores = {e.name: e.score for e in library.classify(long, windows=True)}
+        assert abs(sum(scores.values()) - 1) < 1e-5
+        with pytest.raises(compile.CompileError, match="give one of them"):
+            library.classify(long, truncate=True, windows=True)
+
+
+def test_cancelled_runs_and_log(built: Build, texts: list[str]) -> None:
+    artifact, _ = built("sequence-classification", 3, id2label=MOODS)
+    lines: list[str] = []
+    with compile.load(artifact, log=lines.append) as library:
+        wanted = library.classify(texts[0])
+        library.cancelled = True
+        for call in (library.classify, lambda text: library.classify_all([text] * 9)):
+            with pytest.raises(compile.RunError, match="cancelled") as refused:
+                call(texts[0])
+            assert refused.value.code == "CANCELLED"
+        assert any("cancelled" in line for line in lines)
+        library.cancelled = False
+        assert library.classify(texts[0]) == wanted
