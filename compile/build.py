@@ -198,4 +198,11 @@ def _saying(abi: str, progress: Progress | None) -> Progress | None:
 def _read_text_side(model: Path, vocab: Path | None, cased: bool) -> TextSide | None:
     if vocab:
         return read_vocabulary(vocab, cased)
-    return read_folder(model) if model.is_dir() else None
+    return read_folder(_text_folder(model)) if model.is_dir() else None
+
+
+def _text_folder(model: Path) -> Path:
+    """Where a folder's tokenizer is: older sentence-transformers ones have it beside the encoder, in 0_Transformer."""
+    inner = model / "0_Transformer"
+    own = any((model / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+    return inner if inner.is_dir() and (model / "modules.json").exists() and not own else model
