@@ -3,6 +3,8 @@
     python benchmarks/latency.py [--model mobilebert] [--precision float32] [--seq-len 128] [--threads 1 2] [--runs 30]
                                  [--peer-python PATH] [--json]
 
+The model is a preset, or an embedder by its architecture as transformers has it (minilm-l12, nomic-embed, …).
+
 Seeded random weights with NoNorm weights and biases random too (at 1 and 0 an optimiser could drop them). Medians, and
 medians of each turn's ratio to ours; the share of peak is against the multiply-add rate of the cores, measured in the
 same turns. In float32 a peer whose outputs are not ours is refused; in int8, where each quantises in its own way, the
@@ -46,6 +48,7 @@ import compile
 import model as core
 import passes
 from benchmarks.command import LAYERS, RUNS, THREADS, measure_and_show, new_parser, number
+from benchmarks.families import EMBEDDERS, embedder
 from benchmarks.interleaved import heading, in_turns, machine, paired_ratio, progress_console
 from benchmarks.presets import SEQUENCE, create
 from compile.running.load import read_manifest
@@ -101,15 +104,23 @@ def prepare(preset: str, layers: int | None, precision: str, seq_len: int, folde
     """Write what the peers are made from, a sample, and the compiled library."""
     import torch
 
-    module = create(preset, layers)
     exported = folder / "exported.onnx"
-    core.export(module, exported, seq_len=seq_len, batch=1)
+    if preset in EMBEDDERS:
+        module, names = embedder(preset, layers), ["input_ids", "attention_mask"]
+        ids = torch.ones(1, seq_len, dtype=torch.int64)
+        torch.onnx.export(
+            module, (ids, ids), exported, input_names=names, output_names=["last_hidden_state"], opset_version=17,
+            dynamo=False,
+        )  # fmt: skip
+    else:
+        module, names = create(preset, layers), core.PRESETS[preset].input_names
+        core.export(module, exported, seq_len=seq_len, batch=1)
     onnx.save(passes.run(exported, only=["onnxsim"], verify=False)[0], folder / "onnxsim.onnx")
     if precision == "float32":
         onnx.save(passes.run(exported, verify=False)[0], folder / "passes.onnx")
     compile.build(exported, target="host", seq_len=seq_len, precision=precision, out=folder / "artifact")
     drawn = random_samples(read_manifest(folder / "artifact"), 1)[0]
-    sample = {name: drawn[name] for name in core.PRESETS[preset].input_names}  # in the order of the program's arguments
+    sample = {name: drawn[name] for name in names}  # in the order of the program's arguments
     sample["attention_mask"].fill(1)
     np.savez(folder / "sample.npz", **sample)
     np.savez(folder / "reference.npz", float32_outputs(exported, sample))
@@ -321,7 +332,7 @@ def interpreter(text: str) -> str:
 
 def main() -> int:
     parser = new_parser(__doc__)
-    parser.add_argument("--model", choices=core.PRESETS, default="mobilebert", metavar="PRESET")
+    parser.add_argument("--model", choices=[*core.PRESETS, *EMBEDDERS], default="mobilebert", metavar="PRESET")
     parser.add_argument("--layers", type=LAYERS, help="instead of the preset's, for a quick look")
     parser.add_argument("--precision", choices=PEERS, default="float32")
     parser.add_argument("--seq-len", type=number(int, SHORT, 512), default=SEQUENCE, help="tokens (default: 128)")
