@@ -39,7 +39,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "eurobert": {"num_key_value_heads": 2, "head_dim": 8},
     "flaubert": XLM,
     "fnet": {},
-    "funnel": {"num_hidden_layers": None, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48,
+    "funnel": {"class": "Model", "num_hidden_layers": None, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48,
                "block_sizes": [1, 1]},
     "gte": {},
     "ibert": {"pad_token_id": 1, "type_vocab_size": 1, "quant_mode": False},
