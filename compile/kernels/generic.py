@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compile.errors import CompileError
-from compile.importer.graph import Node
+from compile.importer.graph import MISTAKES, Node
 from compile.kernels.contract import KernelSpec, Parameter, Signature
 
 
@@ -72,7 +72,8 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
             builder.emit_func_output(builder.emit(replaced))
         legal = relax.transform.LegalizeOps(_propagating(), enable_warning=False)(builder.get())
     except Exception as error:
-        raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: {_last_line(error)}") from error
+        reason = "TVM has no kernel for it" if isinstance(error, MISTAKES) else _last_line(error)
+        raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: {reason}") from error
     calls = [
         b.value
         for block in legal["main"].body.blocks

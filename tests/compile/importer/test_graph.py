@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from compile.errors import CompileError
 from compile.importer.graph import file_tokens, import_model, input_shapes
+from compile.lowering.lower import lower
 from compile.pipeline import BuildOptions, build_library
 from compile.targets import Target
 from passes.fix_shapes import fix_shapes
@@ -67,6 +68,16 @@ def test_the_greatest_of_nothing_but_infinities(graph: type, agree: Callable) ->
     x = b.input("x", [1, 8, 4])
     least, most = (b("Add", x, b.const(np.full((1, 1, 4), value, np.float32))) for value in (-np.inf, np.inf))
     agree(b.model(b("ReduceMax", least, b.const([-1])), b("ReduceMin", most, b.const([-1]))))
+
+
+def test_what_python_says_of_a_mistake_is_told_to_nobody(graph: type, host: Target) -> None:
+    """TVM's batch normalisation is a tuple, which no kernel reads."""
+    b = graph()
+    x = b.input("x", [1, 8, 4])
+    y = b("BatchNormalization", x, *(b.const(np.linspace(1, 2, 8, dtype=np.float32)) for _ in range(4)))
+    with pytest.raises(CompileError, match="cannot be lowered: TVM has no kernel for it") as refusal:
+        lower(import_model(b.model(y), 8), 8, host.isa)
+    assert "NoneType" not in str(refusal.value)
 
 
 def test_an_input_that_is_no_tensor(graph: type) -> None:
