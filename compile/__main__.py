@@ -71,6 +71,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="vocab.txt of a preset or .onnx file: the library then takes text, too",
     )
     add("--cased", action="store_true", help="the vocabulary tells upper from lower case (BERT cased)")
+    add("--task", metavar="TASK", help="what a preset or .onnx file is for: classify, entities, fill or embed")
+    add("--labels", type=lambda text: text.split(","), metavar="A,B", help="names of its logits, in their order")
     add("--no-text", action="store_true", help="leave out the tokenizer that a folder has")
     add("--precision", choices=("float32", "int8"), default="float32", help="of linears and tables (default: float32)")
     add("--keep-float", nargs="+", default=[], metavar="PATTERN", help="layers that stay float32: '*classifier*'")
@@ -126,6 +128,8 @@ def compile_model(args: argparse.Namespace) -> None:
         vocab=args.vocab,
         cased=args.cased,
         text=not args.no_text,
+        task=args.task,
+        labels=args.labels,
         package=args.package,
         name=args.name,
         group=args.group,

@@ -21,7 +21,7 @@ from compile.source import obtain, require_name
 from compile.targets import ANDROID, find_targets
 from compile.text.read import read_folder, read_vocabulary
 from compile.text.side import TextSide
-from compile.text.task import read_task
+from compile.text.task import read_task, stated_task
 from passes.calibration import read_texts
 from pocketbert.temporary import TemporaryFolder
 
@@ -46,6 +46,8 @@ def build(
     vocab: str | Path | None = None,
     cased: bool = False,
     text: bool = True,
+    task: str | None = None,
+    labels: Sequence[str] | None = None,
     package: str | None = None,
     name: str | None = None,
     group: str | None = None,
@@ -81,6 +83,8 @@ def build(
         own tokenizer, which this overrules.
     cased: the vocabulary tells upper from lower case.
     text: take a folder's tokenizer in.
+    task: what a preset or an .onnx file with a vocab is for: classify, entities, fill or embed (the mean of the tokens'
+        vectors); by default what `head` says. labels: names of the logits, in their order. A folder says both itself.
     package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), or "wheel", for pip, beside the library.
     name: of the library and its package, by default the model's own.
     group, version: what else Maven and pip call the package.
@@ -126,6 +130,12 @@ def build(
     if vocab and not text:
         raise CompileError("--no-text leaves the tokenizer out and --vocab gives one: leave out one of them")
     side = _read_text_side(Path(model), Path(vocab) if vocab else None, cased) if text else None
+    folder_given = Path(model).is_dir()
+    if folder_given and (task or labels is not None):
+        raise CompileError("--task and --labels are for presets and .onnx files: a folder's config.json says both")
+    if (task or labels is not None) and not side:
+        raise CompileError("--task and --labels say what is made of a text: give --vocab as well")
+    stated = None if folder_given else stated_task(task, head, labels)
     if calibrate and not side:
         raise CompileError("--calibrate: texts need the model's words: give --vocab as well")
     texts = read_texts(Path(calibrate)) if calibrate else []
@@ -151,8 +161,8 @@ def build(
     from compile.importer.graph import file_tokens
     from compile.pipeline import BuildOptions, build_library  # tvm
 
-    task = read_task(Path(model), head) if side and Path(model).is_dir() else None
-    pooled = task is None or task.pooling is None  # else the runtime pools, at any length
+    purpose = read_task(Path(model), head) if side and folder_given else stated if side else None
+    pooled = purpose is None or purpose.pooling is None  # else the runtime pools, at any length
     source = obtain(str(model), longest, head, random_head, seed, progress, pooled)
     folder = Path(out) if out else Path("build") / f"{name or source.name}-{target}"
     keep = Path(dump) if dump else None
@@ -164,7 +174,7 @@ def build(
         verify=verify,
         sanitize=sanitize,
         vocabulary=side,
-        task=task,
+        task=purpose,
         package=packaging,
         database=database,
         dump=keep,

@@ -73,6 +73,30 @@ def read_task(folder: Path, head: str | None) -> Task | None:
     return Task(kind, labels, activation)
 
 
+def stated_task(kind: str | None, head: str | None, labels: Sequence[str] | None) -> Task | None:
+    """The task of a preset or an .onnx file, by what was asked for: `kind`, or else what `head` is for.
+
+    labels: by their numbers; a preset's random head has LABEL_0 and LABEL_1. Raises CompileError.
+    """
+    by_name: dict[str, Kind] = {**{str(one): one for one in KINDS.values()}, "embed": "embed"}
+    stated = by_name.get(kind) if kind is not None else KINDS.get(head or "")
+    if kind is not None and stated is None:
+        raise CompileError(f"--task {kind}: choose one of {', '.join(OUTPUTS)}")
+    named = stated in ("classify", "entities")
+    if labels is not None and not named:
+        raise CompileError("--labels name what a model classifies: give --task classify or entities as well")
+    if labels is not None and (len(set(labels)) < len(labels) or not all(labels) or "\0" in "".join(labels)):
+        raise CompileError(f"--labels {','.join(labels)}: give each label once, in the order of the logits")
+    if named and labels is None:
+        if head is None:
+            raise CompileError(f"--task {stated}: name the logits with --labels, as in bad,good")
+        labels = ("LABEL_0", "LABEL_1")
+    if stated is None:
+        return None
+    activation: Activation = "sigmoid" if stated == "classify" and len(labels or ()) == 1 else "softmax"
+    return Task(stated, tuple(labels or ()), activation, "mean" if stated == "embed" else None)
+
+
 def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
     """By number, as id2label has them; LABEL_0 and so on where it is silent."""
     given = config.get("id2label")

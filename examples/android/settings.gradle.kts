@@ -10,8 +10,8 @@ dependencyResolutionManagement {
         google()
         mavenCentral()
         // What `python -m compile ... --package aar` left.
-        maven { url = uri("../../build/mobilebert-mlm-arm64-android/maven") }
+        maven { url = uri(providers.gradleProperty("artifact").get() + "/maven") }
     }
 }
-rootProject.name = "fillmask"
+rootProject.name = "ask"
 include(":app")

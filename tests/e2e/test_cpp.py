@@ -109,7 +109,7 @@ def top_tokens(artifact: Path) -> list[str]:
 @needs_cmake
 def test_example_of_the_page(artifact: Path, execute: Callable) -> None:
     title, *lines = execute(blocks("sh")[1]).splitlines()[-6:]
-    assert title == "token 4:"
+    assert title == "mask 1:"
     assert [line.split()[-1] for line in lines] == top_tokens(artifact)
 
 
@@ -119,7 +119,7 @@ def test_example_of_the_page(artifact: Path, execute: Callable) -> None:
 @pytest.mark.skipif(not ARM64_ROOT.is_dir(), reason="needs glibc for arm64: Debian package libc6-arm64-cross")
 def test_example_of_the_page_for_arm64_under_emulation(artifact: Path, execute: Callable) -> None:
     title, *lines = execute(blocks("sh")[-1]).splitlines()[-6:]
-    assert title == "token 4:"
+    assert title == "mask 1:"
     assert [line.split()[-1] for line in lines] == top_tokens(artifact)
 
 
@@ -129,7 +129,7 @@ def test_package_for_another_system_is_refused(artifact: Path, tmp_path: Path) -
     version = tmp_path / "artifact" / "cmake" / "mobilebert_mlm-config-version.cmake"
     version.write_text(version.read_text().replace("x86_64", "mips").replace("aarch64", "mips"))
     with pytest.raises(AssertionError, match=r"version: 1 \(for"):
-        run("cmake", "-S", ROOT / "examples" / "cpp", "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={tmp_path}/artifact")
+        run("cmake", "-S", ROOT / "examples" / "cpp", "-B", tmp_path / "b", f"-DARTIFACT={tmp_path}/artifact")
 
 
 def test_c_program_of_the_page(artifact: Path, execute: Callable) -> None:
@@ -162,7 +162,7 @@ def test_cpp_program_of_the_page(artifact: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiler", compilers)
 def test_headers_have_no_warnings(compiler: str, artifact: Path) -> None:
-    for source in (HERE / "cpp" / "checks.cpp", ROOT / "examples" / "cpp" / "top_tokens.cpp"):
+    for source in (HERE / "cpp" / "checks.cpp", ROOT / "examples" / "cpp" / "ask.cpp"):
         run(compiler, "-std=c++20", "-fsyntax-only", "-Wconversion", *WARNINGS, "-I", artifact / "include", source)
 
 

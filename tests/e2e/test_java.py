@@ -376,8 +376,10 @@ def test_java_code_of_the_page(classes: Path, artifact: Path, library: Path, tmp
 def test_page_and_app_name_the_archive_that_their_command_makes() -> None:
     app = ROOT / "examples" / "android"
     coordinates = f"com.pocketbert:mobilebert_mlm:{package_version()}"
-    places = [ROOT / "docs" / "android.md", app / "app" / "build.gradle.kts"]
+    places = [ROOT / "docs" / "android.md", app / "gradle.properties"]
     assert all(coordinates in path.read_text() for path in places)
-    assert "build/mobilebert-mlm-arm64-android/maven" in (app / "settings.gradle.kts").read_text()
+    properties = (app / "gradle.properties").read_text()
     command = next(line for line in (app / "README.md").read_text().splitlines() if line.startswith("python"))
-    assert command.split("#")[0].split() == blocks("sh")[0].split()
+    assert f"artifact=../../{command.split('# ')[1]}\n" in properties
+    wanted = [word for word in command.split("#")[0].split() if word not in ("--target", "android")]
+    assert wanted == blocks("sh")[0].split()

@@ -10,6 +10,7 @@ from compile.artifact.report import memory, picture
 from compile.artifact.report.markup import Markup, count, datum, join, size, tag, work
 from passes.report import LayerPrecision
 
+LABELS = 20  # that are shown
 NOISIEST = 10  # layers that are shown at once
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -79,10 +80,34 @@ def interface(manifest: Manifest) -> Markup:
             rows.append(tag("div", tag("dt", entry.name), tag("dd", words)))
     most = f"up to {manifest.tokens}" if manifest.shorter_sequences else f"exactly {manifest.tokens}"
     lead = f"What a run takes and gives: {most} tokens."
-    if vocabulary := manifest.vocabulary:
-        case = "cased" if vocabulary.cased else "uncased"
-        lead += f" It takes text too: a {case} vocabulary of {vocabulary.pieces} pieces is inside."
+    rows += [tag("div", tag("dt", name), tag("dd", *words)) for name, words in (*_text(manifest), *_task(manifest))]
     return section("interface", "Inputs and outputs", lead, tag("dl", *rows, class_="facts"))
+
+
+def _text(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:
+    """How a text is read, and who says so."""
+    vocabulary = manifest.vocabulary
+    if not vocabulary:
+        return []
+    longest = f" · texts of up to {vocabulary.max_tokens} tokens" if vocabulary.max_tokens else ""
+    case = "cased" if vocabulary.cased else "uncased"
+    words = f"{vocabulary.kind} · {case} · {count(vocabulary.pieces, 'piece')}{longest}"
+    said = [tag("li", f"{s.name} {s.value}", tag("small", s.source)) for s in vocabulary.settings]
+    settings = tag("details", tag("summary", count(len(said), "setting")), tag("ul", *said, class_="notes"))
+    return [("tokenizer", (words, settings) if said else (words,))]
+
+
+def _task(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:
+    """What the model is for, its labels, how a text becomes a vector."""
+    if not manifest.task:
+        return []
+    facts = [manifest.task, manifest.activation and f"by {manifest.activation}"]
+    facts += [manifest.pooling and f"{manifest.pooling} pooling", "length 1" if manifest.normalized else None]
+    rows: list[tuple[str, tuple[str, ...]]] = [("task", (" · ".join(fact for fact in facts if fact),))]
+    if labels := manifest.labels:
+        shown = ", ".join(labels[:LABELS]) + (f" and {len(labels) - LABELS} more" if len(labels) > LABELS else "")
+        rows.append(("labels", (shown,)))
+    return rows
 
 
 def model(manifest: Manifest) -> Markup:
@@ -170,7 +195,8 @@ def _tuning(manifest: Manifest) -> Markup:
     source = f"the tuning database {tuning.database}" if tuning.database else "the built-in table: no database"
     words = join(
         f"Tiles come from {source}; ", datum(tuning.hits, "tuning.hits"), " of ",
-        datum(tuning.tasks, "tuning.tasks"), " shapes were tuned.",
+        datum(tuning.tasks, "tuning.tasks"), " shapes were tuned, ", datum(tuning.measured, "tuning.measured"),
+        " by measured times and ", datum(tuning.estimated, "tuning.estimated"), " by estimates.",
     )  # fmt: skip
     missed = [tag("li", what) for what in tuning.missed]
     if not missed:

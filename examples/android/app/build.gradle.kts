@@ -3,14 +3,19 @@ plugins {
     id("org.jetbrains.kotlin.android")
 }
 
+// `group:name:version` of any model, as the build printed it: -Pmodel=com.example:reviews:1.2
+val coordinates = providers.gradleProperty("model").get()
+val model = coordinates.split(":")[1]
+
 android {
-    namespace = "com.example.fillmask"
+    buildFeatures { buildConfig = true }
+    namespace = "com.example.ask"
     compileSdk = 35
     defaultConfig {
-        applicationId = "com.example.fillmask"
+        applicationId = "com.example.ask"
         minSdk = 23
         targetSdk = 35
-        ndk { abiFilters += "arm64-v8a" }
+        buildConfigField("String", "MODEL", "\"$model\"")
     }
     buildTypes {
         release {
@@ -26,5 +31,5 @@ android {
 }
 
 dependencies {
-    implementation("com.pocketbert:mobilebert_mlm:0.1.0")
+    implementation(coordinates)
 }

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from compile.artifact.manifest import GenericKernel, KeptInFloat, Manifest, MeasuredTime, Verification
+from compile.artifact.manifest import (
+    GenericKernel,
+    KeptInFloat,
+    Manifest,
+    MeasuredTime,
+    TextSetting,
+    Verification,
+    VocabularyFacts,
+)
 from compile.artifact.report import memory, picture, render
 from compile.running.load import read_manifest
 from passes import Refusal
@@ -124,6 +132,33 @@ def test_inputs_and_outputs_come_before_the_model(facts: Manifest) -> None:
     assert "0 ≤ id < 1000" in text[:first]
     assert "up to 128 tokens" in text[:first]
     assert "exactly 128 tokens" in Page(render(replace(facts, shorter_sequences=False))).text
+
+
+def test_tokenizer_task_and_labels_stand_there(facts: Manifest) -> None:
+    settings = (TextSetting("lowercase", "true", "tokenizer_config.json: do_lower_case"),)
+    vocabulary = VocabularyFacts(30522, False, "0" * 64, "WordPiece", 64, settings)
+    labels = tuple(f"label {number}" for number in range(23))
+    classifier = replace(facts, vocabulary=vocabulary, task="classify", labels=labels, activation="softmax")
+    page = Page(render(classifier))
+    before = page.text[: page.text.index("The model")]
+    for words in (
+        "WordPiece · uncased · 30522 pieces · texts of up to 64 tokens",
+        "classify · by softmax",
+        "and 3 more",
+    ):
+        assert words in before
+    assert "tokenizer_config.json: do_lower_case" in before
+    embedding = replace(facts, task="embed", pooling="mean", normalized=True)
+    assert "embed · mean pooling · length 1" in Page(render(embedding)).text
+    assert "tokenizer" not in Page(render(facts)).text[: before.index("Inputs")]
+
+
+def test_tuned_tiles_say_whether_times_were_measured(facts: Manifest) -> None:
+    tuning = replace(facts.tuning, database="a.jsonl", tasks=5, hits=3, measured=1, estimated=2)
+    assert (
+        "3 of 5 shapes were tuned, 1 by measured times and 2 by estimates."
+        in Page(render(replace(facts, tuning=tuning))).text
+    )
 
 
 def test_passes_that_did_nothing_are_folded_away_but_those_that_refused_are_not(facts: Manifest) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import compile
-from compile.text.task import Task, read_task
+from compile.errors import CompileError
+from compile.text.task import Task, read_task, stated_task
 from tests.support.tokenizers import ROOT, WORDS, random_text
 
 MOODS = {"0": "bad", "1": "söso", "2": 'g"ood'}
@@ -242,3 +243,43 @@ def test_cancelled_runs_and_log(built: Build, texts: list[str]) -> None:
         assert any("cancelled" in line for line in lines)
         library.cancelled = False
         assert library.classify(texts[0]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("translate", None, None), "--task translate: choose one of classify, entities, fill, embed"),
+        (("classify", None, None), "--task classify: name the logits with --labels"),
+        (("fill", None, ["a"]), "--labels name what a model classifies"),
+        (("classify", None, ["a", "a"]), "give each label once"),
+        (("classify", None, ["a", ""]), "give each label once"),
+    ],
+)
+def test_tasks_that_cannot_be_stated(asked: tuple, words: str) -> None:
+    with pytest.raises(CompileError, match=re.escape(words)):
+        stated_task(*asked)
+
+
+def test_task_of_a_preset_is_its_heads_and_of_a_file_what_is_stated() -> None:
+    assert stated_task(None, "mlm", None) == Task("fill")
+    assert stated_task(None, "sequence-classification", None) == Task("classify", ("LABEL_0", "LABEL_1"))
+    assert stated_task(None, "token-classification", ["O", "B-X"]) == Task("entities", ("O", "B-X"))
+    assert stated_task("classify", None, ["spam"]) == Task("classify", ("spam",), "sigmoid")
+    assert stated_task("embed", None, None) == Task("embed", (), "softmax", "mean")
+    assert stated_task(None, None, None) is None
+
+
+def test_file_with_a_stated_task_answers_as_its_folder_does(
+    built: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    import model
+
+    labels = {"0": "bad", "1": "good", "2": "odd"}
+    artifact, folder = built("sequence-classification", 3, False, id2label=labels)
+    file = model.export(model.load(str(folder)), tmp_path / "m.onnx", seq_len=48, batch=1)
+    pieces = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(pieces, key=pieces.get)) + "\n", encoding="utf-8")
+    given = {"vocab": tmp_path / "vocab.txt", "cased": True, "task": "classify", "labels": list(labels.values())}
+    out = compile.build(file, target="host", seq_len=48, out=tmp_path / "out", **given).folder
+    with compile.load(artifact, threads=1) as wanted, compile.load(out, threads=1) as got:
+        assert got.classify("the model is é") == wanted.classify("the model is é")

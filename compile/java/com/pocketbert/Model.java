@@ -221,6 +221,14 @@ public final class Model implements AutoCloseable {
         return facts[index];
     }
 
+    private static final String[] TASKS = {"", "classify", "entities", "fill", "embed", "answer"};
+
+    /** What the model is for: the name of the method to ask, or "" where it was built without a task. */
+    public String task() {
+        int task = (int) fact(0);
+        return task < TASKS.length ? TASKS[task] : "";
+    }
+
     /** The tokens of the longest text that is read whole, special pieces included; 0 without a tokenizer. */
     public int maxTextTokens() {
         return (int) fact(3);

@@ -1,4 +1,4 @@
-package com.example.fillmask
+package com.example.ask
 
 import android.app.Activity
 import android.os.Bundle
@@ -9,21 +9,21 @@ import android.widget.TextView
 import com.pocketbert.ModelException
 import java.util.concurrent.Executors
 
-/** A text with a gap, a button, and the words that the model puts there. */
+/** A text, a button, and what the model says of it. */
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor() // a run takes longer than a frame of the screen
-    private var fillMask: FillMask? = null // the worker's alone
+    private var ask: Ask? = null // the worker's alone
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         val text = EditText(this).apply { setText("the capital of [MASK] is paris") }
         val answer = TextView(this)
-        val button = Button(this).apply { this.text = "Fill" }
+        val button = Button(this).apply { this.text = "Ask" }
         button.setOnClickListener {
             val sentence = text.text.toString()
             worker.execute {
-                val words = fillMask?.fill(sentence) ?: return@execute
-                runOnUiThread { answer.text = words.joinToString("\n") }
+                val lines = ask?.ask(sentence) ?: return@execute
+                runOnUiThread { answer.text = lines.joinToString("\n") }
             }
         }
         setContentView(LinearLayout(this).apply {
@@ -33,7 +33,7 @@ class MainActivity : Activity() {
         })
         worker.execute {
             try {
-                fillMask = FillMask()
+                ask = Ask(BuildConfig.MODEL)
             } catch (error: ModelException) {
                 runOnUiThread { answer.text = error.message }
             }
@@ -41,7 +41,7 @@ class MainActivity : Activity() {
     }
 
     override fun onDestroy() {
-        worker.execute { fillMask?.close() }
+        worker.execute { ask?.close() }
         worker.shutdown()
         super.onDestroy()
     }

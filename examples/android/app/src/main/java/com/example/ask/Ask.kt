@@ -1,0 +1,19 @@
+package com.example.ask
+
+import com.pocketbert.Model
+
+/** What the model called [name] says of a text, as its task has it. */
+class Ask(name: String) : AutoCloseable {
+    private val model = Model.open(name)
+
+    /** A line for each label, entity or word for a mask, the likeliest first. */
+    fun ask(text: String): List<String> = when (model.task()) {
+        "classify" -> model.classify(text, null, true).map { "%.3f  %s".format(it.score(), it.name()) }
+        "entities" -> model.entities(text, true).map { "${it.name()}: ${text.substring(it.begin(), it.end())}" }
+        "fill" -> model.fill(text, 5, true).flatten().map { "%.3f  %s".format(it.score(), it.name()) }
+        "embed" -> listOf(model.embed(text, true).take(8).joinToString(prefix = "[", postfix = ", …]"))
+        else -> listOf("The model has no task: build a fine-tuned folder")
+    }
+
+    override fun close() = model.close()
+}
