@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import Model, ModelConfig, ModelError
+from model import Model, ModelConfig, ModelError, create
 from model.data import PreTrainingBatches
 from model.distill import Distillation, Stage, Weights, auxiliary, copy_ends, ends_fit, joint, progressive
+from model.distill.objectives import project
 from model.processes import join
 from model.settings import TrainSettings
 from model.trainer import Trainer
@@ -128,3 +129,11 @@ def test_ends_of_another_size_are_refused(pair: tuple, randomized: Callable) -> 
     other = randomized(replace(TINY, embedding_size=4), "mlm")
     with pytest.raises(ModelError, match=r"word.weight is \(200, 4\) in the student and \(200, 8\) in the teacher"):
         copy_ends(pair[1], other)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(64, 128), (128, 64), (64, 64)])
+def test_features_of_another_width_are_projected_narrower_and_wider(ours: int, theirs: int) -> None:
+    student, teacher = (create(replace(TINY, hidden_size=width), "mlm") for width in (ours, theirs))
+    project(student, teacher, 0)
+    made = [tuple(p.shape) for name, p in student.named_parameters() if name.startswith("transfer.")]
+    assert made == [(theirs, ours)] * (TINY.num_hidden_layers if ours != theirs else 0)
