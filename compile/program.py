@@ -201,17 +201,26 @@ class Program:
     def elastic(self) -> bool:
         """Whether the calls compute a sequence of any length up to `tokens`, exactly as a model for that length would.
 
-        They do where every call either goes token by token, or works on the one row of the first token, and what goes
-        token by token is an output under a shape that still has the tokens as a dimension.
+        They do where every call either goes token by token, or works on the one row of the first token, or of all
+        tokens makes one row, or works on such rows; and what goes token by token is an output under a shape that still
+        has the tokens as a dimension.
         """
         by_token = {value for call in self.calls if call.per_token for value in call.outputs}
         by_row = {*by_token, *(value for value in self.inputs if self.tokens in value.shape)}
         rows = {value: value.size // self.tokens for value in by_row}
         if any(math.prod(value.shape[: value.shape.index(self.tokens)]) != 1 for value in by_row & {*self.inputs}):
             return False  # the tokens of a shorter one would lie elsewhere
-        return all(call.per_token or _first_row_only(call, rows) for call in self.calls) and all(
-            self.tokens in value.shape for value in self.outputs if value in by_token
-        )
+        pooled: set[Value] = set()  # as large for any number of tokens
+        for call in self.calls:
+            values = [*call.outputs, *(value for value, _ in call.reads())]
+            made = {value for value, _ in call.reads() if value.kind != "weight"}
+            of_pooled = bool(made) and made <= pooled and not call.per_token
+            of_pooled = of_pooled and all(self.tokens not in value.shape for value in values)
+            if not (call.per_token or of_pooled or _first_row_only(call, rows)):
+                return False
+            if of_pooled or call.kernel.reduces_tokens or (call.rows == 1 and call.takes_blocks and not call.per_token):
+                pooled.update(call.outputs)
+        return all(self.tokens in value.shape for value in self.outputs if value in by_token)
 
     def interface_shape(self, value: Value) -> tuple[int, ...]:
         """An in- or output's shape for the largest batch."""

@@ -87,6 +87,7 @@ class KernelSpec(ABC):
 
     family: ClassVar[str]
     precision: ClassVar[str] = "f32"
+    reduces_tokens: ClassVar[bool] = False  # whether its result is as large for any number of tokens
 
     @property
     @abstractmethod

@@ -161,3 +161,8 @@ UNARY = {
     "log_is_zero": choose(0.0, -math.inf),
 }
 COARSE_UNARY = {**UNARY, "gelu": gelu_coarse}
+
+
+def number_or(a: Expr, b: Expr, pick: Callable[[Expr, Expr], Expr]) -> Expr:
+    """What is not a number stays one, whichever side it is on."""
+    return tirx.Select(tirx.isnan(a), a, tirx.Select(tirx.isnan(b), b, pick(a, b)))

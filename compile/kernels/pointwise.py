@@ -15,7 +15,7 @@ from tvm import tirx
 
 from compile.kernels.builder import Expr, Kernel, Pointer, bind, const, loop
 from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, TOKENS, KernelSpec, Parameter, Signature, tensor
-from compile.kernels.math import UNARY, exp, sigmoid
+from compile.kernels.math import UNARY, exp, number_or, sigmoid
 from compile.targets import Isa
 
 # ("operand", index), ("number", value, type), or (operator, type of the result, arguments …)
@@ -157,7 +157,7 @@ def _evaluate(
     if kind in FUNCTIONS:
         return FUNCTIONS[kind](*values, lanes)
     if kind in EXTREMES and of_type == "float32":
-        return _number_or(values[0], values[1], EXTREMES[kind])
+        return number_or(values[0], values[1], EXTREMES[kind])
     return OPERATORS[kind](*values)
 
 
@@ -184,11 +184,6 @@ def _type_of(expression: Expression, operands: list[tuple[Source, Pointer, Expr,
     if expression[0] == "operand":
         return operands[expression[1]][0].dtype
     return str(expression[2] if expression[0] == "number" else expression[1])
-
-
-def _number_or(a: Expr, b: Expr, pick: Callable[[Expr, Expr], Expr]) -> Expr:
-    """What is not a number stays one, whichever side it is on."""
-    return tirx.Select(tirx.isnan(a), a, tirx.Select(tirx.isnan(b), b, pick(a, b)))
 
 
 def _whole_exp(x: Expr, lanes: int) -> Expr:

@@ -10,6 +10,7 @@ from tvm import tirx
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, bind, const, fold_lanes, lane, loop
 from compile.kernels.contract import ALIGNMENT, ROW_COUNT, TOKEN_COUNT, KernelSpec, Parameter, Signature, tensor, vector
+from compile.kernels.math import number_or
 from compile.targets import Isa
 
 # Partial sums of a row, whatever the vectors: every level adds in the same order.
@@ -132,6 +133,60 @@ class RunningSum(KernelSpec):
                 total.store(0, total.load(0) + x.load(token))
                 y.store(token, total.load(0))
         return kernel.func
+
+
+@dataclass(frozen=True)
+class OverTokens(KernelSpec):
+    """{sum|mean|max|min}_over_tokens_{dtype}_n{N}_{isa}: y of x_0 … x_{T−1}, as a sentence's embedding is pooled.
+
+    Arguments in C: x, ldx, y, tokens. An extreme of what is not a number is none. One thread adds up all tokens.
+    """
+
+    operator: str
+    n: int
+    dtype: str
+    isa: Isa
+
+    family = "overtokens"
+    reduces_tokens = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.operator}_over_tokens_{self.dtype}_n{self.n}_{self.isa.name}"
+
+    def signature(self) -> Signature:
+        x = tensor("x", self.n, "whole", dtype=self.dtype)
+        return (*x, Parameter("y", "whole", self.n, self.dtype, written=True), TOKEN_COUNT)
+
+    def describe(self) -> str:
+        return f"{self.operator} over tokens {self.n}"
+
+    def build(self) -> Any:
+        lanes = self.isa.lanes if self.dtype == "float32" else 1
+        with Kernel(self.name) as kernel:
+            x, ldx, y, tokens = kernel.arguments(self.signature()).values()
+            registers = {width: kernel.registers(1, width, self.dtype)[0] for width in {lanes, 1}}
+
+            def body(column: Expr, width: int) -> None:
+                total = registers[width]
+                total.store(0, x.load(column, width), width)
+                with loop(tokens - 1) as token:
+                    value = bind(x.load((token + 1) * ldx + column, width))
+                    total.store(0, self.combine(bind(total.load(0, width)), value), width)
+                result = total.load(0, width)
+                if self.operator == "mean":
+                    count = tirx.Cast(self.dtype, tokens)
+                    result = result / (tirx.Broadcast(count, width) if width > 1 else count)
+                y.store(column, result, width)
+
+            over_columns(self.n, lanes, body)
+        return kernel.func
+
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        if self.operator in ("sum", "mean"):
+            return a + b
+        extreme = tirx.max if self.operator == "max" else tirx.min
+        return number_or(a, b, extreme) if self.dtype == "float32" else extreme(a, b)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from compile.kernels.generic import Generic
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
 from compile.kernels.pointwise import Pointwise, Source
-from compile.kernels.rowwise import Gather, LayerNorm, Map, PadRows, RunningSum
+from compile.kernels.rowwise import Gather, LayerNorm, Map, OverTokens, PadRows, RunningSum
 from compile.kernels.tiles import TileTable, default_tile
 from compile.lowering.attention import AttentionMatch, Choice, Constant, Relative, match_attention
 from compile.lowering.epilogues import Chain, find_chain
@@ -193,7 +193,16 @@ class _Lowering:
             return self.seen_as(node.inputs[0], *self.rows_columns(node.shape))
         if (part := match_part(node)) is not None and (view := self.part(node, part)) is not None:
             return view
-        for attempt in (self.attention, self.layer_norm, self.rms_norm, self.fused, self.pointwise, self.running_sum):
+        for attempt in (
+            self.attention,
+            self.layer_norm,
+            self.rms_norm,
+            self.fused,
+            self.pointwise,
+            self.running_sum,
+            self.over_tokens,
+            self.widened,
+        ):
             if (result := attempt(node)) is not None:
                 return result
         return self.generic(node)
@@ -474,6 +483,29 @@ class _Lowering:
             return None
         x = self.dense(node.inputs[0])
         return self.emit(RunningSum(node.dtype), {"x": x}, self.result(node, tokens, 1), node)
+
+    def over_tokens(self, node: Node) -> View | None:
+        """A sum, a mean or an extreme over the tokens of what has a row a token."""
+        if node.op not in ("sum", "mean", "max", "min") or node.attrs.axis is None or node.dtype == "bool":
+            return None
+        x, tokens = node.inputs[0], self.program.tokens
+        axis = self.tokens.leading(x.shape)
+        if axis is None or [int(a) % len(x.shape) for a in node.attrs.axis] != [axis] or not self.tokens.index(x):
+            return None
+        if node.dtype not in TYPES or (node.op == "mean" and node.dtype != "float32"):
+            return None
+        columns = math.prod(x.shape[axis + 1 :])
+        kernel = OverTokens(node.op, columns, node.dtype, self.isa)
+        return self.emit(kernel, {"x": self.seen_as(x, tokens, columns)}, self.result(node, 1, columns), node)
+
+    def widened(self, node: Node) -> View | None:
+        """One number a token, as a mask is, repeated along a row."""
+        x, tokens = node.inputs[0] if node.inputs else node, self.program.tokens
+        if node.op != "broadcast_to" or math.prod(x.shape) != tokens or not self.tokens.index(node):
+            return None
+        columns = math.prod(node.shape) // tokens
+        kernel = Pointwise((columns,), ("operand", 0), (Source(node.dtype, True, (0,)),), node.dtype, self.isa)
+        return self.emit(kernel, {"x0": self.seen_as(x, tokens, 1)}, self.result(node, tokens, columns), node)
 
     # --- everything else
 

@@ -44,6 +44,8 @@ class Tokens:
             return self.index(node.inputs[0])
         if node.op in ELEMENT_WISE:
             return any(self.index(operand) for operand in node.inputs)
+        if node.op == "broadcast_to":  # along the rows
+            return self.index(node.inputs[0]) and self.leading(node.inputs[0].shape) == self.leading(node.shape)
         if node.op == "cumsum":
             return along_tokens(node, self.count) and self.index(node.inputs[0])
         if node.op == "matmul":

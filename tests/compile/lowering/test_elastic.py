@@ -51,7 +51,11 @@ def convolution(b: Any, tokens: int) -> str:
     return b.linear(b("Concat", after, x, before, axis=2), 3 * WIDTH, WIDTH)
 
 
-ELASTIC = [token_by_token, attention, layer_norm, first_row, columns, convolution]
+def mean(b: Any, tokens: int) -> str:
+    return b("ReduceMean", b.linear(embedded(b, tokens), WIDTH, WIDTH), b.const(np.array([1])), keepdims=1)
+
+
+ELASTIC = [token_by_token, attention, layer_norm, first_row, columns, convolution, mean]
 
 
 def last_row(b: Any, tokens: int) -> str:
@@ -62,10 +66,6 @@ def last_row(b: Any, tokens: int) -> str:
 def third_row(b: Any, tokens: int) -> str:
     third = b("Gather", b.linear(embedded(b, tokens), WIDTH, WIDTH), b.const(np.array(2)), axis=1)
     return b("Tanh", b.linear(third, WIDTH, 4))
-
-
-def mean(b: Any, tokens: int) -> str:
-    return b("ReduceMean", b.linear(embedded(b, tokens), WIDTH, WIDTH), b.const(np.array([1])), keepdims=1)
 
 
 def softmax_over_tokens(b: Any, tokens: int) -> str:
@@ -102,7 +102,7 @@ def other_rows(b: Any, tokens: int) -> str:
 
 
 RIGID = [
-    last_row, third_row, mean, softmax_over_tokens, reversed_tokens, permuted_tokens, mixed_tokens, transposed,
+    last_row, third_row, softmax_over_tokens, reversed_tokens, permuted_tokens, mixed_tokens, transposed,
     all_in_one_row, other_rows,
 ]  # fmt: skip
 
