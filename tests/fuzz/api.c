@@ -266,8 +266,8 @@ static void encode(void)
     size_t bytes_of[2];
     const int paired = one_in(3);
     char *text = take_text(&bytes_of[0]), *pair = take_text(&bytes_of[1]);
-    const int right = size >= offsetof(pocketbert_tokens, words) && size <= 256 && size % 8 == 0 && room >= (paired ? 3 : 2) && whole.ids &&
-                      whole.windows <= 1 && whole.skip >= 0;
+    const int right = size >= offsetof(pocketbert_tokens, words) && size <= 256 && size % 8 == 0 &&
+                      room >= (paired ? 3 : 2) && whole.ids && whole.windows <= 1 && whole.skip >= 0;
     const int32_t status = api->encode(text, bytes_of[0], paired ? pair : NULL, paired ? bytes_of[1] : 0, tokens);
     check_status(status, NULL);
     CHECK(right == (status == POCKETBERT_OK || (status == POCKETBERT_ERROR_SHAPE && whole.windows && paired)));
@@ -281,7 +281,8 @@ static void encode(void)
                          : whole.begins[i] <= whole.ends[i] && (size_t)whole.ends[i] <= bytes_of[of]);
     }
     CHECK(api->encode(text, bytes_of[0], NULL, 0, NULL) == POCKETBERT_ERROR_ARGUMENT);
-    free(whole.ids), free(whole.segments), free(whole.texts), free(whole.begins), free(whole.ends), free(whole.words), free(tokens);
+    free(whole.ids), free(whole.segments), free(whole.texts), free(whole.begins), free(whole.ends), free(whole.words),
+        free(tokens);
     free(text), free(pair);
 }
 
@@ -363,7 +364,8 @@ static void ask(pocketbert_model *handle, int valid)
     enum { TEXTS = 3 };
     pocketbert_text texts[TEXTS];
     for (int i = 0; i < TEXTS; i++)
-        texts[i] = (pocketbert_text){text, i == 1 ? size / 2 : size, paired && i ? pair : NULL, paired && i ? pair_size : 0};
+        texts[i] =
+            (pocketbert_text){text, i == 1 ? size / 2 : size, paired && i ? pair : NULL, paired && i ? pair_size : 0};
     const int32_t count_of_all = (int32_t)(number(1) % (TEXTS + 1));
     const size_t wanted = many ? TEXTS * (size_t)(room > 0 ? room : 1) : (size_t)(room > 0 ? room : 1);
     void *to = malloc(wanted * sizeof(pocketbert_entity));
@@ -410,7 +412,8 @@ static void ask(pocketbert_model *handle, int valid)
         check_status(status, handle);
         const int may = valid && asked == model.task && fits && (!given || right);
         CHECK(may ? status == POCKETBERT_OK || is_refusal(status) : status != POCKETBERT_OK);
-        CHECK(!may || given || asked == POCKETBERT_ANSWER || status == POCKETBERT_OK || status == POCKETBERT_ERROR_LONG);
+        CHECK(!may || given || asked == POCKETBERT_ANSWER || status == POCKETBERT_OK ||
+              status == POCKETBERT_ERROR_LONG);
         CHECK(!valid || asked == model.task || status == POCKETBERT_ERROR_TASK);
     }
     free(text), free(pair), free(to);

@@ -37,8 +37,8 @@ enum {
     POCKETBERT_ERROR_LIBRARY = 8,    /* pocketbert_loader.h: not a library that this machine can load */
     POCKETBERT_ERROR_VOCABULARY = 9, /* the library was built without a tokenizer: it takes ids, not text */
     POCKETBERT_ERROR_TASK = 11,      /* the model is for something else than what it is asked */
-    POCKETBERT_ERROR_FORK = 10,     /* the model was opened before fork(), by the parent of this process: open another */
-    POCKETBERT_ERROR_LONG = 12,     /* a text has more tokens than are read at once, and nobody said what to do with them */
+    POCKETBERT_ERROR_FORK = 10, /* the model was opened before fork(), by the parent of this process: open another */
+    POCKETBERT_ERROR_LONG = 12, /* a text has more tokens than are read at once, and nobody said what to do with them */
     POCKETBERT_ERROR_CANCELLED = 13 /* options->cancel was set */
 };
 
@@ -143,12 +143,13 @@ enum { POCKETBERT_REFUSE, POCKETBERT_TRUNCATE, POCKETBERT_WINDOWS };
  * the defaults; NULL in its place has the same effect. It is read, and not kept. */
 typedef struct {
     size_t size;
-    int32_t long_text;  /* POCKETBERT_REFUSE, _TRUNCATE or _WINDOWS; `answer` always reads in windows */
-    int32_t max_tokens; /* that are read at once, special pieces included; 0: as many as the model takes (`answer`: 384) */
-    int32_t stride;     /* tokens that neighbouring windows share; 0: half of a window, 128 at most; -1: none */
-    int32_t longest;    /* `answer`: tokens of the longest answer; 0: 15 */
-    int32_t no_answer;  /* `answer`: 1: that there is none is one of the answers; it is empty, and begins at 0 */
-    float threshold;    /* `classify`, `entities`, `answer`: leave out what has a lower score; not for a regression */
+    int32_t long_text; /* POCKETBERT_REFUSE, _TRUNCATE or _WINDOWS; `answer` always reads in windows */
+    int32_t
+        max_tokens;  /* that are read at once, special pieces included; 0: as many as the model takes (`answer`: 384) */
+    int32_t stride;  /* tokens that neighbouring windows share; 0: half of a window, 128 at most; -1: none */
+    int32_t longest; /* `answer`: tokens of the longest answer; 0: 15 */
+    int32_t no_answer;    /* `answer`: 1: that there is none is one of the answers; it is empty, and begins at 0 */
+    float threshold;      /* `classify`, `entities`, `answer`: leave out what has a lower score; not for a regression */
     const int32_t *allow; /* `classify`: numbers of the only labels to tell of; NULL: all */
     int32_t allow_count;
     int32_t deny_count;

@@ -142,9 +142,9 @@ static int32_t choose(search *s, pocketbert_answer *answers, int32_t room)
     const bool none = s->pass->options.no_answer;
     int32_t kept = 0;
     for (int32_t i = 0; i < s->count + none; i++) {
-        const pocketbert_answer answer =
-            i < s->count ? (pocketbert_answer){(float)all[i].score, 0, all[i].begin, all[i].end}
-                         : (pocketbert_answer){s->none, 0, 0, 0};
+        const pocketbert_answer answer = i < s->count
+                                             ? (pocketbert_answer){(float)all[i].score, 0, all[i].begin, all[i].end}
+                                             : (pocketbert_answer){s->none, 0, 0, 0};
         if (answer.score < s->pass->options.threshold)
             continue;
         int32_t place = kept;
@@ -160,9 +160,9 @@ static int32_t choose(search *s, pocketbert_answer *answers, int32_t room)
     return kept;
 }
 
-PB_PUBLIC int32_t PB(answer)(pocketbert_model *handle, const char *question, size_t question_bytes,
-                             const char *context, size_t context_bytes, const pocketbert_task_options *options,
-                             pocketbert_answer *answers, int32_t room, int32_t *count)
+PB_PUBLIC int32_t PB(answer)(pocketbert_model *handle, const char *question, size_t question_bytes, const char *context,
+                             size_t context_bytes, const pocketbert_task_options *options, pocketbert_answer *answers,
+                             int32_t room, int32_t *count)
 {
     enum { MOST_ANSWERS = 1 << 16 };
     pb_pass pass;

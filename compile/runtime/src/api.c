@@ -188,7 +188,7 @@ PB_PUBLIC int32_t PB(open)(const pocketbert_options *options, pocketbert_model *
         return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT, "open: options->profile must be 0 or 1");
     if (!choose_cores(&chosen))
         return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT,
-                    "open: options->cores names a core that this machine does not have");
+                       "open: options->cores names a core that this machine does not have");
     pb_model *model;
     int32_t status = create(&chosen, &model);
     if (status == POCKETBERT_OK && !(*result = pb_handle_create(model))) {
@@ -230,13 +230,15 @@ static int32_t check_tensor(pb_model *model, const pocketbert_info *want, const 
     if ((uintptr_t)got->data & (element_bytes(want->type) - 1))
         return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "run: a tensor's data is not aligned to its type");
     if (got->type != want->type)
-        return pb_fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another type than the model's description says");
+        return pb_fail(model, POCKETBERT_ERROR_SHAPE,
+                       "run: a tensor has another type than the model's description says");
     if (got->rank != want->rank)
-        return pb_fail(model, POCKETBERT_ERROR_SHAPE, "run: a tensor has another rank than the model's description says");
+        return pb_fail(model, POCKETBERT_ERROR_SHAPE,
+                       "run: a tensor has another rank than the model's description says");
     for (int32_t i = 0; i < want->rank; i++)
         if (got->shape[i] != pb_dimension(want, i, model->context.tokens, model->sequences))
             return pb_fail(model, POCKETBERT_ERROR_SHAPE,
-                        "run: a tensor has another shape than the model's description says");
+                           "run: a tensor has another shape than the model's description says");
     return POCKETBERT_OK;
 }
 
@@ -253,7 +255,7 @@ static int32_t check_range(pb_model *model, const pocketbert_info *want, const p
             want->type == POCKETBERT_INT64 ? ((const int64_t *)got->data)[i] : ((const int32_t *)got->data)[i];
         if (id < want->low || id >= want->high)
             return pb_fail(model, POCKETBERT_ERROR_RANGE,
-                        "run: an id lies outside its table (the description gives its range)");
+                           "run: an id lies outside its table (the description gives its range)");
     }
     return POCKETBERT_OK;
 }
@@ -274,7 +276,7 @@ static int32_t check_apart(pb_model *model, const pocketbert_tensor *output, con
     for (int32_t i = 0; i < count; i++)
         if ((uintptr_t)output->data < end_of(&others[i]) && (uintptr_t)others[i].data < end_of(output))
             return pb_fail(model, POCKETBERT_ERROR_ARGUMENT,
-                        "run: an output shares memory with another tensor: give it its own");
+                           "run: an output shares memory with another tensor: give it its own");
     return POCKETBERT_OK;
 }
 
@@ -388,8 +390,8 @@ static void choose_sequence(pb_model *model, const pocketbert_tensor *tensors, i
 }
 
 /* A batch's sequences follow each other: each has all threads, weights stay in the caches, and none is padded. */
-int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count, const pocketbert_tensor *outputs,
-               int32_t output_count)
+int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                     const pocketbert_tensor *outputs, int32_t output_count)
 {
     static const char cancelled[] = "the run was cancelled: options->cancel is set";
     int32_t status = check(model, inputs, input_count, outputs, output_count);
@@ -415,8 +417,9 @@ int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t i
 static int32_t begin_use(const pocketbert_model *handle, pb_slot **slot)
 {
     const int32_t status = pb_handle_enter(handle, slot);
-    return status == POCKETBERT_OK ? status
-                                   : pb_fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
+    return status == POCKETBERT_OK
+               ? status
+               : pb_fail(NULL, status, status == POCKETBERT_ERROR_FORK ? inherited_model : not_open);
 }
 
 /* Until pb_end_run the caller has the model to itself. */

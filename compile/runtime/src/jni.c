@@ -221,16 +221,15 @@ static int64_t java_task(pb_env *env, pb_object class, int64_t functions, int64_
     void *to = (*env)->GetDirectBufferAddress(env, memory);
     int32_t count = room, overflow = 0, status = POCKETBERT_ERROR_TASK;
     if (task == POCKETBERT_CLASSIFY)
-        status = f->classify(handle(model), first, bytes, second, (size_t)pair_bytes, &options, to, room, &count,
-                             &overflow);
+        status =
+            f->classify(handle(model), first, bytes, second, (size_t)pair_bytes, &options, to, room, &count, &overflow);
     else if (task == POCKETBERT_EMBED)
         status = f->embed(handle(model), first, bytes, &options, to, room, &overflow);
     else if (task == POCKETBERT_ENTITIES) {
         status = f->entities(handle(model), first, bytes, &options, to, room, &count, &overflow);
         if (status == POCKETBERT_OK)
             widen(to, count < room ? count : room);
-    }
-    else if (task == POCKETBERT_FILL)
+    } else if (task == POCKETBERT_FILL)
         status = f->fill(handle(model), first, bytes, &options, to, each, room, &count, &overflow);
     else if (task == POCKETBERT_ANSWER)
         status = f->answer(handle(model), first, bytes, second, (size_t)pair_bytes, &options, to, room, &count);

@@ -40,8 +40,8 @@ bool pb_read_struct(const void *given, size_t least, void *read, size_t size);
 /* Between them the caller has the model to itself. pb_end_run returns the status. */
 int32_t pb_begin_run(const pocketbert_model *handle, pb_slot **slot);
 int32_t pb_end_run(pb_slot *slot, int32_t status);
-int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count, const pocketbert_tensor *outputs,
-               int32_t output_count);
+int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                     const pocketbert_tensor *outputs, int32_t output_count);
 
 /* Of a tensor of `sequences` with `tokens` each. */
 int64_t pb_dimension(const pocketbert_info *info, int32_t axis, int32_t tokens, int32_t sequences);

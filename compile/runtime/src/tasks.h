@@ -15,7 +15,7 @@ typedef struct {
     bool more;      /* whether there is another window after it, */
     int32_t next;   /* how many tokens of the last text come before that, */
     int32_t stride; /* and how many the two share */
-    float *vector; /* of labels, or of what `embed` gives */
+    float *vector;  /* of labels, or of what `embed` gives */
     char *memory;
     size_t bytes;
 } pb_pass;

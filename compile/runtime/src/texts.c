@@ -8,17 +8,18 @@ const char pb_no_room[] = "text: the first text leaves no room for a window of t
 const char pb_no_memory[] = "text: out of memory for its tokens";
 
 int32_t pb_check_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
-                          int32_t max_tokens)
+                      int32_t max_tokens)
 {
     if (!PB_PIECES)
         return pb_fail(model, POCKETBERT_ERROR_VOCABULARY,
-                    "the library has no tokenizer: build it from a folder that has one, or with --vocab vocab.txt");
+                       "the library has no tokenizer: build it from a folder that has one, or with --vocab vocab.txt");
     if ((!text && text_bytes) || (!pair && pair_bytes))
         return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "text: `text` or `pair` is NULL but has bytes");
     if (text_bytes > MAX_TEXT || pair_bytes > MAX_TEXT)
         return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "text: longer than 256 MiB");
     if (max_tokens < pb_template_size(pair) || max_tokens < 0)
-        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "text: there is no room for the special pieces around the texts");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT,
+                       "text: there is no room for the special pieces around the texts");
     return POCKETBERT_OK;
 }
 
@@ -27,7 +28,7 @@ static int32_t encode(pb_model *model, const char *text, size_t text_bytes, cons
                       pocketbert_tokens *tokens)
 {
     const int32_t status = pb_text_tokens(text, text_bytes, pair, pair_bytes, tokens);
-    return status == POCKETBERT_OK      ? status
+    return status == POCKETBERT_OK            ? status
            : status == POCKETBERT_ERROR_SHAPE ? pb_fail(model, status, pb_no_room)
                                               : pb_fail(model, status, pb_no_memory);
 }
@@ -144,6 +145,6 @@ PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_
     const int32_t status = pb_begin_run(handle, &slot);
     if (status != POCKETBERT_OK)
         return status;
-    return pb_end_run(slot,
-                   run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
+    return pb_end_run(
+        slot, run_text(pb_handle_model(slot), text, text_bytes, pair, pair_bytes, outputs, output_count, tokens));
 }

@@ -15,7 +15,7 @@ static bool are_labels(const int32_t *numbers, int32_t count)
 }
 
 static int32_t read_options(pb_model *model, int32_t task, bool complete, const pocketbert_task_options *given,
-                        pocketbert_task_options *options)
+                            pocketbert_task_options *options)
 {
     if (task != PB_TASK)
         return pb_fail(model, POCKETBERT_ERROR_TASK,
