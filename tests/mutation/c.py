@@ -31,13 +31,18 @@ PROFILE = [
 LONG = [f"{PLACE}/test_lifetimes.py", f"{PLACE}/test_sanitizers.py"]
 EVERY = [*CHECKS, *PROFILE, *PYTHON, f"{PLACE}/test_sources.py", f"{PLACE}/test_tokenizer.py", *LONG]
 TEXTS = [f"{PLACE}/test_tokenizer.py", "tests/compile/text/test_equality.py", f"{PLACE}/test_sanitizers.py"]
+TASKS = ["tests/compile/text/test_tasks.py", f"{PLACE}/test_sanitizers.py"]
+WINDOWS = [*TASKS, "tests/compile/text/test_answers.py"]
 TESTS = {
     "tokenizer.c": TEXTS,
     "normalize.c": TEXTS,
     "words.c": TEXTS,
     "pieces.c": TEXTS,
     "text.h": TEXTS,
-    "tasks.c": ["tests/compile/text/test_tasks.py", f"{PLACE}/test_sanitizers.py"],
+    **dict.fromkeys(("tasks.c", "entities.c", "lists.c", "vectors.c"), TASKS),
+    **dict.fromkeys(("windows.c", "tasks.h"), WINDOWS),
+    "answer.c": ["tests/compile/text/test_answers.py", f"{PLACE}/test_sanitizers.py"],
+    "texts.c": [*PYTHON, "tests/compile/text/test_tasks.py", *TEXTS],
     "cpu.c": [f"{PLACE}/test_cores.py", f"{PLACE}/test_sources.py", *CHECKS],
     "cpu_features.h": [f"{PLACE}/test_sources.py", *CHECKS],
     "platform.h": [f"{PLACE}/test_sources.py", *CHECKS],
