@@ -43,6 +43,7 @@ from compile.importer.graph import check_interface, check_operators, import_shap
 from compile.importer.interface import with_own_types
 from compile.linking.library_rules import check_library
 from compile.linking.link import check_symbols, find_toolchain, link_library, require_space
+from compile.linking.module_rules import check_module
 from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
@@ -51,6 +52,7 @@ from compile.runtime import SRC
 from compile.targets import Target
 from compile.text.side import TextSide
 from compile.text.task import Task
+from compile.web import write_package
 from passes.calibration import plain_inputs
 from passes.calibration import text_inputs as calibration_inputs
 from passes.fix_shapes import fix_shapes
@@ -249,18 +251,22 @@ def build_program(
                 objects += compile_kernels(
                     level.symbols, target, kernels, level.compiled_for, dump and dump / "kernels"
                 )
-            check_symbols(objects)
+            if not target.is_web:  # there the linker says what is missing
+                check_symbols(objects)
         with clock.phase("pack weights"):
             write_weights(plan, work / "pb_weights.bin")
         with clock.phase("link"):
-            write_interface(plan, name, target, folder)
-            sources = _write_sources(plan, options, work, dump)
+            if target.is_web:
+                write_package(name, folder)
+            else:
+                write_interface(plan, name, target, folder)
+            sources = _write_sources(plan, target, options, work, dump)
             outputs = [(value.name, value.shape) for value in plan.program.outputs]
             sources += write_vocabulary(options.vocabulary, takes, work, options.task, outputs)
-            library = folder / f"lib{name}.so"
+            library = folder / target.library_name(name)
             link_library(toolchain, target, work, sources, objects, name, library)
         with clock.phase("check the library"):
-            rules = check_library(library, target, name)
+            rules = check_module(library, name) if target.is_web else check_library(library, target, name)
         shutil.rmtree(work)
         manifest = make_manifest(
             plan,
@@ -307,13 +313,14 @@ def _vocabulary_facts(text: TextSide | None) -> VocabularyFacts | None:
     return VocabularyFacts(len(text.names), text.cased, text.sha256, text.kind, text.max_tokens, settings)
 
 
-def _write_sources(plan: Any, options: BuildOptions, work: Path, dump: Path | None) -> list[Path]:
+def _write_sources(plan: Any, target: Target, options: BuildOptions, work: Path, dump: Path | None) -> list[Path]:
     text = plan_source(plan, options.threads)
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)
     (work / "weights.c").write_text(assembler_source("pb_weights"))
-    return [*sorted(SRC.glob("*.c")), work / "plan.c", work / "weights.c"]
+    runtime = [source for source in sorted(SRC.glob("*.c")) if source.name != "jni.c" or not target.is_web]
+    return [*runtime, work / "plan.c", work / "weights.c"]
 
 
 @contextmanager

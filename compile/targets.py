@@ -35,6 +35,8 @@ NEON32 = Isa("neon32", lanes=4, registers=16, by_element=False, dot="")
 SSE = Isa("sse", lanes=4, registers=16, by_element=False, dot="maddwd")
 AVX2 = Isa("avx2", lanes=8, registers=16, by_element=False, dot="maddwd")
 AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False, dot="maddwd")
+# Registers as browsers' compilers have them on x86; relaxed SIMD is what multiplies and adds at once.
+SIMD128 = Isa("simd128", lanes=4, registers=16, by_element=False, dot="maddwd")
 LINUX_NAMES = {"asimddp": "dotprod", "asimdhp": "fp16", "avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni"}
 LINUX_NAMES |= {"sse4_2": "sse42"}
 # All that LLVM takes for granted in x86-64-v4; Xeon Phi lacks three of them.
@@ -150,6 +152,15 @@ CPUS = {
             features=("+avx512vnni",),
             required=("avx2", "fma", *AVX512_FEATURES, "avx512vnni"),
         ),
+        # A module that a browser cannot run does not load: there is nothing left to check.
+        Cpu(
+            name="wasm-relaxed-simd",
+            arch="wasm32",
+            isa=SIMD128,
+            llvm_cpu="generic",
+            features=("+simd128", "+relaxed-simd", "+bulk-memory", "+sign-ext", "+nontrapping-fptoint"),
+            required=(),
+        ),
     )
 }
 
@@ -187,6 +198,14 @@ class Target:
     def is_android(self) -> bool:
         return "android" in self.triple
 
+    @property
+    def is_web(self) -> bool:
+        return self.arch == "wasm32"
+
+    def library_name(self, name: str) -> str:
+        """The file that the model `name` becomes."""
+        return f"{name}.wasm" if self.is_web else f"lib{name}.so"
+
     def llvm(self, cpu: Cpu | None = None, num_cores: int = 4) -> dict[str, object]:
         """TVM's description of this target, for `cpu` if given. It would ask the host for a core count left out."""
         cpu = cpu or self.cpu
@@ -198,6 +217,8 @@ class Target:
             # Kernels are written in vectors already; this pass would only glue accumulators into wider ones and spill.
             "cl-opt": ["-vectorize-slp:bool=false"],
         }
+        if self.is_web:
+            spec["vector-width"] = 32 * cpu.isa.lanes  # TVM does not know
         if cpu.features:
             spec["mattr"] = list(cpu.features)
         return spec
@@ -263,6 +284,17 @@ TARGETS = {
             cpu=CPUS["x86-64-v3"],
             description="64-bit x86 Linux with glibc and AVX2",
             extra_levels=(CPUS["x86-64-v3-vnni"], CPUS["x86-64-v4"], CPUS["x86-64-v4-vnni"]),
+        ),
+        Target(
+            name="wasm32",
+            arch="wasm32",
+            triple="wasm32-unknown-unknown",
+            zig_triple="wasm32-wasi",
+            libc="",
+            libm="",
+            cpu=CPUS["wasm-relaxed-simd"],
+            c_options=("-mcpu=generic+simd128+relaxed_simd+bulk_memory+sign_ext+nontrapping_fptoint",),
+            description="browsers and Node.js with relaxed SIMD (Chrome 114 and later)",
         ),
     )
 }

@@ -13,12 +13,17 @@ from compile.planning.plan import Plan
 # Page-aligned for the largest page in use (Android's 16 KiB): the pages hold weights alone and stay shared and clean.
 SECTION_ALIGNMENT = 16384
 
-ASSEMBLER_SOURCE = """__asm__(".section .rodata.{symbol},\\"a\\",%progbits\\n"
+ASSEMBLER_SOURCE = """#ifdef __wasm__
+__asm__(".section .rodata.{symbol},\\"\\",@\\n.type {symbol},@object\\n"
+#else
+__asm__(".section .rodata.{symbol},\\"a\\",%progbits\\n"
+#endif
         ".balign {alignment}\\n"
         ".globl {symbol}\\n"
         ".hidden {symbol}\\n"
         "{symbol}:\\n"
-        ".incbin \\"{symbol}.bin\\"\\n");
+        ".incbin \\"{symbol}.bin\\"\\n"
+        ".size {symbol}, .-{symbol}\\n");
 """
 
 

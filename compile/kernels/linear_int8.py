@@ -223,7 +223,7 @@ class _Code:
 
 
 class _RowMajor(_Code):
-    """x86: a word of activations is broadcast from memory and multiplied by vectors of weights."""
+    """x86 and WebAssembly: a word of activations is broadcast from memory and multiplied by vectors of weights."""
 
     def columns(self, first: Expr, columns: int) -> None:
         lanes, mr = self.isa.lanes, self.tile.mr
@@ -274,9 +274,14 @@ class _RowMajor(_Code):
         if self.dot == "vnni":
             self.add(index, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", activations, weights)
             return
-        name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+        name = {
+            "simd128": "llvm.wasm.dot",
+            "sse": "llvm.x86.sse2.pmadd.wd",
+            "avx2": "llvm.x86.avx2.pmadd.wd",
+            "avx512": "llvm.x86.avx512.pmaddw.d.512",
+        }[self.isa.name]
         words = tirx.reinterpret(f"int16x{2 * lanes}", activations)
-        product = tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", words, weights)
+        product = tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, words, weights)
         total = self.acc[index]
         total.store(0, total.load(0, lanes) + product, lanes)
 

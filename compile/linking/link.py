@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ LIBM = frozenset(
 )
 
 ARM32 = frozenset(["__floatdisf"])  # what arm32.c has
-
+WASM_MEMORY = 1 << 31  # what lies above is for handles (runtime/src/platform_wasm.c)
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
 
 
@@ -166,22 +167,43 @@ def link_library(
 
     Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
+    objects = [*kernels, *(_compile_source(toolchain, target, folder, source, name) for source in sources)]
+    link = _link_module if target.is_web else _link_elf
+    link(toolchain, target, folder, objects, name, output)
 
-    def inside(path: Path) -> str:
-        """As seen from `folder`, where compilers run: zig cannot read back some names that a user's folder may have."""
-        return os.path.relpath(path, folder)
 
-    objects = [*kernels]
-    for source in sources:
-        objects.append(folder / f"{source.stem}.o")
-        common = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
-        if toolchain.is_zig:
-            common += target.c_options
-        elif target.arch == "aarch64":
-            common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
-        includes = [f"-I{inside(path)}" for path in (folder, SRC, INCLUDE)]
-        arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", inside(source), "-o", inside(objects[-1])]
-        run_compiler(_freestanding(toolchain, target), arguments, folder)
+def _inside(path: Path, folder: Path) -> str:
+    """As seen from `folder`, where compilers run: zig cannot read back some names that a user's folder may have."""
+    return os.path.relpath(path, folder)
+
+
+def _compile_source(toolchain: Toolchain, target: Target, folder: Path, source: Path, name: str) -> Path:
+    output = folder / f"{source.stem}.o"
+    common = ["-O2", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
+    if not target.is_web:
+        common.append("-fPIC")
+    if toolchain.is_zig:
+        common += target.c_options
+    elif target.arch == "aarch64":
+        common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
+    includes = [f"-I{_inside(path, folder)}" for path in (folder, SRC, INCLUDE)]
+    arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", _inside(source, folder), "-o", output.name]
+    run_compiler(_freestanding(toolchain, target), arguments, folder)
+    return output
+
+
+def _link_module(
+    toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], name: str, output: Path
+) -> None:
+    """A WebAssembly module, with what it needs of libm inside."""
+    public = [*re.findall(r"\bPB\((\w+)\)\(", (SRC / "api.h").read_text()), "web_take", "web_give", "web_layout"]
+    arguments = ["-O2", *target.c_options, "-mexec-model=reactor", "-nostartfiles", "-Wl,--no-entry", "-Wl,-s"]
+    arguments += [f"-Wl,--export={name}_{function}" for function in public]
+    arguments += [f"-Wl,--max-memory={WASM_MEMORY}", *(_inside(path, folder) for path in objects), "-lm"]
+    run_compiler(toolchain, [*arguments, "-o", _inside(output, folder)], folder)
+
+
+def _link_elf(toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], name: str, output: Path) -> None:
     wanted = set().union(*(undefined_symbols(o) for o in objects))
     defined = set().union(*(_defined_symbols(o) for o in objects))
     foreign = wanted - defined - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}
@@ -200,7 +222,7 @@ def link_library(
         arguments += ["-Wl,-s", "-Wl,--no-undefined"]
     arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
     arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script.name}"]
-    arguments += [*map(inside, objects), *map(inside, stubs), "-o", inside(output)]
+    arguments += [*(_inside(path, folder) for path in (*objects, *stubs)), "-o", _inside(output, folder)]
     run_compiler(toolchain, arguments, folder)
 
 
@@ -217,8 +239,9 @@ def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
     For 64-bit Android zig outlines atomics whatever it is told; code without an operating system has the same ABI. On
     32-bit Arm it has another, and nothing is outlined.
     """
+    system = "freestanding" if target.is_web else "linux-none"
     plain = toolchain.is_zig and target.arch != "arm"
-    return toolchain.with_triple(f"{target.arch}-linux-none") if plain else toolchain
+    return toolchain.with_triple(f"{target.arch}-{system}") if plain else toolchain
 
 
 def _defined_symbols(path: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """The last rungs of the ladder of truth: the linked library against ONNX Runtime on the exported model.
 
 A library for this machine runs here in a process of its own; others run under qemu, on a CPU as old as each of their
-levels allows. Any other runner may be given: a phone's, for one.
+levels allows, and a WebAssembly module in Node.js. Any other runner may be given: a phone's, for one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx
 
 from compile.artifact.manifest import Manifest, Verification
 from compile.errors import CompileError
-from compile.running.runners import qemu
+from compile.running.runners import node, qemu
 from compile.running.runners.base import RunFailed, Runner
 from compile.running.runners.local import LocalRunner
 from compile.running.samples import Sample, random_samples
@@ -38,6 +38,8 @@ def can_run(target: Target) -> str | None:
     """None if a library for `target` can be run on this machine, else what to install for it."""
     if runs_here(target):
         return None
+    if target.is_web:
+        return node.missing()
     emulated = all(level.qemu_cpu for level in target.levels)
     return qemu.missing(target.arch) if emulated else f"a machine that runs {target.cpu.name} code"
 
@@ -77,6 +79,8 @@ def verify(
     target = with_cpu(TARGETS[manifest.target], manifest.cpu)
     if runner is None and (missing := can_run(target)):
         raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
+    if runner is None and target.is_web:
+        runner = node.NodeRunner()
     emulated = runner is None and not runs_here(target)
     texts = [{name: np.repeat(value, manifest.batch, axis=0) for name, value in text.items()} for text in texts]
     texts = texts[:1] if emulated else texts

@@ -91,7 +91,7 @@ def table(arch: str) -> list[str]:
     return re.findall(r"^ *X\((\w+),", body, re.MULTILINE)
 
 
-@pytest.mark.parametrize("cpu", CPUS.values(), ids=lambda cpu: cpu.name)
+@pytest.mark.parametrize("cpu", [cpu for cpu in CPUS.values() if cpu.required], ids=lambda cpu: cpu.name)
 def test_every_feature_that_a_cpu_requires_is_in_the_runtimes_table(cpu: object) -> None:
     assert isinstance(cpu, type(CPUS["armv8.0"]))
     assert set(cpu.required) <= set(table(cpu.arch))

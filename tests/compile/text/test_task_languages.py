@@ -1,5 +1,6 @@
 """Tasks and tokens from C++ and Java: what Python says of the same texts, bit for bit."""
 
+import json
 import shutil
 import struct
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import compile
+from compile.running.runners import node
 from compile.runtime import INCLUDE
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
@@ -120,3 +122,51 @@ def test_every_language_says_the_same(
                 "IllegalArgumentException" if task == kind else "ModelException" for kind in ("classify", "embed")
             ]
             assert got[len(TEXTS) : -1] == too_long
+
+
+JAVASCRIPT = r"""
+import { load } from "ARTIFACT/index.js";
+import { readFileSync } from "node:fs";
+const model = await load(), cut = { longText: "truncate" }, windows = { longText: "windows" };
+const answers = {
+  classify: (text) => model.classify(text, undefined, cut).map(({ label, score }) => [label, score]),
+  embed: (text) => [["", ...model.embed(text, cut)]],
+  fill: (text) => model.fill(`${text} [MASK]`, 3, windows).flat().map(({ label, score }) => [label, score]),
+  entities: (text) => model.entities(text, windows).map((e) => [`${e.label} ${e.text}`, e.score]),
+  answer: (text) => model.answer("the model?", text, 4).map((answer) => [answer.text, answer.score]),
+};
+const lines = readFileSync("TEXTS", "utf8").split("\n").slice(0, -1);
+console.log(JSON.stringify(lines.map((text) => answers.TASK(text))));
+"""
+
+
+def in_python(library: compile.Library, task: str, text: str) -> list[tuple[str, list[float]]]:
+    if task == "classify":
+        return [(label.name, [label.score]) for label in library.classify(text, truncate=True)]
+    if task == "embed":
+        return [("", list(library.embed(text, truncate=True)))]
+    if task == "fill":
+        rows = library.fill(f"{text} [MASK]", top=3, windows=True)
+        return [(piece.name, [piece.score]) for row in rows for piece in row]
+    if task == "entities":
+        found = library.entities(text, windows=True)
+        return [(f"{e.name} {text[e.begin : e.end]}", [e.score]) for e in found]
+    return [(answer.text, [answer.score]) for answer in library.answer("the model?", text, 4)]
+
+
+@pytest.mark.skipif(bool(node.missing()), reason=f"needs {node.NEEDED}")
+@pytest.mark.parametrize("task", MODELS)
+def test_javascript_says_nearly_the_same(task: str, built: Callable, texts: Path, tmp_path: Path) -> None:
+    """Names and places to the letter; numbers by the same kernels at another width."""
+    head, labels, modules, config = MODELS[task]
+    artifact, folder = built(head, labels, modules, **config)
+    module = compile.build(folder, target="wasm32", seq_len=48, out=tmp_path / "web").folder
+    program = JAVASCRIPT.replace("ARTIFACT", str(module)).replace("TEXTS", str(texts)).replace("TASK", task)
+    (tmp_path / "run.mjs").write_text(program)
+    got = json.loads("".join(run(*(node.command() or []), tmp_path / "run.mjs")))
+    with compile.load(artifact) as library:
+        wanted = [in_python(library, task, text) for text in TEXTS]
+    assert [[word for word, *_ in row] for row in got] == [[word for word, _ in row] for row in wanted]
+    for ours, theirs in zip(got, wanted, strict=True):
+        for (_, *values), (_, numbers) in zip(ours, theirs, strict=True):
+            assert values == pytest.approx(numbers, abs=2e-6)

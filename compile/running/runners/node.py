@@ -1,0 +1,52 @@
+"""Runs WebAssembly modules in Node.js, whose engine is Chrome's."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+from compile.artifact.manifest import LibraryFacts
+from compile.running.runners.base import WARM_UP, Device, Execution, Runner, RunnerError, parse_times
+from compile.running.runners.local import measuring, run_on_files
+from compile.web import WEB
+
+NEEDED = "Node.js 20 or later (Debian package nodejs)"
+# A module whose one function multiplies and adds by relaxed SIMD: an engine without that finds it invalid.
+PROBE = (
+    "process.exit(WebAssembly.validate(new Uint8Array([0,97,115,109,1,0,0,0,1,5,1,96,0,1,123,3,2,1,0,10,19,1,17,0,"
+    "65,1,253,17,65,1,253,17,65,1,253,17,253,133,2,11])) ? 0 : 1)"
+)
+
+
+@functools.cache
+def command() -> list[str] | None:
+    """How Node.js is started so that it has relaxed SIMD; None without one that has it."""
+    node = shutil.which("node")
+    for options in ([], ["--experimental-wasm-relaxed-simd"]):
+        if node and subprocess.run([node, *options, "-e", PROBE], check=False, capture_output=True).returncode == 0:
+            return [node, *options]
+    return None
+
+
+def missing() -> str | None:
+    """What to install for modules to run here, None if all is there."""
+    return None if command() else NEEDED
+
+
+class NodeRunner(Runner):
+    """One thread, as a page has it."""
+
+    def execute(
+        self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
+    ) -> Execution:
+        node = command()
+        if node is None:
+            raise RunnerError(f"modules run here only with {NEEDED}: install it")
+        times = runs + WARM_UP if runs else 0
+        with measuring():
+            program = [*node, str(WEB / "runner.mjs")]
+            done, outputs = run_on_files(program, library, facts, inputs, (1, times), timeout)
+        wall, cpu = parse_times(done.stdout)
+        return Execution(wall, outputs, Device("Node.js", (0,)), cpu)

@@ -1,0 +1,317 @@
+// A compiled model in WebAssembly. index.d.ts says what everything is.
+
+const NAME = "@NAME@";
+// The order is that of web_layout in the module.
+const MEMBERS =
+  "options info info.name info.type info.rank info.shape info.token_axis info.bytes description description.tokens " +
+  "description.input_count description.inputs description.output_count description.outputs description.pieces " +
+  "description.task description.labels description.vector description.text_tokens tensor tensor.data tensor.type " +
+  "tensor.rank tensor.shape label label.label label.score entity entity.name entity.score entity.begin entity.end " +
+  "answer answer.score answer.begin answer.end task_options task_options.long_text task_options.no_answer " +
+  "task_options.threshold";
+const TYPES = { 1: Float32Array, 2: BigInt64Array, 3: Int32Array, 4: Uint8Array };
+const TYPE_NAMES = { 1: "float32", 2: "int64", 3: "int32", 4: "bool" };
+const TASKS = ["none", "classify", "entities", "fill", "embed", "answer"];
+const LONG_TEXTS = ["refuse", "truncate", "windows"];
+const ERROR_ARGUMENT = 1;
+
+export class PocketBERTError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = "PocketBERTError";
+    this.code = code;
+  }
+}
+
+async function compileModule(source) {
+  if (source instanceof WebAssembly.Module) return source;
+  if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return WebAssembly.compile(source);
+  const url = new URL(source ?? `${NAME}.wasm`, import.meta.url);
+  if (url.protocol === "file:") {
+    const { readFile } = await import("node:fs/promises");
+    return WebAssembly.compile(await readFile(url));
+  }
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
+  const served = response.headers.get("content-type")?.startsWith("application/wasm");
+  return served ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+}
+
+export async function load(source) {
+  const now = () => performance.now();
+  const instance = await WebAssembly.instantiate(await compileModule(source), { pocketbert: { now } });
+  return new Model(instance.exports);
+}
+
+export class Model {
+  #module;
+  #at = {};
+  #handle = 0;
+  #blocks = [];
+  #pieces = 0;
+  #vector = 0;
+  #textTokens = 0;
+
+  constructor(exports) {
+    this.#module = exports;
+    exports._initialize?.();
+    const layout = this.#call("web_layout");
+    MEMBERS.split(" ").forEach((member, i) => (this.#at[member] = this.#view().getInt32(layout + 4 * i, true)));
+    this.#within((take) => {
+      const options = take(this.#at.options);
+      this.#view().setUint32(options, this.#at.options, true);
+      const result = take(4);
+      this.#check(this.#call("open", options, result));
+      this.#handle = this.#view().getUint32(result, true);
+      this.#describe(take(this.#at.description));
+    });
+  }
+
+  #call(name, ...values) {
+    return this.#module[`${NAME}_${name}`](...values);
+  }
+
+  // Memory may have moved whenever the module was called: views are made anew.
+  #view() {
+    return new DataView(this.#module.memory.buffer);
+  }
+
+  #array(Kind, at, length) {
+    return new Kind(this.#module.memory.buffer, at, length);
+  }
+
+  // work(take): take(bytes) is memory that is given back when work ends.
+  #within(work) {
+    const taken = [];
+    try {
+      return work((bytes) => {
+        const at = this.#call("web_take", bytes || 1) >>> 0;
+        if (!at) throw new PocketBERTError(4, "out of memory");
+        taken.push([at, bytes || 1]);
+        return at;
+      });
+    } finally {
+      for (const [at, bytes] of taken) this.#call("web_give", at, bytes);
+    }
+  }
+
+  #string(at) {
+    const bytes = new Uint8Array(this.#module.memory.buffer);
+    return new TextDecoder().decode(bytes.subarray(at, bytes.indexOf(0, at)));
+  }
+
+  #check(status) {
+    if (status !== 0) throw new PocketBERTError(status, this.#string(this.#call("last_error", this.#handle)));
+  }
+
+  #describe(at) {
+    const member = (name) => at + this.#at[`description.${name}`];
+    this.#view().setUint32(at, this.#at.description, true);
+    this.#call("describe", at);
+    const view = this.#view();
+    const number = (name) => view.getInt32(member(name), true);
+    const tensors = (first, count) =>
+      Array.from({ length: count }, (_, i) => {
+        const info = first + i * this.#at.info;
+        const field = (name) => view.getInt32(info + this.#at[`info.${name}`], true);
+        const shape = Array.from({ length: field("rank") }, (_, d) =>
+          Number(view.getBigInt64(info + this.#at["info.shape"] + 8 * d, true)));
+        return { name: this.#string(field("name")), type: TYPE_NAMES[field("type")], shape, tokenAxis: field("token_axis") };
+      });
+    this.tokens = number("tokens");
+    this.inputs = tensors(number("inputs"), number("input_count"));
+    this.outputs = tensors(number("outputs"), number("output_count"));
+    this.task = TASKS[number("task")] ?? "none";
+    this.labels = Array.from({ length: number("labels") }, (_, i) => this.#string(this.#call("label", i)));
+    this.#pieces = number("pieces");
+    this.#vector = number("vector");
+    this.#textTokens = number("text_tokens");
+  }
+
+  #writeTensor(at, data, info, shape) {
+    const view = this.#view();
+    const type = Object.keys(TYPE_NAMES).find((key) => TYPE_NAMES[key] === info.type);
+    view.setUint32(at + this.#at["tensor.data"], data, true);
+    view.setInt32(at + this.#at["tensor.type"], Number(type), true);
+    view.setInt32(at + this.#at["tensor.rank"], shape.length, true);
+    shape.forEach((size, d) => view.setBigInt64(at + this.#at["tensor.shape"] + 8 * d, BigInt(size), true));
+  }
+
+  #kind(info) {
+    return Object.entries(TYPES).find(([key]) => TYPE_NAMES[key] === info.type)[1];
+  }
+
+  run(inputs) {
+    const given = this.inputs.map((info) => {
+      const value = inputs[info.name];
+      if (value === undefined) throw new PocketBERTError(ERROR_ARGUMENT, `run: the input ${info.name} is missing`);
+      const data = value.data ?? value;
+      const tokens = info.tokenAxis < 0 ? 0 : data.length / info.shape.reduce((n, size, d) => (d === info.tokenAxis ? n : n * size), 1);
+      const shape = value.shape ?? info.shape.map((size, d) => (d === info.tokenAxis ? tokens : size));
+      if (shape.reduce((n, size) => n * size, 1) !== data.length)
+        throw new PocketBERTError(2, `run: ${info.name} has ${data.length} elements, which is no shape of the model's`);
+      return { info, data, shape };
+    });
+    const first = given.find(({ info }) => info.tokenAxis >= 0);
+    const tokens = first ? first.shape[first.info.tokenAxis] : this.tokens;
+    return this.#within((take) => {
+      const tensors = take(this.#at.tensor * given.length);
+      given.forEach(({ info, data, shape }, i) => {
+        const Kind = this.#kind(info);
+        const at = take(data.length * Kind.BYTES_PER_ELEMENT);
+        const values = info.type === "int64" ? Array.from(data, BigInt) : data;
+        this.#array(Kind, at, data.length).set(values);
+        this.#writeTensor(tensors + i * this.#at.tensor, at, info, shape);
+      });
+      return this.#outputs(take, tokens, (outputs) =>
+        this.#call("run", this.#handle, tensors, given.length, outputs, this.outputs.length));
+    });
+  }
+
+  // Takes room for all outputs at their full size, and copies what the call left of them.
+  #outputs(take, tokens, call) {
+    const results = take(this.#at.tensor * this.outputs.length);
+    const places = this.outputs.map((info, i) => {
+      const shape = info.shape.map((size, d) => (d === info.tokenAxis ? tokens : size));
+      const Kind = this.#kind(info);
+      const at = take(info.shape.reduce((n, size) => n * size, 1) * Kind.BYTES_PER_ELEMENT);
+      this.#writeTensor(results + i * this.#at.tensor, at, info, shape);
+      return at;
+    });
+    this.#check(call(results));
+    const view = this.#view();
+    return Object.fromEntries(this.outputs.map((info, i) => {
+      const shape = info.shape.map((_, d) =>
+        Number(view.getBigInt64(results + i * this.#at.tensor + this.#at["tensor.shape"] + 8 * d, true)));
+      const length = shape.reduce((n, size) => n * size, 1);
+      return [info.name, { data: this.#array(this.#kind(info), places[i], length).slice(), shape }];
+    }));
+  }
+
+  // work(take, [text, bytes, pair, bytes])
+  #withText(text, pair, work) {
+    return this.#within((take) => {
+      const put = (string) => {
+        if (string === undefined) return [0, 0];
+        if (typeof string !== "string") throw new PocketBERTError(ERROR_ARGUMENT, "a text must be a string");
+        const bytes = new TextEncoder().encode(string);
+        const at = take(bytes.length);
+        this.#array(Uint8Array, at, bytes.length).set(bytes);
+        return [at, bytes.length];
+      };
+      return work(take, [...put(text), ...put(pair)]);
+    });
+  }
+
+  runText(text, pair) {
+    return this.#withText(text, pair, (take, place) =>
+      this.#outputs(take, this.tokens, (outputs) =>
+        this.#call("run_text", this.#handle, ...place, outputs, this.outputs.length, 0)));
+  }
+
+  tokenize(text, pair, maxTokens = this.#textTokens || this.tokens) {
+    return this.#withText(text, pair, (take, place) => {
+      const ids = take(8 * maxTokens), segments = take(8 * maxTokens), count = take(4);
+      const status = this.#call("tokenize", ...place, maxTokens, ids, segments, count);
+      if (status !== 0) throw new PocketBERTError(status, this.#string(this.#call("last_error", 0)));
+      const read = (at) => Array.from(this.#array(BigInt64Array, at, this.#view().getInt32(count, true)), Number);
+      return { ids: read(ids), segments: read(segments) };
+    });
+  }
+
+  #options(take, { longText = "refuse", noAnswer = false, threshold = 0 } = {}) {
+    const known = LONG_TEXTS.indexOf(longText);
+    if (known < 0) throw new PocketBERTError(ERROR_ARGUMENT, `longText must be one of ${LONG_TEXTS.join(", ")}`);
+    const at = take(this.#at.task_options);
+    this.#array(Uint8Array, at, this.#at.task_options).fill(0);
+    const view = this.#view();
+    view.setUint32(at, this.#at.task_options, true);
+    view.setInt32(at + this.#at["task_options.long_text"], known, true);
+    view.setInt32(at + this.#at["task_options.no_answer"], noAnswer ? 1 : 0, true);
+    view.setFloat32(at + this.#at["task_options.threshold"], threshold, true);
+    return at;
+  }
+
+  classify(text, pair, options) {
+    return this.#withText(text, pair, (take, place) => {
+      const room = this.labels.length, labels = take(this.#at.label * room), count = take(4), overflow = take(4);
+      const chosen = this.#options(take, options);
+      this.#check(this.#call("classify", this.#handle, ...place, chosen, labels, room, count, overflow));
+      const found = this.#labels(labels, this.#view().getInt32(count, true), (id) => this.labels[id]);
+      return Object.assign(found, { overflow: this.#view().getInt32(overflow, true) });
+    });
+  }
+
+  #labels(at, count, name) {
+    return Array.from({ length: count }, (_, i) => {
+      const label = at + i * this.#at.label;
+      const id = this.#view().getInt32(label + this.#at["label.label"], true);
+      return { label: name(id), score: this.#view().getFloat32(label + this.#at["label.score"], true) };
+    });
+  }
+
+  embed(text, options) {
+    return this.#withText(text, undefined, (take, [at, bytes]) => {
+      const vector = take(4 * this.#vector), overflow = take(4), chosen = this.#options(take, options);
+      this.#check(this.#call("embed", this.#handle, at, bytes, chosen, vector, this.#vector, overflow));
+      return this.#array(Float32Array, vector, this.#vector).slice();
+    });
+  }
+
+  // Offsets in UTF-16 units of what has them in bytes.
+  #stretch(text, utf8, at, kind) {
+    const view = this.#view(), decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    const units = (name) =>
+      decoder.decode(utf8.subarray(0, Number(view.getBigInt64(at + this.#at[`${kind}.${name}`], true)))).length;
+    const begin = units("begin"), end = units("end");
+    return { score: view.getFloat32(at + this.#at[`${kind}.score`], true), begin, end, text: text.slice(begin, end) };
+  }
+
+  entities(text, options) {
+    return this.#withText(text, undefined, (take, [at, bytes]) => {
+      const count = take(4), overflow = take(4), chosen = this.#options(take, options);
+      let room = 64, entities;
+      const find = () => {
+        entities = take(this.#at.entity * room);
+        this.#check(this.#call("entities", this.#handle, at, bytes, chosen, entities, room, count, overflow));
+        return this.#view().getInt32(count, true);
+      };
+      if (find() > room) {
+        room = this.#view().getInt32(count, true);
+        find();
+      }
+      const utf8 = this.#array(Uint8Array, at, bytes).slice();
+      const found = Array.from({ length: this.#view().getInt32(count, true) }, (_, i) => {
+        const entity = entities + i * this.#at.entity;
+        const label = this.#string(this.#view().getUint32(entity + this.#at["entity.name"], true));
+        return { label, ...this.#stretch(text, utf8, entity, "entity") };
+      });
+      return Object.assign(found, { overflow: this.#view().getInt32(overflow, true) });
+    });
+  }
+
+  fill(text, each = 5, options) {
+    return this.#withText(text, undefined, (take, [at, bytes]) => {
+      const room = each * this.#textTokens, pieces = take(this.#at.label * room), masks = take(4), overflow = take(4);
+      const chosen = this.#options(take, options);
+      this.#check(this.#call("fill", this.#handle, at, bytes, chosen, pieces, each, room, masks, overflow));
+      const name = (id) => this.#string(this.#call("token", id));
+      return Array.from({ length: this.#view().getInt32(masks, true) }, (_, i) =>
+        this.#labels(pieces + i * each * this.#at.label, each, name));
+    });
+  }
+
+  answer(question, context, top = 1, options) {
+    return this.#withText(question, context, (take, place) => {
+      const answers = take(this.#at.answer * top), count = take(4), chosen = this.#options(take, options);
+      this.#check(this.#call("answer", this.#handle, ...place, chosen, answers, top, count));
+      const utf8 = this.#array(Uint8Array, place[2], place[3]).slice();
+      return Array.from({ length: this.#view().getInt32(count, true) }, (_, i) =>
+        this.#stretch(context, utf8, answers + i * this.#at.answer, "answer"));
+    });
+  }
+
+  close() {
+    this.#call("close", this.#handle);
+  }
+}

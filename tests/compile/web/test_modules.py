@@ -1,0 +1,174 @@
+"""WebAssembly modules, in Node.js: what they compute, what they refuse, and what a browser would refuse of them."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compile
+from compile import CompileError
+from compile.linking.module_rules import check_module
+from compile.running.load import read_manifest
+from compile.running.runners import node
+from compile.running.samples import random_samples
+from passes.verify import run_model
+from pocketbert.numerics import relative_error
+
+TOKENS = 24
+
+needs_node = pytest.mark.skipif(bool(node.missing()), reason=f"needs {node.NEEDED}")
+
+
+@pytest.fixture(scope="module")
+def built(exported: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """built(target, precision): an artifact of two layers of MobileBERT."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(target: str, precision: Any) -> Path:
+        if (target, precision) not in made:
+            out = tmp_path_factory.mktemp("web") / "mobilebert"
+            made[target, precision] = compile.build(
+                exported("mobilebert", seq_len=TOKENS), target=target, precision=precision, seq_len=TOKENS, db="none",
+                out=out, threads=1,
+            ).folder  # fmt: skip
+        return made[target, precision]
+
+    return make
+
+
+def script(artifact: Path, body: str) -> Any:
+    """What JavaScript with the artifact's `load` and `model` at hand prints as JSON."""
+    text = f'import {{ load, PocketBERTError }} from "{artifact}/index.js";\nconst model = await load();\n{body}'
+    command = [*(node.command() or []), "--input-type=module", "-e", text]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_node
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_module_computes_what_a_library_computes(precision: str, built: Callable, exported: Callable) -> None:
+    """float32 as ONNX Runtime does; int8, whose sums are whole numbers, as the library for this machine."""
+    artifact = built("wasm32", precision)
+    facts = read_manifest(artifact)
+    samples = random_samples(facts, 2, seed=3)
+    with node.NodeRunner() as runner:
+        got, _ = runner.outputs(artifact / facts.library, facts, samples)
+    if precision == "float32":
+        import onnx
+
+        wanted = run_model(onnx.load(exported("mobilebert", seq_len=TOKENS)), samples)
+        assert max(relative_error(g, w) for g, w in zip(got, wanted, strict=True)) < 1e-4
+        return
+    with compile.load(built("host", precision), threads=1) as library:
+        for sample, outputs in zip(samples, got, strict=True):
+            assert max(relative_error(outputs, library.run(sample)), 0.0) < 1e-6
+
+
+@needs_node
+def test_shorter_sequences_run_at_their_own_length(built: Callable) -> None:
+    ids = np.random.default_rng(5).integers(0, 1000, 7)
+    body = f"""
+    const ids = {ids.tolist()}, ones = ids.map(() => 1), zeros = ids.map(() => 0);
+    const {{ last_hidden_state }} = model.run({{ input_ids: ids, attention_mask: ones, token_type_ids: zeros }});
+    console.log(JSON.stringify([last_hidden_state.shape, Array.from(last_hidden_state.data)]));"""
+    shape, data = script(built("wasm32", "float32"), body)
+    assert shape == [1, 7, 512]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    with compile.load(built("host", "float32"), threads=1) as library:
+        wanted = library.run(dict(zip(names, (ids[None], np.ones((1, 7), int), np.zeros((1, 7), int)), strict=True)))
+    got = {"last_hidden_state": np.array(data, np.float32).reshape(shape)}
+    assert relative_error(got, {"last_hidden_state": wanted["last_hidden_state"]}) < 1e-5
+
+
+@needs_node
+def test_what_is_wrong_is_refused_with_a_code_and_the_model_goes_on(built: Callable) -> None:
+    body = """
+    const good = { input_ids: [1, 2], attention_mask: [1, 1], token_type_ids: [0, 0] };
+    const before = model.run(good).pooler_output.data;
+    const tries = [
+      () => model.run({ ...good, input_ids: undefined }),
+      () => model.run({ ...good, input_ids: [1, 1000000] }),
+      () => model.run({ ...good, attention_mask: [1, 1, 1] }),
+      () => model.run({ input_ids: [], attention_mask: [], token_type_ids: [] }),
+      () => model.runText("no vocabulary"),
+      () => model.classify(3),
+    ];
+    const seen = tries.map((work) => {
+      try { work(); } catch (error) { return [error instanceof PocketBERTError, error.code, error.message]; }
+      return [false, 0, "it worked"];
+    });
+    const same = model.run(good).pooler_output.data.every((value, i) => value === before[i]);
+    model.close();
+    try { model.run(good); } catch (error) { seen.push([error instanceof PocketBERTError, error.code, error.message]); }
+    console.log(JSON.stringify([same, seen]));"""
+    same, seen = script(built("wasm32", "float32"), body)
+    assert same
+    assert all(ours for ours, _, _ in seen)
+    assert [code for _, code, _ in seen] == [1, 3, 2, 2, 9, 1, 1]
+    assert "input_ids is missing" in seen[0][2]
+
+
+@needs_node
+def test_a_thousand_runs_take_no_more_memory_than_a_few(built: Callable) -> None:
+    body = """
+    const memory = () => process.memoryUsage().arrayBuffers;
+    const run = (n) => {
+      const [ones, zeros] = [1, 0].map((value) => Array(n).fill(value));
+      model.run({ input_ids: ones, attention_mask: ones, token_type_ids: zeros });
+    };
+    for (let i = 0; i < 5; i++) run(3);
+    const few = memory();
+    for (let i = 0; i < 1000; i++) run(1 + (i % 3));
+    console.log(JSON.stringify([few, memory()]));"""
+    few, many = script(built("wasm32", "int8"), body)
+    assert many <= few + (8 << 20)
+
+
+def test_an_artifact_is_a_package_that_npm_takes(built: Callable) -> None:
+    artifact = built("wasm32", "int8")
+    package = json.loads((artifact / "package.json").read_text())
+    assert package["files"] == ["index.js", "index.d.ts", "mobilebert.wasm"]
+    assert all((artifact / file).is_file() for file in (*package["files"], package["main"]))
+    assert "@NAME@" not in (artifact / "index.js").read_text()
+    assert not (artifact / "include").exists()
+
+
+def test_rules_of_a_module(built: Callable, tmp_path: Path) -> None:
+    artifact = built("wasm32", "int8")
+    rules = check_module(artifact / "mobilebert.wasm", "mobilebert")
+    assert "imports nothing but pocketbert.now" in rules
+    with pytest.raises(CompileError, match=r"exports only other_\*"):
+        check_module(artifact / "mobilebert.wasm", "other")
+    header = b"\0asm\x01\0\0\0"
+    no_exports = b"\x07\x0a\x01\x06memory\x02\x00"
+    clock = b"\x02\x12\x01\x0apocketbert\x03now\x00\x00"
+    for sections, rule in (
+        (b"\x7fELF", "WebAssembly, version 1"),
+        (header + no_exports + clock.replace(b"now", b"fd_"), "imports nothing but"),
+        (header + no_exports + clock + b"\x08\x01\x00", "runs nothing"),
+        (header + clock, "exports only"),
+    ):
+        (tmp_path / "m.wasm").write_bytes(sections)
+        with pytest.raises(CompileError, match=rule):
+            check_module(tmp_path / "m.wasm", "m")
+    (tmp_path / "m.wasm").write_bytes(header + no_exports + clock)
+    assert len(check_module(tmp_path / "m.wasm", "m")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"package": "aar"}, "aar"),
+        ({"sanitize": "address"}, "wasm32 libraries do not run on this machine"),
+        ({"cpu": "cortex-a76"}, "unknown CPU 'cortex-a76' for target wasm32: choose one of wasm-relaxed-simd"),
+    ],
+)
+def test_what_the_web_has_not_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=message):
+        compile.build("mobilebert", target="wasm32", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
