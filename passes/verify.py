@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 
 from passes.errors import BrokenPassError, PassError
 from passes.in_float32 import has_other_floats
@@ -18,6 +19,7 @@ from pocketbert.errors import first_line
 from pocketbert.numerics import TOLERANCE, Outputs, relative_error
 
 SEEDS = (0, 1)
+WORSE_THAN_RANDOM = 4.0  # times as much as rounding at random: a pass that is broken, not one that rounds
 
 
 class Referee:
@@ -45,12 +47,18 @@ class Referee:
         self.first = self.outputs
 
     def check(
-        self, model: onnx.ModelProto, name: str, tolerance: float = TOLERANCE, overflows: bool = False
+        self,
+        model: onnx.ModelProto,
+        name: str,
+        tolerance: float = TOLERANCE,
+        overflows: bool = False,
+        rounds: bool = False,
     ) -> float | None:
         """Compare with the previous stage; return the error over the range, or raise BrokenPassError.
 
         A model with the bytes of the previous stage is not run again. None: the previous one could not be run.
-        overflows: what was not finite may be anything now.
+        overflows: what was not finite may be anything now. rounds: the pass rounds weights, so that outputs may change
+        by more than the tolerance where rounding them at random does too: scores that cancel almost to nothing.
         """
         data = model.SerializeToString()
         if data == self.data:
@@ -69,6 +77,8 @@ class Referee:
             difference = compare(before, outputs)
         except ValueError as mismatch:
             raise BrokenPassError(name, f"broke the model: {mismatch}") from mismatch
+        if rounds and tolerance < difference < np.inf:
+            tolerance = max(tolerance, WORSE_THAN_RANDOM * self._rounded_at_random())
         if not difference <= tolerance:
             change = f"{difference:.1e} of their range (allowed: {tolerance:.0e})"
             if difference == np.inf:
@@ -76,6 +86,18 @@ class Referee:
             raise BrokenPassError(name, f"changed the outputs by {change}")
         self.outputs, self.data = outputs, data
         return difference
+
+    def _rounded_at_random(self) -> float:
+        """How much the previous stage's outputs change where each matrix is rounded to int8, up or down by chance."""
+        assert self.outputs is not None
+        model, rng = onnx.load_from_string(self.data), np.random.default_rng(0)
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.ndim == 2 and values.dtype == np.float32:
+                step = np.abs(values).max(axis=0) / 127
+                noisy = values + step * rng.uniform(-0.5, 0.5, values.shape)
+                tensor.CopyFrom(numpy_helper.from_array(noisy.astype(np.float32), tensor.name))
+        return compare(self.outputs, run_model(model, self.feeds))
 
     def total_error(self) -> float | None:
         """The last checked model against the first one that could be run, in float32."""

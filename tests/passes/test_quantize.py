@@ -143,6 +143,33 @@ def test_a_layer_whose_input_overflows_on_the_samples_stays_float_and_says_so(bu
     assert layer.reason == "its input is not finite on the samples"
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_scores_that_almost_cancel_are_rounded_but_a_broken_pass_is_not_taken_for_rounding(build, monkeypatch, broken):
+    """A classifier's two logits near 0: int8 changes them by more than they are, and is as right as anywhere."""
+    b = build()
+    rows = b.rng.standard_normal((4, 64)).astype(np.float32)
+    weights = [b.rng.standard_normal(shape).astype(np.float32) for shape in ((64, 48), (48, 2))]
+    x = b("Add", b("Mul", b.input("x", [4, 64]), b.const(np.float32(1e-6))), b.const(rows))
+    y = b("MatMul", b("Relu", b("MatMul", x, b.const(weights[0]))), b.const(weights[1]))
+    exact = np.maximum(rows @ weights[0], 0) @ weights[1]
+    model = b.model(b("Add", y, b.const(-exact + 0.8)))
+    if broken:
+        right = int8.quantize_channels
+
+        def wrong(values, axis):
+            integers, scales = right(values, axis)
+            return integers, 3 * scales
+
+        monkeypatch.setattr(int8, "quantize_channels", wrong)
+        with pytest.raises(PassError, match="quantize_linears"):
+            passes.run(model, options=Options(quantize="int8", min_snr=-100.0))
+        return
+    _, report = passes.run(model, options=INT8)
+    assert [layer.precision for layer in layers(report)] == ["int8", "int8"]
+    (entry,) = (entry for entry in report.passes if entry.name == "quantize_linears")
+    assert entry.error > 0.25
+
+
 def test_a_channel_of_zeros_stays_zeros(build, check):
     b = build()
     w = b.rng.standard_normal((16, 8)).astype(np.float32)
