@@ -19,7 +19,7 @@ static int32_t read_options(pb_model *model, int32_t task, bool complete, const 
 {
     if (task != PB_TASK)
         return pb_fail(model, POCKETBERT_ERROR_TASK,
-                       "the model is for another task, or for none: PB(describe) says for which");
+                       "the model is for another task, or for none: the description says for which");
     if (pb_the_plan.output_count > PB_MOST_OUTPUTS)
         return pb_fail(model, POCKETBERT_ERROR_TASK, "the model has more outputs than a task reads");
     if (!complete)
@@ -41,7 +41,7 @@ static int32_t read_options(pb_model *model, int32_t task, bool complete, const 
     const int32_t most = pb_most_text_tokens();
     if (options->max_tokens < 0 || options->max_tokens > most)
         return pb_fail(model, POCKETBERT_ERROR_ARGUMENT,
-                       "options->max_tokens must be 0 (choose) to `text_tokens` of PB(describe)");
+                       "options->max_tokens must be 0 (choose) to `text_tokens` of the description");
     if (!options->max_tokens)
         options->max_tokens = task == POCKETBERT_ANSWER && most > ANSWER_TOKENS ? ANSWER_TOKENS : most;
     if (options->stride < -1 || options->stride >= options->max_tokens)
