@@ -40,10 +40,7 @@ class Referee:
         except Exception as error:
             if has_other_floats(model):
                 return
-            raise PassError(
-                f"ONNX Runtime cannot run the input model ({first_line(error)}); repair the export, or skip the "
-                "comparison with --no-verify"
-            ) from error
+            raise _cannot_run(error) from error
         self.first = self.outputs
 
     def check(
@@ -66,6 +63,8 @@ class Referee:
         try:
             outputs = run_model(data, self.feeds)
         except Exception as error:
+            if self.outputs is None:  # nor could it before
+                raise _cannot_run(error) from error
             raise BrokenPassError(name, f"broke the model: ONNX Runtime says {first_line(error)}") from error
         before = _finite(self.outputs, outputs) if overflows else self.outputs
         if overflows or self.outputs is None:
@@ -102,6 +101,11 @@ class Referee:
     def total_error(self) -> float | None:
         """The last checked model against the first one that could be run, in float32."""
         return compare(self.first, self.outputs) if self.first is not None and self.outputs is not None else None
+
+
+def _cannot_run(error: Exception) -> PassError:
+    reason = f"ONNX Runtime cannot run the input model ({first_line(error)})"
+    return PassError(f"{reason}; repair the export, or skip the comparison with --no-verify")
 
 
 def _finite(before: list[Outputs] | None, after: list[Outputs]) -> list[Outputs] | None:

@@ -57,6 +57,8 @@ def check_packaging(kind: str | None, target: Target, group: str | None, version
         return None
     if kind not in PACKAGES:
         raise CompileError(f"--package {kind}: choose one of {', '.join(PACKAGES)}")
+    if target.is_web:
+        raise CompileError(f"--package {kind}: what {target.name} makes is an npm package already: leave it out")
     if kind == "aar" and not target.is_android:
         raise CompileError(
             f"--package aar: {target.name} is not Android; there choose --package jar (Java) or wheel (Python)"

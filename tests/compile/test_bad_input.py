@@ -174,7 +174,7 @@ def test_wrong_option(arguments: list[str], words: tuple[str, ...], refused: Cal
 
 
 def test_sequence_length_that_the_file_was_not_exported_for(refused: Callable, small_model: Path) -> None:
-    refused(small_model, words=("8 tokens", "--seq-len 8"))
+    refused(small_model, "--seq-len", 16, words=("8 tokens", "--seq-len 8"))
 
 
 def test_head_for_a_file(refused: Callable, small_model: Path) -> None:
@@ -239,7 +239,8 @@ def test_nothing_to_emulate_with(
     monkeypatch.setattr(qemu.shutil, "which", lambda name: None)
     refused(small_model, "--seq-len", 8, "--verify", words=("qemu-user",))
     monkeypatch.setattr(qemu.shutil, "which", lambda name: name)
-    monkeypatch.setattr(qemu, "ARM64_ROOT", tmp_path / "nowhere")
+    nowhere = replace(qemu.EMULATORS["aarch64"], root=tmp_path / "nowhere")
+    monkeypatch.setitem(qemu.EMULATORS, "aarch64", nowhere)
     refused(small_model, "--seq-len", 8, "--verify", words=("libc6-arm64-cross",))
 
 
@@ -320,4 +321,4 @@ def test_interrupted(refused: Callable, small_model: Path, tmp_path: Path, monke
 
 def test_debug_shows_the_traceback(small_model: Path) -> None:
     with pytest.raises(Exception, match="8 tokens"):
-        command_line.main([str(small_model), "--debug"])
+        command_line.main([str(small_model), "--seq-len", "16", "--debug"])

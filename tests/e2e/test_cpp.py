@@ -128,7 +128,7 @@ def test_package_for_another_system_is_refused(artifact: Path, tmp_path: Path) -
     shutil.copytree(artifact, tmp_path / "artifact")
     version = tmp_path / "artifact" / "cmake" / "mobilebert_mlm-config-version.cmake"
     version.write_text(version.read_text().replace("x86_64", "mips").replace("aarch64", "mips"))
-    with pytest.raises(AssertionError, match=r"version: 1 \(for"):
+    with pytest.raises(AssertionError, match=r"version: 2 \(for"):
         run("cmake", "-S", ROOT / "examples" / "cpp", "-B", tmp_path / "b", f"-DARTIFACT={tmp_path}/artifact")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 import passes
 
@@ -165,7 +165,9 @@ def test_graphs_from_elsewhere_go_through_or_are_refused(third_party, name, runs
         return
     result, report = passes.run(path)
     assert report.error <= 1e-5
-    assert len(result.graph.node) <= len(onnx.load(path).graph.node)
+    # An input in half precision stays one, and is cast once.
+    halves = sum(i.type.tensor_type.elem_type == TensorProto.FLOAT16 for i in result.graph.input)
+    assert len(result.graph.node) - halves <= len(onnx.load(path).graph.node)
 
 
 def test_weights_are_never_nan(tmp_path):

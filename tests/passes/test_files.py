@@ -75,6 +75,7 @@ def test_cycle_is_reported(small):
 
 def test_value_made_twice(small):
     small.graph.node.append(small.graph.node[0])
+    small.graph.node[-1].name = "another"
     with pytest.raises(passes.PassError, match="exists already"):
         passes.run(small)
 

@@ -118,11 +118,17 @@ static float square_root(float x)
     return __builtin_elementwise_sqrt(x);
 }
 
+static double square_root_of_double(double x)
+{
+    return __builtin_elementwise_sqrt(x);
+}
+
 static const struct {
     const char *name;
     void *address;
 } libc[] = {
     {"expf", (void *)exponential},
+    {"sqrt", (void *)square_root_of_double},
     {"sqrtf", (void *)square_root},
     {"memcpy", (void *)memcpy},
     {"memmove", (void *)memmove},

@@ -2,7 +2,13 @@
 #include "runtime.h"
 
 double sqrt(double x);
-float rintf(float x);
+
+/* The nearest whole number, ties to even, of one between -2^22 and 2^22: its last digit then stands for 1. */
+static float whole(float x)
+{
+    const float moved = x + 0x1.8p23f;
+    return moved - 0x1.8p23f;
+}
 
 PB_PUBLIC int32_t PB(convert)(const float *vector, int32_t size, int32_t type, void *converted)
 {
@@ -17,7 +23,7 @@ PB_PUBLIC int32_t PB(convert)(const float *vector, int32_t size, int32_t type, v
         memset(converted, 0, ((size_t)size + 7) / 8);
     for (int32_t i = 0; i < size; i++)
         if (type == POCKETBERT_INT8)
-            ((int8_t *)converted)[i] = (int8_t)(most > 0 ? rintf(vector[i] / most * 127) : 0);
+            ((int8_t *)converted)[i] = (int8_t)(most > 0 ? whole(vector[i] / most * 127) : 0);
         else
             ((uint8_t *)converted)[i / 8] |= (uint8_t)((vector[i] > 0) << (7 - i % 8));
     return POCKETBERT_OK;

@@ -148,7 +148,7 @@ def test_tags_and_records(wheel: Callable) -> None:
 
 
 def test_every_target_has_a_tag(wheel: Callable, tmp_path: Path) -> None:
-    assert set(PLATFORMS) == set(TARGETS)
+    assert set(PLATFORMS) == {name for name, target in TARGETS.items() if not target.is_web}
     folder = wheel("arm", "sequence-classification", 3, False, id2label=LABELS).parent
     facts = replace(read_manifest(folder), target="arm64-linux", cpu="armv8.0")
     assert write_wheel(folder, facts, "2").file == "model-2-py3-none-manylinux_2_17_aarch64.whl"

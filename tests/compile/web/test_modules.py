@@ -163,7 +163,7 @@ def test_rules_of_a_module(built: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"package": "aar"}, "aar"),
+        ({"package": "wheel"}, "--package wheel: what wasm32 makes is an npm package already"),
         ({"sanitize": "address"}, "wasm32 libraries do not run on this machine"),
         ({"cpu": "cortex-a76"}, "unknown CPU 'cortex-a76' for target wasm32: choose one of wasm-relaxed-simd"),
     ],
