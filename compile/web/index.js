@@ -4,7 +4,7 @@ const NAME = "@NAME@";
 // The order is that of web_layout in the module.
 const MEMBERS =
   "options info info.name info.type info.rank info.shape info.token_axis info.bytes description description.tokens " +
-  "description.input_count description.inputs description.output_count description.outputs description.pieces " +
+  "description.input_count description.inputs description.output_count description.outputs " +
   "description.task description.labels description.vector description.text_tokens tensor tensor.data tensor.type " +
   "tensor.rank tensor.shape label label.label label.score entity entity.name entity.score entity.begin entity.end " +
   "answer answer.score answer.begin answer.end task_options task_options.long_text task_options.no_answer " +
@@ -47,8 +47,6 @@ export class Model {
   #module;
   #at = {};
   #handle = 0;
-  #blocks = [];
-  #pieces = 0;
   #vector = 0;
   #textTokens = 0;
 
@@ -123,7 +121,6 @@ export class Model {
     this.outputs = tensors(number("outputs"), number("output_count"));
     this.task = TASKS[number("task")] ?? "none";
     this.labels = Array.from({ length: number("labels") }, (_, i) => this.#string(this.#call("label", i)));
-    this.#pieces = number("pieces");
     this.#vector = number("vector");
     this.#textTokens = number("text_tokens");
   }
@@ -223,7 +220,6 @@ export class Model {
     const known = LONG_TEXTS.indexOf(longText);
     if (known < 0) throw new PocketBERTError(ERROR_ARGUMENT, `longText must be one of ${LONG_TEXTS.join(", ")}`);
     const at = take(this.#at.task_options);
-    this.#array(Uint8Array, at, this.#at.task_options).fill(0);
     const view = this.#view();
     view.setUint32(at, this.#at.task_options, true);
     view.setInt32(at + this.#at["task_options.long_text"], known, true);

@@ -3,6 +3,7 @@
 
 #ifdef __wasm__
 
+/* Zeros; NULL if memory is short. */
 PB_PUBLIC void *PB(web_take)(size_t bytes)
 {
     return pb_pages(bytes, false);
@@ -33,7 +34,6 @@ PB_PUBLIC const int32_t *PB(web_layout)(void)
         AT(description, inputs),
         AT(description, output_count),
         AT(description, outputs),
-        AT(description, pieces),
         AT(description, task),
         AT(description, labels),
         AT(description, vector),

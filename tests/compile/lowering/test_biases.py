@@ -11,6 +11,7 @@ from onnx import TensorProto
 from compile.running.load import load
 from compile.running.verify import reference
 from pocketbert.numerics import relative_error
+from tests.support.lengths import check_every_length
 
 TOKENS, HEADS, SIZE = 9, 2, 10
 WIDTH = HEADS * SIZE
@@ -148,22 +149,7 @@ GRAPHS = [
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
-    from compile.pipeline import BuildOptions, build_library
-    from tests.support.graphs import Builder
-
-    b = Builder()
-    model = b.model(graph(b))
-    built = build_library(model, "case", host, tmp_path / "artifact", BuildOptions(seq_len=TOKENS))
-    assert not built.manifest.generic_kernels
-    assert built.manifest.shorter_sequences
-    rng = np.random.default_rng(0)
-    for threads in (1, 3):
-        with load(built.folder, threads) as library:
-            for tokens in range(TOKENS, 0, -1):
-                given = {"input_ids": rng.integers(0, 50, (1, tokens))}
-                given["attention_mask"] = (np.arange(tokens)[None] < max(1, tokens - 2)).astype(np.int64)
-                given = {entry.name: given[entry.name] for entry in built.manifest.inputs}
-                assert relative_error(library.run(given), reference(model, [given])[0]) <= 1e-5, tokens
+    check_every_length(graph, host, tmp_path, TOKENS, 50)
 
 
 def chosen_number_that_leaves_scores(b: Any) -> str:

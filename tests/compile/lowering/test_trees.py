@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from compile.running.load import load
-from compile.running.verify import reference
-from pocketbert.numerics import relative_error
+from tests.support.lengths import check_every_length
 
 TOKENS, WIDTH = 9, 20
 
@@ -100,19 +98,4 @@ def every_operator(b: Any) -> str:
     [glu, mask_by_ids, positions_of_what_is_no_padding, attention_within_a_window, rotary_attention, every_operator],
 )
 def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
-    from compile.pipeline import BuildOptions, build_library
-    from tests.support.graphs import Builder
-
-    b = Builder()
-    model = b.model(graph(b))
-    built = build_library(model, "case", host, tmp_path / "artifact", BuildOptions(seq_len=TOKENS))
-    assert not built.manifest.generic_kernels
-    assert built.manifest.shorter_sequences
-    rng = np.random.default_rng(0)
-    for threads in (1, 3):
-        with load(built.folder, threads) as library:
-            for tokens in range(TOKENS, 0, -1):
-                given = {"input_ids": rng.integers(0, 6, (1, tokens))}
-                given["attention_mask"] = (np.arange(tokens)[None] < max(1, tokens - 2)).astype(np.int64)
-                given = {entry.name: given[entry.name] for entry in built.manifest.inputs}
-                assert relative_error(library.run(given), reference(model, [given])[0]) <= 1e-5
+    check_every_length(graph, host, tmp_path, TOKENS, 6)
