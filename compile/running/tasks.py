@@ -328,7 +328,8 @@ class Tasks:
         size = vectors.shape[1]
         result = np.empty((len(vectors), size if precision == "int8" else (size + 7) // 8), kind)
         for vector, to in zip(vectors, result, strict=True):
-            self._functions["convert"](vector.ctypes.data, size, code, to.ctypes.data)
+            if self._functions["convert"](vector.ctypes.data, size, code, to.ctypes.data):
+                raise CompileError("the vector holds what is infinite or no number: there is no such integer")
         return result
 
     def _options(

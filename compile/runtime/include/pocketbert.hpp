@@ -475,7 +475,7 @@ class Model {
 
   void convert(Span<const float> vector, std::int32_t type, void *result) const {
     if (functions_->convert(vector.data(), static_cast<std::int32_t>(vector.size()), type, result) != POCKETBERT_OK)
-      throw Error(POCKETBERT_ERROR_ARGUMENT, "a vector has no elements");
+      throw Error(POCKETBERT_ERROR_ARGUMENT, functions_->last_error(nullptr));
   }
 
   template <class T>

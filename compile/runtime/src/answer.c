@@ -123,12 +123,13 @@ static void search_window(search *s, const char *context)
     normalize(tokens, starts);
     normalize(tokens, ends);
     const float none = starts[0] * ends[0];
-    s->none = none < s->none ? none : s->none;
+    if (none < s->none || none != none)
+        s->none = none;
     s->span_count = 0;
     for (int32_t first = 0; first < tokens->count; first++) {
         const int64_t beyond = (int64_t)first + s->pass->options.longest;
         for (int32_t last = first; last < tokens->count && last < beyond; last++)
-            if (tokens->texts[first] == 1 && tokens->texts[last] == 1 && starts[first] * ends[last] > 0)
+            if (tokens->texts[first] == 1 && tokens->texts[last] == 1 && !(starts[first] * ends[last] <= 0))
                 add_span(s, (span){starts[first] * ends[last], first, last});
     }
     for (int32_t i = 0; i < s->span_count; i++)

@@ -133,7 +133,7 @@ int32_t PB(embed_all)(pocketbert_model *model, const pocketbert_text *texts, int
  * vector, size: what PB(embed) gave; yours.
  * type: POCKETBERT_INT8, which takes `size` bytes, or POCKETBERT_BITS, which takes an eighth of them, rounded up.
  * converted: receives them; yours.
- * Returns a status: ARGUMENT. */
+ * Returns a status: ARGUMENT, also for what is infinite or no number. */
 int32_t PB(convert)(const float *vector, int32_t size, int32_t type, void *converted);
 
 /* How alike two vectors are, from -1 to 1: the cosine of the angle between them. Of POCKETBERT_BITS that of vectors of 1 and

@@ -61,7 +61,7 @@ static void add_window(pb_pass *pass, list *found)
         }
         if (members && !equal(entity.name, "O")) {
             entity.score /= (float)members;
-            if (entity.score >= pass->options.threshold)
+            if (!(entity.score < pass->options.threshold))
                 add(found, entity);
         }
         members = name != NULL;

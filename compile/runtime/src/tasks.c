@@ -108,7 +108,8 @@ static void pool(const float *hidden, int32_t tokens, int32_t size, float *vecto
     for (int32_t t = 1; t < tokens && (PB_POOLING == PB_POOL_MEAN || PB_POOLING == PB_POOL_MAX); t++)
         for (int32_t i = 0; i < size; i++) {
             const float value = hidden[(size_t)t * (size_t)size + (size_t)i];
-            vector[i] = PB_POOLING == PB_POOL_MEAN ? vector[i] + value : value > vector[i] ? value : vector[i];
+            const bool more = value > vector[i] || value != value; /* what is no number stays */
+            vector[i] = PB_POOLING == PB_POOL_MEAN ? vector[i] + value : more ? value : vector[i];
         }
     for (int32_t i = 0; i < size && PB_POOLING == PB_POOL_MEAN; i++)
         vector[i] /= (float)tokens;
@@ -121,7 +122,7 @@ static void normalize(float *vector, int32_t size)
         sum += (double)vector[i] * (double)vector[i];
     const float length = sqrtf((float)sum);
     for (int32_t i = 0; i < size; i++)
-        vector[i] /= length > 1e-12f ? length : 1e-12f;
+        vector[i] /= length < 1e-12f ? 1e-12f : length;
 }
 
 int32_t pb_embed_text(pb_pass *pass, const pocketbert_text *text, float *vector, int32_t *overflow)

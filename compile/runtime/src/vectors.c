@@ -1,7 +1,9 @@
 /* Vectors in fewer bytes, and how alike they are. */
-#include "runtime.h"
+#include "model.h"
 
 double sqrt(double x);
+
+static const float LARGEST = 0x1.fffffep127f;
 
 /* The nearest whole number, ties to even, of one between -2^22 and 2^22: its last digit then stands for 1. */
 static float whole(float x)
@@ -13,10 +15,13 @@ static float whole(float x)
 PB_PUBLIC int32_t PB(convert)(const float *vector, int32_t size, int32_t type, void *converted)
 {
     if (!vector || !converted || size < 1 || (type != POCKETBERT_INT8 && type != POCKETBERT_BITS))
-        return POCKETBERT_ERROR_ARGUMENT;
+        return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT,
+                       "convert: a pointer is NULL, `size` below 1, or `type` neither POCKETBERT_INT8 nor _BITS");
     float most = 0;
     for (int32_t i = 0; i < size; i++) {
         const float value = vector[i] < 0 ? -vector[i] : vector[i];
+        if (!(value <= LARGEST))
+            return pb_fail(NULL, POCKETBERT_ERROR_ARGUMENT, "convert: the vector holds what is infinite or no number");
         most = value > most ? value : most;
     }
     if (type == POCKETBERT_BITS)
@@ -49,5 +54,6 @@ PB_PUBLIC float PB(cosine)(const void *a, const void *b, int32_t size, int32_t t
         square_a += x * x;
         square_b += y * y;
     }
-    return square_a > 0 && square_b > 0 ? (float)(product / (sqrt(square_a) * sqrt(square_b))) : 0;
+    const bool no_length = square_a == 0 || square_b == 0;
+    return no_length ? 0 : (float)(product / (sqrt(square_a) * sqrt(square_b)));
 }

@@ -1,0 +1,77 @@
+"""What the runtime makes of a model's numbers, of a model that is one table: poolings, and what is no number."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import compile
+from compile.text.task import Kind, Task
+from tests.support.graphs import Builder
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "n"]
+TABLE = np.random.default_rng(0).normal(size=(len(PIECES), 4)).astype(np.float32)
+TABLE[PIECES.index("n"), 1] = np.nan
+MODES = {"max": lambda rows: rows.max(0), "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
+OUTPUTS = {"embed": ["last_hidden_state"], "answer": ["start_logits", "end_logits"]}
+Open = Callable[..., compile.Library]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """opened(kind, pooling, normalize): a library whose tokens have the rows of TABLE, or for answers two columns."""
+    libraries = []
+
+    def make(kind: Kind, pooling: str | None = None, normalize: bool = False) -> compile.Library:
+        b = Builder()
+        rows = b("Gather", b.const(TABLE), b.input("input_ids", [1, 8], 7))
+        for column, name in enumerate(OUTPUTS[kind]):
+            if kind == "answer":
+                place = (b.const(np.array([n])) for n in (column, column + 1, 2))
+                b("Squeeze", b("Slice", rows, *place), b.const(np.array([2])))
+            else:
+                b("Mul", rows, b.const(np.ones(4)))
+            b.nodes[-1].output[0] = name
+        onnx.save(b.model(*OUTPUTS[kind]), tmp_path / "m.onnx")
+        (tmp_path / "vocab.txt").write_text("\n".join(PIECES))
+        task = Task(kind, (), "softmax", pooling, normalize)
+        monkeypatch.setattr(sys.modules["compile.build"], "stated_task", lambda *_: task)
+        given = {"vocab": tmp_path / "vocab.txt", "task": kind, "out": tmp_path / "out"}
+        libraries.append(compile.load(compile.build(tmp_path / "m.onnx", target="host", **given).folder))
+        return libraries[-1]
+
+    yield make
+    for library in libraries:
+        library.close()
+
+
+def rows(text: str) -> np.ndarray:
+    return TABLE[[PIECES.index(piece) for piece in ("[CLS]", *text.split(), "[SEP]")]]
+
+
+@pytest.mark.parametrize(("mode", "normalize"), [("cls", False), ("last", False), ("max", True)])
+def test_poolings_and_what_is_no_number_in_them(mode: str, normalize: bool, opened: Open) -> None:
+    library = opened("embed", mode, normalize)
+    for text in ("a b c", "a", "a n b", "n"):
+        wanted = MODES[mode](rows(text))
+        wanted = wanted / np.linalg.norm(wanted) if normalize else wanted
+        assert np.allclose(library.embed(text), wanted, atol=1e-6, equal_nan=True), text
+    if mode == "max":
+        one, none = library.embed("a"), library.embed("a n b")
+        assert np.isnan(none).all()
+        assert np.isnan(library.cosine(one, none))
+        assert library.cosine(one, np.zeros_like(one)) == 0
+        for precision in ("int8", "binary"):
+            with pytest.raises(compile.CompileError, match="infinite or no number"):
+                library.embed("a n b", precision=precision)
+
+
+def test_no_answer_is_not_sure_where_nothing_is(opened: Open) -> None:
+    library = opened("answer")
+    assert all(np.isfinite(answer.score) for answer in library.answer("a", "b c", 9, no_answer=True))
+    scores = [answer.score for answer in library.answer("a", "b n c", 9, no_answer=True)]
+    assert len(scores) > 1
+    assert np.isnan(scores).all()
