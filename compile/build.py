@@ -12,6 +12,7 @@ from compile.artifact.folder import require_replaceable
 from compile.artifact.manifest import Precision
 from compile.artifact.packages import check_packaging
 from compile.artifact.signature import read_key
+from compile.artifact.wheel import require_module_name
 from compile.codegen.escape import library_name
 from compile.databases import read, shipped
 from compile.errors import CompileError
@@ -190,6 +191,8 @@ def build(
         original=source.original,
     )
     name = name or library_name(source.name)
+    if package == "wheel":
+        require_module_name(name)
     with TemporaryFolder() as work:
         for other in others:
             assert packaging

@@ -9,12 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import keyword
+import sys
 from pathlib import Path
 
 from compile.artifact.jar import write_archive
 from compile.artifact.licence import licence
 from compile.artifact.manifest import Manifest, Package
 from compile.codegen.escape import identifier
+from compile.errors import CompileError
 
 RUNNING = Path(__file__).parents[1] / "running"
 # A file of the package, and the one of compile/running that it is.
@@ -79,6 +82,12 @@ Generator: pocketbert ({pocketbert})
 Root-Is-Purelib: false
 Tag: py3-none-{platform}
 """
+
+
+def require_module_name(name: str) -> None:
+    """Raises CompileError for a word of Python's, and for a module that a wheel would stand in for."""
+    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name == "numpy":
+        raise CompileError(f"--package wheel: {name} is a name of Python's own: give another with --name")
 
 
 def write_wheel(folder: Path, manifest: Manifest, version: str) -> Package:

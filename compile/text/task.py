@@ -85,8 +85,8 @@ def stated_task(kind: str | None, head: str | None, labels: Sequence[str] | None
     named = stated in ("classify", "entities")
     if labels is not None and not named:
         raise CompileError("--labels name what a model classifies: give --task classify or entities as well")
-    if labels is not None and (len(set(labels)) < len(labels) or not all(labels) or "\0" in "".join(labels)):
-        raise CompileError(f"--labels {','.join(labels)}: give each label once, in the order of the logits")
+    if labels is not None and (len(set(labels)) < len(labels) or not all(map(_is_name, labels)) or not all(labels)):
+        raise CompileError(f"--labels {','.join(labels)!r}: give each label once, in the order of the logits")
     if named and labels is None:
         if head is None:
             raise CompileError(f"--task {stated}: name the logits with --labels, as in bad,good")
@@ -95,6 +95,11 @@ def stated_task(kind: str | None, head: str | None, labels: Sequence[str] | None
         return None
     activation: Activation = "sigmoid" if stated == "classify" and len(labels or ()) == 1 else "softmax"
     return Task(stated, tuple(labels or ()), activation, "mean" if stated == "embed" else None)
+
+
+def _is_name(label: object) -> bool:
+    """Whether a library can hold it: as UTF-8, which a NUL ends."""
+    return isinstance(label, str) and label.encode(errors="ignore").partition(b"\0")[0].decode() == label
 
 
 def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
         raise CompileError(f"{folder / 'config.json'}: id2label must name the labels from 0 on, each once")
     labels = tuple(given[str(number)] for number in range(len(given)))
     for label in labels:
-        if not isinstance(label, str) or "\0" in label:
+        if not _is_name(label):
             raise CompileError(f"{folder / 'config.json'}: id2label: {label!r} is no name of a label")
     return labels
 

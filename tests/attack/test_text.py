@@ -2,10 +2,12 @@
 
 import ctypes
 import html.parser
+import importlib
 import json
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from compile.errors import CompileError
 from compile.linking.link import find_toolchain, run_compiler
 from compile.targets import find_target
 from passes.errors import PassError
+from tests.support.graphs import Builder
 
 SECRET = "the builder's own file, which nobody may read"
 CONSTRUCTOR = '__attribute__((constructor)) void f(void){{extern int creat(const char*,int);creat("{0}",511);}}'
@@ -141,6 +144,30 @@ def test_pieces_of_a_vocabulary_come_back_as_they_were(tiny: Callable, tmp_path:
     out = compile.build(tmp_path / "m.onnx", target="host", seq_len=4, vocab=tmp_path / "vocab.txt", out=tmp_path / "o")
     with compile.load(out.folder) as library:
         assert [library.token(number) for number in range(len(pieces))] == pieces
+
+
+def test_labels_of_any_text_come_back_from_the_library_and_from_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, labels = Builder(), [text.format(code="x", secret="y", ran=tmp_path / "ran") for text in HOSTILE]
+    first = b("Gather", b("Gather", b.normal(9, 16), b.input("input_ids", [1, 4], 7)), b.const(np.array(0)), axis=1)
+    b("MatMul", first, b.normal(16, len(labels)))
+    b.nodes[-1].output[0] = "logits"
+    onnx.save(b.model("logits"), tmp_path / "m.onnx")
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na")
+    given = {"vocab": tmp_path / "vocab.txt", "task": "classify", "labels": labels, "package": "wheel"}
+    folder = compile.build(tmp_path / "m.onnx", target="host", seq_len=4, out=tmp_path / "o", **given).folder
+    elements = Elements((folder / "report.html").read_text()).found
+    assert not {"img", "img onerror"} & set(elements)
+    assert elements.count("script") == 1
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with compile.load(folder) as library, importlib.import_module("m").load() as other:
+        assert [*library.manifest.labels] == [*other.manifest.labels] == labels
+        assert {label.name for label in library.classify("a")} == {*labels}
+        assert [tuple(label) for label in other.classify("a")] == [tuple(label) for label in library.classify("a")]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_name_with_a_nul_is_refused(tiny: Callable, tmp_path: Path) -> None:

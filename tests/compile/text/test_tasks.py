@@ -124,6 +124,8 @@ def write(folder: Path, **files: Any) -> None:
         ({"config": []}, "not a JSON object"),
         ({"config": {"architectures": ["XForTokenClassification"], "id2label": {"0": "a", "2": "b"}}}, "from 0 on"),
         ({"config": {"architectures": ["XForTokenClassification"], "id2label": {"0": 3}}}, "no name of a label"),
+        ({"config": {"architectures": ["XForTokenClassification"], "id2label": {"0": "\ud800"}}}, "no name of a label"),
+        ({"config": {"architectures": ["XForTokenClassification"], "id2label": {"0": "a\0b"}}}, "no name of a label"),
         ({"config": {"architectures": ["XForTokenClassification"], "num_labels": 10**9}}, "num_labels"),
         ({"modules": {}}, "not a list of modules"),
         ({"modules": [{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "../x"}]}, "not a folder in it"),
@@ -253,6 +255,7 @@ def test_cancelled_runs_and_log(built: Build, texts: list[str]) -> None:
         (("fill", None, ["a"]), "--labels name what a model classifies"),
         (("classify", None, ["a", "a"]), "give each label once"),
         (("classify", None, ["a", ""]), "give each label once"),
+        (("classify", None, ["a", "\udcff"]), "give each label once"),
     ],
 )
 def test_tasks_that_cannot_be_stated(asked: tuple, words: str) -> None:

@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import compile
 from compile.artifact.wheel import PLATFORMS, write_wheel
 from compile.running.load import read_manifest
 from compile.targets import TARGETS
+from tests.support.graphs import Builder
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 LABELS = {"0": "bad", "1": "söso", "2": 'g"ood'}
@@ -192,6 +194,16 @@ def test_names_that_are_none(options: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(compile.CompileError, match=re.escape(words)):
         compile.build("mobilebert", target="host", out=tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["lambda", "json", "numpy"])
+def test_files_whose_names_are_pythons_are_no_packages(name: str, tmp_path: Path) -> None:
+    """Installed, they would be what other programs import."""
+    b = Builder()
+    onnx.save(b.model(b.linear(b.input("x", [1, 4, 8]), 8, 8)), tmp_path / f"{name}.onnx")
+    with pytest.raises(compile.CompileError, match=f"{name} is a name of Python's own: give another with --name"):
+        compile.build(tmp_path / f"{name}.onnx", target="host", package="wheel", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_hash_of_a_snapshot_is_no_name(tmp_path: Path) -> None:
