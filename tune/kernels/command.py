@@ -50,7 +50,7 @@ def tune_kernels(args: argparse.Namespace) -> int:
     from tune.kernels.tasks import tasks_of
     from tune.kernels.trials import Workbench
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     path = args.db or Path("build") / f"{target.cpu.name}.jsonl"
     with make_runner(args, target) as runner:
         journal = Journal(path, target.cpu)

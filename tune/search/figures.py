@@ -23,6 +23,7 @@ STYLE: Any = {
     "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED, "axes.grid": True, "grid.color": GRID,
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path",
     "svg.hashsalt": "pocketbert", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "text.parse_math": False,
 }  # fmt: skip
 
 

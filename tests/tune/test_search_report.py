@@ -1,0 +1,227 @@
+"""What a report says and draws, of a search whose numbers are made up."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from types import MappingProxyType
+
+import pytest
+
+from tune.errors import TuneError
+from tune.search.figures import ACCENT, PAPERS, SUSPECT, _staircase, draw
+from tune.search.findings import Findings, Point, _kind
+from tune.search.noise import Noise
+from tune.search.predictor import Accuracy
+from tune.search.report import page, verdict
+from tune.search.space import SPACES
+from tune.search.study import Settings
+
+SPACE = SPACES["mobilebert"]
+CONFIG = SPACE.rows[SPACE.reference]
+SETTINGS = Settings("mobilebert", "x86_64-linux", "x86-64-v3", 128, 2, "local", "F1 <of> ours", 25e6, (0.4, 0.6), 1.5)
+
+
+def point(number: int, quality: float, ms: float, mib: float, **changes: object) -> Point:
+    facts = {"row": None, "again": False, "outside": "", "suspect": "", "seeds": 1, "error": 0.0}
+    facts |= {"predicted_ms": 1.25 * ms} | changes
+    return Point(number, {"num_attention_heads": 4}, CONFIG, quality, ms, mib, **facts)  # type: ignore[arg-type]
+
+
+SLOW = point(0, 0.50, 8.0, 90.0, row="the <papers'>", seeds=3, error=0.25)
+FAST = point(1, 0.25, 2.0, 10.0, again=True)
+GOOD = point(2, 0.75, 4.0, 50.0)
+EQUAL = point(3, 0.50, 8.0, 95.0)
+LUCKY = point(4, 0.90, 1.0, 40.0, suspect="too <fast>")
+POINTS = (SLOW, FAST, GOOD, EQUAL, LUCKY)
+DEVICE = "a <CPU> $\\frac$"  # no formula
+
+
+@pytest.fixture
+def findings() -> Findings:
+    accuracy = Accuracy(5, 25.0, 0.4, 0.5)
+    cut = Counter({"too many parameters": 3, "measured before": 1})
+    lost = ((7, "it was <busy>"),)
+    front = (FAST, GOOD)
+    return Findings("s", SETTINGS, SPACE, DEVICE, POINTS, front, SLOW, accuracy, cut, 2, Noise(0.25, 4), lost)
+
+
+def test_what_is_better_than_the_reference(findings: Findings) -> None:
+    assert findings.better == [GOOD, EQUAL]
+    assert verdict(findings) == (
+        "2 are at least as good as the <papers'> in quality and in latency; the fastest, trial 2: 4.00 ms against "
+        "8.00, quality 0.75 against 0.5 ± 0.25"
+    )
+    assert verdict(replace(findings, points=(SLOW, FAST))).startswith("none is at least as good as the <papers'>")
+    alone = replace(findings, reference=None)
+    assert (alone.better, verdict(alone)) == ([], f"{SPACE.reference} was not measured yet")
+
+
+def test_a_point_by_its_number(findings: Findings) -> None:
+    assert findings.point(3) is EQUAL
+    with pytest.raises(TuneError, match=r"--trial 5: not measured; there are 0, 1, 2, 3, 4$"):
+        findings.point(5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("26.1M parameters, at most 25M", "too many parameters"),
+        ("MHA:FFN is 0.9", "attention and FFNs out of balance"),
+        ("predicted 9 ms, at most 8", "predicted to be too slow"),
+        ("the same architecture as trial 3", "measured before"),
+        ("5 does not divide 128", "sizes that do not fit together"),
+    ],
+)
+def test_kinds_of_what_was_pruned(reason: str, kind: str) -> None:
+    assert _kind(reason) == kind
+
+
+def shown(findings: Findings) -> str:
+    drawings = {name: f'<svg id="{name}"/>' for name in ("front", "hypervolume", "importances", "predictor")}
+    return page(findings, drawings)
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of each row of trials."""
+    found = re.findall(r"<tr data-trial.*?</tr>", text)
+    return [[re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row)] for row in found]
+
+
+def test_the_page_tells_of_every_trial_that_matters(findings: Findings) -> None:
+    text = shown(findings)
+    table = {row[0]: row for row in rows(text)}
+    assert list(table) == ["4", "1", "2", "0"]  # the fastest first; the equal one is on no front
+    assert table["0"][2:] == ["0.5 ± 0.25", "8.00", "10.00", "90.00"]
+    assert table["1"][1].endswith(" front, measured twice")
+    assert table["2"][1].endswith(" front")
+    assert table["4"][1].endswith(" suspect")
+    assert table["0"][1].endswith(" the &lt;papers&#x27;&gt;")
+    assert table["2"][1].startswith("24 layers, 512/128, 4 heads, 4 FFNs of 512, NoNorm, relu, ")
+    assert "&lt;busy&gt;" in text
+    assert "&lt;CPU&gt;" in text
+    assert "F1 &lt;of&gt; ours" in text
+    assert not re.search("<busy>|<CPU>|<of>|<papers|<fast>", text)
+
+
+def test_the_pages_figures(findings: Findings) -> None:
+    text = shown(findings)
+    for number, what in (
+        ("5", "architectures measured"),
+        ("2", "on the front, 1 of them measured twice"),
+        ("2", f"at least as good as {SPACE.reference} in quality and latency"),
+        ("25.0 %", "mean error of the predicted latency"),
+        ("4", "pruned unmeasured, 2 failed or were interrupted"),
+        ("0.25", "deviation of a quality between seeds"),
+    ):
+        assert f"<b>{number}</b><span>{what}" in text
+    assert "at most 25.00M parameters, MHA:FFN 0.4 to 0.6; latency of libraries for x86_64-linux (x86-64-v3)" in text
+    assert "float32, 2 threads, 128 tokens, by the runner local on a" in text
+    one = replace(findings, settings=replace(SETTINGS, threads=1), noise=Noise(), accuracy=None)
+    assert "float32, 1 thread, 128" in shown(one)
+    assert "deviation of a quality" not in shown(one)
+    assert "<b>–</b>" in shown(one)
+    assert re.findall(r'<td class="n">(\d+|trial \d+)</td><td>(.*?)</td></tr>', text)[-3:] == [
+        ("3", "too many parameters"),
+        ("1", "measured before"),
+        ("trial 7", "the machine was too busy: it was &lt;busy&gt;"),
+    ]
+    nothing = replace(findings, pruned=Counter(), unmeasured=())
+    assert "Every candidate was measured." in shown(nothing)
+    assert "Every candidate" not in shown(replace(nothing, unmeasured=findings.unmeasured))
+
+
+def test_what_a_click_on_a_point_tells(findings: Findings) -> None:
+    points = json.loads(re.search(r"const points = (.*);\n", shown(findings))[1])  # type: ignore[index]
+    assert points["0"]["title"] == "Trial 0: the <papers'>"
+    assert points["1"]["title"] == "Trial 1"
+    assert points["0"]["text"].endswith("Quality 0.5 ± 0.25 (the mean of 3 seeds), 8.00 ms, 90.00 MiB.")
+    assert points["1"]["text"].endswith("Quality 0.25, 2.00 ms, 10.00 MiB.")
+    assert points["4"]["text"].endswith(" Suspect, and so on no front: too <fast>.")
+    assert "choose(2);" in shown(findings)
+    assert "choose(1);" in shown(replace(findings, reference=None))
+
+
+def test_commands_name_the_precision_where_it_is_not_float32(findings: Findings) -> None:
+    assert "--precision" not in findings.commands(GOOD)
+    int8 = replace(findings, settings=replace(SETTINGS, precision="int8"))
+    assert "--cpu x86-64-v3 --seq-len 128 --precision int8 --out a" in int8.commands(GOOD)
+
+
+def test_the_staircase_is_the_front_in_quality_and_latency(findings: Findings) -> None:
+    assert _staircase(findings) == [LUCKY]
+    assert _staircase(replace(findings, points=(SLOW, FAST, GOOD, EQUAL))) == [FAST, GOOD]
+    better = point(8, 1.0, 2.0, 1.0)  # and as fast
+    assert _staircase(replace(findings, points=(FAST, better))) == [better]
+
+
+def test_the_pictures_show_every_point(findings: Findings) -> None:
+    from matplotlib import pyplot
+    from matplotlib.colors import to_hex
+
+    shares = {"quality": {"num_attention_heads": 0.75, "ffn": 0.25}, "latency, ms": {"num_attention_heads": 0.5}}
+    figures = draw(findings, MappingProxyType(shares))
+    try:
+        (axes, bar) = figures["front"].axes
+        drawn = {line.get_gid(): line for line in axes.lines if line.get_gid()}
+        assert {gid: (line.get_xdata()[0], line.get_ydata()[0]) for gid, line in drawn.items()} == {
+            f"trial-{p.number}": (p.ms, p.quality) for p in POINTS
+        }
+        edges = {p.number: to_hex(drawn[f"trial-{p.number}"].get_markeredgecolor()) for p in POINTS}
+        assert edges == {0: PAPERS, 1: ACCENT, 2: ACCENT, 3: "#ffffff", 4: "#ffffff"}
+        assert [drawn[f"trial-{n}"].get_marker() for n in range(5)] == ["D", "o", "o", "o", "o"]
+        crosses = [line for line in axes.lines if line.get_marker() == "x"]
+        assert [(line.get_xdata()[0], to_hex(line.get_markeredgecolor())) for line in crosses] == [(1.0, SUSPECT)]
+        (interval,) = axes.containers  # of the one with several seeds
+        assert [segment[:, 1].tolist() for segment in interval.lines[2][0].get_segments()] == [[0.25, 0.75]]
+        fill = {p.number: to_hex(drawn[f"trial-{p.number}"].get_markerfacecolor()) for p in POINTS}
+        assert len(set(fill.values())) == 5
+        assert (bar.get_ylim(), bar.get_ylabel()) == ((10.0, 95.0), "size of the library, MiB")
+        marks = "ringed: on the front; diamonds: the papers'; crossed out: suspect"
+        assert axes.get_title("left") == f"5 architectures; {marks}"
+        assert axes.get_xlabel() == f"latency, ms — {DEVICE}, 2 threads, 128 tokens"
+        (label,) = axes.texts
+        assert (label.get_text(), label.xyann[0] > 8.0, label.xyann[1]) == ("the <papers'>", True, 0.5)
+        assert axes.get_xlim()[1] > 8.5  # room for it
+        (axes,) = figures["hypervolume"].axes
+        (steps,) = axes.lines
+        assert steps.get_xdata().tolist() == [1, 2, 3, 4, 5]
+        assert axes.get_ylim() == (0, 1)
+        (axes,) = figures["importances"].axes
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ffn", "attention heads"]
+        assert [round(bar.get_width(), 6) for bar in axes.patches] == [0.25, 0.75, 0.0, 0.5]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["quality", "latency, ms"]
+        (axes,) = figures["predictor"].axes
+        (diagonal, points) = axes.lines
+        assert axes.get_xlim() == axes.get_ylim() == tuple(diagonal.get_xdata()) == tuple(diagonal.get_ydata())
+        assert axes.get_xlim()[0] < 1.0 < 10.0 < axes.get_xlim()[1]
+        assert (list(points.get_xdata()), list(points.get_ydata())) == (
+            [p.ms for p in POINTS], [p.predicted_ms for p in POINTS]
+        )  # fmt: skip
+        assert axes.get_title("left") == "Predictor: MAPE 25.0 %, τ 0.50"
+    finally:
+        for figure in figures.values():
+            pyplot.close(figure)
+
+
+def test_names_that_would_lie_on_each_other_are_moved_up(findings: Findings) -> None:
+    from matplotlib import pyplot
+
+    near = tuple(point(n, 0.5 + 0.001 * n, 8.0 + 0.001 * n, 10.0 + n, row=f"row {n}") for n in range(4))
+    far = point(9, 0.1, 1.0, 5.0, row="far")
+    figures = draw(replace(findings, points=(*near, far), front=near), {})
+    try:
+        axes = figures["front"].axes[0]
+        heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+        places = {text.get_text(): text.xyann[0] for text in axes.texts}
+        bottom, top = axes.get_ylim()
+        names = [f"row {n}" for n in range(4)]
+        assert heights["row 0"] == 0.5
+        for one, other in pairwise(names):
+            assert 0.02 < (heights[other] - heights[one]) / (top - bottom) < 0.06
+        assert len({places[name] for name in names}) == 1  # one column
+        assert 1.0 < places["far"] < 2.0
+    finally:
+        for figure in figures.values():
+            pyplot.close(figure)
