@@ -130,8 +130,8 @@ def _modes(folder: Path) -> tuple[str, ...]:
     config = _object(path) if path.exists() else {}
     given = config.get("pooling_mode")
     if given is not None:
-        chosen = [given] if isinstance(given, str) else list(given)
-        if unknown := [mode for mode in chosen if mode not in MODES]:
+        chosen = given if isinstance(given, list) else [given]
+        if unknown := [mode for mode in chosen if not isinstance(mode, str) or mode not in MODES]:
             raise ModelError(f"{path}: pooling_mode {unknown[0]!r} is not known: choose from {', '.join(MODES)}")
         return tuple(mode for mode in MODES if mode in chosen)
     default = {"mean": True}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from model import Model
 from model.data.instances import IGNORED, Masking
 from model.distill import Distillation, Stage, Weights
+from model.finetune.embedding import embed, sentence_part
 from model.finetune.losses import predict
 from model.finetune.spans import SpanSettings
 from model.settings import TrainSettings
@@ -126,6 +128,20 @@ def test_prediction_is_without_dropout_and_gives_the_mode_back(
     for mine, again in zip(*rows, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, again, strict=True))
         assert not any(value.requires_grad for value in mine)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_vectors_are_without_dropout_and_give_the_mode_back(
+    training: bool, small: Callable, randomized: Callable, inputs: Callable
+) -> None:
+    module = randomized(small("bert-base", **BERT)).train(training)
+    module.end_in(sentence_part("max", module.config.hidden_size, 0, 0).train(training))
+    batch = inputs(module.config) | {"label": torch.zeros(3)}
+    first, second = (embed(module, [batch, batch]) for _ in range(2))
+    assert (module.training, module.encoder.training) == (training, training)
+    assert np.array_equal(first, second)
+    assert first.shape == (6, module.config.hidden_size)
+    assert np.allclose(np.linalg.norm(first, axis=1), 1)
 
 
 def test_defaults_are_berts() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from model import ModelError
+from model.finetune.embedding import save_sentence_part, sentence_part
 from model.sentence import MODES, Pooling, read_sentence_modules
 
 
@@ -89,6 +90,8 @@ def test_a_module_that_cannot_be_is_named(module: Any, said: str, tmp_path: Path
         ((MEAN,), "its first module is Pooling"),
         ((ENCODER, ("Dense", {}, {})), "Dense follows the Transformer"),
         ((ENCODER, ("Pooling", {"pooling_mode": "median"}, {})), "'median' is not known"),
+        ((ENCODER, ("Pooling", {"pooling_mode": 5}, {})), "pooling_mode 5 is not known"),
+        ((ENCODER, ("Pooling", {"pooling_mode": ["cls", {}]}, {})), "pooling_mode {} is not known"),
         ((ENCODER, ("Pooling", {"pooling_mode_mean_tokens": False}, {})), "no mode of pooling is on"),
     ],
 )
@@ -98,6 +101,23 @@ def test_a_folder_without_encoder_or_pooling(modules: Any, said: str, tmp_path: 
         read_sentence_modules(folder)
     if modules and modules[0] == ENCODER:  # another head needs none of it
         assert read_sentence_modules(folder, "mlm") == (folder / "0_Transformer", None)
+
+
+@pytest.mark.parametrize("dimensions", [0, 3])
+@pytest.mark.parametrize("mode", ["cls", "max", "mean"])
+def test_what_is_saved_reads_back(mode: str, dimensions: int, tmp_path: Path) -> None:
+    made = sentence_part(mode, 4, dimensions, seed=1)
+    save_sentence_part(tmp_path, made, 4, 32)
+    encoder, read = read_sentence_modules(tmp_path)
+    assert encoder == tmp_path
+    assert read is not None
+    assert read.pooling.modes == (mode,)
+    hidden, mask = torch.randn(2, 5, 4), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    assert torch.equal(read(hidden, mask), made(hidden, mask))
+    assert read(hidden, mask).shape == (2, dimensions or 4)
+    config = json.loads((tmp_path / "1_Pooling/config.json").read_text())
+    assert config["word_embedding_dimension"] == 4
+    assert json.loads((tmp_path / "sentence_bert_config.json").read_text())["max_seq_length"] == 32
 
 
 def test_a_folder_without_modules_is_the_encoder_itself(tmp_path: Path) -> None:
