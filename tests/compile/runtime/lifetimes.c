@@ -57,14 +57,24 @@ static int32_t run(pocketbert_model *handle, pocketbert_tensor *outputs)
     return status;
 }
 
-/* Runs the shared model until it is closed, or there are enough. */
+/* What is named in a text of several windows. */
+static int32_t ask(pocketbert_model *handle)
+{
+    static const char text[] = "the a b c d e f g h i j k";
+    const pocketbert_task_options options = {.size = sizeof options, .long_text = POCKETBERT_WINDOWS};
+    pocketbert_entity entities[2];
+    int32_t count;
+    return api->entities(handle, text, sizeof text - 1, &options, entities, 2, &count, NULL);
+}
+
+/* Runs the shared model until it is closed, or there are enough; in turn for a task, where it has one. */
 static void *run_until_closed(void *argument)
 {
     pocketbert_tensor outputs[MAX_TENSORS];
     allocate(outputs, description.outputs, description.output_count);
     int32_t status = POCKETBERT_OK;
-    while (!enough && status != POCKETBERT_ERROR_ARGUMENT) {
-        status = run(model, outputs);
+    for (int turn = 0; !enough && status != POCKETBERT_ERROR_ARGUMENT; turn++) {
+        status = turn % 2 && description.task == POCKETBERT_ENTITIES ? ask(model) : run(model, outputs);
         runs += status == POCKETBERT_OK;
         check(status == POCKETBERT_OK || status == POCKETBERT_ERROR_BUSY || status == POCKETBERT_ERROR_ARGUMENT,
               "a run fails while the model is being closed");

@@ -16,7 +16,8 @@ def lifetimes(small_library: Callable, program: Callable, execute: Callable) -> 
 
     def run(sanitize: str, mode: str, count: int) -> str:
         if sanitize not in built:
-            artifact = small_library(f"fuzzer,{sanitize}" if sanitize == ADDRESS else sanitize)
+            head = "token-classification" if sanitize else ""
+            artifact = small_library(f"fuzzer,{sanitize}" if sanitize == ADDRESS else sanitize, head=head)
             built[sanitize] = program(SOURCE, artifact, sanitize=sanitize, options=("-DMODEL=small",))
         done = execute(built[sanitize], mode, count)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -23,7 +23,7 @@ def threads(small_library: Callable, program: Callable) -> Callable[[str], Path]
     """threads(sanitize): the program threads.c, linked with a library that has the same sanitizers."""
 
     def make(sanitize: str) -> Path:
-        artifact = small_library("thread") if sanitize == "thread" else small_library(FUZZER, head=HEAD)
+        artifact = small_library("thread" if sanitize == "thread" else FUZZER, head=HEAD)
         return program(HERE / "threads.c", artifact, sanitize=sanitize, options=("-DMODEL=small",))
 
     return make
@@ -95,7 +95,7 @@ def test_lines_of_a_megabyte(text: bytes, fuzzer: Path, execute: Callable, tmp_p
 
 def test_python_says_that_it_cannot_load_a_sanitized_library(small_library: Callable) -> None:
     with pytest.raises(compile.CompileError, match="sanitize"):
-        compile.load(small_library("thread"))
+        compile.load(small_library("thread", head=HEAD))
 
 
 @pytest.mark.parametrize(
