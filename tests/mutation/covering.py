@@ -1,7 +1,7 @@
 """Which tests run a line of a room, and in how many seconds.
 
-What was seen is kept in a temporary folder while neither the room nor the file of tests changes: another sample
-of faults, or one more test, costs no run of all others.
+What was seen is kept in a temporary folder while neither the file of tests changes nor what it ran of the room:
+another sample of faults, one more test or one changed module costs no run of all others.
 """
 
 import ast
@@ -36,9 +36,9 @@ class Covering:
         self.of_file: dict[str, set[str]] = defaultdict(set)
         wanted = [folder / test for test in tests]
         files = sorted(file for path in wanted for file in (path.rglob("test_*.py") if path.is_dir() else [path]))
-        common = digest([*(folder / room).rglob("*.py"), *(folder / "tests").rglob("conftest.py")])
-        kept = {str(file.relative_to(folder)): KEPT / f"{common}-{digest([file])}.json" for file in files}
-        if unseen := [test for test, place in kept.items() if not place.exists()]:
+        common = [*(folder / "tests").rglob("conftest.py")]
+        kept = {str(file.relative_to(folder)): KEPT / f"{room}-{digest([file, *common])}.json" for file in files}
+        if unseen := [test for test, place in kept.items() if not holds(place, folder)]:
             run(room, unseen, kept, folder, jobs)
         self.text: dict[str, str] = {}
         self.starting: set[str] = set()  # tests that start processes
@@ -92,6 +92,12 @@ def last(node: ast.stmt) -> int:
     return max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
 
 
+def holds(place: Path, folder: Path) -> bool:
+    """Whether what was kept there is of the sources as they are."""
+    sources = json.loads(place.read_text())["sources"] if place.exists() else {"": ""}
+    return all((folder / path).is_file() and digest([folder / path]) == was for path, was in sources.items())
+
+
 def digest(files: list[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:24]
 
@@ -135,4 +141,5 @@ def run(room: str, tests: list[str], kept: dict[str, Path], folder: Path, jobs: 
                 lines[context.split("::")[0]][path][str(line)].append(context)
     KEPT.mkdir(exist_ok=True)
     for test in tests:
-        kept[test].write_text(json.dumps({"seconds": seconds[test], "lines": lines[test]}))
+        sources = {path: digest([folder / path]) for path in lines[test]}
+        kept[test].write_text(json.dumps({"seconds": seconds[test], "lines": lines[test], "sources": sources}))
