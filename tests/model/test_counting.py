@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import model
-from model.counting import Comparison, compare, count, paper_params
+from model.counting import Comparison, compare, count, paper_flops, paper_params
+from model.heads import empty_model
 from model.presets import ALIASES, PAPER, PRESETS, find_preset
 
 
@@ -41,8 +44,26 @@ def test_flops_are_those_that_torch_counts(preset: str) -> None:
 
 def test_flops_of_longer_sequences_match_the_iclr_squad_table() -> None:
     """ICLR, Table 4: 384 tokens."""
-    from model.counting import paper_flops
-
     for preset, printed in (("bert-base", 71.2e9), ("mobilebert-paper", 18.2e9)):
         config = PRESETS[preset]
         assert paper_flops(count(config, 384), config, 384) == pytest.approx(printed, rel=0.005)
+
+
+def test_squads_figures_are_of_384_tokens() -> None:
+    figures = [figure for figure in compare() if figure.figure == "squad_flops"]
+    assert figures
+    for figure in figures:
+        config = PRESETS[figure.preset]
+        assert figure.ours == round(paper_flops(count(config, 384), config, 384) / 1e9, 3)
+
+
+def test_a_model_larger_than_the_memory_says_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = {"hidden_size": 1 << 14, "embedding_size": 1 << 14, "intermediate_size": 1 << 16, "vocab_size": 1 << 15}
+    wide["num_attention_heads"] = 16
+    config = replace(PRESETS["bert-base"], num_hidden_layers=8, **wide)
+    memory = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 89 << 18}
+    monkeypatch.setattr("os.sysconf", memory.get)
+    with pytest.raises(model.ModelError, match=r"^90 GiB of weights do not fit 89 GiB of memory$"):
+        empty_model(config, "none")
+    memory["SC_PHYS_PAGES"] += 1 << 18
+    assert empty_model(config, "none").config == config

@@ -174,6 +174,15 @@ def test_preparing_says_how_far_it_is_and_how_long_it_takes(
     assert re.fullmatch(rf"tokenizing text: {size:,.0f} of {size:,.0f} MB, 0:00:00 left", last)
 
 
+@pytest.mark.parametrize(("pieces", "dtype"), [(1 << 16, "uint16"), ((1 << 16) + 1, "uint32")])
+def test_ids_are_as_wide_as_the_vocabulary(pieces: int, dtype: str, tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(pieces - 5))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "text").write_text(words[-1])
+    shards = Shards(prepare([tmp_path / "text"], tmp_path / "vocab.txt", tmp_path / "out"))
+    assert (shards.shards[0].tokens.dtype, shards.shards[0].tokens.tolist()) == (np.dtype(dtype), [pieces - 1])
+
+
 def test_windows_cover_the_corpus_across_documents(prepared: Path) -> None:
     (shard,) = Shards(prepared).shards
     starts = shard.sentences[shard.windows(40)]
@@ -190,6 +199,11 @@ def test_permutation_visits_every_number_once() -> None:
         assert all(sorted(order) == list(range(size)) for order in orders)
     assert orders[0] != orders[1]
     assert np.corrcoef(orders[0], range(size))[0, 1] < 0.1
+
+
+def test_an_order_is_the_same_in_every_version() -> None:
+    """So that a run that is resumed goes on where it was."""
+    assert [permute(i, 12, 7) for i in range(12)] == [7, 6, 0, 8, 10, 3, 11, 2, 5, 4, 9, 1]
 
 
 def test_instances_mask_15_percent_and_follow_on_half_the_time(prepared: Path) -> None:

@@ -17,7 +17,7 @@ from model.finetune import squad
 from model.finetune.features import Row, RowBatches, encode_examples
 from model.finetune.glue import Example
 from model.finetune.losses import Classification, Taught
-from model.finetune.spans import SpanSettings, best_answers, final_answers, windows
+from model.finetune.spans import SpanSettings, _fullest, best_answers, final_answers, windows
 from model.finetune.squad import Question
 from model.quantize import fake_quantized, round_rows, round_weight
 from model.recipes.finetune import FinetuneConfig, sweep
@@ -383,6 +383,23 @@ def test_every_token_is_fullest_in_one_window_and_answers_may_not_be_long(vocabu
     wide = replace(settings, answer_length=30)
     (ranked,), _ = best_answers([question], made[:1], [(start, end)], wide)
     assert ranked[0].score == 18.0
+
+
+@pytest.mark.parametrize(
+    ("spans", "token", "window"),
+    [
+        ([(0, 10), (4, 14), (8, 12)], 6, 0),
+        ([(0, 10), (4, 14), (8, 12)], 7, 1),
+        ([(0, 10), (4, 14), (8, 12)], 10, 1),
+        ([(0, 4), (4, 8)], 3, 0),
+        ([(0, 4), (4, 8)], 4, 1),
+        ([(0, 9), (4, 14)], 6, 1),  # as full in both, and the second is longer
+        ([(0, 9), (4, 12)], 6, 0),
+        ([(0, 9), (4, 24)], 5, 0),  # not where it is merely longer
+    ],
+)
+def test_a_tokens_fullest_window(spans: list[tuple[int, int]], token: int, window: int) -> None:
+    assert _fullest(spans, token) == window
 
 
 def test_no_answer_wins_by_more_than_the_threshold(vocabulary: Path) -> None:

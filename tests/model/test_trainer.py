@@ -94,6 +94,57 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(config: Path, tmp_
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["Trainer._step", "write"])
+def test_a_run_asked_to_end_keeps_its_checkpoints_and_leaves_nothing_else(
+    moment: str, number: signal.Signals, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a step, or before the second checkpoint has its name."""
+    owner, name = (Trainer, "_step") if moment == "Trainer._step" else (torch, "save")
+    original, calls = getattr(owner, name), []
+
+    def ask_to_end(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == (4 if name == "_step" else 2):
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, ask_to_end)
+    said = tmp_path / "said"
+    child = os.fork()
+    if child == 0:  # a command of its own, but for what it would have to import
+        with said.open("w") as file:
+            os.dup2(file.fileno(), 2)
+            sys.stderr = file
+            os._exit(main(["distill", str(config)]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+    last = said.read_text().splitlines()[-1]
+    assert last.startswith("interrupted: " if number == signal.SIGINT else f"stopped by {number.name}: ")
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002.pt"]
+    assert not list(tmp_path.rglob("*pocketbert-*"))
+
+
+NASTY = "- a'b\"c\\d$(touch ran)`touch ran`\n[bold]{0}%s;|&<é模>@x#y~*?=,:\t\x1b[2J"
+
+
+def test_training_in_and_into_a_folder_of_any_name(
+    config: Path, corpus: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
+    place = tmp_path / NASTY
+    place.mkdir()
+    monkeypatch.chdir(place)
+    for name, file in (("text", corpus), ("vocab", vocabulary)):
+        (place / f"{NASTY}{name}").write_bytes(file.read_bytes())
+    sets = {"data.text": [f"{NASTY}text"], "data.vocabulary": f"{NASTY}vocab", "data.folder": f"{NASTY}data"}
+    sets |= {"output": f"{NASTY}run"}
+    arguments = [word for name, value in sets.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    assert main(["distill", str(config), *arguments]) == 0, capsys.readouterr()
+    assert {path.name for path in place.iterdir()} == {f"{NASTY}{end}" for end in ("text", "vocab", "data", "run")}
+    assert load_checkpoint(place / f"{NASTY}run/model").config.num_hidden_layers == 2
+    assert "\x1b[2J" not in capsys.readouterr().err
+
+
 def make(
     prepared: Path, folder: Path, task: Callable | None = None, length: int = 32, heads: int = 2, **changes: object
 ) -> Trainer:

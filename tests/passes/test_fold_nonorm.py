@@ -139,10 +139,19 @@ def test_an_output_in_the_middle_of_the_stream_is_written_out(build, check, ops)
 
 def test_two_streams_of_different_scale_are_joined_with_one_multiply(build, check):
     b = build()
-    x, y = b.input("x", [4, 6]), b.input("y", [4, 6])
-    total = b("Add", b.norm(b("Relu", x), 6), b.norm(b("Tanh", y), 6))
-    _, report = check(b.model(b.linear(total, 6, 3)), "fold_nonorm")
+    x, y = b("Relu", b.input("x", [4, 6])), b.input("y", [4, 6])
+    total = b("Add", b.norm(x, 6), b.norm(b("Tanh", y), 6))
+    result, report = check(b.model(b.linear(total, 6, 3)), "fold_nonorm")
     assert any("different scale" in refusal.reason for refusal in report.passes[0].refusals)
+    assert [node.input[0] for node in result.graph.node if node.op_type == "Mul"] == [x]  # brought to the other's
+
+
+def test_a_column_added_to_every_channel_is_no_residual(build, check):
+    b = build()
+    x, y = b.input("x", [4, 6]), b.input("y", [4, 6])
+    total = b("Add", b.norm(b("Relu", x), 6), b.linear(y, 6, 1))
+    _, report = check(b.model(b.linear(total, 6, 3)), "fold_nonorm")
+    assert report.passes[0].applied == 0
 
 
 def test_control_flow_is_left_alone(build):

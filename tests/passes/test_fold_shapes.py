@@ -1,6 +1,11 @@
 """fold_shapes: what depends on shapes alone is computed, and nothing else."""
 
 import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from passes.graph import infer_shapes
 
 
 def test_shape_arithmetic_in_front_of_a_reshape_becomes_a_constant(build, check, ops):
@@ -52,3 +57,14 @@ def test_a_large_constant_is_not_multiplied(build, check, ops):
     y = b("Add", b("Expand", table, b.const(np.array([64, 200_000]))), b.input("x", [1]))
     result, _ = check(b.model(y), "fold_shapes")
     assert sum(np.prod(t.dims) for t in result.graph.initializer) < 300_000
+
+
+@pytest.mark.parametrize("odd", [("SimplifiedLayerNormalization", "x"), ("Add", "x", "n")])
+def test_shapes_are_inferred_beside_what_onnx_does_not_know(odd):
+    nodes = [helper.make_node(odd[0], odd[1:], ["y"]), helper.make_node("Relu", ["x"], ["z"])]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])]
+    given += [helper.make_tensor_value_info("n", TensorProto.INT64, [2, 3])]
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yz"]
+    model = ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", given, made), ir_version=10))
+    infer_shapes(model)
+    assert model.graph.outputs[1].shape == (2, 3)

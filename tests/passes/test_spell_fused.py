@@ -108,6 +108,26 @@ def test_what_stays_and_why(op, inputs, attributes, reason):
     assert reason in report.passes[0].refusals[0].reason
 
 
+def standard_rotary(*places):
+    model = model_of("RotaryEmbedding", [X, *places], num_heads=HEADS)
+    model.graph.node[0].domain = ""
+    model.opset_import[0].version = 23
+    return model
+
+
+def test_the_standards_rotary_embedding_by_places():
+    model = standard_rotary(*ANGLES, np.arange(T)[None] + 1)
+    spelt, report = passes.run(model, only=["spell_fused"])
+    assert report.passes[0].applied == 1
+    feeds = [{"x0": table(*X)}]
+    assert compare(run_model(model, feeds), run_model(spelt, feeds)) < 1e-6
+
+
+def test_the_standards_rotary_embedding_of_each_tokens_angles_stays():
+    _, report = passes.run(standard_rotary(*(a[None, :T] for a in ANGLES)), only=["spell_fused"], verify=False)
+    assert "its cosines are those of each token already" in report.passes[0].refusals[0].reason
+
+
 @pytest.mark.parametrize("version", [9, 11, 14])
 def test_an_old_model_is_raised_to_where_the_operators_are(version):
     """ONNX Runtime's optimiser leaves the file's opset, and LayerNormalization came with 17."""
