@@ -7,6 +7,7 @@ import sys
 import tomllib
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import product
 from types import MappingProxyType
 
 import onnx
@@ -59,7 +60,7 @@ class Quality:
     """The fewer FFNs the better; counts how often it is asked."""
 
     name = "few FFNs"
-    has_seeds = True
+    has_seeds = judges_all = True
 
     def __init__(self):
         self.asked = 0
@@ -67,9 +68,10 @@ class Quality:
     def prepare(self):
         pass
 
-    def measure(self, config, seed=0):
+    def measure(self, config, builds, seed=0):
         self.asked += 1
-        return -float(config.num_feedforward_networks) + (0, 0.01, -0.01)[seed]
+        lost = [(build.precision == "int8") + 1 / build.seq_len - 1 / 16 for build in builds]
+        return [-float(config.num_feedforward_networks) + (0, 0.01, -0.01)[seed] - less for less in lost]
 
 
 @contextmanager
@@ -118,11 +120,11 @@ def test_nothing_that_is_known_is_measured_again(address):
         found.prepare()
         found.runner = None  # nothing may run
         for trial in complete(study):
-            config = SPACE.config(trial.params)
-            made = found.program(config)
-            found.probe(made)
-            again = found.latency(config, made, trial.user_attrs["predicted_ms"])
-            assert (found.measured_quality(config), again["ms"], again["mib"]) == tuple(trial.values)
+            config, build = SPACE.config(trial.params), found.build
+            made = found.program(config, build)
+            found.probe(made, build)
+            again = found.latency(config, made, trial.user_attrs["predicted_ms"], build)
+            assert (found.measured_quality(config, build), again["ms"], again["mib"]) == tuple(trial.values)
         assert found.measure_front_again() == found.repeat_qualities(3) == []
     assert quality.asked == 0
     assert dict(study.user_attrs) == known
@@ -225,18 +227,65 @@ def test_an_int8_search_measures_int8_kernels_and_belongs_to_its_precision(tmp_p
     with LocalRunner() as runner, Search(study, SPACE, build, runner, Quality(), 1, 5.0) as found:
         found.prepare()
         assert read_manifest(found.reference).precision == "int8"
-        made = found.program(REFERENCE)
+        made = found.program(REFERENCE, build)
         call = next(call for call in made.calls if call.kernel.precision != "f32" and call.kernel.tile_name)
-        assert found.kernel_ms(call, made) > 0
+        assert found.kernel_ms(call, made, build) > 0
+        assert found.study.user_attrs["reference"]["peaks"].keys() == {"int8"}
     with pytest.raises(TuneError, match="was begun with precision 'int8', this worker has 'float32'"):
         join_study("s", address, replace(settings, precision="float32"), seed=0)
+
+
+AXES = {"seq_len": (16, 8), "precision": ("float32", "int8")}
+
+
+def test_length_and_precision_are_axes_of_a_search(tmp_path, monkeypatch, capsys):
+    """The reference is tried in all four; an architecture is judged in all of them once it is in one."""
+    monkeypatch.setitem(spaces.SPACES, "tiny", SPACE)
+    monkeypatch.setattr(latency, "disturbance", lambda *_: None)
+    monkeypatch.setattr(candidate, "THE_SAME", 1e9)
+    address, bounds = f"sqlite:///{tmp_path}/study.db", (SPACE.max_params, SPACE.mha_ffn, 5.0)
+    settings = Settings("tiny", "x", "y", 16, 1, "local", "q", *bounds, "float32", *AXES.values())
+    study, quality = join_study("s", address, settings, seed=0), Quality()
+    with LocalRunner() as runner, Search(study, SPACE, Build(seq_len=16), runner, quality, 1, 5.0, AXES) as found:
+        found.prepare()
+        waiting = [t.system_attrs["fixed_params"] for t in study.get_trials()]
+        assert [(t["seq_len"], t["precision"]) for t in waiting] == list(product(*AXES.values()))
+        for number in range(4):
+            trial = study.ask()
+            config = found.config(trial)
+            build = found.build_of(trial.params)
+            made = found.program(config, build)
+            assert (made.tokens, {c.kernel.precision for c in made.calls} > {"f32"}) == (
+                build.seq_len, build.precision == "int8",
+            )  # fmt: skip
+            trial.set_user_attr("kernel_sum_ms", 1.0)
+            study.tell(trial, [found.measured_quality(config, build), 1.0 - number / 8, 1.0])
+        assert quality.asked == 1
+        assert set(found.study.user_attrs["reference"]["peaks"]) == {"float32", "int8"}
+    points = find(study).points
+    assert [p.row for p in points] == ["ours", "ours, 16, int8", "ours, 8, float32", "ours, 8, int8"]
+    assert [p.quality for p in points] == pytest.approx([-2.0, -3.0, -2.0625, -3.0625])
+    assert str(points[3]).endswith("stream, 8 tokens, int8")
+    commands = find(study).commands(points[3])
+    assert commands.count("--seq-len 8") == 2
+    assert re.search(r"--precision int8 --out a\w+-8-int8$", commands)
+    assert "precision=" not in commands
+    assert main(["report", "--study", "s", "--storage", address, "--out", str(tmp_path)]) == 0
+    assert "float32 or int8, 1 thread, 16 or 8 tokens" in (tmp_path / "index.html").read_text()
+    with pytest.raises(TuneError, match=r"begun with seq-lens \[16, 8\], this worker has \[\]"):
+        join_study("s", address, replace(settings, seq_lens=()), seed=0)
+    capsys.readouterr()
+    command = [*COMMON, "--storage", address, "--precision", "float32", "int8", "--quality-command", "true {config}"]
+    assert main(["search", *command]) == 2
+    assert "several values of --precision need {precision} in it" in capsys.readouterr().err
 
 
 def test_a_study_of_before_precision_goes_on_in_float32(tmp_path):
     settings = Settings("tiny", "x", "y", 16, 1, "local", "few FFNs", SPACE.max_params, SPACE.mha_ffn, 5.0)
     address = f"sqlite:///{tmp_path}/study.db"
     study = join_study("s", address, settings, seed=0)
-    study.set_user_attr("settings", {k: v for k, v in asdict(settings).items() if k != "precision"})
+    later = ("precision", "seq_lens", "precisions")
+    study.set_user_attr("settings", {k: v for k, v in asdict(settings).items() if k not in later})
     join_study("s", address, settings, seed=0)
     with pytest.raises(TuneError, match="precision 'float32', this worker has 'int8'"):
         join_study("s", address, replace(settings, precision="int8"), seed=0)

@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,11 +156,15 @@ def test_the_program_runs_on_the_cores_that_were_asked_for(tmp_path: Path, monke
 # What a search makes of what it measured.
 
 
+def built(precision: str = "float32") -> Any:
+    return SimpleNamespace(key=lambda config: "k", precision=precision)
+
+
 def searching(monkeypatch: pytest.MonkeyPatch, measured: Iterator[float], peak: float | None = 117.0) -> Search:
     """A search whose libraries do 10 MFLOP and take `measured` ms, one after the other."""
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
-    study.set_user_attr("reference", {"ms": 1.0, "peak_gflops": peak})
-    search = Search(study, None, SimpleNamespace(key=lambda config: "k"), None, None, 1, 2.0)  # type: ignore[arg-type]
+    study.set_user_attr("reference", {"ms": 1.0} | ({"peaks": {"float32": peak, "int8": 4 * peak}} if peak else {}))
+    search = Search(study, None, built(), None, None, 1, 2.0)  # type: ignore[arg-type]
     search.reference = REFERENCE
 
     def beside(*_: Any, **__: Any) -> Beside:
@@ -181,7 +186,7 @@ def searching(monkeypatch: pytest.MonkeyPatch, measured: Iterator[float], peak: 
 
 def latency_of(search: Search, predicted: float) -> dict[str, Any]:
     with search:
-        return search.latency(None, None, predicted)  # type: ignore[arg-type]
+        return search.latency(None, None, predicted, search.build)  # type: ignore[arg-type]
 
 
 def test_a_rate_above_the_cores_peak_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +202,14 @@ def test_the_peak_itself_can_be_reached_with_what_a_clock_is_off(monkeypatch: py
     assert latency_of(search, 0.125)["ms"] == 0.125
     search = searching(monkeypatch, iter([0.125]), peak=None)  # a study of before peaks
     assert latency_of(search, 0.125)["ms"] == 0.125
+
+
+def test_int8_has_a_peak_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for ms, refused in ((0.03, False), (0.012, True)):  # 333 and 833 GFLOP/s
+        search = searching(monkeypatch, iter([ms]))
+        search.build = built("int8")
+        with pytest.raises(Unmeasurable, match="whose peak is 468") if refused else nullcontext():
+            assert latency_of(search, ms)["ms"] == ms
 
 
 def test_a_core_has_its_peak_and_two_have_twice_that(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ question is pruned with the reason. The papers' rows are never pruned: they are 
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ class Search:
     quality: Quality
     threads: int
     max_latency: float  # × the reference's
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # of `build`, which has the first of each
     folder: Path = field(init=False)
 
     def __enter__(self) -> Search:
@@ -62,9 +65,8 @@ class Search:
         Raises TuneError where the study was begun on another device or with another toolchain.
         """
         self.quality.prepare()
-        self.reference = library(
-            self.program(self.space.rows[self.space.reference]), self.build, "reference", self.folder / "reference"
-        )
+        made = self.program(self.space.rows[self.space.reference], self.build)
+        self.reference = library(made, self.build, "reference", self.folder / "reference")
         begun = self.study.user_attrs.get("reference")
         if begun is None:
             measurement = measure_beside(self.runner, self.reference, self.reference, self.threads)
@@ -77,10 +79,9 @@ class Search:
                 "device": measurement.device,
                 "toolchain": measurement.toolchain,
             }
-            begun["peak_gflops"] = self.runner.peak_gflops()
+            begun["peaks"] = {p: self.runner.peak_gflops(p) for p in {build.precision for build in self.builds}}
             self.study.set_user_attr("reference", {**begun, "row": self.space.reference})
-            for name, config in self.space.rows.items():
-                self.study.enqueue_trial(dict(self.space.parameters(config)), {"row": name}, skip_if_exists=True)
+            self.enqueue_rows()
         here = self.runner.measure(self.reference, threads=self.threads, runs=1)
         for what, ours in (("device", here.device), ("toolchain", here.toolchain)):
             if begun[what] != ours:
@@ -90,22 +91,42 @@ class Search:
                 )
 
     @property
+    def builds(self) -> list[Build]:
+        """Every one that an architecture may have; the first is the reference's."""
+        return [self.build_of(dict(zip(self.axes, values, strict=True))) for values in product(*self.axes.values())]
+
+    def build_of(self, parameters: Mapping[str, Any]) -> Build:
+        return replace(self.build, **{name: parameters[name] for name in self.axes})
+
+    def enqueue_rows(self) -> None:
+        """The papers', as the reference is built; the reference in every other way, too."""
+        for name, config in self.space.rows.items():
+            ours = dict(self.space.parameters(config))
+            for build in self.builds if name == self.space.reference else self.builds[:1]:
+                used = {axis: getattr(build, axis) for axis in self.axes}
+                title = name if build == self.build else ", ".join([name, *map(str, used.values())])
+                self.study.enqueue_trial(ours | used, {"row": title}, skip_if_exists=True)
+
+    @property
     def reference_ms(self) -> float:
         return float(self.study.user_attrs["reference"]["ms"])
 
     def evaluate(self, trial: Trial) -> tuple[float, float, float]:
         """Quality, ms, MiB. Raises TrialPruned with the reason; TuneError, CompileError, … where something fails."""
         config = self.config(trial)
-        made = self.program(config)
-        predicted = self.predict(trial, made)
-        result = self.latency(config, made, predicted)
+        build = self.build_of(trial.params)
+        made = self.program(config, build)
+        predicted = self.predict(trial, made, build)
+        result = self.latency(config, made, predicted, build)
         if result.get("suspect"):
             trial.set_user_attr("suspect", result["suspect"])
         ms, mib = result["ms"], result["mib"]
-        return self.measured_quality(config), ms, mib
+        return self.measured_quality(config, build), ms, mib
 
     def config(self, trial: Trial) -> ModelConfig:
         parameters, spared = self.space.suggest(trial), "row" in trial.user_attrs
+        for name, values in self.axes.items():
+            trial.suggest_categorical(name, values)
         try:
             config = self.space.config(parameters)
         except ModelError as error:
@@ -129,13 +150,13 @@ class Search:
         if exceeded:
             trial.set_user_attr("outside", "; ".join(exceeded))
 
-    def program(self, config: ModelConfig) -> Program:
+    def program(self, config: ModelConfig, build: Build) -> Program:
         with TemporaryFolder(self.folder) as folder:
-            return program(export(config, folder / "model.onnx", self.build.seq_len), self.build)
+            return program(export(config, folder / "model.onnx", build.seq_len), build)
 
-    def predict(self, trial: Trial, made: Program) -> float:
+    def predict(self, trial: Trial, made: Program, build: Build) -> float:
         """ms, noted in the trial. Raises TrialPruned where that is too slow."""
-        self.probe(made)
+        self.probe(made, build)
         costs = shared.kernel_costs(self.study.user_attrs)
         total = predictor.kernel_sum(made, costs)
         trials = [t for t in shared.complete(self.study) if not t.user_attrs.get("suspect")]
@@ -148,30 +169,30 @@ class Search:
         self.hold(trial, {"latency": Limit(predicted / most - 1, reason)}, "row" in trial.user_attrs)
         return predicted
 
-    def probe(self, made: Program) -> None:
+    def probe(self, made: Program, build: Build) -> None:
         """Measure the kernels that the study does not know."""
         costs = shared.kernel_costs(self.study.user_attrs)
         for key, call in predictor.kernels(made).items():
             if key not in costs:
-                self.study.set_user_attr(f"kernel:{key}", self.kernel_ms(call, made))
+                self.study.set_user_attr(f"kernel:{key}", self.kernel_ms(call, made, build))
 
-    def kernel_ms(self, call: Call, made: Program) -> float:
+    def kernel_ms(self, call: Call, made: Program, build: Build) -> float:
         with TemporaryFolder(self.folder) as folder:
             repeated, count = probe(call, made)
-            artifact = library(repeated, self.build, "probe", folder / "probe")
+            artifact = library(repeated, build, "probe", folder / "probe")
             measurement = measure_beside(
                 self.runner, artifact, self.reference, self.threads, PROBE_TURNS, self.reference_ms
             )
         return measurement.ratio * self.reference_ms / count
 
-    def latency(self, config: ModelConfig, made: Program, predicted: float) -> dict[str, Any]:
+    def latency(self, config: ModelConfig, made: Program, predicted: float, build: Build) -> dict[str, Any]:
         """ms, MiB and what is suspect about them, from the study if it knows them. Raises Unmeasurable."""
-        key = f"latency:{self.build.key(config)}"
+        key = f"latency:{build.key(config)}"
         if (result := self.study.user_attrs.get(key)) is None:
-            result = self.measure(config, made)
+            result = self.measure(config, made, build)
             if not predicted / AS_PREDICTED <= result["ms"] <= predicted * AS_PREDICTED:
                 result["suspect"] = f"predicted {predicted:.2f} ms, measured {result['ms']:.2f} twice"
-                again = self.measure(config, made)
+                again = self.measure(config, made, build)
                 if not same(result["ms"], again["ms"]):
                     raise Unmeasurable(
                         f"{result['ms']:.2f} and {again['ms']:.2f} ms in two measurements, {predicted:.2f} predicted"
@@ -179,28 +200,34 @@ class Search:
             self.study.set_user_attr(key, result)
         return dict(result)
 
-    def measure(self, config: ModelConfig, made: Program) -> dict[str, Any]:
+    def measure(self, config: ModelConfig, made: Program, build: Build) -> dict[str, Any]:
         """Raises Unmeasurable where the machine is too busy, or the library would be faster than the core can be."""
         name = shared.artifact_name(config)
         with TemporaryFolder(self.folder) as folder:
-            artifact = library(made, self.build, name, folder / "artifact")
+            artifact = library(made, build, name, folder / "artifact")
             manifest = read_manifest(artifact)
             size = (artifact / manifest.library).stat().st_size / 2**20
             measurement = measure_beside(
                 self.runner, artifact, self.reference, self.threads, usual_ms=self.reference_ms
             )
         ms = measurement.ratio * self.reference_ms
-        rate, peak = manifest.flops / ms / 1e6 / self.threads, self.study.user_attrs["reference"].get("peak_gflops")
+        rate = manifest.flops / ms / 1e6 / self.threads
+        peak = self.study.user_attrs["reference"].get("peaks", {}).get(build.precision)
         if peak and rate > ABOVE_PEAK * peak:
             raise Unmeasurable(f"{ms:.3f} ms are {rate:.0f} GFLOP/s a core, whose peak is {peak:.0f}")
         return {"ms": ms, "mib": size, "sha256": manifest.sha256, "taken": asdict(measurement)}
 
-    def measured_quality(self, config: ModelConfig) -> float:
-        key = f"quality:{shared.config_key(config)}"
-        value = self.study.user_attrs.get(key)
+    def measured_quality(self, config: ModelConfig, build: Build) -> float:
+        def key(of: Build) -> str:
+            return ":".join(["quality", shared.config_key(config), *(str(getattr(of, axis)) for axis in self.axes)])
+
+        value = self.study.user_attrs.get(key(build))
         if value is None:
-            value = self.quality.measure(config)
-            self.study.set_user_attr(key, value)
+            asked = self.builds if self.quality.judges_all else [build]
+            values = dict(zip(asked, self.quality.measure(config, asked), strict=True))
+            for of, value in values.items():
+                self.study.set_user_attr(key(of), value)
+            value = values[build]
         return float(value)
 
     def repeat_qualities(self, seeds: int) -> list[int]:
@@ -213,7 +240,7 @@ class Search:
         repeated: dict[int, None] = {}
         while todo := [(t, n) for t in self._compared() if (n := self._seeds(t)) < seeds]:
             trial, count = random.choice(todo)
-            value = self.quality.measure(self.space.config(trial.params), count)
+            (value,) = self.quality.measure(self.space.config(trial.params), [self.build_of(trial.params)], count)
             before = self.study.user_attrs.get(key := f"quality-again:{trial.number}", [])
             if len(before) + 1 == count:  # nobody was faster
                 self.study.set_user_attr(key, [*before, value])
@@ -235,8 +262,8 @@ class Search:
         """
         again = [t for t in shared.front(self.study) if f"again:{t.number}" not in self.study.user_attrs]
         for trial in again:
-            config = self.space.config(trial.params)
-            result = self.measure(config, self.program(config))
+            config, build = self.space.config(trial.params), self.build_of(trial.params)
+            result = self.measure(config, self.program(config, build), build)
             if not same(trial.values[1], result["ms"]):
                 result["suspect"] = f"measured {trial.values[1]:.2f} ms, then {result['ms']:.2f}"
             self.study.set_user_attr(f"again:{trial.number}", result)

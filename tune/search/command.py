@@ -54,14 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=1, metavar="N", help="of the measured library (default: 1)")
     add("--target", default="host", help="what libraries are compiled for (default: host)")
     add("--cpu", metavar="NAME", help="as in python -m compile")
-    add("--precision", choices=("float32", "int8"), default="float32", help="of the measured libraries, and of quality")
-    add("--seq-len", type=int, default=128, metavar="N", help="tokens in a sequence (default: 128)")
+    add("--precision", choices=("float32", "int8"), default=["float32"], nargs="+",
+        help="of the measured libraries, and of quality; both: an axis of the search (default: float32)")  # fmt: skip
+    add("--seq-len", type=int, default=[128], nargs="+", metavar="N",
+        help="tokens in a sequence; several: an axis of the search (default: 128)")  # fmt: skip
     add("--quality", type=Path, default=Path("configs/search-quality.toml"), metavar="FILE.toml",
         help="a short distillation on your text (default: configs/search-quality.toml)")  # fmt: skip
     add(
         "--quality-command",
         metavar="CMD",
-        help="instead: prints a number, higher is better; {config} is a JSON file, {seed} a number",
+        help="instead: prints a number, higher is better; {config} is a JSON file, {seed} a number, {precision} and "
+        "{seq_len} the library's",
     )
     add("--quality-timeout", type=float, metavar="S", help="seconds that the command may take")
     add("--repeats", type=int, default=3, metavar="N", help="seeds of quality for what is on the front (default: 3)")
@@ -77,9 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def search_architectures(args: argparse.Namespace) -> int:
-    for name in ("trials", "repeats", "workers", "threads", "seq_len"):
+    for name in ("trials", "repeats", "workers", "threads"):
         if getattr(args, name) < 1:
-            raise TuneError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+            raise TuneError(f"--{name} {getattr(args, name)}: at least 1")
+    if min(args.seq_len) < 1:
+        raise TuneError(f"--seq-len {min(args.seq_len)}: at least 1")
     if args.time_limit is not None and not 0 < args.time_limit < float("inf"):
         raise TuneError(f"--time-limit {args.time_limit:g}: more than 0 seconds")
     try:
@@ -181,20 +186,24 @@ def begun(args: argparse.Namespace) -> Iterator[Search]:
     space = find_space(args.space)
     space = replace(space, max_params=args.max_params or space.max_params, mha_ffn=tuple(args.mha_ffn or space.mha_ffn))
     target = find_target(args.target, args.cpu)
+    lengths, precisions = (tuple(dict.fromkeys(values)) for values in (args.seq_len, args.precision))
+    several = {"seq_lens": lengths if len(lengths) > 1 else (), "precisions": precisions if len(precisions) > 1 else ()}
     quality: Quality = (
         Command(args.quality_command, args.quality_timeout)
         if args.quality_command
-        else Distillation.read(args.quality, args.precision)
+        else Distillation.read(args.quality, precisions, several["seq_lens"])
     )
     settings = Settings(
-        space.name, target.name, target.cpu.name, args.seq_len, args.threads, args.runner, quality.name,
-        space.max_params, space.mha_ffn, args.max_latency, args.precision,
+        space.name, target.name, target.cpu.name, lengths[0], args.threads, args.runner, quality.name,
+        space.max_params, space.mha_ffn, args.max_latency, precisions[0], **several,
     )  # fmt: skip
+    if isinstance(quality, Command):
+        quality.check(settings.axes)
     study = join_study(args.study, args.storage, settings, args.seed)
-    build = Build(args.target, args.cpu, args.seq_len, args.precision)
+    build = Build(args.target, args.cpu, lengths[0], precisions[0])
     with (
         make_runner(args, target) as runner,
-        Search(study, space, build, runner, quality, args.threads, args.max_latency) as search,
+        Search(study, space, build, runner, quality, args.threads, args.max_latency, settings.axes) as search,
     ):
         search.prepare()
         yield search

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trial", type=int, metavar="N", help="its number in the study")
     add("--space", metavar="NAME", help="mobilebert (the default), mobilebert-toy or ib-bert")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="sets", help="parameters of the space")
-    add("--seq-len", type=int, metavar="N", help="tokens in a sequence (default: the study's, or 128)")
+    add("--seq-len", type=int, metavar="N", help="tokens in a sequence (default: the trial's, or 128)")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the .onnx file to write")
 
 
@@ -62,7 +62,7 @@ def export_architecture(args: argparse.Namespace) -> int:
 
 
 def of_trial(study: str, storage: str, number: int) -> tuple[Space, ModelConfig, int, str]:
-    """Its space, its configuration, the study's tokens in a sequence, and what it is in words. Raises TuneError."""
+    """Its space, its configuration, the tokens of its library, and what it is in words. Raises TuneError."""
     from tune.search.findings import find
     from tune.search.storage import load_study
 
@@ -70,7 +70,7 @@ def of_trial(study: str, storage: str, number: int) -> tuple[Space, ModelConfig,
     point = findings.point(number)
     figures = f"quality {point.quality:.4g}, {point.ms:.2f} ms, {point.mib:.1f} MiB"
     where = json.dumps(study)  # on one line, whatever it is called
-    return findings.space, point.config, findings.settings.seq_len, f"trial {number} of the study {where}: {figures}"
+    return findings.space, point.config, point.seq_len, f"trial {number} of the study {where}: {figures}"
 
 
 def of_space(name: str, sets: list[str]) -> tuple[Space, ModelConfig]:

@@ -79,7 +79,7 @@ def _front(axes: Axes, findings: Findings) -> None:
     bar.set_label("size of the library, MiB")
     bar.outline.set_visible(False)
     threads = f"{findings.settings.threads} thread" + "s" * (findings.settings.threads > 1)
-    axes.set_xlabel(f"latency, ms — {findings.device}, {threads}, {findings.settings.seq_len} tokens")
+    axes.set_xlabel(f"latency, ms — {findings.device}, {threads}, {findings.settings.lengths} tokens")
     axes.set_ylabel("quality")
     crossed = "; crossed out: suspect" if any(p.suspect for p in findings.points) else ""
     axes.set_title(f"{len(findings.points)} architectures; ringed: on the front; diamonds: the papers'{crossed}")
@@ -88,7 +88,7 @@ def _front(axes: Axes, findings: Findings) -> None:
 def _staircase(findings: Findings) -> list[Point]:
     """The front in quality and latency alone, the fastest first."""
     best: list[Point] = []
-    for point in sorted(findings.points, key=lambda p: (p.ms, -p.quality)):
+    for point in sorted((p for p in findings.points if not p.suspect), key=lambda p: (p.ms, -p.quality)):
         if not best or point.quality > best[-1].quality:
             best.append(point)
     return best

@@ -36,6 +36,9 @@ class Point:
     suspect: str  # why its latency may be wrong: it is on no front
     seeds: int  # of its quality
     error: float  # of its quality, half of the 95 % interval by the deviation between seeds; 0: nothing was repeated
+    seq_len: int
+    precision: str
+    built: str = ""  # length and precision in words, where they are axes of the search
 
     @property
     def costs(self) -> tuple[float, float, float]:
@@ -52,6 +55,7 @@ class Point:
         return (
             f"{c.num_hidden_layers} layers, {c.hidden_size}/{c.inner_size}, {c.num_attention_heads} heads, "
             f"{c.num_feedforward_networks} FFNs of {c.intermediate_size}, {norm}, {c.activation}, {c.attention_input}"
+            f"{self.built}"
         )
 
 
@@ -94,13 +98,14 @@ class Findings:
     def commands(self, point: Point) -> str:
         """Shell commands that build the point's library."""
         file = artifact_name(point.config)
-        sets = " ".join(shlex.quote(f"{name}={value}") for name, value in point.parameters.items())
-        s = self.settings
+        sets = " ".join(shlex.quote(f"{name}={point.parameters[name]}") for name in self.space.choices)
+        s, length = self.settings, point.seq_len
         space, target, cpu = map(shlex.quote, (s.space, s.target, s.cpu))
+        out = "-".join([file, *(str(getattr(point, axis)) for axis in s.axes)])
         return (
-            f"python -m tune export --space {space} --seq-len {s.seq_len} -o {file}.onnx \\\n  --set {sets}\n"
-            f"python -m compile {file}.onnx --target {target} --cpu {cpu} --seq-len {s.seq_len} "
-            f"{'' if s.precision == 'float32' else f'--precision {s.precision} '}--out {file}"
+            f"python -m tune export --space {space} --seq-len {length} -o {file}.onnx \\\n  --set {sets}\n"
+            f"python -m compile {file}.onnx --target {target} --cpu {cpu} --seq-len {length} "
+            f"{'' if point.precision == 'float32' else f'--precision {point.precision} '}--out {out}"
         )
 
 
@@ -119,7 +124,7 @@ def find(study: Study) -> Findings:
         Point(
             t.number, t.params, space.config(t.params), mean(by_seed), ms, t.values[2], guess, t.user_attrs.get("row"),
             f"again:{t.number}" in attributes, t.user_attrs.get("outside", ""), suspicion(t, attributes),
-            len(by_seed), noise.error(len(by_seed)),
+            len(by_seed), noise.error(len(by_seed)), *settings.built(t.params), in_words(settings, t.params),
         )
         for t, ms, guess, by_seed in zip(trials, measured, predicted, seeds, strict=True)
     )  # fmt: skip
@@ -138,6 +143,12 @@ def find(study: Study) -> Findings:
     return Findings(
         study.study_name, settings, space, device, points, front, reference, accuracy, pruned, failed, noise, unmeasured
     )
+
+
+def in_words(settings: Settings, parameters: Parameters) -> str:
+    """Of what is searched beside the architecture: ", 64 tokens, int8"."""
+    words = {"seq_len": "{} tokens", "precision": "{}"}
+    return "".join(", " + words[axis].format(parameters[axis]) for axis in settings.axes)
 
 
 def _kind(reason: str) -> str:

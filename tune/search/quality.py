@@ -8,11 +8,11 @@ import json
 import math
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from model import PRESETS, ModelConfig
 from model.commands.config import read
@@ -20,6 +20,10 @@ from model.recipes.sources import ModelSource, TextData
 from model.settings import TrainSettings
 from pocketbert.temporary import TemporaryFolder
 from tune.errors import TuneError
+
+if TYPE_CHECKING:
+    from model import Model
+    from tune.search.artifact import Build
 
 PRESET = "mobilebert-paper"  # what a candidate's fields are told as differences from
 
@@ -37,8 +41,12 @@ class Quality(Protocol):
     def has_seeds(self) -> bool:
         """Whether another seed may give another number."""
 
-    def measure(self, config: ModelConfig, seed: int = 0) -> float:
-        """Raises TuneError (or ModelError) where the candidate gives no finite number."""
+    @property
+    def judges_all(self) -> bool:
+        """Whether it costs next to nothing to judge an architecture in all of its builds, once it is in one."""
+
+    def measure(self, config: ModelConfig, builds: Sequence[Build], seed: int = 0) -> list[float]:
+        """As its library in each of `builds` would be; all finite, or it raises TuneError (or ModelError)."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +66,34 @@ class DistillationConfig:
 class Distillation:
     """Minus the held-out loss (nats a masked word) after pre-training distillation, section 3.5 of the ACL paper.
 
-    Layer-wise transfer is left out: it asks for a teacher with the candidate's own depth, width and heads.
+    Layer-wise transfer is left out: it asks for a teacher with the candidate's own depth, width and heads. A student is
+    trained once and then judged, where its build is int8, as int8 kernels compute; and, where `lengths` are an axis of
+    the search, on held-out sequences as long as its build's: the shorter, the less there is to guess a word from.
     """
 
     config: DistillationConfig
-    precision: str = "float32"  # int8: the student is judged as int8 kernels compute
+    precisions: tuple[str, ...] = ("float32",)
+    lengths: tuple[int, ...] = ()
     has_seeds = True
+    judges_all = True
 
     @classmethod
-    def read(cls, path: Path, precision: str = "float32") -> Distillation:
-        return cls(read(path, DistillationConfig), precision)
+    def read(cls, path: Path, precisions: Sequence[str] = ("float32",), lengths: Sequence[int] = ()) -> Distillation:
+        """Raises TuneError where candidates would be judged on longer sequences than they are trained on."""
+        config = read(path, DistillationConfig)
+        if lengths and max(lengths) > config.text.longest:
+            raise TuneError(
+                f"--seq-len {max(lengths)}: candidates are trained on {config.text.longest} tokens, so they cannot be "
+                f"judged on more: set text.sequence_length in {path}"
+            )
+        return cls(config, tuple(precisions), tuple(lengths))
 
     @property
     def name(self) -> str:
         steps, length = self.config.train.steps, self.config.text.sequence_length
         rows = self.config.train.batch_size * self.config.train.accumulate
         return f"−held-out loss, nats a masked word, after {steps} steps of {rows}×{length} tokens" + (
-            ", as int8" if self.precision == "int8" else ""
+            f", as {' or '.join(self.precisions)}" if self.precisions != ("float32",) else ""
         )
 
     def prepare(self) -> None:
@@ -97,13 +116,10 @@ class Distillation:
                 for text in texts:
                     pretraining_batches(text, vocab_size, 0, processes)
 
-    def measure(self, config: ModelConfig, seed: int = 0) -> float:
+    def measure(self, config: ModelConfig, builds: Sequence[Build], seed: int = 0) -> list[float]:
         from model import load_checkpoint
         from model.processes import join
-        from model.quantize import fake_quantized
-        from model.recipes.corpus import pretraining_batches
         from model.recipes.distill import DistillConfig, Transfer, distill
-        from model.recipes.evaluate import evaluate_words
 
         source = ModelSource(preset=PRESET, fields=differences(config))
         train = replace(self.config.train, seed=self.config.train.seed + seed)
@@ -112,10 +128,20 @@ class Distillation:
                 f"{folder}/student", str(self._teacher()), source, self.config.text, Transfer("none"), train
             )
             student = load_checkpoint(distill(job), "mlm")
-            processes = join(self.config.train.device)
-            batches = pretraining_batches(self.config.held_out, config.vocab_size, 0, processes)
-            with fake_quantized(student) if self.precision == "int8" else nullcontext():
-                loss = evaluate_words(student.to(processes.device), batches, self.config.batches, 32)["mlm"]
+            student.to(join(self.config.train.device).device)
+            return [self._judge(student, build) for build in builds]
+
+    def _judge(self, student: Model, build: Build) -> float:
+        from model.processes import join
+        from model.quantize import fake_quantized
+        from model.recipes.corpus import pretraining_batches
+        from model.recipes.evaluate import evaluate_words
+
+        length = build.seq_len if self.lengths else self.config.held_out.sequence_length
+        text = replace(self.config.held_out, sequence_length=length)
+        batches = pretraining_batches(text, student.config.vocab_size, 0, join(self.config.train.device))
+        with fake_quantized(student) if build.precision == "int8" else nullcontext():
+            loss = evaluate_words(student, batches, self.config.batches, 32)["mlm"]
         if not math.isfinite(loss):
             raise TuneError(f"the held-out loss is {loss}")
         return -loss
@@ -128,11 +154,13 @@ class Distillation:
 class Command:
     """A command of the user's, whose last line is the number.
 
-    `{config}` in it becomes a JSON file of the ModelConfig, `{seed}` a number: 0 at first, others for what survives.
+    `{config}` in it becomes a JSON file of the ModelConfig, `{precision}` and `{seq_len}` the library's, `{seed}` a
+    number: 0 at first, others for what survives.
     """
 
     command: str
     timeout: float | None = None  # seconds
+    judges_all = False
 
     @property
     def name(self) -> str:
@@ -145,12 +173,26 @@ class Command:
     def prepare(self) -> None:
         """Nothing: the command sees to itself."""
 
-    def measure(self, config: ModelConfig, seed: int = 0) -> float:
+    def check(self, axes: Iterable[str]) -> Command:
+        """Raises TuneError where a build that costs quality would seem to cost none."""
+        for axis in axes:
+            if f"{{{axis}}}" not in self.command:
+                raise TuneError(
+                    f"--quality-command: several values of --{axis.replace('_', '-')} need {{{axis}}} in it"
+                )
+        return self
+
+    def measure(self, config: ModelConfig, builds: Sequence[Build], seed: int = 0) -> list[float]:
+        return [self._number(config, build, seed) for build in builds]
+
+    def _number(self, config: ModelConfig, build: Build, seed: int) -> float:
         with TemporaryFolder() as folder:
             path = folder / "config.json"
             path.write_text(json.dumps(asdict(config)))
-            command = shlex.split(self.command)
-            words = [word.replace("{config}", str(path)).replace("{seed}", str(seed)) for word in command]
+            values = {"config": path, "precision": build.precision, "seq_len": build.seq_len, "seed": seed}
+            words = shlex.split(self.command)
+            for name, given in values.items():
+                words = [word.replace(f"{{{name}}}", str(given)) for word in words]
             try:
                 done = subprocess.run(words, capture_output=True, text=True, timeout=self.timeout, check=False)
             except OSError as error:

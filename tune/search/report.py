@@ -65,10 +65,11 @@ def verdict(findings: Findings) -> str:
 
 def _settings(findings: Findings) -> str:
     s = findings.settings
+    precisions = " or ".join(s.precisions or (s.precision,))
     threads = f"{s.threads} thread{'s' * (s.threads > 1)}"
     return (
         f"space {s.space}, at most {s.max_params / 1e6:.2f}M parameters, MHA:FFN {s.mha_ffn[0]:g} to {s.mha_ffn[1]:g}; "
-        f"latency of libraries for {s.target} ({s.cpu}), {s.precision}, {threads}, {s.seq_len} tokens, "
+        f"latency of libraries for {s.target} ({s.cpu}), {precisions}, {threads}, {s.lengths} tokens, "
         f"by the runner {s.runner} on {findings.device}"
     )
 

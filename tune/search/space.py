@@ -47,8 +47,8 @@ class Space:
         return {name: trial.suggest_categorical(name, values) for name, values in self.choices.items()}
 
     def config(self, parameters: Parameters) -> ModelConfig:
-        """Raises ModelError where the parameters do not fit together."""
-        fields = dict(parameters)
+        """Raises ModelError where the parameters do not fit together. Whatever is no field is left aside."""
+        fields = {name: parameters[name] for name in self.choices}
         inner = fields.get("bottleneck_size", self.base.inner_size)
         return replace(self.base, **{"intermediate_size": fields.pop("ffn_expansion") * inner, **fields})
 

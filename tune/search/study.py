@@ -2,7 +2,8 @@
 
 Beside trials the storage holds, as attributes of the study: `settings`; `reference`, the latency that ratios are
 multiplied with; `kernel:…`, ms a call; `latency:…` and `quality:…` of an architecture; `again:N` and `quality-again:N`,
-trial N's latency measured once more, and its quality by further seeds, because it is on the front.
+trial N's latency measured once more, and its quality by further seeds, because it is on the front. Where precision
+or length are axes of the search, an architecture has a latency and a quality in each.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from statistics import mean
 from typing import Any, Literal
 
@@ -45,6 +46,21 @@ class Settings:
     mha_ffn: tuple[float, float]
     max_latency: float
     precision: str = "float32"
+    seq_lens: tuple[int, ...] = ()  # where the length is an axis of the search: seq_len is the first, the reference's
+    precisions: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """What is searched beside the architecture, each with its values: none, one or both of how it is built."""
+        return {name: v for name, v in (("seq_len", self.seq_lens), ("precision", self.precisions)) if v}
+
+    @property
+    def lengths(self) -> str:
+        return " or ".join(map(str, self.seq_lens or (self.seq_len,)))
+
+    def built(self, parameters: Mapping[str, Any]) -> tuple[int, str]:
+        """Tokens and precision of a trial's library."""
+        return parameters.get("seq_len", self.seq_len), parameters.get("precision", self.precision)
 
 
 def join_study(name: str, address: str, settings: Settings, seed: int | None) -> Study:
@@ -54,7 +70,9 @@ def join_study(name: str, address: str, settings: Settings, seed: int | None) ->
     study = optuna.create_study(
         study_name=name, storage=storage, sampler=sampler, directions=DIRECTIONS, load_if_exists=True
     )
-    wanted = json.loads(json.dumps(asdict(settings)))
+    wanted = as_stored(asdict(settings))
+    defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+    defaults = as_stored(defaults)  # a study may have been begun before there was such a setting
     begun = study.user_attrs.get("settings")
     if begun is None and study.get_trials(deepcopy=False) and "settings" not in study.user_attrs:
         raise TuneError(f"--study {name}: it is there already, but not an architecture search; choose another name")
@@ -65,13 +83,18 @@ def join_study(name: str, address: str, settings: Settings, seed: int | None) ->
             study.set_metric_names(list(OBJECTIVES))
         begun = study.user_attrs["settings"]
     for key, value in wanted.items():
-        before = begun.get(key, getattr(Settings, key, None))
+        before = begun.get(key, defaults.get(key))
         if before != value:
             raise TuneError(
                 f"--study {name} was begun with {key.replace('_', '-')} {before!r}, this worker has {value!r}: "
                 "give what it was begun with, or another --study"
             )
     return study
+
+
+def as_stored(value: Any) -> Any:
+    """As it comes back from a storage: tuples are lists."""
+    return json.loads(json.dumps(value))
 
 
 def settings_of(study: Study) -> Settings:

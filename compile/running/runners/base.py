@@ -116,7 +116,7 @@ class Runner(ABC):
             raise RunFailed(f"{library.name} on {result.device.name}: {came}")
         return read_outputs(facts, result.outputs)
 
-    def peak_gflops(self) -> float | None:
+    def peak_gflops(self, precision: str = "float32") -> float | None:
         """The rate at which a core there multiplies and adds; None where that is not known."""
         return None
 

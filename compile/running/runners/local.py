@@ -64,12 +64,12 @@ class LocalRunner(Runner):
         wall, cpu = parse_times(done.stdout)
         return Execution(wall, outputs, device, cpu)
 
-    def peak_gflops(self) -> float:
+    def peak_gflops(self, precision: str = "float32") -> float:
         """The best of many short tries, of which a busy machine leaves some alone."""
         from compile.running.profile.machine import measure_peak
 
         with TemporaryFolder() as folder, measuring():
-            rate = measure_peak(folder, steps=200_000)
+            rate = measure_peak(folder, steps=200_000, precision=precision)
             return max(rate() for _ in range(PEAK_TRIES))
 
     def close(self) -> None:
