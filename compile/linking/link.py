@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +61,7 @@ class Toolchain:
 
     @property
     def is_zig(self) -> bool:
-        return "ziglang" in self.command
+        return "cc" in self.command
 
     def with_triple(self, triple: str) -> Toolchain:
         """zig for another target."""
@@ -83,14 +82,17 @@ def find_toolchain(target: Target, sanitize: str = "") -> Toolchain:
         if not compilers:
             raise CompileError(f"ANDROID_NDK_HOME is {ndk!r} but holds no {name}: correct it, or unset it to use zig")
         return Toolchain((str(compilers[0]),), f"NDK {name}")
-    return _zig(target)
+    return zig("-target", target.zig_triple)
 
 
-def _zig(target: Target) -> Toolchain:
-    if importlib.util.find_spec("ziglang") is None:
+def zig(*options: str) -> Toolchain:
+    """zig's C compiler, from pip. Raises CompileError where it is not installed."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
         raise CompileError("no linker found: pip install ziglang, or set ANDROID_NDK_HOME to an Android NDK")
-    command = (sys.executable, "-m", "ziglang", "cc", "-target", target.zig_triple)
-    return Toolchain(command, f"zig {version('ziglang')}")
+    # Not `python -m ziglang`: another interpreter for each source takes longer than some sources do.
+    program = os.path.join(os.path.dirname(spec.origin), "zig")
+    return Toolchain((program, "cc", *options), f"zig {version('ziglang')}")
 
 
 def _clang(target: Target, sanitize: str) -> Toolchain:
@@ -132,7 +134,7 @@ def build_runner(target: Target, folder: Path) -> Path:
 
     For Android it is a glibc program: that is what runs under emulation here.
     """
-    toolchain = _zig(target).with_triple(target.zig_triple.replace("android", "gnu"))
+    toolchain = zig("-target", target.zig_triple.replace("android", "gnu"))
     runner = folder / "runner"
     arguments = ["-O2", *WARNINGS, f"-I{INCLUDE}"]
     arguments += [str(TOOLS / "runner.c"), "-o", runner.name]

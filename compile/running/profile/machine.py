@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from compile.linking.link import Toolchain, run_compiler
+from compile.linking.link import run_compiler, zig
 from compile.targets import host_cpu_flags
 
 CHAINS = 12
@@ -104,9 +103,8 @@ def measure_peak(
     width = 64 if "avx512f" in host_cpu_flags() else 32 if platform.machine() == "x86_64" else 16
     name = f"peak_{precision}"
     (folder / f"{name}.c").write_text(INTEGER_PEAK_SOURCE if precision == "int8" else PEAK_SOURCE % width)
-    zig = Toolchain((sys.executable, "-m", "ziglang", "cc"), "zig")
     options = ["-O3", "-mcpu=native", "-ffp-contract=fast", "-shared", "-fPIC", "-nostdlib", "-ffreestanding"]
-    run_compiler(zig, [*options, "-o", f"{name}.so", f"{name}.c"], folder)
+    run_compiler(zig(), [*options, "-o", f"{name}.so", f"{name}.c"], folder)
     library = ctypes.CDLL(str(folder / f"{name}.so"))
     products, peak = library.products() if precision == "int8" else width // 4, library.peak
     peak.argtypes, peak.restype = [ctypes.c_int64], ctypes.c_float
