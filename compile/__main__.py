@@ -79,7 +79,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--min-snr", type=float, metavar="DB", help="layers noisier than that in int8 stay float32 (default: 25)")
     add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
     add("--package", choices=tuple(PACKAGES),
-        help="also a package: aar, a Maven folder for Android, or jar (both take a JDK); wheel, for pip")  # fmt: skip
+        help="also a package: aar, a Maven folder for Android, or jar (both take a JDK); wheel, for pip; go, a module; "
+        "crate, for Cargo; nuget, for .NET (takes mono-mcs)")  # fmt: skip
     add("--name", metavar="NAME", help="of the library and its package (default: the model's)")
     add("--group", metavar="GROUP", help="of the package in Maven (default: com.pocketbert)")
     add("--version", metavar="N.N.N", help="of the package in Maven and pip (default: PocketBERT's own)")

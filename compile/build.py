@@ -86,7 +86,8 @@ def build(
     text: take a folder's tokenizer in.
     task: what a preset or an .onnx file with a vocab is for: classify, entities, fill or embed (the mean of the tokens'
         vectors); by default what `head` says. labels: names of the logits, in their order. A folder says both itself.
-    package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), or "wheel", for pip, beside the library.
+    package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), "wheel", for pip, "go", a module,
+        "crate", for Cargo, or "nuget", for .NET (takes Mono's compiler), beside the library.
     name: of the library and its package, by default the model's own.
     group, version: what else Maven and pip call the package.
     verify: run the library here and compare it with ONNX Runtime.

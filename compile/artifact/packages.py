@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from compile.artifact.aar import write_aar
 from compile.artifact.jar import find_javac, write_jar
+from compile.artifact.licence import licence
 from compile.artifact.manifest import Manifest, Package
 from compile.artifact.maven import GROUP, Coordinates, package_version
+from compile.artifact.nuget import find_csharp, pack
 from compile.artifact.wheel import write_wheel
+from compile.bindings import LANGUAGES, Language, Model, write_binding
 from compile.errors import CompileError
 from compile.targets import Target
 
@@ -42,11 +46,28 @@ def _write_plain_jar(folder: Path, manifest: Manifest, coordinates: Coordinates,
     return Package("pocketbert.jar")
 
 
+def _write_language(
+    language: Language, folder: Path, manifest: Manifest, coordinates: Coordinates, _: Others
+) -> Package:
+    """A folder with the package of a language other than Java and Python."""
+    version, place = coordinates.version, folder / language.package
+    model = Model(
+        manifest.name, manifest.library, manifest.target, manifest.task, version, manifest.versions["pocketbert"]
+    )
+    write_binding(language, model, folder / manifest.library, place)
+    (place / "LICENSE").write_bytes(licence())
+    if language.package == "nuget":
+        return pack(folder, manifest, version)
+    return Package(f"{language.package}/{next(iter(language.templates))}")
+
+
 PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates, Others], Package]] = {
     "aar": write_aar,
     "jar": _write_plain_jar,
     "wheel": lambda folder, manifest, coordinates, _: write_wheel(folder, manifest, coordinates.version),
+    **{kind: partial(_write_language, language) for kind, language in LANGUAGES.items()},
 }
+WITH_JAVA = ("aar", "jar")
 
 
 def check_packaging(kind: str | None, target: Target, group: str | None, version: str | None) -> Packaging | None:
@@ -69,8 +90,16 @@ def check_packaging(kind: str | None, target: Target, group: str | None, version
         raise CompileError(f"--group {group}: give a name with dots, as in com.example.models")
     if version is not None and kind == "jar":
         raise CompileError("--version: the jar holds PocketBERT's classes alone, which have a version: leave it out")
+    if version is not None and kind == "go":
+        raise CompileError("--version: a Go module's is that of its repository: leave it out")
+    if version is not None and kind == "crate" and not re.fullmatch(r"\d+\.\d+\.\d+", version, re.ASCII):
+        raise CompileError(f"--version {version}: Cargo wants three numbers with dots, as in 1.2.0")
     if version is not None and not re.fullmatch(r"\d+(\.\d+){0,3}", version, re.ASCII):  # all that CMake takes
         raise CompileError(f"--version {version}: give one to four numbers with dots, as in 1.2.0")
-    if kind != "wheel":
+    if kind in LANGUAGES:
+        LANGUAGES[kind].platform(target.name)
+    if kind in WITH_JAVA:
         find_javac()
+    if kind == "nuget":
+        find_csharp()
     return Packaging(kind, group or GROUP, version or package_version())

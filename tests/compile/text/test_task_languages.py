@@ -1,6 +1,7 @@
 """Tasks and tokens from C++ and Java: what Python says of the same texts, bit for bit."""
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 import compile
+from compile.artifact.maven import Coordinates
+from compile.artifact.packages import PACKAGES
+from compile.running.load import read_manifest
 from compile.running.runners import node
 from compile.runtime import INCLUDE
 
@@ -83,6 +87,71 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts"
     path.write_text("".join(f"{text}\n" for text in TEXTS))
     return path
+
+
+# What goes wrong in each program of a binding, by its code and by the model's task (anything: "").
+FAILURES = [{"classify": "12", "": "11"}, {"embed": "none", "": "11"}, {"": "1"}, {"": "1"}, {"": "13"}]
+
+
+@pytest.fixture(scope="module")
+def packages(built: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a masked language model called `model` with the packages whose compiler is here."""
+    artifact, folder = built("mlm")[0], tmp_path_factory.mktemp("packages")
+    shutil.copytree(artifact, folder, dirs_exist_ok=True)
+    for kind, compiler in (("go", "go"), ("crate", "cargo"), ("nuget", "mcs")):
+        if shutil.which(compiler):
+            PACKAGES[kind](folder, read_manifest(artifact), Coordinates("com.pocketbert", "model", "0.1.0"), ())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bindings(packages: Path) -> dict[str, list[Any]]:
+    """The programs of the bindings that are made of the C interface. A package is of one model; these load others."""
+    found: dict[str, list[Any]] = {}
+    if (place := packages / "go").exists():
+        (place / "tasks").mkdir()
+        shutil.copy(HERE / "tasks.go", place / "tasks")
+        run("env", "-C", place, "go", "build", "-o", packages / "tasks-go", "./tasks")
+        found["Go"] = [packages / "tasks-go"]
+    if (place := packages / "crate").exists():
+        shutil.copy(HERE / "tasks.rs", place / "examples")
+        run("env", "-C", place, "cargo", "build", "--offline", "--quiet", "--example", "tasks")
+        found["Rust"] = [place / "target" / "debug" / "examples" / "tasks"]
+    if (place := packages / "nuget").exists() and shutil.which("mono"):
+        run("mcs", f"-r:{place / 'ModelLibrary.dll'}", f"-out:{place / 'tasks.exe'}", HERE / "Tasks.cs")
+        found["C#"] = ["mono", place / "tasks.exe"]
+    return found
+
+
+@pytest.mark.parametrize("task", [*MODELS, "encode"])
+def test_every_binding_says_the_same(task: str, built: Callable, texts: Path, bindings: dict[str, list[Any]]) -> None:
+    head, labels, modules, config = MODELS.get(task, MODELS["entities"])
+    artifact, _ = built(head, labels, modules, **config)
+    with compile.load(artifact) as library:
+        wanted = [expected(library, task, text) for text in TEXTS]
+        path = artifact / library.manifest.library
+    failures = [codes.get(task, codes[""]) for codes in FAILURES]
+    for language, command in bindings.items():
+        if language == "C#":  # .NET finds a library by its name, beside the assembly
+            shutil.copy(path, command[1].parent)
+        got = run(*command, texts, task, path, library.manifest.name)
+        assert got[: len(TEXTS)] == wanted, language
+        closed = {"Go": ["1"], "C#": ["disposed"]}.get(language, [])  # in Rust a dropped model has no name
+        assert got[len(TEXTS) : -1] == [*failures, *closed], language
+
+
+def test_the_examples_of_the_page_run(packages: Path) -> None:
+    """Its commands, in packages of a masked language model."""
+    page = (ROOT / "docs" / "bindings.md").read_text()
+    commands = re.findall(r"^cd build/mine/(\w+) && (.*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    with compile.load(packages) as library:
+        best = library.fill("the [MASK] model")[0][0].name
+    for kind, command in commands:
+        if (packages / kind).exists() and (kind != "nuget" or shutil.which("mono")):
+            shutil.copy(packages / "libmodel.so", packages / kind)
+            lines = run("env", "-C", packages / kind, "sh", "-c", command.replace("Model.dll", "ModelLibrary.dll"))
+            assert best in "".join(lines), kind
 
 
 @pytest.fixture(scope="module")
