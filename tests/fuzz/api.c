@@ -314,7 +314,8 @@ static pocketbert_task_options task_options(const int32_t *labels, int *right)
         const uint64_t what = number(1) % 6;
         *right = 0;
         if (what == 0)
-            options.size = number(1);
+            /* Between these are a later version's, of which so many bytes would have to exist. */
+            options.size = one_in(2) ? number(1) % sizeof options : 257 + number(1);
         else if (what == 1)
             options.long_text = 3 + (int32_t)number(1);
         else if (what == 2)
@@ -325,7 +326,6 @@ static pocketbert_task_options task_options(const int32_t *labels, int *right)
             options.longest = -1 - (int32_t)number(1);
         else
             options.deny_count = -1;
-        *right = options.size == sizeof options && what == 0;
     }
     return options;
 }
