@@ -105,10 +105,12 @@ def load_foreign(
     random_head: bool | None = None,
     pooled: bool = True,
     like: Model | None = None,
+    eager: bool = False,
 ) -> ForeignModel:
     """The model in `folder` as `transformers` loads it, with the modules of sentence-transformers if it has those.
 
     head, random_head, pooled: as `load` takes them. like: our own model of the folder, whose outputs this one has.
+    eager: attention as plain operators, whose maps can be asked for.
     Raises `ModelError`, one line, for whatever does not work.
     """
     folder = Path(folder)
@@ -121,6 +123,8 @@ def load_foreign(
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
             config.use_cache = False
+            if eager:
+                config._attn_implementation = "eager"
             kind = getattr(transformers, "AutoModel" if sentence else _class_of(config, head, folder, like))
             module, info = kind.from_pretrained(
                 encoder, config=config, use_safetensors=any(encoder.glob("*.safetensors")), dtype=torch.float32,

@@ -1,9 +1,9 @@
-"""From plain text to pre-training batches: corpus -> WordPiece ids -> memory-mapped shards -> masked sentence pairs."""
+"""From plain text to pre-training batches: corpus -> ids of pieces -> memory-mapped shards -> masked sentence pairs."""
 
 from .batches import PreTrainingBatches, TwoLengths, loader
 from .instances import Masking
 from .shards import Shards, prepare
-from .vocabulary import read_vocabulary, sentence_tokenizer, train_vocabulary
+from .vocabulary import read_vocabulary, sentence_tokenizer, special_ids, train_vocabulary, vocabulary_in
 
 __all__ = [
     "Masking",
@@ -14,5 +14,7 @@ __all__ = [
     "prepare",
     "read_vocabulary",
     "sentence_tokenizer",
+    "special_ids",
     "train_vocabulary",
+    "vocabulary_in",
 ]

@@ -1,6 +1,6 @@
 """Token shards: WordPiece ids of a corpus on disk, opened by memory map and never read whole.
 
-A folder holds `shards.json`, `vocab.txt` and, for each shard, `NNNNN.tokens` (ids, uint16 or uint32, one document
+A folder holds `shards.json`, the vocabulary and, for each shard, `NNNNN.tokens` (ids, uint16 or uint32, one document
 after another), `NNNNN.sentences.npy` (int64, where each sentence starts, and the end) and `NNNNN.documents.npy` (int64,
 the first sentence of each document, and the end).
 """
@@ -33,7 +33,7 @@ from ..progress import reading
 from ..settings import cores
 from .corpus import sentences_of
 from .text import paragraphs, size_of, text_files
-from .vocabulary import SPECIAL, read_vocabulary
+from .vocabulary import read_vocabulary, special_ids, vocabulary_in
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -93,10 +93,10 @@ def _write(
         "vocabulary_sha256": digest(vocabulary, ModelError),
         "texts_sha256": [digest(text, ModelError) for text in texts],
         "text_field": field,
-        "special": {piece: tokenizer.token_to_id(piece) for piece in SPECIAL},
+        "special": special_ids(tokenizer),
         "shards": shards,
     }
-    shutil.copyfile(vocabulary, folder / "vocab.txt")
+    shutil.copyfile(vocabulary, folder / ("tokenizer.json" if vocabulary.suffix == ".json" else "vocab.txt"))
     (folder / "shards.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
@@ -281,6 +281,10 @@ class Shards:
             np.load(f"{stem}.sentences.npy", mmap_mode="r"),
             np.load(f"{stem}.documents.npy", mmap_mode="r"),
         )
+
+    @property
+    def vocabulary(self) -> Path:
+        return vocabulary_in(self.folder)
 
     def check_made_from(self, texts: Sequence[Path], vocabulary: Path | None, field: str = "text") -> None:
         """Raises `ModelError` where the corpus was made of other texts or with another vocabulary."""

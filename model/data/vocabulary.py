@@ -1,4 +1,6 @@
-"""WordPiece vocabularies: one piece a line in vocab.txt, its line number the id, uncased as BERT's."""
+"""Vocabularies: WordPiece, one piece a line in vocab.txt, its line number the id, uncased as BERT's; or any other
+tokenizer as its tokenizer.json, so that a student can share it with its teacher.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pocketbert.errors import first_line
 from pocketbert.files import written_whole
 from pocketbert.reading import WHITE_SPACE
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTAS = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
 
 
 def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522, field: str = "text") -> Path:
@@ -28,6 +32,8 @@ def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522, field
     from tokenizers.implementations import BertWordPieceTokenizer
 
     least = len(SPECIAL) + 1
+    if path.suffix == ".json":
+        raise ModelError(f"{path} is not there: a tokenizer.json is taken as it is, a vocab.txt can be learnt")
     if size < least:
         raise ModelError(f"a vocabulary of {size} pieces is too small: at least {least}")
     trained = BertWordPieceTokenizer(lowercase=True)
@@ -43,13 +49,24 @@ def train_vocabulary(texts: Iterable[Path], path: Path, size: int = 30522, field
     return path
 
 
+def vocabulary_in(folder: Path) -> Path:
+    """The vocab.txt of a folder, or the tokenizer.json of one that has no such file."""
+    path = folder / "vocab.txt"
+    return path if path.exists() else folder / "tokenizer.json"
+
+
 def read_vocabulary(path: Path) -> Tokenizer:
-    """The tokenizer of a vocab.txt, without [CLS] and [SEP] added.
+    """The tokenizer of a vocab.txt, without [CLS] and [SEP] added, or of a tokenizer.json, without padding and cuts.
 
     Raises `ModelError` for a missing special piece or one that stands twice, with its line.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+    if path.suffix == ".json":
+        tokenizer = read_tokenizer(path)
+        if missing := [f"{piece} or {ROBERTAS[piece]}" for piece in SPECIAL if piece not in special_names(tokenizer)]:
+            raise ModelError(f"{path}: {', '.join(missing)} is missing: not the tokenizer of a masked language model")
+        return tokenizer
     vocabulary: dict[str, int] = {}
     for number, line in enumerate(lines(path)):
         piece = line.rstrip(WHITE_SPACE)
@@ -65,14 +82,44 @@ def read_vocabulary(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json, without padding and cuts. Raises `ModelError`."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # a bare Exception is all that it raises
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def special_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """What the tokenizer calls BERT's special pieces: `<s>` is [CLS] of RoBERTa's; those that it has."""
+    names = {piece: piece if tokenizer.token_to_id(piece) is not None else ROBERTAS[piece] for piece in SPECIAL}
+    return {piece: name for piece, name in names.items() if tokenizer.token_to_id(name) is not None}
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    return {piece: int(tokenizer.token_to_id(name) or 0) for piece, name in special_names(tokenizer).items()}
+
+
 def sentence_tokenizer(path: Path) -> Tokenizer:
     """The same with [CLS] and [SEP] around a text or a pair, as BERT's tokenizer.json has it."""
-    from tokenizers import AddedToken, processors
+    from tokenizers import AddedToken, pre_tokenizers, processors
 
     tokenizer = read_vocabulary(path)
-    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in SPECIAL])
-    ends = [(piece, tokenizer.token_to_id(piece)) for piece in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ends
+    if path.suffix != ".json":
+        tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in SPECIAL])
+    names = special_names(tokenizer)
+    cls, sep = names["[CLS]"], names["[SEP]"]
+    ends: processors.PostProcessor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (cls, sep)],
     )
+    if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):  # whose pieces begin with the blank before them
+        ends = processors.Sequence([processors.ByteLevel(trim_offsets=True), ends])
+    tokenizer.post_processor = ends
     return tokenizer

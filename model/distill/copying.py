@@ -12,8 +12,8 @@ from ..layers import NoNorm
 ENDS = ("encoder.embeddings.", "head.")
 
 
-def ends_fit(teacher: Model, student: Model) -> bool:
-    """Whether embedding and head have the same sizes."""
+def ends_fit(teacher: nn.Module, student: Model) -> bool:
+    """Whether embedding and head are of one kind and have the same sizes."""
     shapes = {name: parameter.shape for name, parameter in teacher.named_parameters()}
     return all(shapes.get(n) == p.shape for n, p in student.named_parameters() if n.startswith(ENDS))
 

@@ -18,6 +18,7 @@ from .attention import attention_transfer
 from .feature_maps import feature_map_transfer, mean_transfer, normalized_feature_map_transfer, variance_transfer
 from .pretraining import distillation, masked_language_model, next_sentence_prediction
 from .strategies import Stage
+from .transformers_teacher import TransformersTeacher
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,21 @@ class Weights:
     feature_maps: Literal["decomposed", "plain"] = "decomposed"
 
 
-def predictions(model: Model, batch: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+Teacher = Model | TransformersTeacher
+
+
+def predictions(model: Teacher, batch: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     """Scores of the M predicted words (M, V), and of the next sentence (B, 2) where the model has that head."""
+    chosen = hidden[batch["labels"] != IGNORED]  # (M, H)
+    if isinstance(model, TransformersTeacher):
+        return model.words(chosen), None
     head = model.head
     assert isinstance(head, MaskedLanguageModel)
-    chosen = hidden[batch["labels"] != IGNORED]  # (M, H)
     words = head.words(chosen[None], model.encoder.embeddings.word.weight)[0]
     return words, head.next_sentence(head.pooler(hidden)) if hasattr(head, "next_sentence") else None
 
 
-def inputs(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+def inputs(model: Teacher, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
     types = batch["token_type_ids"] if model.config.type_vocab_size else None
     return batch["input_ids"], batch["attention_mask"], types
 
@@ -76,7 +82,7 @@ class Distillation(nn.Module):
     alone are compared the student has no dropout, as in the code that the authors released.
     """
 
-    def __init__(self, student: Model, teacher: Model, stage: Stage, weights: Weights):
+    def __init__(self, student: Model, teacher: Teacher, stage: Stage, weights: Weights):
         super().__init__()
         _check_pair(student, teacher)
         self.model, self.stage, self.weights = student, stage, weights
@@ -153,7 +159,7 @@ class Distillation(nn.Module):
 PROJECTIONS = "transfer"  # a student's, in training alone
 
 
-def project(student: Model, teacher: Model, seed: int) -> None:
+def project(student: Model, teacher: Teacher, seed: int) -> None:
     """Give the student a linear from each layer's feature map to the teacher's width, where it has another.
 
     They are trained with it, and are in checkpoints of the run, but not in the model that comes out (as TinyBERT's).
@@ -168,7 +174,7 @@ def project(student: Model, teacher: Model, seed: int) -> None:
     student.add_module(PROJECTIONS, nn.ModuleList(linears).to(next(student.parameters()).device))
 
 
-def _check_pair(student: Model, teacher: Model) -> None:
+def _check_pair(student: Model, teacher: Teacher) -> None:
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:
         raise ModelError(f"vocab_size is {ours} in the student and {theirs} in the teacher: they must be equal")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.vocabulary import special_ids
 from ..errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One input. `targets` are a batch's other entries: a label, or where an answer starts and ends."""
+    """One input. `targets` are a batch's other entries: a label, or where an answer starts and ends.
+
+    teacher: ids and token types of the same input for a teacher with tokens of its own.
+    """
 
     first: list[int]
     second: list[int] | None
     targets: dict[str, float] = field(default_factory=dict)
+    teacher: tuple[list[int], list[int]] | None = None
 
 
 def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> list[Row]:
@@ -46,12 +51,13 @@ def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], length: i
 class RowBatches:
     """Rows as batches by number, every epoch in another order; what the trainer reads."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, length: int, seed: int = 0):
+    def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, length: int, seed: int = 0, teacher_pad: int = 0):
         if not rows:
             raise ModelError("there is nothing to train on")
-        self.rows, self.length, self.seed = rows, length, seed
+        self.rows, self.length, self.seed, self.teacher_pad = rows, length, seed, teacher_pad
         self.identity = {"length": length, "rows": len(rows), "tokens": sum(len(row.first) for row in rows)}
-        self.cls, self.sep, self.pad = (int(tokenizer.token_to_id(p) or 0) for p in ("[CLS]", "[SEP]", "[PAD]"))
+        special = special_ids(tokenizer)
+        self.cls, self.sep, self.pad = special["[CLS]"], special["[SEP]"], special.get("[PAD]", 0)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def order(self, epoch: int) -> np.ndarray:
@@ -65,19 +71,19 @@ class RowBatches:
         return self.collate([self.rows[self.order(epoch)[i]] for epoch, i in places])
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """input_ids, attention_mask, token_type_ids (B, T ≤ length, as long as the longest) and the targets (B,)."""
-        whole = [
-            [self.cls, *row.first, self.sep, *([] if row.second is None else [*row.second, self.sep])] for row in rows
-        ]
-        width = max(map(len, whole))
-        batch = {
-            name: torch.zeros(len(rows), width, dtype=torch.int64) for name in ("attention_mask", "token_type_ids")
-        }
-        batch["input_ids"] = torch.full((len(rows), width), self.pad, dtype=torch.int64)
-        for i, (row, ids) in enumerate(zip(rows, whole, strict=True)):
-            batch["input_ids"][i, : len(ids)] = torch.tensor(ids)
-            batch["attention_mask"][i, : len(ids)] = 1
-            batch["token_type_ids"][i, len(row.first) + 2 : len(ids)] = 1
+        """input_ids, attention_mask, token_type_ids (B, T ≤ length, as long as the longest) and the targets (B,).
+
+        For a teacher with tokens of its own, teacher_input_ids and so on, too.
+        """
+        whole = []
+        for row in rows:
+            second = [] if row.second is None else [*row.second, self.sep]
+            first = [self.cls, *row.first, self.sep]
+            whole.append((first + second, [0] * len(first) + [1] * len(second)))
+        batch = padded(whole, self.pad)
+        if rows[0].teacher is not None:
+            theirs = padded([row.teacher for row in rows if row.teacher], self.teacher_pad)
+            batch |= {f"teacher_{name}": value for name, value in theirs.items()}
         for name in rows[0].targets:
             batch[name] = torch.tensor([row.targets[name] for row in rows])
         return batch
@@ -85,3 +91,15 @@ class RowBatches:
     def in_order(self, size: int) -> list[dict[str, Tensor]]:
         """All rows once, as they stand: for evaluation."""
         return [self.collate(self.rows[i : i + size]) for i in range(0, len(self.rows), size)]
+
+
+def padded(inputs: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, Tensor]:
+    """Ids and token types of each input -> input_ids, attention_mask, token_type_ids (B, the longest)."""
+    shape = len(inputs), max(len(ids) for ids, _ in inputs)
+    batch = {name: torch.zeros(shape, dtype=torch.int64) for name in ("attention_mask", "token_type_ids")}
+    batch["input_ids"] = torch.full(shape, pad, dtype=torch.int64)
+    for i, (ids, types) in enumerate(inputs):
+        batch["input_ids"][i, : len(ids)] = torch.tensor(ids)
+        batch["attention_mask"][i, : len(ids)] = 1
+        batch["token_type_ids"][i, : len(ids)] = torch.tensor(types)
+    return batch

@@ -45,10 +45,11 @@ class Spans(Classification):
 class Taught(nn.Module):
     """α · the task's loss + (1 − α) · the teacher's: T² KL(p^tr ‖ p), p softmax(logits / T), or a score's square error.
 
-    The mean over the model's outputs. The teacher stands still, as in `distill.Distillation`.
+    The mean over the model's outputs. The teacher, a `finetune.teacher.TeacherModel`, stands still, as in
+    `distill.Distillation`.
     """
 
-    def __init__(self, task: Classification, teacher: Model, alpha: float, temperature: float):
+    def __init__(self, task: Classification, teacher: nn.Module, alpha: float, temperature: float):
         super().__init__()
         self.task, self.model, self.alpha, self.temperature = task, task.model, alpha, temperature
         self._teacher = [teacher.eval().requires_grad_(False)]
@@ -56,7 +57,7 @@ class Taught(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = forward(self.model, batch)
         with torch.no_grad():
-            expected = forward(self._teacher[0], batch)
+            expected = self._teacher[0](batch)
         terms = self.task.terms(outputs, batch)
         kd = torch.stack([self.teach(expected[name].float(), outputs[name].float()) for name in outputs]).mean()
         return terms | {"task": terms["loss"], "kd": kd, "loss": self.alpha * terms["loss"] + (1 - self.alpha) * kd}

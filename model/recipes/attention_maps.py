@@ -35,13 +35,16 @@ class AttentionMapsConfig:
 def attention_maps(config: AttentionMapsConfig) -> Path:
     """Draw a row of heads for each model, and return the file."""
     from ..data import read_vocabulary
+    from ..data.vocabulary import special_names
 
     if not config.models:
         raise ModelError("models names no checkpoint folder")
     tokenizer = read_vocabulary(Path(config.vocabulary))
     first = tokenizer.encode(config.text, add_special_tokens=False).tokens
     second = tokenizer.encode(config.second, add_special_tokens=False).tokens if config.second else []
-    tokens = ["[CLS]", *first, "[SEP]", *second, *(["[SEP]"] if second else [])]
+    names = special_names(tokenizer)
+    cls, sep = names["[CLS]"], names["[SEP]"]
+    tokens = [cls, *first, sep, *second, *([sep] if second else [])]
     ids = [int(tokenizer.token_to_id(token) or 0) for token in tokens]
     types = [0] * (len(first) + 2) + [1] * (len(tokens) - len(first) - 2)
     rows = {}

@@ -6,11 +6,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketbert.files import write_whole
 
-from ..data import PreTrainingBatches, Shards, TwoLengths, prepare, sentence_tokenizer, train_vocabulary
+from ..data import PreTrainingBatches, Shards, TwoLengths, prepare
+from ..data.vocabulary import (
+    read_tokenizer,
+    read_vocabulary,
+    sentence_tokenizer,
+    special_names,
+    train_vocabulary,
+    vocabulary_in,
+)  # fmt: skip
 from ..errors import ModelError
 from ..processes import Processes
 from ..settings import TrainSettings
@@ -80,20 +88,36 @@ def record_trained_positions(model: Model, source: ModelSource, data: TextData) 
 
 def check_vocabulary(model: str, vocabulary: Path) -> None:
     """Raises `ModelError` where the checkpoint folder `model` (if any) was trained with another vocabulary."""
-    own = Path(model) / "vocab.txt"
-    if model and own.exists() and vocabulary.exists() and own.read_bytes() != vocabulary.read_bytes():
+    if model and vocabulary.exists() and not same_vocabulary(own := vocabulary_in(Path(model)), vocabulary):
         raise ModelError(f"{model} was trained with another vocabulary than {vocabulary}: use {own}")
+
+
+def same_vocabulary(own: Path, other: Path) -> bool:
+    """Whether both give the same ids to the same pieces; a file that is not there says nothing against it."""
+    if not own.exists() or own.read_bytes() == other.read_bytes():
+        return True
+    if own.suffix == other.suffix == ".txt":
+        return False
+    if other.suffix == ".json" and (beside := own.with_name("tokenizer.json")).exists():
+        own = beside
+    ours, theirs = (read_tokenizer(p) if p.suffix == ".json" else read_vocabulary(p) for p in (own, other))
+    return ours.get_vocab() == theirs.get_vocab()
 
 
 def keep_vocabulary(model: Path, vocabulary: Path, longest: int) -> None:
     """Beside the model's weights, where `check_vocabulary` and tokenizers find it: vocab.txt and tokenizer.json.
 
-    longest: tokens that the model takes.
+    Of a vocabulary that is a tokenizer.json, that alone. longest: tokens that the model takes.
     """
     if not vocabulary.exists():
         return
-    pieces = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": longest} | pieces
-    write_whole(model / "vocab.txt", vocabulary.read_bytes(), ModelError)
-    write_whole(model / "tokenizer.json", sentence_tokenizer(vocabulary).to_str(pretty=True) + "\n", ModelError)
-    write_whole(model / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n", ModelError)
+    tokenizer = sentence_tokenizer(vocabulary)
+    settings: dict[str, Any] = {"model_max_length": longest}
+    pieces = {f"{piece.strip('[]').lower()}_token": name for piece, name in special_names(tokenizer).items()}
+    if vocabulary.suffix == ".json":
+        settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    else:
+        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+        write_whole(model / "vocab.txt", vocabulary.read_bytes(), ModelError)
+    write_whole(model / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n", ModelError)
+    write_whole(model / "tokenizer_config.json", json.dumps(settings | pieces, indent=2) + "\n", ModelError)

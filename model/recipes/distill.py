@@ -13,6 +13,7 @@ from .sources import HeldOut, ModelSource, TextData
 
 if TYPE_CHECKING:
     from ..distill import Stage, Weights
+    from ..distill.objectives import Teacher
     from ..heads import Model
 
 
@@ -53,7 +54,9 @@ class DistillConfig:
     """configs/distill-*.toml"""
 
     output: str
-    teacher: str  # a checkpoint folder of a BERT, DistilBERT or MobileBERT of any shape, with the student's vocabulary
+    teacher: (
+        str  # a folder: BERT, DistilBERT, MobileBERT, RoBERTa, ELECTRA, of any shape, with the student's vocabulary
+    )
     model: ModelSource
     data: TextData
     transfer: Transfer = field(default_factory=Transfer)
@@ -63,8 +66,9 @@ class DistillConfig:
 
 def distill(config: DistillConfig) -> Path:
     """Train and return the folder of the student."""
-    from ..checkpoint import load_checkpoint
+    from ..data import vocabulary_in
     from ..distill import Distillation, copy_ends, project
+    from ..distill.transformers_teacher import TransformersTeacher, load_teacher
     from ..processes import join, leave
     from ..trainer import Trainer
     from .corpus import check_vocabulary, judge, keep_vocabulary, record_trained_positions, run_batches
@@ -72,18 +76,19 @@ def distill(config: DistillConfig) -> Path:
     train, transfer = config.train, config.transfer
     processes = join(train.device)
     try:
-        teacher = load_checkpoint(Path(config.teacher), "mlm").to(processes.device)
+        teacher = load_teacher(Path(config.teacher), words=transfer.alpha < 1).to(processes.device)
         student = config.model.load("mlm", train.seed).to(processes.device)
         stages = fitting(transfer, teacher, student, train.steps)
         batches = run_batches(config.data, student, stages, train, processes)
         record_trained_positions(student, config.model, config.data)
-        vocabulary = Path(config.data.folder) / "vocab.txt"
+        vocabulary = vocabulary_in(Path(config.data.folder))
         for folder in (config.teacher, config.model.folder):
             check_vocabulary(folder, vocabulary)
 
         def begin(model: Model, stage: Stage) -> None:
             if stage.copies_ends:
                 batch = {k: v.to(processes.device) for k, v in batches.batch(0, 0, 1, train.batch_size).items()}
+                assert not isinstance(teacher, TransformersTeacher)  # nothing of it fits
                 copy_ends(teacher, model, batch if transfer.calibrate else None)
 
         if any(stage.transfer for stage in stages):
@@ -100,7 +105,7 @@ def distill(config: DistillConfig) -> Path:
         leave()
 
 
-def fitting(transfer: Transfer, teacher: Model, student: Model, steps: int) -> tuple[Stage, ...]:
+def fitting(transfer: Transfer, teacher: Teacher, student: Model, steps: int) -> tuple[Stage, ...]:
     """The strategy's stages for this pair. Says on the error stream what of the transfer their shapes leave out."""
     from ..distill import ends_fit
     from ..distill.strategies import without_copies
@@ -112,9 +117,9 @@ def fitting(transfer: Transfer, teacher: Model, student: Model, steps: int) -> t
         left_out.append(f"attention is not compared: the student has {heads} heads, the teacher {theirs}")
     if any(stage.copies_ends for stage in stages) and not ends_fit(teacher, student):
         if transfer.strategy == "copied":
-            raise ModelError("transfer.strategy is copied, and the teacher's embedding and head have other sizes: none")
+            raise ModelError("transfer.strategy is copied, and the teacher's embedding and head do not fit: none")
         stages = without_copies(stages, transfer.soft_rate)
-        left_out.append("embedding and head are not copied: they have other sizes than the teacher's")
+        left_out.append("embedding and head are not copied: the teacher's have other sizes, or another form")
     for line in left_out if is_first() else ():
         print(line, file=sys.stderr, flush=True)
     return stages

@@ -160,18 +160,12 @@ def teacher_vectors(folder: Path, pairs: list[Pair], size: int) -> list[np.ndarr
 
 def _tokenizer_of(folder: Path) -> Any:
     """Its tokenizer.json without what it adds, cuts and pads, else its vocab.txt."""
-    from tokenizers import Tokenizer
-
     from ..data import read_vocabulary
+    from ..data.vocabulary import read_tokenizer
 
     if not (folder / "tokenizer.json").exists():
         return read_vocabulary(folder / "vocab.txt")
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # a bare Exception is all that it raises
-        raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
     if tokenizer.token_to_id("[CLS]") is None or tokenizer.token_to_id("[SEP]") is None:
         raise ModelError(f"{folder / 'tokenizer.json'} has no [CLS] and [SEP]: the teacher must be of BERT's kind")
     return tokenizer

@@ -45,10 +45,11 @@ def evaluate(config: EvaluateConfig) -> str:
         if config.task == "mlm":
             if config.text is None:
                 raise ModelError("task mlm needs the section text")
+            from ..data import vocabulary_in
             from .corpus import check_vocabulary, pretraining_batches
 
             batches = pretraining_batches(config.text, model.config.vocab_size, 0, processes)
-            check_vocabulary(config.model.folder, Path(config.text.folder) / "vocab.txt")
+            check_vocabulary(config.model.folder, vocabulary_in(Path(config.text.folder)))
             return json.dumps(evaluate_words(model, batches, config.batches, config.batch_size))
         if config.data is None:
             raise ModelError(f"task {config.task} needs the section data")

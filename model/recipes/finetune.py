@@ -23,6 +23,7 @@ from .sources import ModelSource
 from .task import TaskData, TaskTeacher, load_model, load_teacher, task_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
+    from ..finetune.teacher import TeacherModel
     from ..heads import Model
 
 
@@ -165,7 +166,7 @@ def run_once(config: FinetuneConfig) -> dict[str, Any]:
     processes.wait()
     if (output / "metrics.json").exists():  # a sweep that was interrupted
         return read_json(output / "metrics.json", ModelError)
-    batches = training_batches(config, model)
+    batches = training_batches(config, model, teacher)
     steps = round(config.epochs * len(batches.rows) / (train.batch_size * train.accumulate * processes.world))
     stages = (replace(pretraining(model.config.num_hidden_layers, max(1, steps))[0], name="fine-tuning"),)
     kind = Spans if config.task in VERSIONS else Classification
@@ -213,7 +214,7 @@ def claim(folder: Path, made_from: dict[str, Any]) -> None:
         raise ModelError(f"{folder} holds the results of an unknown run: choose another output folder, or remove it")
 
 
-def training_batches(config: FinetuneConfig, model: Model) -> Any:
+def training_batches(config: FinetuneConfig, model: Model, teacher: TeacherModel | None) -> Any:
     from ..finetune.features import RowBatches, encode_examples
     from ..finetune.glue import TASKS, read_examples
     from ..finetune.spans import SpanSettings, windows
@@ -226,5 +227,7 @@ def training_batches(config: FinetuneConfig, model: Model) -> Any:
         made = windows(tokenizer, read_questions(Path(data.train)), length, settings, training=True)
         rows = [window.row for window in made]
     else:
-        rows = encode_examples(tokenizer, read_examples(TASKS[config.task], Path(data.train)), length)
-    return RowBatches(rows, tokenizer, length, config.train.seed)
+        examples = read_examples(TASKS[config.task], Path(data.train))
+        rows = encode_examples(tokenizer, examples, length)
+        rows = teacher.read(rows, examples) if teacher else rows
+    return RowBatches(rows, tokenizer, length, config.train.seed, teacher.pad if teacher else 0)

@@ -22,6 +22,7 @@ class PretrainConfig:
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train and return the folder of the model."""
+    from ..data import vocabulary_in
     from ..distill import PreTraining
     from ..distill.strategies import pretraining
     from ..processes import join, leave
@@ -35,7 +36,7 @@ def pretrain(config: PretrainConfig) -> Path:
         stages = pretraining(model.config.num_hidden_layers, train.steps)
         batches = run_batches(config.data, model, stages, train, processes)
         record_trained_positions(model, config.model, config.data)
-        vocabulary = Path(config.data.folder) / "vocab.txt"
+        vocabulary = vocabulary_in(Path(config.data.folder))
         check_vocabulary(config.model.folder, vocabulary)
         task = lambda model, stage: PreTraining(model)  # noqa: E731
         held_out = judge(config.held_out, vocabulary, model.config.vocab_size, processes)

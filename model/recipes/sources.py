@@ -48,7 +48,7 @@ class TextData:
 
     folder: str
     text: tuple[str, ...] = ()  # plain text, .jsonl, .parquet, or a folder of these or that `datasets` wrote
-    vocabulary: str = ""  # a vocab.txt; trained on the text, with the model's vocab_size, if it is not there yet
+    vocabulary: str = ""  # a vocab.txt, learnt (the model's vocab_size) if it is not there yet, or a tokenizer.json
     sequence_length: int = 128
     long_sequence_length: int = 0  # of the last batches, so that longer positions are trained too; 0: none
     long_share: float = 0.1  # of all batches

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import ModelError, NotOurs
 from ..finetune.squad import VERSIONS
 from .sources import ModelSource
 
 if TYPE_CHECKING:
+    from ..finetune.teacher import TeacherModel
+    from ..foreign import ForeignModel
     from ..heads import Model
 
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 class TaskData:
     """`train`, `dev` and `test` are the task's own files. The mismatched ones are MNLI's second."""
 
-    vocabulary: str = ""  # the vocab.txt beside the model's weights, if there is one
+    vocabulary: str = ""  # the vocab.txt or tokenizer.json beside the model's weights, if there is one
     train: str = ""
     dev: str = ""
     dev_mismatched: str = ""
@@ -32,7 +34,10 @@ class TaskData:
 
 @dataclass(frozen=True)
 class TaskTeacher:
-    """Task distillation: a model that was fine-tuned on the task, of any shape, with the student's vocabulary."""
+    """Task distillation: a model that was fine-tuned on the task, of any family that `transformers` has, and any shape.
+
+    Where its vocabulary is another than the student's, it reads the task's texts with its own tokenizer.
+    """
 
     folder: str = ""  # a checkpoint folder; "": no teacher
     alpha: float = 0.5  # of the task's own loss; the rest is the teacher's
@@ -43,36 +48,50 @@ class TaskTeacher:
             raise ModelError("teacher.alpha is from 0 to 1, and teacher.temperature above 0")
 
 
-def load_teacher(teacher: TaskTeacher, student: Model, task: str, vocabulary: Path) -> Model:
-    """Raises `ModelError` where it has another head, other labels or another vocabulary than the student."""
+def load_teacher(teacher: TaskTeacher, student: Model, task: str, vocabulary: Path) -> TeacherModel:
+    """Raises `ModelError` where it has another head or other labels than the student, or answers in other tokens."""
     from ..checkpoint import load_checkpoint, read_labels
+    from ..data import vocabulary_in
     from ..finetune.glue import TASKS
-    from .corpus import check_vocabulary
+    from ..finetune.teacher import TeacherModel, own_tokenizer
+    from ..foreign import load_foreign
+    from .corpus import same_vocabulary
 
-    check_vocabulary(teacher.folder, vocabulary)
-    model = load_checkpoint(Path(teacher.folder), student.head_name, random_head=False)
-    for name in ("vocab_size", "num_labels"):
-        ours, theirs = getattr(student.config, name), getattr(model.config, name)
-        if ours != theirs and not (name == "num_labels" and task in VERSIONS):
-            raise ModelError(f"teacher.folder {teacher.folder}: {name} is {theirs}, the student's is {ours}")
-    ours, theirs = (TASKS[task].labels if task in TASKS else ()), read_labels(Path(teacher.folder))
-    if theirs != ours and sorted(theirs) == sorted(ours):
+    folder = Path(teacher.folder)
+    alike = same_vocabulary(vocabulary_in(folder), vocabulary)
+    if not alike and task in VERSIONS:
         raise ModelError(
-            f"teacher.folder {teacher.folder} numbers its labels {', '.join(theirs)}, {task} {', '.join(ours)}"
+            f"teacher.folder {folder} has another vocabulary: it cannot say where the student's answers are"
         )
-    return model
+    model: Model | ForeignModel
+    try:
+        model = load_checkpoint(folder, student.head_name, random_head=False)
+    except NotOurs:
+        model = load_foreign(folder, student.head_name)
+    found = TeacherModel(model, None if alike else own_tokenizer(folder))
+    for name in ("vocab_size", "num_labels"):
+        ours, theirs = getattr(student.config, name), getattr(found.settings, name)
+        if ours != theirs and not (name == "num_labels" and task in VERSIONS) and (alike or name != "vocab_size"):
+            raise ModelError(f"teacher.folder {folder}: {name} is {theirs}, the student's is {ours}")
+    ours, theirs = (TASKS[task].labels if task in TASKS else ()), read_labels(folder)
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise ModelError(f"teacher.folder {folder} numbers its labels {', '.join(theirs)}, {task} {', '.join(ours)}")
+    return found
 
 
 def with_vocabulary(data: TaskData, source: ModelSource) -> TaskData:
     """Data with a vocabulary, the model's own where none is given; raises `ModelError` for another than the model's."""
+    from ..data import vocabulary_in
     from .corpus import check_vocabulary
 
     if data.vocabulary:
         check_vocabulary(source.folder, Path(data.vocabulary))
         return data
-    own = Path(source.folder) / "vocab.txt"
+    own = vocabulary_in(Path(source.folder))
     if not (source.folder and own.exists()):
-        raise ModelError("data.vocabulary is missing, and there is no vocab.txt beside the model: name its vocabulary")
+        raise ModelError(
+            "data.vocabulary is missing, and there is no vocab.txt or tokenizer.json beside the model: name it"
+        )
     return replace(data, vocabulary=str(own))
 
 

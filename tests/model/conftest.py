@@ -102,6 +102,23 @@ def vocabulary(corpus: Path) -> Path:
     return train_vocabulary([corpus], corpus.with_name("vocab.txt"), 200)
 
 
+@pytest.fixture(scope="session")
+def byte_level_bpe(corpus: Path) -> Callable[[Path], Path]:
+    """byte_level_bpe(path): a tokenizer.json of RoBERTa's kind, learnt from the corpus, of 300 pieces."""
+    from tokenizers import ByteLevelBPETokenizer, processors
+
+    def make(path: Path) -> Path:
+        trained = ByteLevelBPETokenizer()
+        names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        trained.train([str(corpus)], 300, show_progress=False, special_tokens=names)
+        trained.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+        path.parent.mkdir(exist_ok=True)
+        trained.save(str(path))
+        return path
+
+    return make
+
+
 @pytest.fixture
 def prepared(corpus: Path, vocabulary: Path, tmp_path: Path) -> Path:
     """The corpus as token shards."""

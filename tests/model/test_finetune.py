@@ -1,9 +1,11 @@
 import json
 import random
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from model.finetune.spans import SpanSettings, _fullest, best_answers, final_ans
 from model.finetune.squad import Question
 from model.quantize import fake_quantized, round_rows, round_weight
 from model.recipes.finetune import FinetuneConfig, sweep
+from model.recipes.task import TaskTeacher, load_teacher
 
 SQUAD = Path("../shared/data/squad/dev-v2.0.json")
 VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
@@ -138,6 +141,61 @@ def test_a_student_learns_a_task_from_a_teacher_of_another_shape(
     assert "numbers its labels 1, 0, sst-2 0, 1" in capsys.readouterr().err
     assert main(["finetune", str(path), *sets, "--set", f"teacher.folder={tmp_path}/student"]) == 2
     assert "has no sequence-classification head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["Roberta", "Electra"])
+def test_a_teacher_of_another_family_reads_its_own_tokens(
+    family: str, tmp_path: Path, vocabulary: Path, words: list[str], byte_level_bpe: Callable
+) -> None:
+    """RoBERTa's byte-level BPE beside the student's WordPiece; ELECTRA with the student's own vocabulary."""
+    import transformers
+
+    path, longest = sentiment(tmp_path, vocabulary, words), 60
+    sizes: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+    sizes |= {"max_position_embeddings": longest + 2, "intermediate_size": 32, "pad_token_id": 1}
+    if family == "Roberta":
+        byte_level_bpe(tmp_path / "theirs/tokenizer.json")
+    else:
+        (tmp_path / "theirs").mkdir()
+        shutil.copy(vocabulary, tmp_path / "theirs/vocab.txt")
+        own = json.loads((tmp_path / "start/config.json").read_text())["vocab_size"]
+        sizes |= {"vocab_size": own, "embedding_size": 16, "pad_token_id": 0}
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{family}Config")(**sizes, id2label={0: "0", 1: "1"}, label2id={"0": 0, "1": 1})
+    theirs = getattr(transformers, f"{family}ForSequenceClassification")(made).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    sets = [f"teacher.folder={tmp_path}/theirs", "teacher.alpha=0", "train.log_every=1", "epochs=0.2"]
+    assert main(["finetune", str(path), *(word for text in sets for word in ("--set", text))]) == 0
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    assert log[-1]["loss"] == pytest.approx(log[-1]["kd"])
+
+    student = load_checkpoint(tmp_path / "run/model")
+    teacher = load_teacher(TaskTeacher(str(tmp_path / "theirs")), student, "sst-2", vocabulary)
+    examples = [Example(" ".join(words[:n]), words[5], 1.0, "") for n in (2, 6)]
+    tokenizer = read_vocabulary(vocabulary)
+    batches = RowBatches(
+        teacher.read(encode_examples(tokenizer, examples, 20), examples), tokenizer, 20, 0, teacher.pad
+    )
+    (batch,) = batches.in_order(2)
+    if family == "Roberta":
+        loaded = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(tmp_path / "theirs/tokenizer.json"), pad_token="<pad>"
+        )
+        asked = loaded([e.first for e in examples], [e.second for e in examples], padding=True, return_tensors="pt")
+        assert torch.equal(batch["teacher_input_ids"], asked["input_ids"])
+        assert torch.equal(batch["teacher_attention_mask"], asked["attention_mask"])
+        asked = {"input_ids": asked["input_ids"], "attention_mask": asked["attention_mask"]}
+    else:
+        assert "teacher_input_ids" not in batch
+        asked = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        assert torch.allclose(teacher(batch)["logits"], theirs(**asked).logits, atol=1e-6)
+    if family == "Roberta":
+        with pytest.raises(ModelError, match="has another vocabulary: it cannot say where the student's answers are"):
+            load_teacher(TaskTeacher(str(tmp_path / "theirs")), student, "squad-v1.1", vocabulary)
+        (tmp_path / "theirs/tokenizer.json").unlink()
+        (tmp_path / "theirs/vocab.txt").write_text(vocabulary.read_text() + "other\n")
+        assert load_teacher(TaskTeacher(str(tmp_path / "theirs")), student, "sst-2", vocabulary).tokenizer is not None
 
 
 def test_the_teachers_loss_is_its_equation() -> None:

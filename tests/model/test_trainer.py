@@ -7,17 +7,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from model import ModelConfig, ModelError, create, export, load_checkpoint, processes, save_checkpoint
 from model.__main__ import main
 from model.data import PreTrainingBatches
+from model.data.instances import IGNORED
 from model.distill import PreTraining
+from model.distill.objectives import inputs, predictions
 from model.distill.strategies import pretraining
+from model.distill.transformers_teacher import load_teacher
 from model.processes import join
 from model.settings import TrainSettings, rate
 from model.trainer import Trainer
@@ -372,8 +378,14 @@ for parallel in ("ddp", "fsdp"):
 """
 
 
-@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
-@pytest.mark.parametrize("strategy", ["progressive", "joint", "auxiliary"])
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        *product(("Bert", "DistilBert"), ("progressive", "joint", "auxiliary")),
+        ("Roberta", "progressive"),
+        ("Electra", "joint"),
+    ],
+)
 def test_a_teacher_of_transformers_of_another_shape(
     family: str, strategy: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,9 +394,10 @@ def test_a_teacher_of_transformers_of_another_shape(
 
     sizes = {"vocab_size": 200, "max_position_embeddings": 40}
     sizes |= (
-        {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 32}
-        if family == "Bert"
-        else {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}
+        {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}
+        if family == "DistilBert"
+        else {"hidden_size": 24, "num_hidden_layers": 3, "intermediate_size": 32}
+        | {"num_attention_heads": 3 if family == "Bert" else 2, "type_vocab_size": 1 + (family != "Roberta")}
     )
     made = getattr(transformers, f"{family}Config")(**sizes)
     getattr(transformers, f"{family}ForMaskedLM")(made).save_pretrained(tmp_path / "theirs")
@@ -396,7 +409,7 @@ def test_a_teacher_of_transformers_of_another_shape(
     assert ("embedding and head are not copied" in said) == (strategy != "auxiliary")
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
     assert {"fmt", "mean", "variance"} <= set(log[0])
-    assert ("at" in log[0]) == (family == "DistilBert")
+    assert ("at" in log[0]) == (family != "Bert")
     assert "kd" in log[-1]
     state = torch.load(tmp_path / "run/checkpoints/step-00000004.pt")["model"]
     assert state["transfer.1.weight"].shape == (24, 16)
@@ -410,6 +423,96 @@ def test_a_teacher_of_transformers_of_another_shape(
     assert main(command) == 0
     resumed = weights(tmp_path / "run")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("family", ["Roberta", "Electra"])
+def test_a_teacher_that_our_core_has_not_says_what_transformers_says(family: str, tmp_path: Path) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{family}Config")(
+        vocab_size=200, max_position_embeddings=40, hidden_size=24, embedding_size=16, num_hidden_layers=3,
+        num_attention_heads=2, intermediate_size=32, attn_implementation="eager",
+    )  # fmt: skip
+    theirs = getattr(transformers, f"{family}ForMaskedLM")(made).eval()
+    theirs.save_pretrained(tmp_path)
+    teacher = load_teacher(tmp_path, words=True)
+    ids = torch.randint(5, 200, (2, 12))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    batch["attention_mask"][1, 8:], batch["labels"] = 0, torch.full_like(ids, IGNORED)
+    batch["input_ids"][1, 8:], batch["labels"][:, 2:4] = made.pad_token_id, 7
+    with torch.no_grad():
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        out = theirs(ids, batch["attention_mask"], **asked)
+        states = teacher.encoder.states(*inputs(teacher, batch), depth=2)
+        whole = teacher.encoder.states(*inputs(teacher, batch)).feature_maps
+        words, sentences = predictions(teacher, batch, whole[-1])
+    assert (len(states.feature_maps), len(whole), teacher.config.num_attention_heads) == (2, 3, 2)
+    for i in range(2):
+        assert torch.equal(states.feature_maps[i], out.hidden_states[i + 1])
+        maps = states.attention_scores[i].softmax(-1)
+        assert torch.allclose(maps, out.attentions[i], atol=1e-6)
+    assert torch.allclose(words, out.logits[:, 2:4].reshape(4, 200), atol=1e-6)
+    assert sentences is None
+
+
+def test_a_student_shares_the_byte_level_vocabulary_of_its_teacher(
+    config: Path, corpus: Path, tmp_path: Path, byte_level_bpe: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RoBERTa's tokenizer.json is the vocabulary of the corpus, of the student and of what is fine-tuned from it."""
+    import transformers
+
+    vocabulary = byte_level_bpe(tmp_path / "theirs/tokenizer.json")
+    made = transformers.RobertaConfig(
+        vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=40, pad_token_id=1,
+    )  # fmt: skip
+    transformers.RobertaForMaskedLM(made).save_pretrained(tmp_path / "theirs")
+    save_checkpoint(create(replace(TINY, vocab_size=300), "mlm", 2), tmp_path / "student")
+    sets = f"teacher={tmp_path}/theirs data.folder={tmp_path}/bpe data.text=['{corpus}'] data.vocabulary={vocabulary}"
+    command = ["distill", str(config), *(word for text in sets.split() for word in ("--set", text))]
+    assert main(command) == 0
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    assert {"fmt", "at"} <= set(log[0])
+    assert "kd" in log[-1]
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/model")
+    text = corpus.read_text()[:100]
+    assert loaded(text)["input_ids"] == Tokenizer.from_file(str(vocabulary)).encode(text).ids
+    assert (loaded.cls_token, loaded.mask_token, loaded.pad_token_id) == ("<s>", "<mask>", 1)
+    batch = PreTrainingBatches(tmp_path / "bpe", 32, 300).batch(0, 0, 1, 4)
+    assert set(batch["input_ids"][:, 0].tolist()) == {0}
+    assert set(batch["input_ids"][batch["attention_mask"] == 0].tolist()) <= {1}
+    assert {2, 4} <= set(batch["input_ids"].flatten().tolist())  # </s> and <mask>
+    capsys.readouterr()
+    for number, path in enumerate((tmp_path / "bpe/tokenizer.json", tmp_path / "run/model/tokenizer.json")):
+        content = json.loads(path.read_text())
+        assert (path.with_name("vocab.txt").exists(), len(content["model"]["vocab"])) == (False, 300), number
+    assert main([*command[:2], "--set", f"teacher={tmp_path}/theirs"]) == 2  # the corpus is WordPiece's
+    assert "was trained with another vocabulary" in capsys.readouterr().err
+    vocabulary.write_text("{}")
+    assert main([*command, "--set", f"data.folder={tmp_path}/other"]) == 2
+    assert f"{vocabulary} cannot be read" in capsys.readouterr().err
+
+
+def test_a_teacher_without_words_teaches_its_layers_alone(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ELECTRA's discriminators, say; and what is no encoder of BERT's kind is refused."""
+    import transformers
+
+    sizes: dict[str, Any] = {"vocab_size": 200, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    made = transformers.ElectraConfig(**sizes, embedding_size=16, intermediate_size=32, max_position_embeddings=40)
+    transformers.ElectraForPreTraining(made).save_pretrained(tmp_path / "theirs")
+    command = ["distill", str(config), "--set", f"teacher={tmp_path}/theirs", "--set", "transfer.strategy=joint"]
+    assert main(command) == 2
+    assert "ElectraForPreTraining predicts no words: set transfer.alpha=1" in capsys.readouterr().err
+    assert main([*command, "--set", "transfer.alpha=1"]) == 0
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    assert {"fmt", "at"} <= set(log[0])
+    assert "kd" not in log[-1]
+    (tmp_path / "theirs/config.json").write_text(json.dumps({"model_type": "t5"}))
+    assert main(command) == 2
+    assert "or a teacher of roberta, xlm-roberta, camembert, electra" in capsys.readouterr().err
 
 
 def test_held_out_text_is_told_of_at_every_checkpoint_and_changes_nothing(
