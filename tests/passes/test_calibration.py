@@ -68,6 +68,20 @@ def test_plain_english_is_what_a_known_vocabulary_is_sampled_on(build, english):
     assert max(sample["attention_mask"].sum() for sample in samples) == 96
 
 
+def test_positions_and_types_of_a_text(build, words):
+    """In a batch of two, which has the text twice."""
+    b = build()
+    shape = [2, 7]
+    tables = {"input_ids": 9, "token_type_ids": 2, "position_ids": 8}
+    ids, types, places = (b("Gather", b.normal(n, 4), b.input(name, shape, 7)) for name, n in tables.items())
+    mask = b("Unsqueeze", b("Cast", b.input("attention_mask", shape, 7), to=1), b.const(np.array([2])))
+    graph = b.model(b("Mul", b("Add", b("Add", ids, types), places), mask))
+    (sample,) = text_inputs(graph, ["a b a"], words(["a", "b"]))
+    rows = {"input_ids": [2, 4, 5, 4, 3, 0, 0], "token_type_ids": [0] * 7, "position_ids": list(range(7))}
+    rows["attention_mask"] = [1, 1, 1, 1, 1, 0, 0]
+    assert {name: value.tolist() for name, value in sample.items()} == {name: [r, r] for name, r in rows.items()}
+
+
 def test_a_vocabulary_of_another_language_is_not(build, words):
     assert plain_inputs(model(build()), words(["der", "die", "das", "."])) == ()
 

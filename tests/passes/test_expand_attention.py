@@ -34,6 +34,8 @@ FEWER = "the attention has fewer heads for keys than for queries"
         ([1, 4, 6, 4], [1, 2, 6, 4], {}, FEWER),
         ([1, 6, 16], [1, 6, 8], {"q_num_heads": 4, "kv_num_heads": 2}, FEWER),
         ([1, 4, "n", 4], [1, 4, 6, 4], {}, "the number of tokens is not fixed"),
+        ([1, "n", 16], [1, 6, 16], {"q_num_heads": 4, "kv_num_heads": 4}, "the number of tokens is not fixed"),
+        ([1, 6, 16], [1, "n", 16], {"q_num_heads": 4, "kv_num_heads": 4}, "the number of tokens is not fixed"),
     ],
 )
 def test_what_is_refused_and_why(build, check, ops, queries, keys, attributes, reason):

@@ -146,6 +146,15 @@ def test_two_streams_of_different_scale_are_joined_with_one_multiply(build, chec
     assert [node.input[0] for node in result.graph.node if node.op_type == "Mul"] == [x]  # brought to the other's
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_linear_is_brought_to_the_streams_scale_without_a_word(build, check, ops, order):
+    b = build()
+    x = b.norm(b("Relu", b.input("x", [4, 6])), 6)
+    total = b("Add", *[x, b.linear(b("Tanh", b.input("y", [4, 6])), 6, 6, gemm=True)][::order])
+    result, report = check(b.model(b.linear(total, 6, 3)), "fold_nonorm")
+    assert (ops(result, "Mul"), report.passes[0].refusals) == (0, ())
+
+
 def test_a_column_added_to_every_channel_is_no_residual(build, check):
     b = build()
     x, y = b.input("x", [4, 6]), b.input("y", [4, 6])

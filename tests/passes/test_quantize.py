@@ -330,10 +330,15 @@ def test_rows_of_padding_are_no_samples(build):
     from passes.samples import activations
 
     b = build()
-    x, mask = b.input("x", [1, 6, 4]), b.input("attention_mask", [1, 6], onnx.TensorProto.INT64)
-    model = from_proto(b.model(b("Relu", x), b("Identity", mask)))
+    x, types = b.input("x", [1, 6, 4]), b.input("token_type_ids", [1, 6], onnx.TensorProto.INT64)
+    mask = b.input("attention_mask", [1, 6], onnx.TensorProto.INT64)
+    model = from_proto(b.model(b("Relu", x), b("Add", mask, types)))
     rows = np.arange(24, dtype=np.float32).reshape(1, 6, 4)
-    feeds = {"x": rows, "attention_mask": np.array([[1, 1, 0, 1, 0, 0]])}
+    feeds = {
+        "x": rows,
+        "token_type_ids": np.array([[0, 1, 1, 1, 1, 1]]),
+        "attention_mask": np.array([[1, 1, 0, 1, 0, 0]]),
+    }
     [value] = activations(model, [model.graph.outputs[0]], Options(calibration=(feeds,))).values()
     assert value.tolist() == rows[0, [0, 1, 3]].tolist()
 

@@ -153,11 +153,11 @@ def test_only_the_weight_of_a_linear_and_a_table_have_channels(build, op):
     assert channel_axis(list(model.graph)[-1].inputs[0]) is None
 
 
-@pytest.mark.parametrize("order", [1, -1])
-def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, order):
+@pytest.mark.parametrize(("order", "shape"), [(1, (1, 8)), (-1, (1, 8)), (1, (8,)), (1, (1, 1)), (1, ())])
+def test_integers_cast_and_multiplied_by_scales_are_weights(build, check, q, order, shape):
     b = build()
     q = (q.astype(np.int16) - 128).astype(np.int8)
-    scale = b.const(b.rng.uniform(0.01, 0.1, (1, 8)))
+    scale = b.const(np.asarray(b.rng.uniform(0.01, 0.1, shape)))
     weight = b("Mul", *[b("Cast", b.const(q), to=TensorProto.FLOAT), scale][::order])
     result, _ = check(b.model(b("MatMul", b.input("x", [5, 16]), weight)), bound=1e-6)
     assert integers(result) == [q.tobytes()]
@@ -250,6 +250,18 @@ def test_a_dynamic_file_with_a_scale_that_is_none_is_one_line(build, scale):
     y = b("Mul", b("Cast", product, to=TensorProto.FLOAT), b("Mul", x_scale, b.const(np.float32(scale))))
     with pytest.raises(PassError, match="node 'multiply' of 'weight': its scales hold zero, negative or infinite"):
         passes.run(b.model(y))
+
+
+def test_what_a_product_is_added_to_is_not_rounded(build, check):
+    b = build()
+    place = b.const(np.float32(0.05)), b.const(np.int8(3))
+    z = b("DequantizeLinear", b("QuantizeLinear", b.input("z", [5, 8]), *place), *place)
+    weight = b("DequantizeLinear", b.const(np.full((16, 8), 3, np.int8)), b.const(np.full(8, 0.1, np.float32)))
+    x = b("DequantizeLinear", b("QuantizeLinear", b.input("x", [5, 16]), *place), *place)
+    result, _ = check(b.model(b("Gemm", x, weight, z)), "drop_activation_rounding", bound=0.05)
+    (product,) = (node for node in result.graph.node if node.op_type == "Gemm")
+    assert product.input[2] == "z"
+    assert product.input[0] != "x"
 
 
 def test_rows_are_static_by_the_scale_they_are_dequantised_with(build, ops):

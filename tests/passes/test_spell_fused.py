@@ -52,6 +52,7 @@ CASES = {
     "SkipSimplifiedLayerNormalization": ([X, X, VECTOR, table(H)], {"epsilon": 1e-3}),
     "SkipSimplifiedLayerNormalization with the sum": ([X, X, VECTOR], {"outputs": ("y", "", "", "sum")}),
     "RotaryEmbedding": ([X, np.arange(T)[None], *ANGLES], {"num_heads": HEADS}),
+    "RotaryEmbedding of heads that the tables tell": ([X, np.arange(T)[None], *ANGLES], {}),
     "RotaryEmbedding of parted heads": ([(B, HEADS, T, H // HEADS), np.arange(T)[None] + 1, *ANGLES], {}),
     "RotaryEmbedding from a place on": ([X, np.array([1]), *ANGLES], {"num_heads": HEADS}),
     "RotaryEmbedding interleaved": ([X, np.arange(T)[None], *ANGLES], {"num_heads": HEADS, "interleaved": 1}),

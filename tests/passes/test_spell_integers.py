@@ -109,6 +109,40 @@ def test_weights_of_few_bits_in_blocks(rows, symmetric, bits):
     assert compare(run_model(model, feeds), run_model(spelt, feeds)) < 1e-6
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("offsets", [True, False])
+@pytest.mark.parametrize("columns", [64, 72])
+def test_a_table_of_few_bits_in_blocks(columns, offsets, bits):
+    """Rows of 72 end within a block, and of 4 bits their zero points within a byte."""
+    blocks, lookup = -(-columns // 32), np.array([[3, 0, 8, 3]])
+    stored = integers(9, columns * bits // 8)
+    zeros = [integers(9, -(-blocks * bits // 8), seed=1)] if offsets else []
+    model = model_of("GatherBlockQuantized", [stored, lookup, np.abs(table(9, blocks)), *zeros], MS, F32,
+                     bits=bits, block_size=32, gather_axis=0, quantize_axis=1)  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(stored, "x0"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x1", TensorProto.INT64, lookup.shape))
+    del model.graph.initializer[0]
+    spelt, report = passes.run(model, only=["spell_fused"])
+    assert report.passes[0].applied == 1
+    assert [node.op_type for node in spelt.graph.node] == ["Gather"]
+    feeds = [{"x1": lookup}]
+    assert compare(run_model(model, feeds), run_model(spelt, feeds)) < 1e-6
+
+
+@pytest.mark.parametrize(("attributes", "reason"), [
+    ({"gather_axis": 1}, "no matrix of bytes, or not read by rows"),
+    ({"quantize_axis": 0}, "blocks are not along the rows"),
+])  # fmt: skip
+def test_tables_in_blocks_that_stay(attributes, reason):
+    model = model_of("GatherBlockQuantized", [integers(9, 32), np.array([3]), np.abs(table(9, 2))], MS, F32,
+                     bits=4, block_size=32, **attributes)  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(integers(9, 32), "x0"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x1", TensorProto.INT64, [1]))
+    del model.graph.initializer[0]
+    _, report = passes.run(model, only=["spell_fused"], verify=False)
+    assert reason in report.passes[0].refusals[0].reason
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """BERT of two layers by torch's older exporter, with open axes, as tutorials have it."""
