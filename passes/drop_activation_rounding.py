@@ -29,7 +29,7 @@ def drop_activation_rounding(model: ir.Model, options: Options) -> Outcome:
         if (0 if zero is None else zero.item()) == lowest and not _is_positive(x):
             x = make("Relu", [x], before=node, like=x)
         others = [(reader, index) for reader, index in output.uses() if not _is_int8_linear(reader, index)]
-        if output.is_graph_output():
+        if output.is_graph_output() or len(others) == len(output.uses()):
             replace_output(output, x)
         for reader, index in others:
             reader.replace_input_with(index, x)

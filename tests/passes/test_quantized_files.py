@@ -252,6 +252,26 @@ def test_a_dynamic_file_with_a_scale_that_is_none_is_one_line(build, scale):
         passes.run(b.model(y))
 
 
+def test_scales_of_rows_are_no_weights(build, check, ops):
+    b = build()
+    rows, x_scale, zero = b("DynamicQuantizeLinear", b.input("x", [5, 16]), outputs=3)
+    product = b("Cast", b("MatMulInteger", rows, b.const(np.full((16, 8), 3, np.int8)), zero), to=TensorProto.FLOAT)
+    y = b("Mul", product, b("Mul", x_scale, b.const(np.full((5, 1), 0.1))))
+    result, report = check(b.model(y), "recognise_dynamic_quantization")
+    assert ops(result, "MatMulInteger") == 1
+    assert "neither one scale and zero point nor one for each column" in report.passes[0].refusals[0].reason
+
+
+@pytest.mark.parametrize(("kind", "rounds"), [(np.int8, 1), (np.uint8, 0)])
+def test_rows_are_rounded_for_weights_of_int8_alone(build, ops, kind, rounds):
+    from passes.spell_rounding import spell_rounding
+
+    b = build()
+    weight = b("DequantizeLinear", b.const(np.full((16, 8), 3, kind)), b.const(np.full(8, 0.1)))
+    model = onnx.shape_inference.infer_shapes(b.model(b("MatMul", b.input("x", [5, 16]), weight)))
+    assert ops(spell_rounding(model), "ReduceMin") == rounds
+
+
 def test_what_a_product_is_added_to_is_not_rounded(build, check):
     b = build()
     place = b.const(np.float32(0.05)), b.const(np.int8(3))

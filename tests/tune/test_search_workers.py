@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState, create_trial
 
+from pocketbert.command import exit_status
 from tune.errors import TuneError
 from tune.search import command
 from tune.search.command import TimeUp, loop, spawn, time_limit
@@ -194,6 +196,25 @@ def test_the_time_limit_ends_the_trial_that_runs_and_leaves_it_to_another(addres
     with Worker(study, "w") as worker, pytest.raises(TimeUp), time_limit(1.0):
         loop(PatientSearch(study, 600), worker, 5)
     assert time.monotonic() - started < 30
+    assert states(address) == [TrialState.FAIL, TrialState.WAITING]
+
+
+def command_of_a_worker(address: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(exit_status(lambda _: work(address, "stopped", 5, 600), argparse.Namespace(debug=False), "goes on"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_worker_asked_to_end_leaves_its_trial_to_the_next(number, address):
+    process = FORK.Process(target=command_of_a_worker, args=(address,))
+    process.start()
+    until(lambda: TrialState.RUNNING in states(address) and load_study("s", address).trials[-1].params)
+    os.kill(process.pid, number)
+    assert ended(process) == 128 + number
+    study = load_study("s", address)
+    assert study.user_attrs["worker:stopped"]["seen"] == 0.0  # at once, and not after its silence
+    with Worker(study, "next") as worker:
+        assert worker.take_over() == [0]
     assert states(address) == [TrialState.FAIL, TrialState.WAITING]
 
 
