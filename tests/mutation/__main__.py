@@ -106,6 +106,20 @@ def planted(paths: list[str], seed: int) -> Iterator[Fault]:
         yield Fault(str(path), mutation.start_pos[0], before, after or before)
 
 
+def naming(path: str, wanted: list[str]) -> list[str]:
+    """Files of tests that name a module, then those in the folder of its name, the shortest first."""
+    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    files = sorted(
+        (file for folder in wanted for file in (ROOT / folder).rglob("test_*.py")), key=lambda file: file.stat().st_size
+    )
+    named = [file for file in files if re.search(rf"{re.escape(module)}\b", file.read_text())]
+    own, folder = Path(path).stem, Path(path).parent.name
+    beside = [
+        f for f in files if f not in named and (f.parent.name == folder or f.stem in (f"test_{own}", f"test_{folder}"))
+    ]
+    return [str(file.relative_to(ROOT)) for file in named + beside]
+
+
 class Copy:
     """A copy of the project, and a process in it that runs its tests."""
 
@@ -172,19 +186,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="faults tried at the same time (default: 2)")
     parser.add_argument("--only", nargs="+", metavar="FILE", help="in these files of the room alone")
+    parser.add_argument("--quick", action="store_true", help="ask the tests that name the module, and measure none")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="the tests that should notice (default: the room's)")
     args = parser.parse_args()
     in_python = sorted(str(path.relative_to(ROOT)) for path in (ROOT / args.room).rglob("*.py"))
     paths = args.only or in_python or c.sources(ROOT)
     os.environ["PYTHONPATH"] = ""
+    wanted = args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"])
     faults = draw(paths, args.sample, args.seed)
     with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
         print(f"{len(faults)} faults; running the tests without one", flush=True)
         if args.room == "runtime":
             seconds = {file: timed(folders[0], file) for fault in faults for file in c.tests(fault.path)}
             tests = {(fault.path, fault.line): c.tests(fault.path) for fault in faults}
+        elif args.quick:
+            tests = {(fault.path, fault.line): naming(fault.path, wanted) for fault in faults}
+            seconds = {test: LONGEST / HUNG / len(of) for of in tests.values() for test in of}
         else:
-            wanted = args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"])
             covering = Covering(args.room, wanted, folders[0].folder, args.jobs)
             seconds = covering.seconds
             tests = {place: covering.tests(*place) for place in {(fault.path, fault.line) for fault in faults}}

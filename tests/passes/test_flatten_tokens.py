@@ -34,6 +34,16 @@ def test_mixing_tokens_is_not_row_wise(build, check, ops):
     check(b.model(z, b("Concat", y, y, axis=1)), "flatten_tokens")
 
 
+@pytest.mark.parametrize(("axis", "ranks"), [(1, {3}), (2, {2}), (-1, {2})])
+def test_a_split_of_channels_is_row_wise_and_one_of_tokens_is_not(build, check, axis, ranks):
+    b = build()
+    parts = b("Split", b.linear(b.input("x", [3, 6, 8]), 8, 8), outputs=2, axis=axis, num_outputs=2)
+    size = 8 if axis == 1 else 4
+    result, _ = check(b.model(*(b.linear(part, size, 4) for part in parts)), "flatten_tokens")
+    shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in result.graph.value_info}
+    assert {shapes[node.input[0]] for node in result.graph.node if node.op_type == "Split"} == ranks
+
+
 def test_unnamed_dimensions_are_refused(build):
     assert leading(ir.Value(name="of no known rank")) is None
     assert leading(ir.Value(name="a vector", shape=ir.Shape([8]))) is None

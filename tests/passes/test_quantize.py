@@ -283,7 +283,7 @@ def test_rounding_spelt_out_is_what_the_kernels_compute(build):
     stored = constants(result)
     [(q, scales, _)] = weights(result)
     x = (b.rng.standard_normal((40, 96)) * np.exp(b.rng.uniform(-5, 5, (40, 1)))).astype(np.float32)
-    x[0], x[1] = 0, np.abs(x[1])
+    x[0], x[1], x[2] = 0, np.abs(x[1]), -2 - np.abs(x[2])
     bias = next(a for a in stored.values() if a.shape == (24,) and a.tobytes() != scales.tobytes())
     wanted = linear(x, q, scales, bias)
     [got] = open_session(spell_rounding(result)).run(None, {"x": x})

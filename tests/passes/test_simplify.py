@@ -31,6 +31,13 @@ def test_a_large_table_with_two_readers_is_not_copied(build, check):
     assert report.after.parameters == report.before.parameters
 
 
+def test_a_large_weight_with_one_reader_is_folded(build, check, ops):
+    b = build()
+    model = b.model(b("MatMul", b.input("x", [2, 512]), b("Transpose", b.normal(600, 512), perm=[1, 0])))
+    result, _ = check(model, "onnxsim", bound=1e-4)
+    assert ops(result, "Transpose") == 0
+
+
 def test_folding_that_would_make_the_model_larger_is_left(build):
     b = build()
     wide = b("Expand", b.const(np.ones((1, 1))), b.const(np.array([1024, 512])))

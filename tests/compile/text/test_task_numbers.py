@@ -1,4 +1,4 @@
-"""What the runtime makes of a model's numbers, of a model that is one table: poolings, and what is no number."""
+"""What the runtime makes of a model's numbers, of a model that is one table: poolings, windows, what is no number."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from tests.support.graphs import Builder
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "n"]
 TABLE = np.random.default_rng(0).normal(size=(len(PIECES), 4)).astype(np.float32)
 TABLE[PIECES.index("n"), 1] = np.nan
+TABLE[PIECES.index("c"), :2] = 3.0  # what answers begin and end with
 MODES = {"max": lambda rows: rows.max(0), "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
 OUTPUTS = {"embed": ["last_hidden_state"], "answer": ["start_logits", "end_logits"]}
 Open = Callable[..., compile.Library]
@@ -27,7 +28,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
 
     def make(kind: Kind, pooling: str | None = None, normalize: bool = False) -> compile.Library:
         b = Builder()
-        rows = b("Gather", b.const(TABLE), b.input("input_ids", [1, 8], 7))
+        rows = b("Gather", b.const(TABLE), b.input("input_ids", [1, 600], 7))
         for column, name in enumerate(OUTPUTS[kind]):
             if kind == "answer":
                 place = (b.const(np.array([n])) for n in (column, column + 1, 2))
@@ -59,6 +60,10 @@ def test_poolings_and_what_is_no_number_in_them(mode: str, normalize: bool, open
         wanted = MODES[mode](rows(text))
         wanted = wanted / np.linalg.norm(wanted) if normalize else wanted
         assert np.allclose(library.embed(text), wanted, atol=1e-6, equal_nan=True), text
+    parts = ["a b c", "c a b", "b c"]  # of 5 tokens with [CLS] and [SEP], each with one of the part before it
+    wanted = sum(len(rows(part)) * MODES[mode](rows(part)) for part in parts)
+    wanted /= np.linalg.norm(wanted) if normalize else 5 + 5 + 4
+    assert np.allclose(library.embed("a b c a b c", windows=True, max_tokens=5, stride=1), wanted, atol=1e-6)
     if mode == "max":
         one, none = library.embed("a"), library.embed("a n b")
         assert np.isnan(none).all()
@@ -69,8 +74,24 @@ def test_poolings_and_what_is_no_number_in_them(mode: str, normalize: bool, open
                 library.embed("a n b", precision=precision)
 
 
-def test_no_answer_is_not_sure_where_nothing_is(opened: Open) -> None:
+def test_answers_are_looked_for_in_windows_and_none_is_not_sure_where_nothing_is(opened: Open) -> None:
     library = opened("answer")
+    first, last = TABLE[:, 0].astype(float), TABLE[:, 1].astype(float)
+
+    def probability(context: list[str]) -> float:
+        """That c is the answer, in a window of its own."""
+        allowed = [PIECES.index(piece) for piece in ("[CLS]", *context)]
+        c = PIECES.index("c")
+        return float(np.prod([np.exp(column[c]) / np.exp(column[allowed]).sum() for column in (first, last)]))
+
+    context = ["a"] * 500
+    context[300] = "c"
+    # 384 tokens with [CLS], the question and two [SEP]; the next shares 128 of them. Both have the c.
+    wanted = probability(context[:380]) + probability(context[252:])
+    got = {answer.text: answer.score for answer in library.answer("a", " ".join(context), 600)}
+    assert got["c"] == pytest.approx(wanted, rel=1e-4)
+    assert max(len(text.split()) for text in got) == 15
+    assert max(len(answer.text.split()) for answer in library.answer("a", " ".join(context), 600, longest=3)) == 3
     assert all(np.isfinite(answer.score) for answer in library.answer("a", "b c", 9, no_answer=True))
     scores = [answer.score for answer in library.answer("a", "b n c", 9, no_answer=True)]
     assert len(scores) > 1
