@@ -29,6 +29,7 @@ def plan_source(plan: Plan, threads: int) -> str:
         parts.append(f"static const pocketbert_info {name}[] = {{")
         parts += [f"    {_info(plan, value)}," for value in values]
         parts.append("};\n")
+    parts.append(f"static const int32_t output_stages[] = {{{', '.join(map(str, plan.output_stages))}}};\n")
     parts.append(f"""const pb_plan pb_the_plan = {{
     .levels = levels,
     .level_count = {len(plan.levels)},
@@ -40,7 +41,9 @@ def plan_source(plan: Plan, threads: int) -> str:
     .input_count = {len(program.inputs)},
     .outputs = outputs,
     .output_count = {len(program.outputs)},
+    .output_stages = output_stages,
     .tokens = {program.tokens},
+    .gap = {plan.side_by_side.gap if plan.side_by_side else -1},
     .batch = {program.batch},
     .arena_bytes = {plan.arena_bytes},
     .scratch_row_bytes = {plan.scratch_row_bytes},
@@ -109,18 +112,23 @@ def _functions(name: str, calls: list[str], cold: bool) -> str:
 
 
 def _call(plan: Plan, call: Call, number: int, by_rows: bool, profiled: bool) -> str:
-    arguments = ", ".join(_argument(plan, call, a, by_rows) for a in call.arguments)
+    several = plan.side_by_side
+    parts = several is not None and (not by_rows or call in several.calls)
+    arguments = ", ".join(_argument(plan, call, a, by_rows, parts) for a in call.arguments)
     line = f"    kernels->{call.kernel.name}({arguments}); // {c_comment(call.source)}"
+    if parts:
+        line = f"    EACH_PART\n    {line}"
     return f"{line}\n    pb_log_call(log, {number});" if profiled else line
 
 
-def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool) -> str:
+def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool, parts: bool) -> str:
+    """parts: whether the call is made for each sequence, of which it then gets what is called `part`."""
     if isinstance(argument, Number):
         return str(argument.value)
     if isinstance(argument, RowCount):
-        return "rows" if by_rows else str(call.rows)
+        return ("part.rows" if parts else "rows") if by_rows else str(call.rows)
     if isinstance(argument, TokenCount):
-        return "context->tokens"
+        return "part.tokens" if parts else "context->tokens"
     if isinstance(argument, Workspace):
         return "WORKSPACE(scratch)"
     view = argument.view
@@ -134,9 +142,19 @@ def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool) -> str:
         "weight": f"WEIGHT({place.offset})",
     }[place.region]
     offset = f" + {view.offset * size}" if view.offset else ""
+    in_rows, stride = isinstance(argument, Rows) and by_rows, view.stride * size
     # A thread's scratch holds just its block's rows; everywhere else the block's rows are found by their number.
-    step = f" + (ptrdiff_t)row * {view.stride * size}" if isinstance(argument, Rows) and by_rows else ""
-    return base + offset + ("" if place.region == "scratch" else step)
+    if place.region == "scratch":
+        return base + offset + (f" + (ptrdiff_t)(part.row - row) * {stride}" if in_rows and parts else "")
+    if not parts:
+        return base + offset + (f" + (ptrdiff_t)row * {stride}" if in_rows else "")
+    assert plan.side_by_side
+    first = plan.side_by_side.row_sizes.get(view.value, 0) * size
+    if first:
+        offset += f" + (ptrdiff_t)part.first * {first}"
+    elif place.region == "output":
+        offset += f" + (ptrdiff_t)part.index * {view.value.nbytes}"
+    return base + offset + (f" + (ptrdiff_t)(part.row - part.first) * {stride}" if in_rows else "")
 
 
 def _info(plan: Plan, value: Value) -> str:

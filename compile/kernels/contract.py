@@ -88,6 +88,9 @@ class KernelSpec(ABC):
     family: ClassVar[str]
     precision: ClassVar[str] = "f32"
     reduces_tokens: ClassVar[bool] = False  # whether its result is as large for any number of tokens
+    pads_tokens: ClassVar[bool] = (
+        False  # whether its result has a row more before the first token's and after the last's
+    )
 
     @property
     @abstractmethod

@@ -79,6 +79,7 @@ class PadRows(KernelSpec):
     isa: Isa
 
     family = "padrows"
+    pads_tokens = True
 
     @property
     def name(self) -> str:

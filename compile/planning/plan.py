@@ -9,10 +9,12 @@ in one static arena, shared by tensors that are never alive together.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.planning.levels import Level, make_levels
+from compile.planning.side_by_side import SideBySide, side_by_side
 from compile.program import Call, Program, Rows, Value
 from compile.targets import Target
 
@@ -59,6 +61,22 @@ class Plan:
 
     def place(self, value: Value) -> Place:
         return self.places[value]
+
+    @property
+    def output_stages(self) -> list[int]:
+        """Of each output the stage that makes it by rows, where one alone does; else −1."""
+        outputs = self.program.outputs
+        makers = [{i for i, s in enumerate(self.stages) for c in s.rows if v in c.outputs} for v in outputs]
+        serial = {v for stage in self.stages for call in stage.serial for v in call.outputs}
+        return [
+            min(stages) if len(stages) == 1 and v not in serial else -1
+            for v, stages in zip(outputs, makers, strict=True)
+        ]
+
+    @cached_property
+    def side_by_side(self) -> SideBySide | None:
+        """How one run computes several sequences; None where it computes one alone."""
+        return side_by_side(self.program, [s.serial for s in self.stages], [s.rows for s in self.stages])
 
     def token_axis(self, value: Value) -> int:
         """The dimension of an in- or output that a shorter sequence makes shorter, or −1."""

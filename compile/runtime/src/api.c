@@ -4,7 +4,8 @@
 enum {
     MAX_THREADS = 64,
     BLOCKS_OF_UNEQUAL_CORES = 3, /* a thread */
-    OPTIONS_SIZE_1 = 16,         /* of the first version, which ends before `cores` */
+    ROWS_BETWEEN = 16,
+    OPTIONS_SIZE_1 = 16, /* of the first version, which ends before `cores` */
 };
 
 static const char *_Atomic open_error = "no error";
@@ -294,6 +295,9 @@ static void set_tokens(pb_model *model, const pocketbert_tensor *inputs)
         sequences = inputs[0].shape[0];
     model->sequences = (int32_t)sequences;
     model->context.tokens = (int32_t)tokens;
+    model->whole = (pb_sequence){0, model->context.tokens};
+    model->context.sequences = model->packed ? model->packed : &model->whole;
+    model->context.sequence_count = model->packed ? model->packed_count : 1;
     model->context.block_rows = block_rows(model, model->context.tokens);
 }
 
@@ -331,6 +335,22 @@ static void log_block(pb_model *model, pb_log *log, int32_t block)
     log->time = pb_now();
 }
 
+/* Of a block the rows that are asked for, and those between that are few: each call reads all weights of its stage, which
+ * takes as long as computing some rows. */
+static void run_asked(const pb_stage *stage, const pb_context *context, char *scratch, int32_t row, int32_t rows,
+                      pb_log *log, const bool *asked)
+{
+    for (int32_t first = row; first < row + rows; first++) {
+        if (!asked[first])
+            continue;
+        int32_t end = first + 1;
+        for (int32_t i = end; i < row + rows && i < end + ROWS_BETWEEN; i++)
+            end = asked[i] ? i + 1 : end;
+        stage->rows(context, scratch, first, end - first, log);
+        first = end;
+    }
+}
+
 static void run_stages(void *argument, int32_t thread)
 {
     pb_model *model = argument;
@@ -339,12 +359,15 @@ static void run_stages(void *argument, int32_t thread)
     char *scratch = model->memory + align(plan->arena_bytes) + model->thread_bytes * (size_t)thread;
     const pb_stage *stages = model->records ? plan->profiled_stages : plan->stages;
     pb_log log = {.thread = thread};
-    for (int32_t s = 0; s < plan->stage_count; s++) {
+    const int32_t asked_stage = model->asked ? plan->output_stages[PB_TASK_OUTPUT] : -1;
+    const int32_t last = asked_stage < 0 ? plan->stage_count - 1 : asked_stage;
+    for (int32_t s = 0; s <= last; s++) {
         const pb_stage *stage = &stages[s];
         if (stage->serial && thread == 0) {
             if (model->records)
                 log_block(model, &log, 0);
-            stage->serial(context, scratch, 0, 0, &log);
+            for (int32_t i = 0; i < context->sequence_count; i++)
+                stage->serial(context, scratch, context->sequences[i].first, context->sequences[i].tokens, &log);
         }
         while (stage->rows) {
             const int32_t block = atomic_fetch_add_explicit(&model->next_block[s], 1, memory_order_relaxed);
@@ -352,11 +375,15 @@ static void run_stages(void *argument, int32_t thread)
             if (row >= context->tokens)
                 break;
             const int32_t left = context->tokens - row;
+            const int32_t rows = left < context->block_rows ? left : context->block_rows;
             if (model->records)
                 log_block(model, &log, block);
-            stage->rows(context, scratch, row, left < context->block_rows ? left : context->block_rows, &log);
+            if (s == asked_stage)
+                run_asked(stage, context, scratch, row, rows, &log, model->asked);
+            else
+                stage->rows(context, scratch, row, rows, &log);
         }
-        if (s + 1 == plan->stage_count)
+        if (s == last)
             return;
         /* Whoever comes after the barrier sees what was set before it, and none later asks about this stage. */
         if (thread == 0 && model->cancel && *model->cancel && model->last_stage == INT32_MAX)

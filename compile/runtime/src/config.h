@@ -52,6 +52,7 @@
 /* As in compile/kernels/contract.py, with which the generated plan compares them. */
 enum {
     PB_MOST_OUTPUTS = 8, /* of a model that has a task */
+    PB_MOST_PACKED = 32, /* texts that a list's run has side by side */
     PB_ALIGNMENT = 64,   /* bytes: tensors begin at multiples of a cache line, which is the widest vector, too */
     PB_SLACK = 64,       /* bytes after a tensor that a vector kernel may read, and never write */
 };

@@ -17,6 +17,10 @@ struct pb_model {
     int32_t sequences;      /* of this run */
     pocketbert_tensor *one; /* the in- and outputs of one of them */
     pb_context context;
+    pb_sequence whole;         /* of a run of one sequence: all its rows */
+    const pb_sequence *packed; /* of a run of several side by side, with how many; NULL of one */
+    int32_t packed_count;
+    const bool *asked;           /* of each token: whether its row of the task's output is wanted; NULL: all */
     pocketbert_record *records;  /* NULL without options.profile: the run, then each call of each block */
     pocketbert_record *snapshot; /* of them, which the caller of `profile` reads: no run writes to it */
     size_t records_bytes;        /* of each */
@@ -60,8 +64,9 @@ int32_t pb_check_text(pb_model *model, const char *text, size_t text_bytes, cons
 /* Where the model takes ids and segments from. */
 pocketbert_tokens pb_own_tokens(pb_model *model);
 
-/* Run on `count` tokens that lie there; afterwards they are no longer as they were. Types and shapes of outputs are filled
- * in. */
-int32_t pb_run_tokens(pb_model *model, int32_t count, pocketbert_tensor *outputs, int32_t output_count);
+/* Run on tokens that lie there, `sequence_count` sequences of them; afterwards they are no longer as they were. Types and
+ * shapes of outputs are filled in; what has no token axis follows for each sequence. */
+int32_t pb_run_tokens(pb_model *model, const pb_sequence *sequences, int32_t sequence_count, pocketbert_tensor *outputs,
+                      int32_t output_count);
 
 #endif

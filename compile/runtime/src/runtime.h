@@ -7,15 +7,22 @@
 #include "cpu_features.h"
 #include "platform.h"
 
+/* The rows of one of the sequences that a run computes side by side: a token each. */
+typedef struct {
+    int32_t first, tokens;
+} pb_sequence;
+
 /* What a stage function needs to find its operands. */
 typedef struct {
     char *arena;
     const pocketbert_tensor *inputs;
     const pocketbert_tensor *outputs;
     const struct pb_kernels *kernels; /* of the level that this CPU runs */
-    int32_t tokens;                   /* of this run */
-    int32_t block_rows;               /* rows in a thread's block */
-    size_t workspace_offset;          /* of the workspace within a thread's scratch */
+    const pb_sequence *sequences;     /* of this run, in the order of their rows */
+    int32_t sequence_count;
+    int32_t tokens;          /* rows of all of them */
+    int32_t block_rows;      /* rows in a thread's block */
+    size_t workspace_offset; /* of the workspace within a thread's scratch */
 } pb_context;
 
 /* Where a profiled run of one block keeps when its calls ended; `records` has room for each call of the plan. */
@@ -25,6 +32,30 @@ typedef struct {
     int64_t time; /* when the last call ended, ns */
 } pb_log;
 
+/* What a block of rows has of one sequence, `first` and `tokens` being all of that. */
+typedef struct {
+    int32_t index, first, tokens, row, rows;
+} pb_part;
+
+/* The first part from sequence `index` on; without rows where there is none. */
+static inline pb_part pb_part_from(const pb_context *context, int32_t row, int32_t rows, int32_t index)
+{
+    for (; index < context->sequence_count; index++) {
+        const pb_sequence of = context->sequences[index];
+        const int32_t begin = row > of.first ? row : of.first;
+        const int32_t end = row + rows < of.first + of.tokens ? row + rows : of.first + of.tokens;
+        if (begin < end)
+            return (pb_part){index, of.first, of.tokens, begin, end - begin};
+    }
+    return (pb_part){.rows = 0};
+}
+
+/* For calls to which it matters where a sequence begins. */
+#define EACH_PART                                                                                                      \
+    for (pb_part part = pb_part_from(context, row, rows, 0); part.rows;                                                \
+         part = pb_part_from(context, row, rows, part.index + 1))
+
+/* `row` and `rows`: the block; of serial calls, which are made for each sequence, all its rows. */
 typedef void (*pb_stage_function)(const pb_context *context, char *scratch, int32_t row, int32_t rows, pb_log *log);
 
 /* Between two barriers: `serial` runs once on one thread, `rows` on every block of rows. Either may be NULL. */
@@ -51,7 +82,9 @@ typedef struct {
     int32_t input_count;
     const pocketbert_info *outputs;
     int32_t output_count;
+    const int32_t *output_stages; /* of each output: the stage that computes its rows, the last that it needs; or -1 */
     int32_t tokens;
+    int32_t gap;   /* rows between sequences side by side; -1: there can be one alone */
     int32_t batch; /* sequences in the largest batch: dimension 0 of in- and outputs, where it is more than 1 */
     size_t arena_bytes;
     size_t scratch_row_bytes;

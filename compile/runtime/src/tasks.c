@@ -67,6 +67,12 @@ static int32_t best(const float *values, int32_t count, const pocketbert_task_op
     return kept;
 }
 
+int32_t pb_take_labels(const pocketbert_task_options *options, float *logits, pocketbert_label *labels, int32_t room)
+{
+    pb_activate(logits, PB_LABELS, PB_ACTIVATION);
+    return best(logits, PB_LABELS, options, labels, room);
+}
+
 int32_t pb_classify_text(pb_pass *pass, const pocketbert_text *text, pocketbert_label *labels, int32_t room,
                          int32_t *count, int32_t *overflow)
 {
@@ -125,6 +131,13 @@ static void normalize(float *vector, int32_t size)
         vector[i] /= length < 1e-12f ? 1e-12f : length;
 }
 
+void pb_take_vector(const float *output, int32_t tokens, float *vector)
+{
+    pool(output, task_output()->rank == 3 ? tokens : 1, pb_vector_size(), vector);
+    if (PB_UNIT_VECTORS)
+        normalize(vector, pb_vector_size());
+}
+
 int32_t pb_embed_text(pb_pass *pass, const pocketbert_text *text, float *vector, int32_t *overflow)
 {
     const int32_t size = pb_vector_size();
@@ -168,6 +181,20 @@ static bool is_own(const pb_pass *pass, int32_t place)
     return place >= begin && (!pass->more || place < pass->next + pass->stride / 2);
 }
 
+/* Mark the masks of this window; returns whether there are any. */
+static bool ask(pb_pass *pass)
+{
+    bool any = false;
+    int32_t place = pass->tokens.skip;
+    for (int32_t t = 0; t < pass->tokens.count; t++) {
+        const bool own = pass->tokens.texts[t] < 0 || is_own(pass, place);
+        place += pass->tokens.texts[t] >= 0;
+        pass->asked[t] = pass->tokens.ids[t] == PB_MASK && own;
+        any |= pass->asked[t];
+    }
+    return any;
+}
+
 PB_PUBLIC int32_t PB(fill)(pocketbert_model *handle, const char *text, size_t text_bytes,
                            const pocketbert_task_options *options, pocketbert_label *pieces, int32_t each, int32_t room,
                            int32_t *masks, int32_t *overflow)
@@ -179,13 +206,13 @@ PB_PUBLIC int32_t PB(fill)(pocketbert_model *handle, const char *text, size_t te
         status = pb_begin_text(&pass, text, text_bytes, NULL, 0, overflow);
     const int32_t size = pb_vector_size(), most = each < size ? each : size;
     int32_t found = 0;
-    while (status == POCKETBERT_OK && pass.more && (status = pb_next_window(&pass)) == POCKETBERT_OK) {
+    while (status == POCKETBERT_OK && pass.more && (status = pb_next_tokens(&pass)) == POCKETBERT_OK) {
+        if (!ask(&pass))
+            continue;
+        status = pb_run_window(&pass);
         float *logits = pass.outputs[PB_TASK_OUTPUT].data;
-        int32_t place = pass.tokens.skip;
-        for (int32_t t = 0; t < pass.tokens.count; t++) {
-            const bool own = pass.tokens.texts[t] < 0 || is_own(&pass, place);
-            place += pass.tokens.texts[t] >= 0;
-            if (pass.tokens.ids[t] != PB_MASK || !own)
+        for (int32_t t = 0; status == POCKETBERT_OK && t < pass.tokens.count; t++) {
+            if (!pass.asked[t])
                 continue;
             if (found < room / each) {
                 float *row = logits + (size_t)t * (size_t)size;

@@ -16,6 +16,7 @@ typedef struct {
     int32_t next;   /* how many tokens of the last text come before that, */
     int32_t stride; /* and how many the two share */
     float *vector;  /* of labels, or of what `embed` gives */
+    bool *asked;    /* of each token: whether `fill` wants its row */
     char *memory;
     size_t bytes;
 } pb_pass;
@@ -30,15 +31,22 @@ int32_t pb_begin_task(pocketbert_model *handle, int32_t task, bool complete, con
                       pb_pass *pass);
 int32_t pb_end_task(pb_pass *pass, int32_t status);
 
-/* Read a text, or a pair. *overflow, if it is there, receives how many tokens are more than are read at once. */
+/* Read a text, or a pair: tokens.count is what its first window has. *overflow, if it is there, receives how many tokens are more than are read at once. */
 int32_t pb_begin_text(pb_pass *pass, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
                       int32_t *overflow);
 
-/* Run the model on the next window; once at least. */
+/* The tokens of the next window, of which there is one at least; and the model's outputs for them. */
+int32_t pb_next_tokens(pb_pass *pass);
+int32_t pb_run_window(pb_pass *pass);
 int32_t pb_next_window(pb_pass *pass);
 
 /* Logits to probabilities, in place, for PB_SOFTMAX, PB_SIGMOID or neither. */
 void pb_activate(float *values, int32_t count, int32_t activation);
+
+/* What the task's output says of one text, of its `tokens` rows or of the one that it has: its labels, of which it returns
+ * how many there are, or its vector. */
+int32_t pb_take_labels(const pocketbert_task_options *options, float *logits, pocketbert_label *labels, int32_t room);
+void pb_take_vector(const float *output, int32_t tokens, float *vector);
 
 /* A text's labels or vector, from a pass that is open. */
 int32_t pb_classify_text(pb_pass *pass, const pocketbert_text *text, pocketbert_label *labels, int32_t room,

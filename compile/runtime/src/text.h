@@ -86,7 +86,8 @@ extern const int32_t pb_merge_result[];  /* by rank */
 extern const int32_t pb_byte_pieces[];
 extern const double pb_scores[];
 
-/* Returns POCKETBERT_OK or ERROR_MEMORY; pb_release must follow. */
+/* *reading is zeros, or of a text that was read before, whose memory it takes: pages that come and go halt other threads.
+ * Returns POCKETBERT_OK or ERROR_MEMORY; pb_release must follow the last. */
 int32_t pb_read(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pb_reading *reading);
 /* The tokens with those of the template, as many as `to` has room for. Returns POCKETBERT_OK, or ERROR_SHAPE where the first
  * text leaves no room for a window of the second. */

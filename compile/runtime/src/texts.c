@@ -93,16 +93,20 @@ pocketbert_tokens pb_own_tokens(pb_model *model)
     return tokens;
 }
 
-int32_t pb_run_tokens(pb_model *model, int32_t count, pocketbert_tensor *outputs, int32_t output_count)
+int32_t pb_run_tokens(pb_model *model, const pb_sequence *sequences, int32_t sequence_count, pocketbert_tensor *outputs,
+                      int32_t output_count)
 {
     static const uint8_t takes[] = {PB_TEXT_INPUTS};
     enum { INPUTS = sizeof takes };
     const pb_plan *plan = &pb_the_plan;
     int64_t *values[] = {model->text, model->text + plan->tokens, model->text + 2 * (size_t)plan->tokens};
-    const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : count;
-    for (int32_t i = 0; i < length; i++) {
-        values[PB_TEXT_MASK][i] = i < count;
-        if (i >= count) {
+    const pb_sequence last = sequences[sequence_count - 1];
+    const int32_t length = plan->inputs[0].token_axis < 0 ? plan->tokens : last.first + last.tokens;
+    for (int32_t i = 0, s = 0; i < length; i++) {
+        s += s < sequence_count && i == sequences[s].first + sequences[s].tokens;
+        const bool inside = s < sequence_count && i >= sequences[s].first;
+        values[PB_TEXT_MASK][i] = inside;
+        if (!inside) {
             values[PB_TEXT_IDS][i] = PB_PAD < 0 ? 0 : PB_PAD;
             values[PB_TEXT_SEGMENTS][i] = 0;
         }
@@ -118,7 +122,11 @@ int32_t pb_run_tokens(pb_model *model, int32_t count, pocketbert_tensor *outputs
         for (int32_t axis = 0; axis < info->rank; axis++)
             outputs[i].shape[axis] = pb_dimension(info, axis, length, 1);
     }
-    return pb_run_model(model, inputs, INPUTS, outputs, output_count);
+    model->packed = sequence_count > 1 ? sequences : NULL;
+    model->packed_count = sequence_count;
+    const int32_t status = pb_run_model(model, inputs, INPUTS, outputs, output_count);
+    model->packed = NULL;
+    return status;
 }
 
 static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, const char *pair, size_t pair_bytes,
@@ -135,7 +143,8 @@ static int32_t run_text(pb_model *model, const char *text, size_t text_bytes, co
         return status;
     if (tokens)
         *tokens = given.count;
-    return pb_run_tokens(model, given.count, outputs, output_count);
+    const pb_sequence all = {0, given.count};
+    return pb_run_tokens(model, &all, 1, outputs, output_count);
 }
 
 PB_PUBLIC int32_t PB(run_text)(pocketbert_model *handle, const char *text, size_t text_bytes, const char *pair,

@@ -249,7 +249,13 @@ int32_t pb_template_size(bool pair)
 
 int32_t pb_read(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pb_reading *reading)
 {
-    *reading = (pb_reading){.text = {text, pair}};
+    reading->text[0] = text;
+    reading->text[1] = pair;
+    for (int i = 0; i < 2; i++) {
+        pb_reader *r = &reading->readers[i];
+        r->token_count = r->word = 0;
+        r->failed = false;
+    }
     read_text(&reading->readers[0], text, text_bytes);
     if (pair)
         read_text(&reading->readers[1], pair, pair_bytes);
@@ -299,7 +305,7 @@ int32_t pb_cut(const pb_reading *reading, pocketbert_tokens *to)
 
 int32_t pb_text_tokens(const char *text, size_t text_bytes, const char *pair, size_t pair_bytes, pocketbert_tokens *to)
 {
-    pb_reading reading;
+    pb_reading reading = {.text = {NULL}};
     int32_t status = pb_read(text, text_bytes, pair, pair_bytes, &reading);
     if (status == POCKETBERT_OK)
         status = pb_cut(&reading, to);

@@ -59,6 +59,12 @@ static size_t align(size_t size)
     return (size + PB_ALIGNMENT - 1) & ~(size_t)(PB_ALIGNMENT - 1);
 }
 
+/* Of an output: one for each text side by side, unless it has their rows. */
+static size_t copies(const pocketbert_info *output)
+{
+    return pb_the_plan.gap >= 0 && output->token_axis < 0 ? PB_MOST_PACKED : 1;
+}
+
 int32_t pb_open_pass(pb_model *model, const pocketbert_task_options *options, pb_pass *pass)
 {
     pass->model = model;
@@ -66,9 +72,9 @@ int32_t pb_open_pass(pb_model *model, const pocketbert_task_options *options, pb
     const pb_plan *plan = &pb_the_plan;
     const size_t row = align((size_t)plan->tokens * sizeof(int64_t));
     const size_t vector = align((size_t)(PB_LABELS > pb_vector_size() ? PB_LABELS : pb_vector_size()) * sizeof(float));
-    pass->bytes = 5 * row + vector;
+    pass->bytes = 6 * row + vector;
     for (int32_t i = 0; i < plan->output_count; i++)
-        pass->bytes += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
+        pass->bytes += align(plan->outputs[i].bytes * copies(&plan->outputs[i])) + PB_ALIGNMENT;
     char *at = pb_pages(pass->bytes, false);
     if (!at)
         return pb_fail(model, POCKETBERT_ERROR_MEMORY, "out of memory for the model's outputs");
@@ -78,11 +84,12 @@ int32_t pb_open_pass(pb_model *model, const pocketbert_task_options *options, pb
     pass->tokens.texts = (int8_t *)at + 2 * row;
     pass->tokens.words = (int32_t *)(void *)(at + 3 * row);
     pass->tokens.ids = (int64_t *)(void *)(at + 4 * row);
-    pass->vector = (float *)(void *)(at + 5 * row);
-    at += 5 * row + vector;
+    pass->asked = (bool *)at + 5 * row;
+    pass->vector = (float *)(void *)(at + 6 * row);
+    at += 6 * row + vector;
     for (int32_t i = 0; i < plan->output_count; i++) {
         pass->outputs[i].data = at;
-        at += align(plan->outputs[i].bytes) + PB_ALIGNMENT;
+        at += align(plan->outputs[i].bytes * copies(&plan->outputs[i])) + PB_ALIGNMENT;
     }
     return POCKETBERT_OK;
 }
@@ -124,13 +131,13 @@ int32_t pb_begin_text(pb_pass *pass, const char *text, size_t text_bytes, const 
     int32_t status = pb_check_text(pass->model, text, text_bytes, pair, pair_bytes, most);
     if (status != POCKETBERT_OK)
         return status;
-    pb_release(&pass->reading);
     status = pb_read(text, text_bytes, pair, pair_bytes, &pass->reading);
     if (status != POCKETBERT_OK)
         return pb_fail(pass->model, status, pb_no_memory);
     const size_t count = pass->reading.readers[0].token_count + pass->reading.readers[1].token_count;
     const size_t room = (size_t)(most - pb_template_size(pair));
     const size_t over = count > room ? count - room : 0;
+    pass->tokens.count = over ? most : (int32_t)count + pb_template_size(pair);
     if (overflow)
         *overflow = over < INT32_MAX ? (int32_t)over : INT32_MAX;
     if (over && pass->options.long_text == POCKETBERT_REFUSE)
@@ -157,7 +164,7 @@ static int32_t step(pb_pass *pass)
     return pass->stride < inside ? inside - pass->stride : 0;
 }
 
-int32_t pb_next_window(pb_pass *pass)
+int32_t pb_next_tokens(pb_pass *pass)
 {
     pb_model *model = pass->model;
     pocketbert_tokens own = pb_own_tokens(model), *tokens = &pass->tokens;
@@ -181,5 +188,20 @@ int32_t pb_next_window(pb_pass *pass)
                            "options->stride is as much as a window has of the text: give a smaller one");
         pass->next += further;
     }
-    return pb_run_tokens(model, own.count, pass->outputs, pb_the_plan.output_count);
+    return POCKETBERT_OK;
+}
+
+int32_t pb_run_window(pb_pass *pass)
+{
+    pass->model->asked = PB_TASK == POCKETBERT_FILL ? pass->asked : NULL;
+    const pb_sequence all = {0, pass->tokens.count};
+    const int32_t status = pb_run_tokens(pass->model, &all, 1, pass->outputs, pb_the_plan.output_count);
+    pass->model->asked = NULL;
+    return status;
+}
+
+int32_t pb_next_window(pb_pass *pass)
+{
+    const int32_t status = pb_next_tokens(pass);
+    return status == POCKETBERT_OK ? pb_run_window(pass) : status;
 }

@@ -9,6 +9,7 @@ import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
@@ -38,7 +39,11 @@ public final class Tasks {
         if (task.equals("classify")) {
             line.append(bits(model.classify(text, null, true)));
             line.append(bits(model.classify("the", text, inWindows(12).allow("bad", "söso").deny("bad"))));
-            for (List<Label> labels : model.classifyAll(Arrays.asList(text, "the", ""), cut)) {
+            List<String> texts = Arrays.asList(text, "the", "");
+            for (List<Label> labels : model.classifyAll(texts, cut)) {
+                line.append(bits(labels));
+            }
+            for (List<Label> labels : model.classifyAll(texts, Arrays.asList("the", null, text), cut)) {
                 line.append(bits(labels));
             }
         } else if (task.equals("embed")) {
@@ -86,7 +91,8 @@ public final class Tasks {
 
     public static void main(String[] args) throws Exception {
         PrintStream out = new PrintStream(System.out, true, "UTF-8");
-        try (Model model = Model.open(new File(args[2]), new Model.Options())) {
+        List<String> failures = new ArrayList<>();
+        try (Model model = Model.open(new File(args[2]), new Model.Options().log(failures::add))) {
             for (String text : Files.readAllLines(Paths.get(args[0]), StandardCharsets.UTF_8)) {
                 out.println(line(model, args[1], text));
             }
@@ -95,8 +101,13 @@ public final class Tasks {
                 try {
                     out.println(classify ? bits(model.classify(tooLong, null, false)) : model.embed(tooLong, false).length);
                 } catch (RuntimeException error) {
-                    out.println(error.getClass().getSimpleName());
+                    out.println(error.getClass().getSimpleName() + failures.contains(error.getMessage()));
                 }
+            }
+            try {
+                model.classifyAll(Arrays.asList("a"), Arrays.asList("a", "b"), new TaskOptions());
+            } catch (IllegalArgumentException error) {
+                out.println(error.getMessage());
             }
         }
     }

@@ -39,6 +39,7 @@ static void print(Model &model, const std::string &task, const std::string &text
     some.deny = {"bad"};
     print(model.classify("the", text, some));
     for (const std::vector<Label> &labels : model.classify_all({text, "the", ""}, cut)) print(labels);
+    for (const std::vector<Label> &labels : model.classify_all({{text, "the"}, "the", {"", text}}, cut)) print(labels);
   }
   if (task == "embed") {
     const std::vector<float> vector = model.embed(text, cut);

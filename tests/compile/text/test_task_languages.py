@@ -52,6 +52,7 @@ def expected(library: compile.Library, task: str, text: str) -> str:
     if task == "classify":
         some = library.classify("the", text, allow=["bad", "söso"], deny=["bad"], max_tokens=12, **windows)
         every = library.classify_all([text, "the", ""], truncate=True)
+        every += library.classify_all([(text, "the"), "the", ("", text)], truncate=True)
         return "".join(map(labels, [library.classify(text, truncate=True), some, *every]))
     if task == "embed":
         vector, other = library.embed(text, truncate=True), library.embed("the model")
@@ -187,10 +188,11 @@ def test_every_language_says_the_same(
         got = run(*command, texts, task, path, library.manifest.name)
         assert got[: len(TEXTS)] == wanted, language
         if language == "Java":
-            too_long = [
+            refused = [
                 "IllegalArgumentException" if task == kind else "ModelException" for kind in ("classify", "embed")
             ]
-            assert got[len(TEXTS) : -1] == too_long
+            logged = [f"{name}true" for name in refused]
+            assert got[len(TEXTS) : -1] == [*logged, "1 texts and 2 pairs: give as many"]
 
 
 JAVASCRIPT = r"""

@@ -97,6 +97,35 @@ def test_pieces_for_each_mask(built: Build, texts: list[str]) -> None:
         assert library.fill("no mask") == []
 
 
+def test_rows_of_masks_alone_are_computed(built: Build) -> None:
+    artifact, _ = built("mlm")
+    rng = random.Random(1)
+    with compile.load(artifact, threads=2, profile=True) as library:
+        for _ in range(20):
+            words = ["[MASK]" if rng.random() < 0.1 else "a" for _ in range(rng.randrange(1, 46))] + ["[MASK]"]
+            rng.shuffle(words)
+            logits = library.run_text(" ".join(words))["prediction_logits"]
+            wanted = [logits[0, place + 1] for place, word in enumerate(words) if word == "[MASK]"]
+            got = library.fill(" ".join(words), top=3)
+            assert len(got) == len(wanted)
+            for pieces, row in zip(got, wanted, strict=True):
+                ranks = np.argsort(-row, kind="stable")[:3]
+                assert [piece.name for piece in pieces] == [library.token(int(rank)) for rank in ranks]
+                scores = np.exp(row[ranks] - row.max()) / np.exp(row - row.max()).sum()
+                assert np.allclose([piece.score for piece in pieces], scores, atol=1e-6)
+        last = max(i for i, call in enumerate(library.manifest.calls) if call.shared)
+
+        def blocks() -> int:
+            return sum(record.call == last for record in library.profile())
+
+        library.run_text("a " * 45 + "[MASK]")
+        assert blocks() == 2
+        library.fill("a " * 45 + "[MASK]")
+        assert blocks() == 1, "the other thread's rows hold no mask"
+        library.fill("a")
+        assert blocks() == 1, "a text without masks needs no run"
+
+
 def test_vector_of_a_text(built: Build, texts: list[str]) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer

@@ -24,6 +24,7 @@ final class Handle extends PhantomReference<Model> {
     private static final Set<Handle> OPEN = Collections.newSetFromMap(new ConcurrentHashMap<Handle, Boolean>());
 
     private final long functions;
+    private final Model.Log log;
     private long model;
 
     /** The int that C looks at while it runs. */
@@ -35,22 +36,43 @@ final class Handle extends PhantomReference<Model> {
             ((Handle) dropped).close();
         }
         long[] opened = new long[1];
-        Native.check(Native.open(functions, options.threads, options.cores, cancel, opened), functions, 0);
         this.functions = functions;
+        this.log = options.log;
+        try {
+            Native.check(Native.open(functions, options.threads, options.cores, cancel, opened), functions, 0);
+        } catch (RuntimeException error) {
+            throw logged(error);
+        }
         this.model = opened[0];
         OPEN.add(this);
     }
 
+    private RuntimeException logged(RuntimeException error) {
+        if (log != null) {
+            log.log(error.getMessage());
+        }
+        return error;
+    }
+
+    /** The count in what C returns. */
+    private int checked(long result) {
+        try {
+            return Native.checkTask(result, functions, model);
+        } catch (RuntimeException error) {
+            throw logged(error);
+        }
+    }
+
     synchronized void run(int tokens, ByteBuffer[] buffers, ByteBuffer tensors) {
         requireOpen();
-        Native.check(Native.run(functions, model, tokens, buffers, tensors), functions, model);
+        checked(-Native.run(functions, model, tokens, buffers, tensors));
     }
 
     synchronized int runText(ByteBuffer text, ByteBuffer pair, ByteBuffer[] outputs, ByteBuffer tensors) {
         requireOpen();
         int tokens = Native.runText(
                 functions, model, text, Native.length(text), pair, Native.length(pair), outputs, tensors);
-        return Native.checkCount(tokens, functions, model);
+        return checked(tokens);
     }
 
     synchronized int task(
@@ -60,7 +82,7 @@ final class Handle extends PhantomReference<Model> {
         ByteBuffer second = Native.encode(pair);
         long result = Native.task(functions, model, task, first, Native.length(first), second, Native.length(second),
                 options, memory, room, each);
-        return Native.checkTask(result, functions, model);
+        return checked(result);
     }
 
     /** texts: each followed by its pair, which may be null. */
@@ -83,7 +105,7 @@ final class Handle extends PhantomReference<Model> {
         ByteBuffer views = ByteBuffer.allocateDirect(Math.multiplyExact(32, count) + 1);
         long result = Native.tasks(functions, model, task, all, sizes, count, views, options, memory, each,
                 ByteBuffer.allocateDirect(4 * count + 1));
-        Native.checkTask(result, functions, model);
+        checked(result);
     }
 
     void cancel(boolean value) {

@@ -29,6 +29,7 @@ public final class Model implements AutoCloseable {
     public static final class Options {
         int threads;
         long cores;
+        Log log;
 
         /** 1 to 64 threads, the caller's among them, or 0 for what the library was built with. */
         public Options threads(int count) {
@@ -44,6 +45,17 @@ public final class Model implements AutoCloseable {
             cores = mask;
             return this;
         }
+
+        /** Told of every call that C refuses, of which the caller gets an exception too. */
+        public Options log(Log to) {
+            log = to;
+            return this;
+        }
+    }
+
+    /** Gets a line for each failure, on the thread that it happens on. It must not call the model. */
+    public interface Log {
+        void log(String message);
     }
 
     private final long functions;
@@ -304,11 +316,23 @@ public final class Model implements AutoCloseable {
         return labelsAt(memory, 0, task(CLASSIFY, text, pair, options, memory, room, 0));
     }
 
-    /** The same of many texts, with several at once on threads. */
+    /** The same of many texts: several at once, and in one run. */
     public List<List<Label>> classifyAll(List<String> texts, TaskOptions options) {
+        return classifyAll(texts, null, options);
+    }
+
+    /**
+     * The same of many pairs.
+     *
+     * @param pairs the second texts, as many as there are first ones; null for one that has none
+     */
+    public List<List<Label>> classifyAll(List<String> texts, List<String> pairs, TaskOptions options) {
+        if (pairs != null && pairs.size() != texts.size()) {
+            throw new IllegalArgumentException(texts.size() + " texts and " + pairs.size() + " pairs: give as many");
+        }
         int room = labelRoom(options);
         ByteBuffer memory = memory((long) LABEL_BYTES * room * texts.size());
-        tasks(CLASSIFY, texts, options, memory, room);
+        tasks(CLASSIFY, texts, pairs, options, memory, room);
         List<List<Label>> result = new ArrayList<>();
         for (int i = 0; i < texts.size(); i++) {
             result.add(labelsAt(memory, i * room, room));
@@ -316,13 +340,14 @@ public final class Model implements AutoCloseable {
         return result;
     }
 
-    private void tasks(int task, List<String> texts, TaskOptions options, ByteBuffer memory, int each) {
-        List<String> pairs = new ArrayList<>();
-        for (String text : texts) {
-            pairs.add(Objects.requireNonNull(text, "text"));
-            pairs.add(null);
+    private void tasks(
+            int task, List<String> texts, List<String> pairs, TaskOptions options, ByteBuffer memory, int each) {
+        List<String> all = new ArrayList<>();
+        for (int i = 0; i < texts.size(); i++) {
+            all.add(Objects.requireNonNull(texts.get(i), "text"));
+            all.add(pairs == null ? null : pairs.get(i));
         }
-        handle.tasks(task, pairs, options.toBuffer(labels()), memory, each);
+        handle.tasks(task, all, options.toBuffer(labels()), memory, each);
     }
 
     /** A text as a vector; {@code truncate} as in {@link #classify(String, String, boolean)}. */
@@ -340,11 +365,11 @@ public final class Model implements AutoCloseable {
         return vector;
     }
 
-    /** The vectors of many texts, with several at once on threads. */
+    /** The vectors of many texts: several at once, and in one run. */
     public float[][] embedAll(List<String> texts, TaskOptions options) {
         int size = (int) fact(2);
         ByteBuffer memory = memory(4L * size * texts.size());
-        tasks(EMBED, texts, options, memory, size);
+        tasks(EMBED, texts, null, options, memory, size);
         float[][] vectors = new float[texts.size()][size];
         for (int i = 0; i < vectors.length; i++) {
             memory.position(4 * size * i);
