@@ -80,10 +80,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
     add("--package", choices=tuple(PACKAGES),
         help="also a package: aar, a Maven folder for Android, or jar (both take a JDK); wheel, for pip; go, a module; "
-        "crate, for Cargo; nuget, for .NET (takes mono-mcs)")  # fmt: skip
+        "crate, for Cargo; nuget, for .NET (takes mono-mcs); npm, for wasm32")  # fmt: skip
     add("--name", metavar="NAME", help="of the library and its package (default: the model's)")
     add("--group", metavar="GROUP", help="of the package in Maven (default: com.pocketbert)")
-    add("--version", metavar="N.N.N", help="of the package in Maven and pip (default: PocketBERT's own)")
+    add("--version", metavar="N.N.N", help="of the package in Maven, pip and npm (default: PocketBERT's own)")
     add("--verify", action="store_true", help="run the library here (arm64 under qemu) and compare with its model")
     add("--fix-shape", nargs="+", default=[], metavar="NAME=DIM,…",
         help="shapes of inputs whose open dimensions are neither batch nor tokens: boxes=1,128,4")  # fmt: skip

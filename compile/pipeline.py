@@ -25,6 +25,7 @@ from compile.artifact.manifest import (
     VocabularyFacts,
     list_files,
 )
+from compile.artifact.modules import link_modules, write_script
 from compile.artifact.outline import make_manifest
 from compile.artifact.packages import Packaging
 from compile.artifact.report import write_report
@@ -35,7 +36,7 @@ from compile.codegen.headers import write_interface
 from compile.codegen.objects import compile_kernels
 from compile.codegen.plan_source import plan_source
 from compile.codegen.vocabulary import text_inputs, write_vocabulary
-from compile.codegen.weights import assembler_source, write_weights
+from compile.codegen.weights import assembler_source, reserving_source, write_weights
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
 from compile.importer.batch import file_batch, one_sequence, require_batch
@@ -43,7 +44,7 @@ from compile.importer.graph import check_interface, check_operators, import_shap
 from compile.importer.interface import with_own_types
 from compile.linking.library_rules import check_library
 from compile.linking.link import check_symbols, find_toolchain, link_library, require_space
-from compile.linking.module_rules import check_module
+from compile.linking.module_rules import check_modules
 from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
@@ -52,7 +53,6 @@ from compile.runtime import SRC
 from compile.targets import Target
 from compile.text.side import TextSide
 from compile.text.task import Task
-from compile.web import write_package
 from passes.calibration import plain_inputs
 from passes.calibration import text_inputs as calibration_inputs
 from passes.fix_shapes import fix_shapes
@@ -246,27 +246,28 @@ def build_program(
             kernels.mkdir()
             if dump:
                 (dump / "kernels").mkdir(exist_ok=True)
-            objects = []
-            for level in plan.code_variants:
-                objects += compile_kernels(
-                    level.symbols, target, kernels, level.compiled_for, dump and dump / "kernels"
-                )
+            objects = [
+                compile_kernels(level.symbols, target, kernels, level.compiled_for, dump and dump / "kernels")
+                for level in plan.code_variants
+            ]
             if not target.is_web:  # there the linker says what is missing
-                check_symbols(objects)
+                check_symbols([path for paths in objects for path in paths])
         with clock.phase("pack weights"):
-            write_weights(plan, work / "pb_weights.bin")
+            write_weights(plan, folder / f"{name}.weights" if target.is_web else work / "pb_weights.bin")
         with clock.phase("link"):
-            if target.is_web:
-                write_package(name, folder)
-            else:
-                write_interface(plan, name, target, folder)
             sources = _write_sources(plan, target, options, work, dump)
             outputs = [(value.name, value.shape) for value in plan.program.outputs]
             sources += write_vocabulary(options.vocabulary, takes, work, options.task, outputs)
             library = folder / target.library_name(name)
-            link_library(toolchain, target, work, sources, objects, name, library)
+            if target.is_web:
+                modules = link_modules(toolchain, target, plan, options.threads, work, sources, objects, library)
+                write_script(toolchain, work, modules, folder)
+            else:
+                write_interface(plan, name, target, folder)
+                kernel_objects = [path for paths in objects for path in paths]
+                link_library(toolchain, target, work, sources, kernel_objects, name, library)
         with clock.phase("check the library"):
-            rules = check_module(library, name) if target.is_web else check_library(library, target, name)
+            rules = check_modules(folder, name) if target.is_web else check_library(library, target, name)
         shutil.rmtree(work)
         manifest = make_manifest(
             plan,
@@ -318,9 +319,10 @@ def _write_sources(plan: Any, target: Target, options: BuildOptions, work: Path,
     (work / "plan.c").write_text(text)
     if dump:
         (dump / "plan.c").write_text(text)
-    (work / "weights.c").write_text(assembler_source("pb_weights"))
+    reserved = reserving_source("pb_weights", plan.weight_bytes)
+    (work / "weights.c").write_text(reserved if target.is_web else assembler_source("pb_weights"))
     runtime = [source for source in sorted(SRC.glob("*.c")) if source.name != "jni.c" or not target.is_web]
-    return [*runtime, work / "plan.c", work / "weights.c"]
+    return [*runtime, work / "weights.c", *([] if target.is_web else [work / "plan.c"])]
 
 
 @contextmanager

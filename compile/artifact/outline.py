@@ -172,9 +172,9 @@ def interface_entries(plan: Plan, values: list[Value]) -> tuple[Tensor, ...]:
 def make_manifest(plan: Plan, name: str, target: Target, library: Path, **made: Any) -> Manifest:
     """The manifest of a linked `library`. made: what `plan` and `target` do not say, as `Manifest` calls it."""
     program = plan.program
-    kernels = kernel_entries(plan)
+    kernels, weights = kernel_entries(plan), library.with_suffix(".weights")
     sizes = Sizes(
-        library_bytes=library.stat().st_size,
+        library_bytes=library.stat().st_size + (weights.stat().st_size if target.is_web else 0),
         weights_bytes=plan.weight_bytes,
         arena_bytes=plan.arena_bytes,
         scratch_bytes_per_row=plan.scratch_row_bytes,

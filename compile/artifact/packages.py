@@ -13,6 +13,7 @@ from compile.artifact.jar import find_javac, write_jar
 from compile.artifact.licence import licence
 from compile.artifact.manifest import Manifest, Package
 from compile.artifact.maven import GROUP, Coordinates, package_version
+from compile.artifact.npm import write_npm
 from compile.artifact.nuget import find_csharp, pack
 from compile.artifact.wheel import write_wheel
 from compile.bindings import LANGUAGES, Language, Model, write_binding
@@ -64,6 +65,7 @@ def _write_language(
 PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates, Others], Package]] = {
     "aar": write_aar,
     "jar": _write_plain_jar,
+    "npm": lambda folder, manifest, coordinates, _: write_npm(folder, manifest, coordinates.version),
     "wheel": lambda folder, manifest, coordinates, _: write_wheel(folder, manifest, coordinates.version),
     **{kind: partial(_write_language, language) for kind, language in LANGUAGES.items()},
 }
@@ -78,8 +80,9 @@ def check_packaging(kind: str | None, target: Target, group: str | None, version
         return None
     if kind not in PACKAGES:
         raise CompileError(f"--package {kind}: choose one of {', '.join(PACKAGES)}")
-    if target.is_web:
-        raise CompileError(f"--package {kind}: what {target.name} makes is an npm package already: leave it out")
+    if target.is_web != (kind == "npm"):
+        fitting = "npm" if target.is_web else "jar (Java) or wheel (Python)"
+        raise CompileError(f"--package {kind}: {target.name} libraries do not go into one; choose --package {fitting}")
     if kind == "aar" and not target.is_android:
         raise CompileError(
             f"--package aar: {target.name} is not Android; there choose --package jar (Java) or wheel (Python)"
@@ -96,6 +99,8 @@ def check_packaging(kind: str | None, target: Target, group: str | None, version
         raise CompileError(f"--version {version}: Cargo wants three numbers with dots, as in 1.2.0")
     if version is not None and not re.fullmatch(r"\d+(\.\d+){0,3}", version, re.ASCII):  # all that CMake takes
         raise CompileError(f"--version {version}: give one to four numbers with dots, as in 1.2.0")
+    if version is not None and kind == "npm" and version.count(".") > 2:
+        raise CompileError(f"--version {version}: npm takes three numbers: leave out the last")
     if kind in LANGUAGES:
         LANGUAGES[kind].platform(target.name)
     if kind in WITH_JAVA:

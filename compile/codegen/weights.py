@@ -40,3 +40,8 @@ def write_weights(plan: Plan, path: Path) -> None:
 def assembler_source(symbol: str, alignment: int = SECTION_ALIGNMENT) -> str:
     """C that puts the file `<symbol>.bin` of the folder where it is compiled into read-only data as `symbol`."""
     return ASSEMBLER_SOURCE.format(symbol=identifier(symbol), alignment=alignment)
+
+
+def reserving_source(symbol: str, size: int) -> str:
+    """C that reserves `size` zeros of memory as `symbol`: JavaScript reads a file into them."""
+    return f"_Alignas({SECTION_ALIGNMENT}) char {identifier(symbol)}[{size}];\n"

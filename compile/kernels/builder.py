@@ -15,6 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from compile.kernels.contract import ALIGNMENT, Signature
+from compile.targets import RELAXED, Isa
 
 Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
 
@@ -72,14 +73,19 @@ def integer(value: int, lanes: int = 1) -> Expr:
     return broadcast(tirx.const(value, "int32"), lanes)
 
 
-def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
-    """a · b + c, rounded once on every CPU."""
-    return tirx.call_llvm_pure_intrin("float32" if lanes == 1 else f"float32x{lanes}", "llvm.fma", a, b, c)
-
-
 def lane(vector: Expr, index: int) -> Expr:
     """One element of a vector."""
     return tirx.Shuffle([vector], [index])
+
+
+def fma(a: Expr, b: Expr, c: Expr, lanes: int, isa: Isa) -> Expr:
+    """a · b + c, rounded once on every CPU."""
+    if isa != RELAXED:
+        return tirx.call_llvm_pure_intrin("float32" if lanes == 1 else f"float32x{lanes}", "llvm.fma", a, b, c)
+    # LLVM would call a function for each lane. An engine that rounds twice is not given this level (web/index.js).
+    operands = [broadcast(operand, isa.lanes) if lanes == 1 else operand for operand in (a, b, c)]
+    result = tirx.call_llvm_pure_intrin(f"float32x{isa.lanes}", "llvm.wasm.relaxed.madd", *operands)
+    return lane(result, 0) if lanes == 1 else result
 
 
 def fold_lanes(vector: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, loop
+from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, lane, loop
 from compile.kernels.int8_reference import SMALLEST_RANGE, STEPS
 from compile.kernels.microkernel import unrolled
 from compile.targets import Isa
@@ -27,6 +27,7 @@ ROUND_BITS = 0x4B400000
 # Of these bits a rounded number has none; NaN has all.
 NOT_FINITE = 0x34800000
 SIGNED_OFFSET = 128
+NARROW = "llvm.wasm.narrow.unsigned"
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -106,36 +107,54 @@ class QuantizedRows:
         return begin + inside * BAND + row
 
     def quantize(self, x: Pointer, ldx: Expr, registers: Any) -> None:
+        offset = self._offset()
         if self.banded:
             with loop(tirx.truncdiv(self.rows + (BAND - 1), BAND)) as band:
-                self._band(x, ldx, band * BAND, registers)
+                self._band(x, ldx, band * BAND, offset, registers)
         else:
             with loop(self.rows) as row:
-                self._row(x, bind(row * ldx), row, registers)
+                self._row(x, bind(row * ldx), row, offset, registers)
 
-    def _row(self, x: Pointer, start: Expr, row: Expr, registers: Any) -> None:
+    def _offset(self) -> Expr:
+        """What is taken off elements and zero points: 128 where products are of signed numbers."""
+        if self.isa.dot != "relaxed":
+            return const(SIGNED_OFFSET if self.banded else 0)
+        ones, top = (broadcast(tirx.const(n, "int8"), 16) for n in (1, -128))
+        product = lane(relaxed_dot(ones, top, integer(0, 4)), 0)  # 4 · 128, or 4 · −128
+        return bind(tirx.Select(product < 0, const(SIGNED_OFFSET), const(0)))
+
+    def _row(self, x: Pointer, start: Expr, row: Expr, offset: Expr, registers: Any) -> None:
         lanes, whole = self.isa.lanes, self.k // self.isa.lanes
         (seen,), (tail,) = registers(1, lanes, "int32"), registers(1, 1, "int32")
         low, high = self._extremes(x, start, registers)
-        inverse, zero = self._factors(low, high)
+        inverse, zero = self._factors(low, high, offset)
         seen.store(0, integer(0, lanes), lanes)
         tail.store(0, integer(0))
         at = bind(self.at(row))
 
         def quantized(element: Expr, width: int) -> Expr:
             value = x.load(start + element, width)
-            rounded = fma(value, broadcast(inverse, width), broadcast(zero, width), width)
+            rounded = fma(value, broadcast(inverse, width), broadcast(zero, width), width, self.isa)
             bits = bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
             if not self.nonnegative:
                 where = seen if width == lanes else tail
                 where.store(0, where.load(0, width) | bits, width)
             return bits
 
-        def step(v: Expr, u: int) -> None:
-            bits = quantized((v + u) * lanes, lanes)
-            self._store_words(at + self.word(0, (v + u) * (lanes // GROUP)), bits)
+        def store(v: Expr, vectors: int) -> None:
+            bits = [quantized((v + i) * lanes, lanes) for i in range(vectors)]
+            place = at + self.word(0, v * (lanes // GROUP))
+            if vectors == 1:
+                self._store_words(place, *bits)
+            else:
+                self.memory.store(place, self._filled(bits), lanes)
 
-        unrolled(whole, min(UNROLL, whole or 1), step)
+        # So many vectors make one.
+        together = {"relaxed": GROUP, "maddwd": GROUP // 2}.get(self.isa.dot, 1) if lanes == GROUP else 1
+        unroll = min(UNROLL, whole or 1) // together or 1
+        unrolled(whole // together, unroll, lambda v, u: store((v + u) * together, together))
+        for v in range(whole - whole % together, whole):
+            store(v, 1)
         for first in range(whole * lanes, self.k, GROUP):
             bits = [quantized(k, 1) for k in range(first, min(first + GROUP, self.k))]
             for i, word in enumerate(self._words(bits)):
@@ -146,21 +165,21 @@ class QuantizedRows:
             finite = ((bits | tail.load(0)) & integer(NOT_FINITE)) == 0
         self._keep(row, low, high, zero, finite)
 
-    def _band(self, x: Pointer, ldx: Expr, first: Expr, registers: Any) -> None:
+    def _band(self, x: Pointer, ldx: Expr, first: Expr, offset: Expr, registers: Any) -> None:
         """Four rows side by side. Past the last row the last one is read again: nothing is kept of those."""
         starts, factors = [], []
         for i in range(BAND):
             row = bind(tirx.min(first + i, self.rows - 1))
             starts.append(bind(row * ldx))
             low, high = self._extremes(x, starts[i], registers)
-            inverse, zero = self._factors(low, high)
+            inverse, zero = self._factors(low, high, offset)
             factors.append((inverse, zero))
             self._keep(first + i, low, high, zero, finite=True)
         at = bind(self.at(first))
 
         def quantized(i: int, element: Expr, width: int) -> Expr:
             inverse, zero = (broadcast(f, width) for f in factors[i])
-            rounded = fma(x.load(starts[i] + element, width), inverse, zero, width)
+            rounded = fma(x.load(starts[i] + element, width), inverse, zero, width, self.isa)
             return bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
 
         def step(s: Expr, u: int) -> None:
@@ -228,12 +247,11 @@ class QuantizedRows:
             greatest = bind(tirx.max(greatest, bits(k, 1)))
         return bind(tirx.reinterpret("float32", greatest))
 
-    def _factors(self, low: Expr, high: Expr) -> tuple[Expr, Expr]:
+    def _factors(self, low: Expr, high: Expr, offset: Expr) -> tuple[Expr, Expr]:
         """254 / r, and the zero point with what rounds a number added to it."""
         span = bind(self._max(high - low, const(float(SMALLEST_RANGE)), 1))
         inverse = bind(const(float(STEPS)) / span)
-        offset = SIGNED_OFFSET if self.banded else 0
-        return inverse, bind(fma(const(0.0) - low, inverse, const(ROUND), 1) - const(float(offset)))
+        return inverse, bind(fma(const(0.0) - low, inverse, const(ROUND), 1, self.isa) - offset)
 
     def _keep(self, row: Expr, low: Expr, high: Expr, zero: Expr, finite: Any) -> None:
         span = bind(self._max(high - low, const(float(SMALLEST_RANGE)), 1))
@@ -262,6 +280,15 @@ class QuantizedRows:
         packed = (first & integer(0xFFFF, half)) | (third << integer(16, half))
         self.memory.store(at, packed, half)
 
+    def _filled(self, bits: list[Expr]) -> Expr:
+        """One vector of the words of two vectors of elements, or where words are of bytes, of four."""
+        if self.isa.dot == "maddwd":
+            numbers = [tirx.reinterpret("int16x8", b) for b in bits]
+            return tirx.reinterpret("int32x4", tirx.Shuffle(numbers, [0, 4, 2, 6, 8, 12, 10, 14]))
+        low = [b & integer(0xFF, GROUP) for b in bits]
+        halves = [tirx.call_llvm_pure_intrin("int16x8", NARROW, *low[i : i + 2]) for i in (0, 2)]
+        return tirx.reinterpret("int32x4", tirx.call_llvm_pure_intrin("int8x16", NARROW, *halves))
+
     # Arm's own minimum and maximum keep NaN; elsewhere what follows finds it.
 
     def _min(self, a: Expr, b: Expr, lanes: int) -> Expr:
@@ -274,6 +301,12 @@ class QuantizedRows:
         if self.banded:
             return bind(_intrinsic(f"llvm.aarch64.neon.{across}.f32.v4f32", 1, vector))
         return fold_lanes(vector, self.isa.lanes, combine)
+
+
+def relaxed_dot(weights: Expr, activations: Expr, total: Expr) -> Expr:
+    """total + Σ of four products of bytes a lane, of signed weights."""
+    name = "llvm.wasm.relaxed.dot.i8x16.i7x16.add.signed"
+    return tirx.call_llvm_pure_intrin("int32x4", name, weights, activations, total)
 
 
 def _intrinsic(name: str, lanes: int, *operands: Expr) -> Expr:

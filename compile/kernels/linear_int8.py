@@ -5,6 +5,8 @@ beyond N and K: one copy for all CPUs of an architecture, whatever multiplies th
 
     vnni    four products a lane of unsigned activations and signed weights (vpdpbusd): a broadcast word of activations
     maddwd  the same from two products of 16-bit numbers each (vpmaddwd), never the ones of 8 bits that saturate
+    relaxed WebAssembly's like vnni's where an engine has either that or sdot for it: whether it takes activations as
+            signed is asked of the instruction itself, once a call
     sdot    four products a lane of signed numbers, the activations one lane of a register that holds four rows
     smmla   2 × 2 sums of eight products: two words of a column are brought side by side by a zip, once a block of rows
     mull    any Arm: two 16-bit products are added (smull, smlal), then pairwise to 32 bits. That overflows only where
@@ -38,7 +40,7 @@ from compile.kernels.contract import (
     tensor,
     vector,
 )
-from compile.kernels.int8_rows import BAND, QuantizedRows, padded_depth
+from compile.kernels.int8_rows import BAND, QuantizedRows, padded_depth, relaxed_dot
 from compile.kernels.math import COARSE_UNARY
 from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, for_row_tiles, unrolled
 from compile.kernels.tiles import TileConfig, TileKey, default_tile
@@ -191,10 +193,10 @@ class _Code:
             value, weight = tirx.Cast(f"float32x{lanes}", total) * scale, self.scales.load(column, lanes)
             steps, operands = self.spec.steps, self.operands
             if self.bias:
-                value = fma(value, weight, self.bias.load(column, lanes), lanes)
+                value = fma(value, weight, self.bias.load(column, lanes), lanes, self.isa)
             elif steps[:1] == ("add",) and (first_added := operands[0]):
                 other = first_added.pointer.load(row * first_added.stride + column, lanes)
-                value, steps, operands = fma(value, weight, other, lanes), steps[1:], operands[1:]
+                value, steps, operands = fma(value, weight, other, lanes, self.isa), steps[1:], operands[1:]
             else:
                 value = value * weight
             results.append(epilogue.apply(steps, operands, value, row, column, lanes, COARSE_UNARY))
@@ -263,7 +265,7 @@ class _RowMajor(_Code):
 
     def factors(self, words: Expr) -> list[Expr]:
         """What multiplies a group's words of activations."""
-        if self.dot == "vnni":
+        if self.dot in ("vnni", "relaxed"):
             return [self.bytes_of(words)]
         half = f"int16x{2 * self.isa.lanes}"
         pairs, eight = tirx.reinterpret(half, words), broadcast(tirx.const(8, "int16"), 2 * self.isa.lanes)
@@ -274,8 +276,13 @@ class _RowMajor(_Code):
         if self.dot == "vnni":
             self.add(index, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", activations, weights)
             return
+        if self.dot == "relaxed":
+            total = self.acc[index]
+            total.store(0, relaxed_dot(weights, activations, total.load(0, lanes)), lanes)
+            return
         name = {
             "simd128": "llvm.wasm.dot",
+            "relaxed": "llvm.wasm.dot",
             "sse": "llvm.x86.sse2.pmadd.wd",
             "avx2": "llvm.x86.avx2.pmadd.wd",
             "avx512": "llvm.x86.avx512.pmaddw.d.512",

@@ -26,28 +26,32 @@ class TileConfig:
         return f"{self.mr}x{self.nr}"
 
 
-# Accumulators, one row of weights and the activations must fit the registers: 32 with AVX-512 and NEON, else 16.
+# Accumulators, one row of weights and the activations must fit the registers (`Isa.registers`).
 DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("avx2", "f32"): TileConfig(6, 16, k_unroll=8),
     ("avx512", "f32"): TileConfig(8, 32, k_unroll=8),
     ("neon", "f32"): TileConfig(8, 12, k_unroll=16),
     ("neon32", "f32"): TileConfig(4, 8, k_unroll=4),
     ("sse", "f32"): TileConfig(6, 8, k_unroll=4),
-    ("simd128", "f32"): TileConfig(6, 8, k_unroll=4),
+    # An unrolled step's loads all come before its products: what is not unrolled does not spill.
+    ("simd128", "f32"): TileConfig(4, 8),
+    ("relaxed", "f32"): TileConfig(4, 8),
     # int8 by what multiplies; k_unroll counts words of four elements.
     ("avx512", "i8_vnni"): TileConfig(6, 64, k_unroll=4),
     ("avx512", "i8_maddwd"): TileConfig(5, 64, k_unroll=2),
     ("avx2", "i8_vnni"): TileConfig(6, 16, k_unroll=4),
     ("avx2", "i8_maddwd"): TileConfig(4, 16, k_unroll=2),
     ("sse", "i8_maddwd"): TileConfig(2, 16, k_unroll=2),
-    ("simd128", "i8_maddwd"): TileConfig(6, 8, k_unroll=2),
+    ("simd128", "i8_maddwd"): TileConfig(6, 4),
+    ("relaxed", "i8_maddwd"): TileConfig(6, 4),
+    ("relaxed", "i8_relaxed"): TileConfig(4, 8),
     ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_mull"): TileConfig(8, 4, k_unroll=2),
 }
 
 
-ACCUMULATORS = {32: 16, 16: 12}  # by registers: enough to hide a multiply-add's latency, and few enough to fit
+ACCUMULATORS = {32: 16, 16: 12, 12: 8}  # by registers: enough to hide a multiply-add's latency, and few enough to fit
 
 
 def default_tile(isa: Isa, precision: str = "f32") -> TileConfig:

@@ -169,9 +169,14 @@ def link_library(
 
     Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
-    objects = [*kernels, *(_compile_source(toolchain, target, folder, source, name) for source in sources)]
+    objects = [*kernels, *compile_sources(toolchain, target, folder, sources, name)]
     link = _link_module if target.is_web else _link_elf
     link(toolchain, target, folder, objects, name, output)
+
+
+def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], name: str) -> list[Path]:
+    """Their object files, in `folder`, under the names of the sources."""
+    return [_compile_source(toolchain, target, folder, source, name) for source in sources]
 
 
 def _inside(path: Path, folder: Path) -> str:
@@ -198,7 +203,7 @@ def _link_module(
     toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], name: str, output: Path
 ) -> None:
     """A WebAssembly module, with what it needs of libm inside."""
-    public = [*re.findall(r"\bPB\((\w+)\)\(", (SRC / "api.h").read_text()), "web_take", "web_give", "web_layout"]
+    public = re.findall(r"\bPB\((\w+)\)\(", (SRC / "api.h").read_text() + (SRC / "web.c").read_text())
     arguments = ["-O2", *target.c_options, "-mexec-model=reactor", "-nostartfiles", "-Wl,--no-entry", "-Wl,-s"]
     arguments += [f"-Wl,--export={name}_{function}" for function in public]
     arguments += [f"-Wl,--max-memory={WASM_MEMORY}", *(_inside(path, folder) for path in objects), "-lm"]

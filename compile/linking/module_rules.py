@@ -82,3 +82,9 @@ def check_module(path: Path, name: str) -> list[str]:
         if not holds:
             raise CompileError(f"{path.name} breaks a rule of its target: {rule}")
     return [rule for rule, _ in rules]
+
+
+def check_modules(folder: Path, name: str) -> list[str]:
+    """The rules that all modules in a folder meet. Raises CompileError as `check_module`."""
+    *_, rules = (check_module(path, name) for path in sorted(folder.glob("*.wasm")))
+    return rules

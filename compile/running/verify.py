@@ -1,7 +1,7 @@
 """The last rungs of the ladder of truth: the linked library against ONNX Runtime on the exported model.
 
 A library for this machine runs here in a process of its own; others run under qemu, on a CPU as old as each of their
-levels allows, and a WebAssembly module in Node.js. Any other runner may be given: a phone's, for one.
+levels allows, and WebAssembly modules in Node.js. Any other runner may be given: a phone's, for one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def verify(
 ) -> tuple[Verification, ...]:
     """Compare the artifact with ONNX Runtime on random inputs and texts; one Verification for each CPU that ran it.
 
-    runner: by default this machine, or an emulated core for each of the library's levels;
+    runner: by default this machine, an emulated core for each of the library's levels, or Node.js for those it runs;
     samples: by default 3, or 1 where each takes half a minute of emulation; manifest: of a folder that has none yet;
     quantized: `model` with int8 weights. It is the referee then, with the rows rounded as int8 kernels round them if
     the library has such, and `model` says how much int8 costs, on the texts if there are any;
@@ -79,15 +79,15 @@ def verify(
     target = with_cpu(TARGETS[manifest.target], manifest.cpu)
     if runner is None and (missing := can_run(target)):
         raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
-    if runner is None and target.is_web:
-        runner = node.NodeRunner()
-    emulated = runner is None and not runs_here(target)
+    emulated = runner is None and not (runs_here(target) or target.is_web)
     texts = [{name: np.repeat(value, manifest.batch, axis=0) for name, value in text.items()} for text in texts]
     texts = texts[:1] if emulated else texts
     given = [*texts, *random_samples(manifest, samples or (1 if emulated else 3))]
     referee = _referee(model, quantized, manifest, given, len(texts), original)
     if runner:
         return (_compare(runner, folder, manifest, given, referee),)
+    if target.is_web:
+        return tuple(_compare(node.NodeRunner(one), folder, manifest, given, referee) for one in node.levels(folder))
     results = []
     for core in [CPUS[level.cpu].qemu_cpu for level in manifest.levels] if emulated else [""]:
         with qemu.QemuRunner(core, target) if emulated else LocalRunner() as one:

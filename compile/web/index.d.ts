@@ -53,7 +53,11 @@ export class PocketBERTError extends Error {
   code: number;
 }
 
+/** Sets of WebAssembly's instructions; each has a module of its own. */
+export type Level = "@LEVELS@";
+
 export class Model {
+  readonly level: Level;
   readonly inputs: TensorInfo[];
   readonly outputs: TensorInfo[];
   /** Of the longest sequence. */
@@ -76,5 +80,19 @@ export class Model {
   close(): void;
 }
 
-/** source: where the module is, by default beside this file; or its bytes; or compiled, to share it between workers. */
-export function load(source?: string | URL | BufferSource | WebAssembly.Module): Promise<Model>;
+export interface LoadOptions {
+  /** The URL of the folder with the modules and the weights, ending in "/"; by default that of this file. */
+  base?: string | URL;
+  /** By default the best that this engine runs. */
+  level?: Level;
+  /** The level's module, compiled, and the weights' bytes, where they are at hand: a page can share them between workers. */
+  module?: WebAssembly.Module;
+  weights?: Uint8Array;
+  /** While weights are read: how many of how many bytes are there. */
+  progress?: (bytes: number, all: number) => void;
+}
+
+/** The levels that this engine runs, best first. */
+export function levels(): Level[];
+
+export function load(options?: LoadOptions): Promise<Model>;

@@ -1,6 +1,10 @@
 // A compiled model in WebAssembly. index.d.ts says what everything is.
 
 const NAME = "@NAME@";
+// By what they need of an engine, best first; their weights are the same.
+const MODULES = "@MODULES@";
+const NEEDS = { "relaxed-simd": 1, "relaxed-dot": 2 };
+const PROBE = "@PROBE@";
 // The order is that of web_layout in the module.
 const MEMBERS =
   "options info info.name info.type info.rank info.shape info.token_axis info.bytes description description.tokens " +
@@ -13,7 +17,7 @@ const TYPES = { 1: Float32Array, 2: BigInt64Array, 3: Int32Array, 4: Uint8Array 
 const TYPE_NAMES = { 1: "float32", 2: "int64", 3: "int32", 4: "bool" };
 const TASKS = ["none", "classify", "entities", "fill", "embed", "answer"];
 const LONG_TEXTS = ["refuse", "truncate", "windows"];
-const ERROR_ARGUMENT = 1;
+const ERROR_ARGUMENT = 1, ERROR_CPU = 5;
 
 export class PocketBERTError extends Error {
   constructor(code, message) {
@@ -23,13 +27,39 @@ export class PocketBERTError extends Error {
   }
 }
 
-async function compileModule(source) {
-  if (source instanceof WebAssembly.Module) return source;
-  if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return WebAssembly.compile(source);
-  const url = new URL(source ?? `${NAME}.wasm`, import.meta.url);
+// What this engine's relaxed SIMD is good for: 0 nothing, 1 multiply-adds, 2 products of bytes too (probe.c).
+function probe() {
+  const module = Uint8Array.from(atob(PROBE), (character) => character.charCodeAt(0));
+  return WebAssembly.validate(module) ? new WebAssembly.Instance(new WebAssembly.Module(module)).exports.level() : 0;
+}
+
+export function levels() {
+  const known = probe();
+  return Object.keys(MODULES).filter((level) => (NEEDS[level] ?? 0) <= known);
+}
+
+// A file's bytes, a piece at a time, to take(piece, at).
+async function read(url, take) {
   if (url.protocol === "file:") {
     const { readFile } = await import("node:fs/promises");
-    return WebAssembly.compile(await readFile(url));
+    return take(await readFile(url), 0);
+  }
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
+  let at = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    take(value, at);
+    at += value.length;
+  }
+}
+
+async function compileModule(url) {
+  if (url.protocol === "file:") {
+    let module;
+    await read(url, (bytes) => (module = WebAssembly.compile(bytes)));
+    return module;
   }
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
@@ -37,10 +67,28 @@ async function compileModule(source) {
   return served ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
 }
 
-export async function load(source) {
+export async function load(options = {}) {
+  const runnable = levels();
+  const { base = import.meta.url, level = runnable[0], module, weights, progress } = options;
+  if (!runnable.includes(level))
+    throw new PocketBERTError(ERROR_CPU, `this engine does not run ${level ?? Object.keys(MODULES)}, but ${runnable.join(", ") || "no level"}`);
+  const compiled = module ?? (await compileModule(new URL(MODULES[level], base)));
   const now = () => performance.now();
-  const instance = await WebAssembly.instantiate(await compileModule(source), { pocketbert: { now } });
-  return new Model(instance.exports);
+  const { exports } = await WebAssembly.instantiate(compiled, { pocketbert: { now } });
+  exports._initialize?.();
+  const bytes = exports[`${NAME}_web_weight_bytes`]() >>> 0, place = exports[`${NAME}_web_weights`]() >>> 0;
+  const room = new Uint8Array(exports.memory.buffer, place, bytes);
+  let count = 0;
+  const take = (piece, at) => {
+    count = at + piece.length;
+    if (count > bytes) throw new PocketBERTError(ERROR_ARGUMENT, `${NAME}.weights has more than ${bytes} bytes: it is another model's`);
+    room.set(piece, at);
+    progress?.(count, bytes);
+  };
+  if (weights) take(weights, 0);
+  else await read(new URL(`${NAME}.weights`, base), take);
+  if (count < bytes) throw new PocketBERTError(ERROR_ARGUMENT, `${NAME}.weights has ${count} bytes for ${bytes}: load it again`);
+  return new Model(exports, level);
 }
 
 export class Model {
@@ -50,9 +98,9 @@ export class Model {
   #vector = 0;
   #textTokens = 0;
 
-  constructor(exports) {
+  constructor(exports, level) {
     this.#module = exports;
-    exports._initialize?.();
+    this.level = level;
     const layout = this.#call("web_layout");
     MEMBERS.split(" ").forEach((member, i) => (this.#at[member] = this.#view().getInt32(layout + 4 * i, true)));
     this.#within((take) => {

@@ -1,12 +1,12 @@
-// node runner.mjs MODULE NAME INPUTS OUTPUTS THREADS RUNS: what runtime/tools/runner.c does, for a module.
+// node runner.mjs LEVEL MODULE NAME INPUTS OUTPUTS THREADS RUNS: what runtime/tools/runner.c does, for a module.
 import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [module, , inputsFile, outputsFile, , runs] = process.argv.slice(2);
+const [level, module, , inputsFile, outputsFile, , runs] = process.argv.slice(2);
 const KINDS = { float32: Float32Array, int64: BigInt64Array, int32: Int32Array, bool: Uint8Array };
 const { load } = await import(pathToFileURL(join(dirname(module), "index.js")));
-const model = await load(pathToFileURL(module));
+const model = await load(level ? { level } : {});
 const given = readFileSync(inputsFile);
 let at = 0;
 const inputs = {};

@@ -1,7 +1,5 @@
 """report.html in headless Chromium: nothing fails, nothing overflows a phone, and it shows the manifest's numbers."""
 
-import importlib.util
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +7,7 @@ from typing import Any
 import pytest
 
 from compile.running.load import read_manifest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.support.chromium import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: Debian package chromium")
 
@@ -42,13 +39,8 @@ CONTRAST = """(() => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    # pytest imports tests without putting their folder on the path.
-    spec = importlib.util.spec_from_file_location("chromium", Path(__file__).with_name("chromium.py"))
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    opened = module.Browser(CHROMIUM)
+    assert CHROMIUM
+    opened = Browser(CHROMIUM)
     yield opened
     opened.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,12 +23,20 @@ PROBE = (
 
 @functools.cache
 def command() -> list[str] | None:
-    """How Node.js is started so that it has relaxed SIMD; None without one that has it."""
+    """How Node.js is started so that it has relaxed SIMD, if it can have that; None without Node.js."""
     node = shutil.which("node")
     for options in ([], ["--experimental-wasm-relaxed-simd"]):
         if node and subprocess.run([node, *options, "-e", PROBE], check=False, capture_output=True).returncode == 0:
             return [node, *options]
-    return None
+    return [node] if node else None
+
+
+def levels(folder: Path) -> list[str]:
+    """The levels of an artifact's modules that run here, best first."""
+    place = json.dumps((folder / "index.js").absolute().as_uri())
+    script = f"import({place}).then((model) => console.log(JSON.stringify(model.levels())))"
+    done = subprocess.run([*(command() or []), "-e", script], check=True, capture_output=True, text=True)
+    return list(json.loads(done.stdout))
 
 
 def missing() -> str | None:
@@ -36,7 +45,10 @@ def missing() -> str | None:
 
 
 class NodeRunner(Runner):
-    """One thread, as a page has it."""
+    """One thread, as a page has it. level: of the modules' levels; by default the best that runs here."""
+
+    def __init__(self, level: str = "") -> None:
+        self.level = level
 
     def execute(
         self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
@@ -46,7 +58,7 @@ class NodeRunner(Runner):
             raise RunnerError(f"modules run here only with {NEEDED}: install it")
         times = runs + WARM_UP if runs else 0
         with measuring():
-            program = [*node, str(WEB / "runner.mjs")]
+            program = [*node, str(WEB / "runner.mjs"), self.level]
             done, outputs = run_on_files(program, library, facts, inputs, (1, times), timeout)
         wall, cpu = parse_times(done.stdout)
-        return Execution(wall, outputs, Device("Node.js", (0,)), cpu)
+        return Execution(wall, outputs, Device(f"Node.js, {self.level}" if self.level else "Node.js", (0,)), cpu)

@@ -14,6 +14,17 @@ PB_PUBLIC void PB(web_give)(void *memory, size_t bytes)
     pb_free_pages(memory, bytes);
 }
 
+/* Where the weights go, which JavaScript reads from a file of their own: the modules of all levels share it. */
+PB_PUBLIC const char *PB(web_weights)(void)
+{
+    return pb_weights;
+}
+
+PB_PUBLIC size_t PB(web_weight_bytes)(void)
+{
+    return pb_the_plan.weight_bytes;
+}
+
 /* In the order in which web/index.js names them. */
 PB_PUBLIC const int32_t *PB(web_layout)(void)
 {

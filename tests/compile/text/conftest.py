@@ -71,3 +71,19 @@ def built(
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """modules(folder): the WebAssembly artifact of what `built` was given."""
+    import compile
+
+    made: dict[Path, Path] = {}
+
+    def make(folder: Path) -> Path:
+        if folder not in made:
+            out = tmp_path_factory.mktemp("web") / "model"
+            made[folder] = compile.build(folder, target="wasm32", seq_len=48, out=out).folder
+        return made[folder]
+
+    return make

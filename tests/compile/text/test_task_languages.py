@@ -227,12 +227,13 @@ def in_python(library: compile.Library, task: str, text: str) -> list[tuple[str,
 
 @pytest.mark.skipif(bool(node.missing()), reason=f"needs {node.NEEDED}")
 @pytest.mark.parametrize("task", MODELS)
-def test_javascript_says_nearly_the_same(task: str, built: Callable, texts: Path, tmp_path: Path) -> None:
+def test_javascript_says_nearly_the_same(
+    task: str, built: Callable, modules: Callable, texts: Path, tmp_path: Path
+) -> None:
     """Names and places to the letter; numbers by the same kernels at another width."""
-    head, labels, modules, config = MODELS[task]
-    artifact, folder = built(head, labels, modules, **config)
-    module = compile.build(folder, target="wasm32", seq_len=48, out=tmp_path / "web").folder
-    program = JAVASCRIPT.replace("ARTIFACT", str(module)).replace("TEXTS", str(texts)).replace("TASK", task)
+    head, labels, parts, config = MODELS[task]
+    artifact, folder = built(head, labels, parts, **config)
+    program = JAVASCRIPT.replace("ARTIFACT", str(modules(folder))).replace("TEXTS", str(texts)).replace("TASK", task)
     (tmp_path / "run.mjs").write_text(program)
     got = json.loads("".join(run(*(node.command() or []), tmp_path / "run.mjs")))
     with compile.load(artifact) as library:

@@ -1,6 +1,8 @@
 """WebAssembly modules, in Node.js: what they compute, what they refuse, and what a browser would refuse of them."""
 
 import json
+import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -50,14 +52,20 @@ def script(artifact: Path, body: str) -> Any:
 
 
 @needs_node
+@pytest.mark.parametrize("level", ["simd128", "relaxed-simd", "relaxed-dot"])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_module_computes_what_a_library_computes(precision: str, built: Callable, exported: Callable) -> None:
+def test_a_module_computes_what_a_library_computes(
+    precision: str, level: str, built: Callable, exported: Callable
+) -> None:
     """float32 as ONNX Runtime does; int8, whose sums are whole numbers, as the library for this machine."""
     artifact = built("wasm32", precision)
+    if level not in node.levels(artifact):
+        pytest.skip(f"not a level of this model and this Node.js: {level}")
     facts = read_manifest(artifact)
     samples = random_samples(facts, 2, seed=3)
-    with node.NodeRunner() as runner:
-        got, _ = runner.outputs(artifact / facts.library, facts, samples)
+    with node.NodeRunner(level) as runner:
+        got, where = runner.outputs(artifact / facts.library, facts, samples)
+    assert level in where
     if precision == "float32":
         import onnx
 
@@ -129,13 +137,61 @@ def test_a_thousand_runs_take_no_more_memory_than_a_few(built: Callable) -> None
     assert many <= few + (8 << 20)
 
 
-def test_an_artifact_is_a_package_that_npm_takes(built: Callable) -> None:
+def test_a_folder_holds_what_its_script_asks_for(built: Callable) -> None:
     artifact = built("wasm32", "int8")
     package = json.loads((artifact / "package.json").read_text())
-    assert package["files"] == ["index.js", "index.d.ts", "mobilebert.wasm"]
+    modules = ["mobilebert-relaxed-dot.wasm", "mobilebert-relaxed-simd.wasm", "mobilebert.wasm"]
+    assert package["files"] == ["index.js", "index.d.ts", *modules, "mobilebert.weights"]
     assert all((artifact / file).is_file() for file in (*package["files"], package["main"]))
-    assert "@NAME@" not in (artifact / "index.js").read_text()
+    script = (artifact / "index.js").read_text() + (artifact / "index.d.ts").read_text()
+    assert not re.findall("@[A-Z]+@", script)
+    assert all(module in script for module in modules)
     assert not (artifact / "include").exists()
+
+
+@needs_node
+def test_weights_that_are_cut_or_another_models_are_refused(built: Callable) -> None:
+    body = """
+    import { readFileSync } from "node:fs";
+    const weights = readFileSync(new URL("mobilebert.weights", "FOLDER/"));
+    const seen = [];
+    for (const given of [weights.subarray(0, 1000), new Uint8Array(weights.length + 1)])
+      await load({ weights: given }).catch((error) => seen.push(error.message));
+    await load({ level: "none" }).catch((error) => seen.push(error.message));
+    const shared = await load({ level: "simd128", weights });
+    const good = { input_ids: [1, 2], attention_mask: [1, 1], token_type_ids: [0, 0] };
+    const same = shared.level === "simd128" && shared.run(good).pooler_output.data.length;
+    console.log(JSON.stringify([seen, same]));"""
+    artifact = built("wasm32", "int8")
+    (cut, longer, level), outputs = script(artifact, body.replace("FOLDER", artifact.as_uri()))
+    assert "has 1000 bytes" in cut
+    assert "another model's" in longer
+    assert "does not run none, but" in level
+    assert outputs == 512
+
+
+@needs_node
+@pytest.mark.skipif(not shutil.which("npm"), reason="needs npm (Debian package npm)")
+def test_npm_installs_the_package(exported: Callable, tmp_path: Path) -> None:
+    """Under the name and version that were asked for; what was installed runs, and says under what licence it is."""
+    made = compile.build(
+        exported("mobilebert", seq_len=TOKENS), target="wasm32", precision="int8", seq_len=TOKENS, db="none",
+        out=tmp_path / "out", package="npm", name="my_model", version="1.2", cpu="wasm-simd128",
+    )  # fmt: skip
+    assert made.manifest.package
+    archive = made.folder / made.manifest.package.file
+    assert archive.name == "my-model-1.2.0.tgz"
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "package.json").write_text('{"name": "app", "version": "1.0.0"}')
+    options = ["--offline", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", str(tmp_path / "cache")]
+    subprocess.run(["npm", "install", *options, str(archive)], cwd=tmp_path / "app", check=True, capture_output=True)
+    installed = tmp_path / "app" / "node_modules" / "my-model"
+    package = json.loads((installed / "package.json").read_text())
+    assert (package["version"], package["license"], "private" in package) == ("1.2.0", "Apache-2.0", False)
+    assert {path.name for path in installed.iterdir()} == {*package["files"], "package.json", "README.md", "LICENSE"}
+    program = """import { load } from "my-model"; const model = await load(); console.log(model.inputs.length)"""
+    command = [*(node.command() or []), "--input-type=module", "-e", program]
+    assert subprocess.run(command, cwd=tmp_path / "app", check=True, capture_output=True).stdout == b"3\n"
 
 
 def test_rules_of_a_module(built: Callable, tmp_path: Path) -> None:
@@ -163,12 +219,14 @@ def test_rules_of_a_module(built: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"package": "wheel"}, "--package wheel: what wasm32 makes is an npm package already"),
+        ({"package": "wheel"}, "--package wheel: wasm32 libraries do not go into one; choose --package npm"),
+        ({"package": "npm", "version": "1.2.3.4"}, "--version 1.2.3.4: npm takes three numbers"),
+        ({"package": "npm", "target": "host"}, "--package npm: x86_64-linux libraries do not go into one"),
         ({"sanitize": "address"}, "wasm32 libraries do not run on this machine"),
-        ({"cpu": "cortex-a76"}, "unknown CPU 'cortex-a76' for target wasm32: choose one of wasm-relaxed-simd"),
+        ({"cpu": "cortex-a76"}, "unknown CPU 'cortex-a76' for target wasm32: choose one of wasm-simd128"),
     ],
 )
 def test_what_the_web_has_not_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=message):
-        compile.build("mobilebert", target="wasm32", out=tmp_path / "out", **options)
+        compile.build("mobilebert", **{"target": "wasm32", "out": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
