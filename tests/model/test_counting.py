@@ -67,3 +67,13 @@ def test_a_model_larger_than_the_memory_says_both_sizes(monkeypatch: pytest.Monk
         empty_model(config, "none")
     memory["SC_PHYS_PAGES"] += 1 << 18
     assert empty_model(config, "none").config == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_widths_are_as_even_as_in_the_papers(preset: str) -> None:
+    config = PRESETS[preset]
+    for width in (config.hidden_size, config.inner_size, config.embedding_size, config.intermediate_size):
+        assert width % 8 == 0
+    assert config.num_attention_heads in (3, 4, 5, 6, 8, 12, 16)
+    assert (config.vocab_size, config.max_position_embeddings) == (30522, 512)
+    assert config.type_vocab_size == (0 if "distilbert" in preset else 2)

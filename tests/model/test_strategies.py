@@ -9,6 +9,7 @@ from model import Model, ModelConfig, ModelError, create
 from model.data import PreTrainingBatches
 from model.distill import Distillation, Stage, Weights, auxiliary, copy_ends, ends_fit, joint, progressive
 from model.distill.objectives import project
+from model.distill.strategies import without_copies
 from model.processes import join
 from model.settings import TrainSettings
 from model.trainer import Trainer
@@ -89,6 +90,13 @@ def test_strategies_take_the_same_number_of_steps() -> None:
     assert [stage.name for stage in progressive(3, 7, 5)] == ["layer 1", "layer 2", "layer 3", "distillation"]
     with pytest.raises(ModelError, match="needs one a layer, 3"):
         progressive(3, 2, 5)
+
+
+def test_an_embedding_that_is_not_copied_is_trained_at_first_and_at_last() -> None:
+    stages = without_copies(progressive(3, 3, 2, 0.1), 0.1)
+    assert [stage.embeddings for stage in stages] == [1.0, 0.1, 0.1, 1.0]
+    assert not any(stage.copies_ends for stage in stages)
+    assert [stage.layers for stage in stages] == [stage.layers for stage in progressive(3, 3, 2, 0.1)]
 
 
 def test_softened_layers_move_by_the_small_rate(pair: tuple, prepared: Path, tmp_path: Path) -> None:

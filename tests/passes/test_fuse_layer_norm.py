@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 
 
-def layer_norm(b, x, size, *, rank=3, form="div", axis=-1, gamma=None, beta_first=False):
+def layer_norm(b, x, size, *, rank=3, form="div", axis=-1, gamma=None, turned=False):
     axes = b.const(np.array([rank - 1 if axis == "positive" else axis]))
     mean = b("ReduceMean", x, axes, keepdims=1)
     deviation = b("Sub", x, mean)
     square = b("Mul", deviation, deviation) if form == "tensorflow" else b("Pow", deviation, b.const(2.0))
-    root = b("Sqrt", b("Add", b("ReduceMean", square, axes, keepdims=1), b.const(1e-5)))
+    order = -1 if turned else 1
+    root = b("Sqrt", b("Add", *[b("ReduceMean", square, axes, keepdims=1), b.const(1e-5)][::order]))
     gamma = gamma or b.normal(size)
     if form == "tensorflow":
         factor = b("Mul", b("Reciprocal", root), gamma)
         return b("Add", b("Mul", x, factor), b("Sub", b.normal(size), b("Mul", mean, factor)))
-    scaled, beta = b("Mul", b("Div", deviation, root), gamma), b.normal(size)
-    return b("Add", beta, scaled) if beta_first else b("Add", scaled, beta)
+    scaled = b("Mul", *[b("Div", deviation, root), gamma][::order])
+    return b("Add", *[scaled, b.normal(size)][::order])
 
 
 @pytest.mark.parametrize("form", ["div", "tensorflow"])
@@ -27,9 +28,9 @@ def test_layer_norm_is_recognised(build, check, form, axis):
     assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
 
 
-def test_beta_in_front_of_what_it_is_added_to(build, check):
+def test_constants_in_front_of_what_they_are_added_to_or_multiply(build, check):
     b = build()
-    result, _ = check(b.model(layer_norm(b, b.input("x", [2, 3, 8]), 8, beta_first=True)), "fuse_layer_norm")
+    result, _ = check(b.model(layer_norm(b, b.input("x", [2, 3, 8]), 8, turned=True)), "fuse_layer_norm")
     assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
 
 
