@@ -40,6 +40,7 @@ class Size:
     student_inner: int
     vocab_size: int
     length: int
+    long_length: int  # of the last tenth of the batches: what finetuning.py reads is no longer
     batch_size: int
     teacher_steps: int
     transfer_steps: int
@@ -48,9 +49,9 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(2, 32, 16, 2, 48, 16, 1000, 32, 8, 12, 4, 4, 2),
-    "cpu": Size(3, 96, 48, 2, 128, 32, 4000, 48, 32, 1400, 110, 130, 40),
-    "gpu": Size(12, 512, 128, 4, 1024, 128, 30522, 128, 256, 20000, 4800, 7200, 100),
+    "smoke": Size(2, 32, 16, 2, 48, 16, 1000, 32, 64, 8, 12, 4, 4, 2),
+    "cpu": Size(3, 96, 48, 2, 128, 32, 4000, 48, 128, 32, 1400, 110, 130, 40),
+    "gpu": Size(12, 512, 128, 4, 1024, 128, 30522, 128, 384, 256, 20000, 4800, 7200, 100),
 }
 HELP = {"smoke": "seconds, to try the program", "cpu": "at most 20 minutes on 2 cores", "gpu": "hours on one GPU"}
 SHARED = Path("../shared/data")
@@ -121,7 +122,7 @@ def train_teacher(size: Size, work: Path, text: Path, vocabulary: Path, threads:
     from model.recipes.sources import ModelSource, TextData
 
     source = ModelSource(preset="ib-bert-large", fields=model_fields(size, size.teacher_inner, 1))
-    data = TextData(str(work / "train"), (str(text),), str(vocabulary), size.length)
+    data = TextData(str(work / "train"), (str(text),), str(vocabulary), size.length, size.long_length)
     train, started = settings(size, size.teacher_steps, 0, threads), time.perf_counter()
     trained = pretrain(PretrainConfig(str(work / "teacher"), source, data, train))  # type: ignore[arg-type]
     return kept_metrics(size, work, trained, started)
@@ -146,7 +147,7 @@ def train_student(job: tuple[Size, Path, Recipe, int, bool, int]) -> dict[str, f
     fields |= {} if nonorm else {"normalization": "layer-norm", "activation": "gelu"}
     source, data = (
         ModelSource(preset="mobilebert-paper", fields=fields),
-        TextData(str(work / "train"), (), "", size.length),
+        TextData(str(work / "train"), (), "", size.length, size.long_length),
     )
     total, started = size.transfer_steps + size.distillation_steps, time.perf_counter()
     if recipe.strategy == "bare":

@@ -224,6 +224,7 @@ def main() -> int:
     add = parser.add_argument_group("students").add_argument
     add("--students", action="store_true", help="fine-tune the model on tasks and compare those")
     add("--tasks", nargs="+", choices=STUDENT_TASKS, default=STUDENT_TASKS, help="default: all")
+    add("--train-int8", action="store_true", help="one more column: students that were trained for int8")
     add("--seeds", type=number(int, 1, 100), default=3, metavar="N", help="students of each task (default: 3)")
     add("--examples", type=number(int, 10, 20000), default=400, metavar="N", help="of a development set (default: 400)")
     add("--work", type=Path, default=Path("runs/quantization"), metavar="FOLDER", help="where students are kept")

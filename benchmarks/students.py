@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,18 @@ EPOCHS = {"sst-2": 0.15, "mrpc": 1.5, "rte": 1.5, "sts-b": 1.0, "squad-v1.1": 0.
 LENGTHS = {"sst-2": 64, "mrpc": 96, "rte": 96, "sts-b": 64, "squad-v1.1": 160}  # tokens, in training and in answering
 STRIDE = 96
 RATE, BATCH = 1e-4, 32
-SYSTEMS = ("float32", "ours, int8", "ONNX Runtime, dynamic int8", "LiteRT, dynamic int8")
+OURS, AWARE = "ours, int8", "ours, trained for int8"
+SYSTEMS = ("float32", OURS, AWARE, "ONNX Runtime, dynamic int8", "LiteRT, dynamic int8")
 Inputs = dict[str, np.ndarray]
 Answer = Callable[[Inputs], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Student:
-    """One task and seed. start: the folder that is fine-tuned; work: all students' folder; examples: of the dev set."""
+    """One task and seed. start: the folder that is fine-tuned; work: all students' folder; examples: of the dev set.
+
+    aware: whether it is trained for int8.
+    """
 
     task: Task
     seed: int
@@ -43,10 +47,11 @@ class Student:
     data: Path
     work: Path
     examples: int
+    aware: bool = False
 
     @property
     def folder(self) -> Path:
-        return self.work / f"{self.task.name}-{self.seed}"
+        return self.work / f"{self.task.name}-{self.seed}{'-int8' * self.aware}"
 
     @property
     def model(self) -> Path:
@@ -55,6 +60,7 @@ class Student:
     def train(self) -> None:
         """Unless it was."""
         from model.recipes.finetune import FinetuneConfig, TaskData, run_once
+        from model.recipes.quantization import Quantize
         from model.recipes.sources import ModelSource
         from model.settings import TrainSettings
 
@@ -67,9 +73,8 @@ class Student:
             optimizer="adamw", learning_rate=RATE, batch_size=BATCH, seed=self.seed, checkpoint_every=100, keep=1,
             log_every=20, precision="bfloat16",
         )  # fmt: skip
-        run_once(
-            FinetuneConfig(str(self.folder), name, ModelSource(folder=str(self.start)), data, EPOCHS[name], settings)
-        )
+        source, quantize = ModelSource(folder=str(self.start)), Quantize("int8" if self.aware else "float32")
+        run_once(FinetuneConfig(str(self.folder), name, source, data, EPOCHS[name], settings, quantize=quantize))
 
     def _dev_part(self) -> Path:
         """What training reports; SQuAD's first articles alone."""
@@ -268,7 +273,10 @@ def measure(args: Any, start: Path, name: str) -> dict[str, Any]:
             student.train()
             devs[task] = student.dev
             for system in SYSTEMS:
-                answers = student.answers(system, args.peer_python)
+                if system == AWARE:
+                    answers = aware_answers(student) if args.train_int8 else None
+                else:
+                    answers = student.answers(system, args.peer_python)
                 if answers is None:
                     say(f"{task.name}, seed {seed}, {system}: absent")
                     continue
@@ -276,6 +284,13 @@ def measure(args: Any, start: Path, name: str) -> dict[str, Any]:
                 say(f"{task.name}, seed {seed}, {system}: {student.dev.metric(*found[task][system][-1]):.2f}")
     rows = [row(task, devs[task], found[task]) for task in tasks]
     return {"model": name, "seeds": args.seeds, "students": rows}
+
+
+def aware_answers(student: Student) -> np.ndarray | None:
+    """The library's of a student that was trained for int8 from the same start, on as much."""
+    other = replace(student, aware=True)
+    other.train()
+    return other.answers(OURS, None)
 
 
 def row(task: Task, dev: Dev, found: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> dict[str, Any]:

@@ -301,3 +301,16 @@ def test_a_difference_between_students_has_an_interval(tmp_path: Path) -> None:
     apart, low, high = difference(dev, [(worse, exact), (worse, exact)])
     assert -100 < low < apart < high < 0
     assert difference(dev, [(worse, exact), (exact, exact)])[0] == pytest.approx(apart / 2)
+
+
+def test_what_a_tree_gains_by_lengths_is_the_leak() -> None:
+    from benchmarks.pairs import gain, one_hot
+
+    rng = np.random.default_rng(0)
+    labels, lengths = rng.integers(0, 2, 2000), rng.integers(4, 60, (2000, 2))
+    assert abs(gain(lengths, labels, 4, 50.0)) < 5
+    lengths[labels == 1, 1] += 40  # a random B fills the room
+    assert gain(lengths, labels, 4, 50.0) > 20
+    ends = rng.integers(0, 300, (2000, 4))
+    ends[:, 1] = np.where(labels == 1, 7, ends[:, 1])  # A is cut elsewhere where B follows
+    assert gain(one_hot(ends), labels, 12, 50.0) > 45
