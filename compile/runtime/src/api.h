@@ -98,8 +98,9 @@ int32_t PB(classify)(pocketbert_model *model, const char *text, size_t text_byte
                      const pocketbert_task_options *options, pocketbert_label *labels, int32_t room, int32_t *count,
                      int32_t *overflow);
 
-/* PB(classify) for many texts: several at once, each on a thread of its own, where that is faster. The first such call
- * takes memory for one more text a thread: `arena_bytes` of PB(describe) and scratch, until the model is closed.
+/* PB(classify) for many texts: several side by side in a run, and a run on each thread where there are as many texts as
+ * threads. The first such call takes memory for one more run a thread: `arena_bytes` of PB(describe) and scratch, until the
+ * model is closed.
  *
  * model, options: as in PB(classify).
  * texts, text_count: what to read; yours.
