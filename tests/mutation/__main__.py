@@ -109,9 +109,9 @@ def planted(paths: list[str], seed: int) -> Iterator[Fault]:
 def naming(path: str, wanted: list[str]) -> list[str]:
     """Files of tests that name a module, then those in the folder of its name, the shortest first."""
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    files = sorted(
-        (file for folder in wanted for file in (ROOT / folder).rglob("test_*.py")), key=lambda file: file.stat().st_size
-    )
+    places = [ROOT / place for place in wanted]
+    files = [file for place in places for file in (place.rglob("test_*.py") if place.is_dir() else [place])]
+    files.sort(key=lambda file: file.stat().st_size)
     named = [file for file in files if re.search(rf"{re.escape(module)}\b", file.read_text())]
     own, folder = Path(path).stem, Path(path).parent.name
     beside = [

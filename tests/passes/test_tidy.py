@@ -24,3 +24,12 @@ def test_what_an_exporter_left_goes_and_a_second_run_changes_nothing(build):
     again, _ = passes.run(first, only=["tidy"])
     assert (first.producer_name, first.doc_string, first.graph.node[0].doc_string) == ("pocketbert.passes", "", "")
     assert again.SerializeToString() == first.SerializeToString()
+
+
+def test_where_nothing_is_to_be_done_nothing_is_counted(build):
+    b = build()
+    _, report = passes.run(
+        b.model(b("Tanh", b.input("x", [2, 4]), name="act")), options=passes.Options(quantize="int8")
+    )
+    assert {entry.name: entry.applied for entry in report.passes if entry.applied} == {}
+    assert not any(entry.refusals for entry in report.passes)
