@@ -14,6 +14,7 @@ from model.distill import Distillation, Stage, Weights
 from model.finetune.embedding import embed, sentence_part
 from model.finetune.losses import predict
 from model.finetune.spans import SpanSettings
+from model.recipes.evaluate import evaluate_words
 from model.settings import TrainSettings
 
 HEADS = ("none", "mlm", "sequence-classification", "token-classification", "question-answering")
@@ -142,6 +143,40 @@ def test_vectors_are_without_dropout_and_give_the_mode_back(
     assert np.array_equal(first, second)
     assert first.shape == (6, module.config.hidden_size)
     assert np.allclose(np.linalg.norm(first, axis=1), 1)
+
+
+def test_held_out_words_are_judged_without_dropout_and_over_every_batch(
+    small: Callable, randomized: Callable, inputs: Callable
+) -> None:
+    module = randomized(small("bert-base", **BERT), "mlm").train()
+    made, seen = [], []
+    for seed in range(3):
+        labels = torch.full((2, 12), IGNORED)
+        labels[:, 2 : 4 + seed] = torch.arange(2 * (2 + seed)).reshape(2, -1) + seed
+        sentences = {"next_sentence": torch.tensor([seed % 2, 1])}
+        made.append(inputs(module.config, 2, 12, seed) | {"labels": labels} | sentences)
+
+    class Stub:
+        def batch(self, number: int, rank: int, world: int, size: int) -> dict[str, torch.Tensor]:
+            assert (rank, world, size) == (0, 1, 2)
+            seen.append(number)
+            return made[number]
+
+    got = evaluate_words(module, Stub(), 3, 2)  # type: ignore[arg-type]
+    assert (seen, module.training) == ([0, 1, 2], True)
+    module.eval()
+    words, sentences = [], []
+    for batch in made:
+        logits, follows = outputs(module, {name: batch[name] for name in module.config.input_names})
+        chosen = batch["labels"] != IGNORED
+        words.append((logits[chosen], batch["labels"][chosen]))
+        sentences.append((follows, batch["next_sentence"]))
+    expected = {}
+    for name, parts in (("mlm", words), ("nsp", sentences)):
+        scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        expected[name] = float(nn.functional.cross_entropy(scores, labels))
+        expected[f"{name}_accuracy"] = float((scores.argmax(-1) == labels).float().mean())
+    assert got == pytest.approx(expected, rel=1e-5)
 
 
 def test_defaults_are_berts() -> None:

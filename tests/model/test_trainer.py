@@ -263,6 +263,13 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path, tmp_path: Path)
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize(("precision", "narrow"), [("auto", False), ("float32", False), ("bfloat16", True)])
+def test_bfloat16_is_for_gpus_unless_it_is_asked_for(
+    precision: str, narrow: bool, prepared: Path, tmp_path: Path
+) -> None:
+    assert make(prepared, tmp_path / "run", precision=precision).bfloat16 is narrow
+
+
 def test_bfloat16_learns_nearly_as_float32_does_and_keeps_float32_weights(prepared: Path, tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):

@@ -21,6 +21,17 @@ for row in range(4):
     STEP += [f"vfmadd231ps %zmm{v}, %zmm4, %zmm{16 + 4 * row + v}" for v in range(4)]
 
 
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, displays, said in (
+        (None, ["x"], "bochs (Debian package bochs)"),
+        ("/bin/bochs", [], "Bochs's text display (Debian package bochs-term)"),
+        ("/bin/bochs", ["x"], None),
+    ):
+        monkeypatch.setattr(bochs.shutil, "which", lambda _, found=program: found)
+        monkeypatch.setattr(bochs.Path, "glob", lambda *_, found=displays: iter(found))
+        assert bochs.missing() == said
+
+
 def test_inner_loop_is_bound_by_its_multiply_adds() -> None:
     (cycles,) = estimated_cycles([[*STEP, "addq $256, %rsi", "jne 0x10"]], "x86_64", "skylake-avx512")
     assert 16 / 2 <= cycles <= 1.1 * 16 / 2

@@ -1,6 +1,8 @@
 """What a session makes of the times it is told: which trials it begins, and when a tile replaces the default."""
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,14 +10,17 @@ from typing import Any
 import pytest
 
 from compile.databases import Record
+from compile.kernels.attention import Attention
+from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.kernels.linear import Linear
 from compile.kernels.tiles import TileConfig, default_tile
 from compile.running.runners.base import RunFailed
 from compile.targets import AVX2, CPUS
 from tune.kernels import session as sessions
 from tune.kernels.journal import Journal
+from tune.kernels.library import task_header
 from tune.kernels.session import Session
-from tune.kernels.tasks import Task
+from tune.kernels.tasks import COLD_BYTES, WITHOUT_WEIGHTS, Task, peak_task
 
 CPU = CPUS["x86-64-v3"]
 
@@ -162,3 +167,30 @@ def test_what_was_chosen_before_stays_unless_something_new_was_tried(session: Ca
     assert (same.tile, again.progress[0].state, again.bench.calls) == (OTHER, "chosen before", [])
     (other,) = session(Bench(), OTHER, THIRD).choose_tiles()
     assert other.tile == DEFAULT
+
+
+def test_the_harness_is_told_what_the_kernel_takes() -> None:
+    cold, hot = task(), replace(task(), hot=5)
+    for one, copies, call in ((cold, "3", r"w\[turn\]"), (hot, "1", r"w\[0\]")):
+        text = task_header(one, 3)
+        assert "enum { REPEATS = 3 };" in text
+        sizes = dict(re.findall(r"enum \{ (\w+)_BYTES = (\d+) \};", text))
+        lines = {buffer.name: -(-4 * buffer.size // ALIGNMENT) * ALIGNMENT for buffer in one.buffers}
+        assert {name: int(size) for name, size in sizes.items()} == {name: n + SLACK for name, n in lines.items()}
+        arrays = dict(re.findall(r"char (\w+)\[(\d+)\]\[", text))
+        assert arrays == {name: copies if name == "w" else "1" for name in lines}
+        assert re.search(rf"    kernel\(.*{call}.*\);", text)
+        assert len(re.findall(r"POCKETBERT_FLOAT32", text)) == sum(b.role in ("input", "output") for b in one.buffers)
+
+
+def test_as_many_calls_are_timed_as_find_their_weights_outside_of_caches() -> None:
+    one, attention = task(), Task(Attention(2, 32, 0.2, True, default_tile(AVX2), AVX2), 33, 1)
+    assert one.repeats == COLD_BYTES // one.kernel.weight_bytes > 1
+    assert replace(one, hot=7).repeats == 7
+    assert Task(Linear(4096, 4096, False, (), default_tile(AVX2), AVX2), 1, 1).repeats == 1
+    assert attention.repeats == WITHOUT_WEIGHTS == 32
+    assert one.flops == 2 * 19 * 40 * 72
+    assert [b.role for b in one.buffers if b.name == "y"] == ["output"]
+    peak = peak_task(AVX2)
+    assert (peak.calls, peak.hot, peak.rows % peak.kernel.tile.mr) == (1, 500, 0)
+    assert peak.kernel.weight_bytes < 32 << 10  # the first-level cache
