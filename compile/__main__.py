@@ -247,9 +247,9 @@ def _tuning(tuning: TuningSummary | None) -> str:
 def list_targets(_: argparse.Namespace) -> None:
     for target in TARGETS.values():
         cpus = [c.name for c in CPUS.values() if c.arch == target.arch]
-        print(f"{target.name:<14} {target.description}\n{'':<14} --cpu {', '.join(cpus)} (default {target.cpu.name})")
-    print(f"{'android':<14} all of {', '.join(ANDROID)} in one archive (--package aar)")
-    print(f"{'host':<14} this machine, at its best instruction set")
+        print(f"{target.name:<20} {target.description}\n{'':<20} --cpu {', '.join(cpus)} (default {target.cpu.name})")
+    print(f"{'android':<20} all of {', '.join(ANDROID)} in one archive (--package aar)")
+    print(f"{'host':<20} this machine, at its best instruction set")
 
 
 def make_key(args: argparse.Namespace) -> None:

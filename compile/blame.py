@@ -12,7 +12,7 @@ import onnx
 from compile.codegen.objects import compile_kernels
 from compile.errors import CompileError
 from compile.importer.graph import import_shaped
-from compile.linking.link import check_symbols
+from compile.linking.symbols import check_symbols
 from compile.lowering.lower import lower
 from compile.targets import Target
 from pocketbert.errors import first_line
@@ -28,7 +28,7 @@ def blame(model: onnx.ModelProto, tokens: int, target: Target, error: Exception)
         try:
             program = lower(import_shaped(alone, shapes), tokens, target.isa)
             with TemporaryFolder() as folder:
-                check_symbols(compile_kernels(program.kernels, target, folder))
+                check_symbols(compile_kernels(program.kernels, target, folder), target)
         except Exception as failure:
             said = f" ({first_line(failure)})" if isinstance(failure, CompileError) else ""
             name = node.name or node.output[0]

@@ -42,9 +42,12 @@ from compile.errors import CompileError
 from compile.importer.batch import file_batch, one_sequence, require_batch
 from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes
 from compile.importer.interface import with_own_types
+from compile.linking.dll_rules import check_dll
+from compile.linking.dylib_rules import check_dylib
 from compile.linking.library_rules import check_library
-from compile.linking.link import check_symbols, find_toolchain, link_library, require_space
+from compile.linking.link import find_toolchain, link_library, require_space
 from compile.linking.module_rules import check_modules
+from compile.linking.symbols import check_symbols
 from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
 from compile.program import Program
@@ -251,7 +254,7 @@ def build_program(
                 for level in plan.code_variants
             ]
             if not target.is_web:  # there the linker says what is missing
-                check_symbols([path for paths in objects for path in paths])
+                check_symbols([path for paths in objects for path in paths], target)
         with clock.phase("pack weights"):
             write_weights(plan, folder / f"{name}.weights" if target.is_web else work / "pb_weights.bin")
         with clock.phase("link"):
@@ -267,7 +270,7 @@ def build_program(
                 kernel_objects = [path for paths in objects for path in paths]
                 link_library(toolchain, target, work, sources, kernel_objects, name, library)
         with clock.phase("check the library"):
-            rules = check_modules(folder, name) if target.is_web else check_library(library, target, name)
+            rules = check_modules(folder, name) if target.is_web else _check(library, target, name)
         shutil.rmtree(work)
         manifest = make_manifest(
             plan,
@@ -297,6 +300,13 @@ def build_program(
         if options.sign:
             sign(folder, (folder / FILE).read_bytes(), read_key(options.sign))
     return BuildResult(out, manifest, clock.seconds)
+
+
+def _check(library: Path, target: Target, name: str) -> list[str]:
+    """The rules of its target that the library meets. Raises CompileError naming the first that it breaks."""
+    if target.is_windows:
+        return check_dll(library, target, name)
+    return check_dylib(library, target, name) if target.is_apple else check_library(library, target, name)
 
 
 def _task_facts(task: Task | None) -> dict[str, Any]:

@@ -39,6 +39,9 @@ AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False, dot="maddwd")
 # adds at once.
 SIMD128 = Isa("simd128", lanes=4, registers=12, by_element=False, dot="maddwd")
 RELAXED = replace(SIMD128, name="relaxed")
+# RISC-V's base has no vectors: four lanes are four registers, of which there are 32.
+RV64 = Isa("rv64", lanes=4, registers=8, by_element=False, dot="maddwd")
+RVV = Isa("rvv128", lanes=4, registers=32, by_element=False, dot="maddwd")
 LINUX_NAMES = {"asimddp": "dotprod", "asimdhp": "fp16", "avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni"}
 LINUX_NAMES |= {"sse4_2": "sse42"}
 WASM_FEATURES = ("+simd128", "+bulk-memory", "+sign-ext", "+nontrapping-fptoint")
@@ -155,6 +158,24 @@ CPUS = {
             features=("+avx512vnni",),
             required=("avx2", "fma", *AVX512_FEATURES, "avx512vnni"),
         ),
+        Cpu(
+            name="rv64gc",
+            arch="riscv64",
+            isa=RV64,
+            llvm_cpu="generic-rv64",
+            features=("+m", "+a", "+f", "+d", "+c"),
+            required=(),
+            qemu_cpu="rv64",
+        ),
+        Cpu(
+            name="rv64gcv",
+            arch="riscv64",
+            isa=RVV,
+            llvm_cpu="generic-rv64",
+            features=("+m", "+a", "+f", "+d", "+c", "+v"),
+            required=("v",),
+            qemu_cpu="rv64,v=true,vext_spec=v1.0,vlen=128",
+        ),
         # Each is a module of its own, and JavaScript chooses: an engine takes none with an instruction it lacks.
         Cpu(
             name="wasm-simd128",
@@ -184,13 +205,18 @@ CPUS = {
 }
 
 
+SYSTEMS = ("Android", "Windows", "Linux", "Unknown")
+# For LLVM: all functions say how their frames are undone. Windows ends a process that stops in one that does not.
+UNWINDING = "-disable-nounwind-inference:bool=true"
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a library will run.
 
-    libc, libm: the sonames that the target's dynamic linker knows; nothing else may be needed. extra_levels: CPUs that
-    get kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first. abi: Android's name.
-    c_options: what zig's clang takes besides.
+    libc, libm: the sonames that an ELF system's dynamic linker knows; nothing else may be needed. extra_levels: CPUs
+    that get kernels of their own beside those for `cpu`, chosen when a library is opened; lowest first. abi: Android's
+    name. c_options: what zig's clang takes besides.
     """
 
     name: str
@@ -221,9 +247,38 @@ class Target:
     def is_web(self) -> bool:
         return self.arch == "wasm32"
 
+    @property
+    def is_windows(self) -> bool:
+        return "windows" in self.triple
+
+    @property
+    def is_apple(self) -> bool:
+        return "apple" in self.triple
+
+    @property
+    def is_elf(self) -> bool:
+        return "linux" in self.triple
+
+    @property
+    def system(self) -> str:
+        """As CMake calls it."""
+        apple = "iOS" if "ios" in self.triple else "Darwin"
+        return apple if self.is_apple else next(s for s in SYSTEMS if s.lower() in self.triple)
+
     def library_name(self, name: str) -> str:
         """The file that the model `name` becomes."""
-        return f"{name}.wasm" if self.is_web else f"lib{name}.so"
+        kinds = ((self.is_web, f"{name}.wasm"), (self.is_windows, f"{name}.dll"), (self.is_apple, f"lib{name}.dylib"))
+        return next((file for holds, file in kinds if holds), f"lib{name}.so")
+
+    @property
+    def least_version(self) -> str:
+        """Of Apple's systems the oldest that a library runs on."""
+        return self.zig_triple.split(".", 1)[1].split("-")[0]
+
+    def install_name(self, library: str) -> str:
+        """How programs find a library of Apple's systems; on iOS, where they have only frameworks, within one."""
+        name = library.removeprefix("lib").removesuffix(".dylib")
+        return f"@rpath/{name}.framework/{name}" if self.system == "iOS" else f"@rpath/{library}"
 
     def llvm(self, cpu: Cpu | None = None, num_cores: int = 4) -> dict[str, object]:
         """TVM's description of this target, for `cpu` if given. It would ask the host for a core count left out."""
@@ -234,9 +289,9 @@ class Target:
             "mcpu": cpu.llvm_cpu,
             "num-cores": num_cores,
             # Kernels are written in vectors already; this pass would only glue accumulators into wider ones and spill.
-            "cl-opt": ["-vectorize-slp:bool=false"],
+            "cl-opt": ["-vectorize-slp:bool=false", *[UNWINDING] * self.is_windows],
         }
-        if self.is_web:
+        if self.arch in ("wasm32", "riscv64"):
             spec["vector-width"] = 32 * cpu.isa.lanes  # TVM does not know
         if cpu.features:
             spec["mattr"] = list(cpu.features)
@@ -305,6 +360,72 @@ TARGETS = {
             extra_levels=(CPUS["x86-64-v3-vnni"], CPUS["x86-64-v4"], CPUS["x86-64-v4-vnni"]),
         ),
         Target(
+            name="riscv64-linux",
+            arch="riscv64",
+            triple="riscv64-unknown-linux-gnu",
+            zig_triple="riscv64-linux-gnu",
+            libc="libc.so.6",
+            libm="libm.so.6",
+            cpu=CPUS["rv64gc"],
+            description="64-bit RISC-V Linux (rv64gc; faster with vectors)",
+            extra_levels=(CPUS["rv64gcv"],),
+        ),
+        Target(
+            name="x86_64-windows",
+            arch="x86_64",
+            triple="x86_64-pc-windows-gnu",
+            zig_triple="x86_64-windows-gnu",
+            libc="",
+            libm="",
+            cpu=CPUS["x86-64-v3"],
+            description="64-bit Windows 10 and later with AVX2",
+            extra_levels=(CPUS["x86-64-v3-vnni"], CPUS["x86-64-v4"], CPUS["x86-64-v4-vnni"]),
+        ),
+        Target(
+            name="arm64-windows",
+            arch="aarch64",
+            triple="aarch64-pc-windows-gnu",
+            zig_triple="aarch64-windows-gnu",
+            libc="",
+            libm="",
+            cpu=CPUS["armv8.0"],
+            description="Windows 10 and later on 64-bit Arm",
+            extra_levels=(CPUS["cortex-a76"], CPUS["cortex-x2"]),
+        ),
+        Target(
+            name="arm64-macos",
+            arch="aarch64",
+            triple="aarch64-apple-macosx11.0.0",
+            zig_triple="aarch64-macos.11.0",
+            libc="",
+            libm="",
+            cpu=CPUS["cortex-a76"],
+            description="macOS 11 and later on Apple silicon",
+            extra_levels=(CPUS["cortex-x2"],),
+        ),
+        Target(
+            name="arm64-ios",
+            arch="aarch64",
+            triple="aarch64-apple-ios14.0.0",
+            zig_triple="aarch64-ios.14.0",
+            libc="",
+            libm="",
+            cpu=CPUS["armv8.0"],
+            description="iPhones and iPads, iOS 14 and later",
+            extra_levels=(CPUS["cortex-a76"], CPUS["cortex-x2"]),
+        ),
+        Target(
+            name="arm64-ios-simulator",
+            arch="aarch64",
+            triple="aarch64-apple-ios14.0.0-simulator",
+            zig_triple="aarch64-ios.14.0-simulator",
+            libc="",
+            libm="",
+            cpu=CPUS["cortex-a76"],
+            description="Xcode's iOS simulator on Apple silicon",
+            extra_levels=(CPUS["cortex-x2"],),
+        ),
+        Target(
             name="wasm32",
             arch="wasm32",
             triple="wasm32-unknown-unknown",
@@ -337,13 +458,24 @@ def host_cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+# What Python calls this machine, and the target that it can load.
+HOSTS = {
+    ("Linux", "x86_64"): "x86_64-linux",
+    ("Linux", "aarch64"): "arm64-linux",
+    ("Linux", "riscv64"): "riscv64-linux",
+    ("Darwin", "arm64"): "arm64-macos",
+    ("Windows", "AMD64"): "x86_64-windows",
+    ("Windows", "ARM64"): "arm64-windows",
+}
+
+
 def host_target() -> Target:
-    """The target that this machine can load, at the best instruction set it has."""
-    machine = platform.machine()
-    if platform.system() != "Linux" or machine not in ("x86_64", "aarch64"):
-        raise CompileError(f"--target host: {platform.system()} on {machine} has no target here; name one of {names()}")
-    if machine == "aarch64":
-        return TARGETS["arm64-linux"]
+    """The target that this machine can load; on x86-64 Linux at the best instruction set it has."""
+    host = platform.system(), platform.machine()
+    if host not in HOSTS:
+        raise CompileError(f"--target host: {' on '.join(host)} has no target here; name one of {names()}")
+    if HOSTS[host] != "x86_64-linux":
+        return TARGETS[HOSTS[host]]
     flags = host_cpu_flags()
     if not {"avx2", "fma"} <= flags:
         raise CompileError("--target host: this CPU lacks AVX2 or FMA, the least that x86-64 kernels need")
@@ -388,8 +520,11 @@ def find_targets(name: str, cpu: str | None = None) -> list[Target]:
 
 def why_not_here(target: Target) -> str:
     """What this machine lacks to load a library built for `target`; empty if it can."""
-    if platform.system() != "Linux" or platform.machine() != target.arch or target.is_android:
-        return f"this machine ({platform.system()} on {platform.machine()}) cannot load it"
+    host = platform.system(), platform.machine()
+    if HOSTS.get(host) != target.name:
+        return f"this machine ({' on '.join(host)}) cannot load it"
+    if host[0] != "Linux":
+        return ""  # the library itself says what a CPU lacks
     missing = set(target.cpu.required) - host_cpu_flags()
     return f"this CPU lacks {', '.join(sorted(missing))}" if missing else ""
 

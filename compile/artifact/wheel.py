@@ -26,10 +26,16 @@ FACTS = (
     *("name", "library", "sha256", "target", "cpu", "precision", "tokens", "shorter_sequences", "inputs", "outputs"),
     *("task", "labels", "activation", "pooling", "normalized"),
 )
-# glibc has had all that a library takes since 2.17; Android's number is the API level.
+# glibc has had all that a library takes since 2.17, and musl too; Android's number is the API level.
 PLATFORMS = {
-    "x86_64-linux": "manylinux_2_17_x86_64",
-    "arm64-linux": "manylinux_2_17_aarch64",
+    "x86_64-linux": "manylinux_2_17_x86_64.musllinux_1_1_x86_64",
+    "arm64-linux": "manylinux_2_17_aarch64.musllinux_1_1_aarch64",
+    "riscv64-linux": "manylinux_2_31_riscv64.musllinux_1_2_riscv64",
+    "x86_64-windows": "win_amd64",
+    "arm64-windows": "win_arm64",
+    "arm64-macos": "macosx_11_0_arm64",
+    "arm64-ios": "ios_14_0_arm64_iphoneos",
+    "arm64-ios-simulator": "ios_14_0_arm64_iphonesimulator",
     "arm64-android": "android_23_arm64_v8a",
     "armv7-android": "android_23_armeabi_v7a",
     "x86_64-android": "android_23_x86_64",
@@ -80,7 +86,7 @@ The library and its loader are under the licence stated here; the model's weight
 WHEEL = """Wheel-Version: 1.0
 Generator: pocketbert ({pocketbert})
 Root-Is-Purelib: false
-Tag: py3-none-{platform}
+{tags}
 """
 
 
@@ -99,6 +105,7 @@ def write_wheel(folder: Path, manifest: Manifest, version: str) -> Package:
         "version": version,
         "platform": PLATFORMS[manifest.target],
     }
+    facts["tags"] = "\n".join(f"Tag: py3-none-{tag}" for tag in facts["platform"].split("."))
     facts |= {"pocketbert": manifest.versions["pocketbert"]}
     info = f"{name}-{version}.dist-info"
     entries: dict[str, bytes | Path] = {

@@ -23,8 +23,15 @@ def write_interface(plan: Plan, name: str, target: Target, folder: Path) -> None
     (include / f"{name}.h").write_text(header(name, _describe(plan)))
     for shared in SHARED_HEADERS:
         shutil.copy(INCLUDE / shared, include / shared)
-    system = "Android" if target.is_android else "Linux"
-    facts = {"NAME": name, "ABI": str(abi_version()), "TARGET": target.name, "SYSTEM": system, "ARCH": target.arch}
+    library = target.library_name(name)
+    facts = {
+        "NAME": name,
+        "ABI": str(abi_version()),
+        "TARGET": target.name,
+        "SYSTEM": target.system,
+        "ARCH": target.arch,
+    }
+    facts |= {"LIBRARY": library, "SONAME": target.install_name(library) if target.is_apple else library}
     for file in ("config", "config-version"):
         (cmake / f"{name}-{file}.cmake").write_text(fill((TEMPLATES / f"{file}.cmake.in").read_text(), facts))
 

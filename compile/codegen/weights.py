@@ -13,7 +13,21 @@ from compile.planning.plan import Plan
 # Page-aligned for the largest page in use (Android's 16 KiB): the pages hold weights alone and stay shared and clean.
 SECTION_ALIGNMENT = 16384
 
-ASSEMBLER_SOURCE = """#ifdef __wasm__
+ASSEMBLER_SOURCE = """#if defined(__APPLE__)
+__asm__(".section __TEXT,__const\\n"
+        ".balign {alignment}\\n"
+        ".globl _{symbol}\\n"
+        ".private_extern _{symbol}\\n"
+        "_{symbol}:\\n"
+        ".incbin \\"{symbol}.bin\\"\\n");
+#elif defined(_WIN32)
+__asm__(".section .rdata,\\"dr\\"\\n"
+        ".balign 4096\\n" /* Windows' pages, on every processor */
+        ".globl {symbol}\\n"
+        "{symbol}:\\n"
+        ".incbin \\"{symbol}.bin\\"\\n");
+#else
+#ifdef __wasm__
 __asm__(".section .rodata.{symbol},\\"\\",@\\n.type {symbol},@object\\n"
 #else
 __asm__(".section .rodata.{symbol},\\"a\\",%progbits\\n"
@@ -24,6 +38,7 @@ __asm__(".section .rodata.{symbol},\\"a\\",%progbits\\n"
         "{symbol}:\\n"
         ".incbin \\"{symbol}.bin\\"\\n"
         ".size {symbol}, .-{symbol}\\n");
+#endif
 """
 
 

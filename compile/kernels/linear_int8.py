@@ -224,6 +224,12 @@ class _Code:
         total.store(0, result, lanes)
 
 
+def product_of_pairs(a: Expr, b: Expr, lanes: int) -> Expr:
+    """Of two 16-bit numbers in each lane the products' sum, where no instruction has it."""
+    half = integer(16, lanes)
+    return ((a << half) >> half) * ((b << half) >> half) + (a >> half) * (b >> half)
+
+
 class _RowMajor(_Code):
     """x86 and WebAssembly: a word of activations is broadcast from memory and multiplied by vectors of weights."""
 
@@ -286,9 +292,13 @@ class _RowMajor(_Code):
             "sse": "llvm.x86.sse2.pmadd.wd",
             "avx2": "llvm.x86.avx2.pmadd.wd",
             "avx512": "llvm.x86.avx512.pmaddw.d.512",
-        }[self.isa.name]
-        words = tirx.reinterpret(f"int16x{2 * lanes}", activations)
-        product = tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, words, weights)
+        }.get(self.isa.name)
+        if name:
+            words = tirx.reinterpret(f"int16x{2 * lanes}", activations)
+            product = tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, words, weights)
+        else:
+            a, b = (tirx.reinterpret(f"int32x{lanes}", value) for value in (activations, weights))
+            product = product_of_pairs(a, b, lanes)
         total = self.acc[index]
         total.store(0, total.load(0, lanes) + product, lanes)
 

@@ -36,6 +36,8 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     # An unrolled step's loads all come before its products: what is not unrolled does not spill.
     ("simd128", "f32"): TileConfig(4, 8),
     ("relaxed", "f32"): TileConfig(4, 8),
+    ("rv64", "f32"): TileConfig(2, 8, k_unroll=4),
+    ("rvv128", "f32"): TileConfig(8, 8, k_unroll=4),
     # int8 by what multiplies; k_unroll counts words of four elements.
     ("avx512", "i8_vnni"): TileConfig(6, 64, k_unroll=4),
     ("avx512", "i8_maddwd"): TileConfig(5, 64, k_unroll=2),
@@ -45,13 +47,16 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("simd128", "i8_maddwd"): TileConfig(6, 4),
     ("relaxed", "i8_maddwd"): TileConfig(6, 4),
     ("relaxed", "i8_relaxed"): TileConfig(4, 8),
+    ("rv64", "i8_maddwd"): TileConfig(2, 8, k_unroll=2),
+    ("rvv128", "i8_maddwd"): TileConfig(6, 8, k_unroll=2),
     ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_smmla"): TileConfig(8, 8, k_unroll=16),
     ("neon", "i8_mull"): TileConfig(8, 4, k_unroll=2),
 }
 
 
-ACCUMULATORS = {32: 16, 16: 12, 12: 8}  # by registers: enough to hide a multiply-add's latency, and few enough to fit
+# By registers: enough to hide a multiply-add's latency, and few enough to fit.
+ACCUMULATORS = {32: 16, 16: 12, 12: 8, 8: 4}
 
 
 def default_tile(isa: Isa, precision: str = "f32") -> TileConfig:

@@ -12,7 +12,7 @@ from compile.errors import CompileError
 from compile.targets import Target
 
 PAGE = 16384
-MACHINES = {"aarch64": "EM_AARCH64", "arm": "EM_ARM", "x86_64": "EM_X86_64"}
+MACHINES = {"aarch64": "EM_AARCH64", "arm": "EM_ARM", "riscv64": "EM_RISCV", "x86_64": "EM_X86_64"}
 DF_TEXTREL, DF_BIND_NOW = 4, 8
 
 

@@ -14,39 +14,17 @@ import subprocess
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from elftools.elf.elffile import ELFFile
 
 from compile.errors import CompileError
+from compile.linking.symbols import DLLS, ELF_TABLE, LIBC, LIBM, LIBSYSTEM, available, hide_symbols, symbols
 from compile.runtime import INCLUDE, SRC, TOOLS
 from compile.targets import Target, runs_here
 
 ANDROID_API = 23
 
-# What a library may take from the target; anything else is a mistake that must not reach a phone.
-LIBC = frozenset(
-    (
-        *("clock_gettime", "getauxval", "memcpy", "memmove", "memset", "mmap", "munmap", "pthread_create"),
-        *("pthread_join", "syscall"),
-    )
-)
-# What clang makes of memcpy and memset on 32-bit Arm, and of one that asks for zeros.
-LIBC |= {f"__aeabi_{name}{align}" for name in ("memclr", "memcpy", "memmove", "memset") for align in ("", "4", "8")}
 SANITIZERS = frozenset(["address", "fuzzer", "thread", "undefined"])
 # What sanitized code calls: the program that loads the library is linked with the sanitizers, and so defines it.
 SANITIZER_SYMBOLS = ("__asan_", "__sanitizer_", "__sancov_", "__start_", "__stop_", "__tsan_", "__ubsan_")
-LIBM = frozenset(
-    f"{name}{suffix}"
-    for suffix in ("", "f")
-    for name in (
-        *("acos", "asin", "atan", "atan2", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1", "floor", "fma"),
-        *("fmax", "fmin", "fmod", "log", "log10", "log1p", "log2", "nearbyint", "pow", "rint", "round", "sin"),
-        *("sinh", "sqrt", "tan", "tanh", "trunc"),
-    )
-)
-
-ARM32 = frozenset(["__floatdisf"])  # what arm32.c has
 WASM_MEMORY = 1 << 31  # what lies above is for handles (runtime/src/platform_wasm.c)
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
 
@@ -62,6 +40,11 @@ class Toolchain:
     @property
     def is_zig(self) -> bool:
         return "cc" in self.command
+
+    @property
+    def dlltool(self) -> Toolchain:
+        """zig's own, which makes import libraries."""
+        return replace(self, command=(*self.command[: self.command.index("ziglang") + 1], "dlltool"))
 
     def with_triple(self, triple: str) -> Toolchain:
         """zig for another target."""
@@ -142,20 +125,6 @@ def build_runner(target: Target, folder: Path) -> Path:
     return runner
 
 
-def undefined_symbols(path: Path) -> set[str]:
-    """Symbols that an object file takes from elsewhere."""
-    with path.open("rb") as file:
-        table: Any = ELFFile(file).get_section_by_name(".symtab")
-        return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] == "SHN_UNDEF" and s.name}
-
-
-def check_symbols(kernels: list[Path]) -> None:
-    """Raises CompileError for a kernel that calls what is neither in libc nor in libm."""
-    for path in kernels:
-        if foreign := undefined_symbols(path) - LIBC - LIBM - ARM32 - {"_GLOBAL_OFFSET_TABLE_"}:
-            raise CompileError(f"a kernel calls {min(foreign)}, which no library may take from its target")
-
-
 def link_library(
     toolchain: Toolchain,
     target: Target,
@@ -170,8 +139,24 @@ def link_library(
     Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
     objects = [*kernels, *compile_sources(toolchain, target, folder, sources, name)]
-    link = _link_module if target.is_web else _link_elf
-    link(toolchain, target, folder, objects, name, output)
+    if target.is_web:
+        _link_module(toolchain, target, folder, objects, name, output)
+        return
+    wanted, defined = (set().union(*names) for names in zip(*map(symbols, objects), strict=True))
+    foreign = wanted - defined - available(target) - {ELF_TABLE}
+    if toolchain.sanitize:
+        foreign = {symbol for symbol in foreign if not symbol.startswith(SANITIZER_SYMBOLS)}
+    if foreign:
+        raise CompileError(f"a kernel calls {min(foreign)}, which is neither in libc nor in libm")
+    if not target.is_elf:
+        for kernel in kernels:
+            hide_symbols(kernel)
+    if target.is_windows:
+        _link_dll(toolchain, target, folder, objects, wanted, name, output)
+    elif target.is_apple:
+        _link_dylib(toolchain, target, folder, objects, wanted, output)
+    else:
+        _link_elf(toolchain, target, folder, objects, wanted, name, output)
 
 
 def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], name: str) -> list[Path]:
@@ -187,7 +172,7 @@ def _inside(path: Path, folder: Path) -> str:
 def _compile_source(toolchain: Toolchain, target: Target, folder: Path, source: Path, name: str) -> Path:
     output = folder / f"{source.stem}.o"
     common = ["-O2", "-fvisibility=hidden", "-ffreestanding", *_sanitizing(toolchain), *WARNINGS]
-    if not target.is_web:
+    if target.is_elf:
         common.append("-fPIC")
     if toolchain.is_zig:
         common += target.c_options
@@ -197,6 +182,11 @@ def _compile_source(toolchain: Toolchain, target: Target, folder: Path, source: 
     arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", _inside(source, folder), "-o", output.name]
     run_compiler(_freestanding(toolchain, target), arguments, folder)
     return output
+
+
+def public_functions() -> list[str]:
+    """All that api.h declares, without the model's name."""
+    return sorted({*re.findall(r"\bPB\((\w+)\)\(", (SRC / "api.h").read_text())})
 
 
 def _link_module(
@@ -210,14 +200,59 @@ def _link_module(
     run_compiler(toolchain, [*arguments, "-o", _inside(output, folder)], folder)
 
 
-def _link_elf(toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], name: str, output: Path) -> None:
-    wanted = set().union(*(undefined_symbols(o) for o in objects))
-    defined = set().union(*(_defined_symbols(o) for o in objects))
-    foreign = wanted - defined - LIBC - LIBM - {"_GLOBAL_OFFSET_TABLE_"}
-    if toolchain.sanitize:
-        foreign = {symbol for symbol in foreign if not symbol.startswith(SANITIZER_SYMBOLS)}
-    if foreign:
-        raise CompileError(f"a kernel calls {sorted(foreign)[0]}, which is neither in libc nor in libm")
+def _link_dll(
+    toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], wanted: set[str], name: str, output: Path
+) -> None:
+    """A DLL, and beside it the import library that programs are linked with."""
+    machine = {"x86_64": "i386:x86-64", "aarch64": "arm64"}[target.arch]
+    public = [f"{name}_{function}" for function in public_functions()]
+    (folder / "exports.def").write_text("\n".join(["EXPORTS", *public, "JNI_OnLoad", ""]))
+    arguments = ["-shared", "-nostdlib", "-Wl,-s", f"-Wl,--out-implib,{output.stem}.lib", "exports.def"]
+    arguments += [_inside(path, folder) for path in objects]
+    for number, (dll, has) in enumerate(DLLS.items()):
+        if names := sorted(wanted & has):
+            definition = folder / f"dll{number}.def"
+            definition.write_text("\n".join([f'LIBRARY "{dll}"', "EXPORTS", *names, ""]))
+            arguments.append(f"dll{number}.lib")
+            run_compiler(toolchain.dlltool, ["-m", machine, "-d", definition.name, "-l", arguments[-1]], folder)
+    run_compiler(toolchain, [*arguments, "-o", output.name], folder)
+    for file in (output.name, f"{output.stem}.lib"):
+        (folder / file).replace(output.with_name(file))
+
+
+# What a library may take of Apple's one: tapi's text form of a stub library. The loader binds by the last symbol.
+LIBSYSTEM_STUB = """--- !tapi-tbd
+tbd-version: 4
+targets: [ arm64-macos, arm64-ios, arm64-ios-simulator ]
+install-name: '/usr/lib/libSystem.B.dylib'
+exports:
+  - targets: [ arm64-macos, arm64-ios, arm64-ios-simulator ]
+    symbols: [ {symbols}, dyld_stub_binder ]
+...
+"""
+
+
+def _link_dylib(
+    toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], wanted: set[str], output: Path
+) -> None:
+    """A dynamic library. zig knows libSystem on macOS alone; its own stub is taken out again."""
+    names = ", ".join(f"_{symbol}" for symbol in sorted(wanted & LIBSYSTEM))
+    (folder / "libSystem.tbd").write_text(LIBSYSTEM_STUB.format(symbols=names))
+    arguments = ["-shared", "-nostdlib", "-Wl,-s", f"-Wl,-install_name,{target.install_name(output.name)}"]
+    arguments += ["-Wl,-dead_strip_dylibs", "libSystem.tbd", *(_inside(path, folder) for path in objects)]
+    run_compiler(toolchain, [*arguments, "-o", output.name], folder)
+    (folder / output.name).replace(output)
+
+
+def _link_elf(
+    toolchain: Toolchain,
+    target: Target,
+    folder: Path,
+    objects: list[Path],
+    wanted: set[str],
+    name: str,
+    output: Path,
+) -> None:
     stubs = [
         _stub_library(toolchain, target.libc, sorted(wanted & LIBC), folder),
         _stub_library(toolchain, target.libm, sorted(wanted & LIBM), folder),
@@ -244,17 +279,11 @@ def _freestanding(toolchain: Toolchain, target: Target) -> Toolchain:
     """The compiler for code that asks nothing of the operating system.
 
     For 64-bit Android zig outlines atomics whatever it is told; code without an operating system has the same ABI. On
-    32-bit Arm it has another, and nothing is outlined.
+    32-bit Arm, Windows and Apple's systems it has another, and nothing is outlined.
     """
     system = "freestanding" if target.is_web else "linux-none"
-    plain = toolchain.is_zig and target.arch != "arm"
+    plain = toolchain.is_zig and target.arch != "arm" and (target.is_web or target.is_elf)
     return toolchain.with_triple(f"{target.arch}-{system}") if plain else toolchain
-
-
-def _defined_symbols(path: Path) -> set[str]:
-    with path.open("rb") as file:
-        table: Any = ELFFile(file).get_section_by_name(".symtab")
-        return {s.name for s in table.iter_symbols() if s.entry["st_shndx"] != "SHN_UNDEF"}
 
 
 def _stub_library(toolchain: Toolchain, soname: str, symbols: list[str], folder: Path) -> Path:

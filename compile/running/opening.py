@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
+import operator
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,18 +35,25 @@ def open_artifact(folder: Path, trusted_keys: Iterable[str] | None = None) -> tu
 def open_library(path: Path, sha256: str) -> ctypes.CDLL:
     """The library at `path`, loaded if its digest is `sha256`; whatever takes its name meanwhile is not looked at.
 
-    The loader follows a link to the open file. The link's name is new each time: by a name that it knows the loader
-    would return an older build. Raises CompileError.
+    The loader follows a link to the open file; on macOS it gets a copy. Its name is new each time: by a name that
+    it knows the loader would return an older build. Raises CompileError.
     """
     try:
-        # Opening a pipe would wait for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        # Opening a pipe would wait for a writer. Windows has no such flags, and one of its own.
+        flags = (getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+        with open(os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY)), "rb") as file:
             regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             if not regular or hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise CompileError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
+            if sys.platform == "win32":  # which lets nobody replace a library that is loaded
+                return ctypes.CDLL(str(path.resolve()))
             with TemporaryFolder() as folder:
                 link = folder / path.name
-                link.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+                if sys.platform == "darwin":
+                    file.seek(0)
+                    link.write_bytes(file.read())
+                else:
+                    link.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
                 return ctypes.CDLL(str(link))
     except FileNotFoundError as error:
         raise CompileError(f"{path} is missing: build it again") from error

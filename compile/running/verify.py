@@ -1,7 +1,7 @@
 """The last rungs of the ladder of truth: the linked library against ONNX Runtime on the exported model.
 
 A library for this machine runs here in a process of its own; others run under qemu, on a CPU as old as each of their
-levels allows, and WebAssembly modules in Node.js. Any other runner may be given: a phone's, for one.
+levels allows, WebAssembly modules in Node.js, and a DLL under Wine. Any other runner may be given: a phone's, for one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx
 
 from compile.artifact.manifest import Manifest, Verification
 from compile.errors import CompileError
-from compile.running.runners import node, qemu
+from compile.running.runners import node, qemu, wine
 from compile.running.runners.base import RunFailed, Runner
 from compile.running.runners.local import LocalRunner
 from compile.running.samples import Sample, random_samples
@@ -40,6 +40,10 @@ def can_run(target: Target) -> str | None:
         return None
     if target.is_web:
         return node.missing()
+    if target.is_windows and target.arch == "x86_64":
+        return wine.missing()
+    if not target.is_elf:
+        return f"a machine with {target.description}"
     emulated = all(level.qemu_cpu for level in target.levels)
     return qemu.missing(target.arch) if emulated else f"a machine that runs {target.cpu.name} code"
 
@@ -79,6 +83,8 @@ def verify(
     target = with_cpu(TARGETS[manifest.target], manifest.cpu)
     if runner is None and (missing := can_run(target)):
         raise CompileError(f"--verify: {target.name} libraries run here only with {missing}: install it")
+    if runner is None and target.is_windows and not runs_here(target):
+        runner = wine.WineRunner()
     emulated = runner is None and not (runs_here(target) or target.is_web)
     texts = [{name: np.repeat(value, manifest.batch, axis=0) for name, value in text.items()} for text in texts]
     texts = texts[:1] if emulated else texts

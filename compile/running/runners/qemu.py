@@ -34,6 +34,7 @@ EMULATORS = {
     "aarch64": Emulator("qemu-aarch64", ARM64_ROOT, "lib", "libc6-arm64-cross"),
     # Android's 32-bit libraries pass floats in integer registers, as Debian's armel does and armhf does not.
     "arm": Emulator("qemu-arm", Path("/usr/arm-linux-gnueabi"), "lib", "libc6-armel-cross"),
+    "riscv64": Emulator("qemu-riscv64", Path("/usr/riscv64-linux-gnu"), "lib", "libc6-riscv64-cross"),
     "x86_64": Emulator("qemu-x86_64", Path("/"), "lib/x86_64-linux-gnu", "libc6:amd64"),
 }
 

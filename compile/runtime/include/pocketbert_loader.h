@@ -1,5 +1,5 @@
-/* Load a model's library while the program runs: from a path, from memory, or from part of an open file (a library that
- * lies uncompressed inside an APK). Header only. An app that links the library, or that lets Java load it, needs none of
+/* Load a model's library while the program runs: from a path, on Linux and Android also from memory or from part of an open
+ * file (a library that lies uncompressed inside an APK). Header only. An app that links the library, or that lets Java load it, needs none of
  * this.
  *
  *     pocketbert_library library;
@@ -17,15 +17,24 @@
 #error "pocketbert_loader.h: define _GNU_SOURCE before the first #include"
 #endif
 
+#include <stdio.h>
+#include <string.h>
+#if defined(_WIN32)
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#include <windows.h>
+#else
 #include <dlfcn.h>
+#endif
+#if defined(__linux__)
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #if defined(__ANDROID__)
 #include <android/dlext.h>
 #endif
@@ -39,7 +48,7 @@ typedef struct {
     char error[256];
 } pocketbert_library;
 
-/* Load the library of the model called `name`: a path, or a file name that the system's loader searches for. */
+/* Load the library of the model called `name`: a path in UTF-8, or a file name that the system's loader searches for. */
 static inline int32_t pocketbert_load_path(pocketbert_library *library, const char *path, const char *name);
 
 /* Load it from `bytes` bytes at `offset` of an open file, which may be closed afterwards. On Android they are mapped from
@@ -64,6 +73,68 @@ static inline int32_t pocketbert_load_failed(pocketbert_library *library, const 
     return POCKETBERT_ERROR_LIBRARY;
 }
 
+#if defined(_WIN32)
+
+static inline void *pocketbert_system_open(const char *path)
+{
+    wchar_t wide[32768]; /* the longest that Windows takes */
+    return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, 32768) ? (void *)LoadLibraryW(wide)
+                                                                                     : NULL;
+}
+
+static inline const char *pocketbert_system_error(void)
+{
+    switch (GetLastError()) {
+    case ERROR_MOD_NOT_FOUND:
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_PATH_NOT_FOUND:
+        return "no such file";
+    case ERROR_BAD_EXE_FORMAT:
+        return "not a library for this processor, or damaged";
+    default:
+        return "Windows cannot load it";
+    }
+}
+
+static inline void *pocketbert_system_find(void *library, const char *symbol)
+{
+    void *address = NULL;
+    const FARPROC function = GetProcAddress((HMODULE)library, symbol);
+    memcpy(&address, &function, sizeof address);
+    return address;
+}
+
+static inline void pocketbert_system_close(void *library)
+{
+    FreeLibrary((HMODULE)library);
+}
+
+#else
+
+static inline void *pocketbert_system_open(const char *path)
+{
+    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+}
+
+static inline const char *pocketbert_system_error(void)
+{
+    return dlerror();
+}
+
+static inline void *pocketbert_system_find(void *library, const char *symbol)
+{
+    return dlsym(library, symbol);
+}
+
+static inline void pocketbert_system_close(void *library)
+{
+    dlclose(library);
+}
+
+#endif
+
+#if defined(__linux__)
+
 /* The system's loader maps what it is told to map: of a truncated file it would read past the end and be killed. */
 static inline const char *pocketbert_check_elf(int file, int64_t offset, int64_t bytes)
 {
@@ -73,6 +144,9 @@ static inline const char *pocketbert_check_elf(int file, int64_t offset, int64_t
 #elif defined(__arm__)
     const int machine = EM_ARM, bits = ELFCLASS32;
     Elf32_Ehdr elf;
+#elif defined(__riscv)
+    const int machine = EM_RISCV, bits = ELFCLASS64;
+    Elf64_Ehdr elf;
 #else
     const int machine = EM_X86_64, bits = ELFCLASS64;
     Elf64_Ehdr elf;
@@ -88,14 +162,17 @@ static inline const char *pocketbert_check_elf(int file, int64_t offset, int64_t
     return NULL;
 }
 
+#endif
+
 static inline int32_t pocketbert_load_finish(pocketbert_library *library, const char *what, const char *name)
 {
     const pocketbert_functions *(*functions)(void);
     char symbol[256];
     if (!library->handle)
-        return pocketbert_load_failed(library, what, dlerror());
+        return pocketbert_load_failed(library, what, pocketbert_system_error());
     snprintf(symbol, sizeof symbol, "%s_functions", name);
-    *(void **)&functions = dlsym(library->handle, symbol); /* POSIX: the way to make a function of dlsym's result */
+    *(void **)&functions =
+        pocketbert_system_find(library->handle, symbol); /* POSIX: the way to make a function of it */
     if (!functions)
         return pocketbert_load_failed(library, symbol, "not in the library: is that the model's name?");
     library->functions = functions();
@@ -112,9 +189,10 @@ static inline void pocketbert_load_begin(pocketbert_library *library)
 
 static inline int32_t pocketbert_load_path(pocketbert_library *library, const char *path, const char *name)
 {
+    pocketbert_load_begin(library);
+#if defined(__linux__)
     const char *wrong = NULL;
     struct stat status;
-    pocketbert_load_begin(library);
     const int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file >= 0) { /* else it may be a name that the loader finds, also inside an APK */
         wrong = fstat(file, &status) == 0 ? pocketbert_check_elf(file, 0, status.st_size) : strerror(errno);
@@ -122,9 +200,12 @@ static inline int32_t pocketbert_load_path(pocketbert_library *library, const ch
     }
     if (wrong)
         return pocketbert_load_failed(library, path, wrong);
-    library->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+#endif
+    library->handle = pocketbert_system_open(path);
     return pocketbert_load_finish(library, path, name);
 }
+
+#if defined(__linux__)
 
 /* Map the library that begins at `offset` of library->file. */
 static inline int32_t pocketbert_map(pocketbert_library *library, int64_t offset, const char *name)
@@ -203,12 +284,34 @@ static inline int32_t pocketbert_load_memory(pocketbert_library *library, const 
     return wrong ? pocketbert_load_failed(library, "memory", wrong) : pocketbert_map(library, 0, name);
 }
 
+#else
+
+static inline int32_t pocketbert_load_file(pocketbert_library *library, int file, int64_t offset, int64_t bytes,
+                                           const char *name)
+{
+    (void)file, (void)offset, (void)bytes, (void)name;
+    pocketbert_load_begin(library);
+    return pocketbert_load_failed(library, "file", "this system loads libraries by their paths alone");
+}
+
+static inline int32_t pocketbert_load_memory(pocketbert_library *library, const void *data, size_t bytes,
+                                             const char *name)
+{
+    (void)data, (void)bytes, (void)name;
+    pocketbert_load_begin(library);
+    return pocketbert_load_failed(library, "memory", "this system loads libraries by their paths alone");
+}
+
+#endif
+
 static inline void pocketbert_unload(pocketbert_library *library)
 {
     if (library->handle)
-        dlclose(library->handle);
+        pocketbert_system_close(library->handle);
+#if defined(__linux__)
     if (library->file >= 0)
         close(library->file);
+#endif
     pocketbert_load_begin(library);
 }
 

@@ -1,25 +1,7 @@
 /* What the CPU can do, asked once when a model is opened. */
 #include "runtime.h"
 
-#if defined(__aarch64__) || defined(__arm__)
-
-unsigned long getauxval(unsigned long type);
-
-uint32_t pb_cpu_features(void)
-{
-    enum { HWCAP, HWCAP2, AT_HWCAP = 16, AT_HWCAP2 = 26 };
-    const unsigned long words[] = {getauxval(AT_HWCAP), getauxval(AT_HWCAP2)};
-    uint32_t features = 0;
-#define LOOK(name, word, bits) features |= (words[word] & (bits)) == (bits) ? PB_CPU_##name : 0u;
-#if defined(__aarch64__)
-    PB_ARM_FEATURES(LOOK)
-#else
-    PB_ARM32_FEATURES(LOOK)
-#endif
-    return features;
-}
-
-#elif defined(__x86_64__)
+#if defined(__x86_64__)
 
 static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4])
 {
@@ -62,7 +44,7 @@ uint32_t pb_cpu_features(void)
 
 uint32_t pb_cpu_features(void)
 {
-    return 0; /* what code needs is said, and checked, elsewhere */
+    return pb_system_features();
 }
 
 #endif

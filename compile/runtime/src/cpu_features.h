@@ -17,6 +17,9 @@
     X(vfp4, HWCAP, 1ul << 16)                                                                                          \
     X(idiva, HWCAP, 1ul << 17)
 
+/* Of 64-bit RISC-V: vectors of at least 128 bits. */
+#define PB_RISCV_FEATURES(X) X(v, HWCAP, 1ul << ('v' - 'a'))
+
 /* X(name, leaf and register of cpuid, its bit, registers that the operating system must save) */
 #define PB_X86_FEATURES(X)                                                                                             \
     X(sse42, LEAF_1_ECX, 20, 0)                                                                                        \
@@ -30,7 +33,7 @@
     X(avx512vl, LEAF_7_EBX, 31, ZMM)                                                                                   \
     X(avx512vnni, LEAF_7_ECX, 11, ZMM)
 
-#define PB_FEATURES(X) PB_ARM_FEATURES(X) PB_ARM32_FEATURES(X) PB_X86_FEATURES(X)
+#define PB_FEATURES(X) PB_ARM_FEATURES(X) PB_ARM32_FEATURES(X) PB_RISCV_FEATURES(X) PB_X86_FEATURES(X)
 #define PB_POSITION(name, ...) PB_POSITION_##name,
 #define PB_BIT(name, ...) PB_CPU_##name = 1 << PB_POSITION_##name,
 

@@ -26,8 +26,11 @@ void pb_sleep(void *word, uint32_t value);
 void pb_wake(void *word);
 
 /* false if there can be no such thread. */
-bool pb_start_thread(unsigned long *thread, void *(*start)(void *), void *argument);
-void pb_join_thread(unsigned long thread);
+bool pb_start_thread(uintptr_t *thread, void *(*start)(void *), void *argument);
+void pb_join_thread(uintptr_t thread);
+
+/* PB_CPU_*, of a processor that only tells the operating system. */
+uint32_t pb_system_features(void);
 
 int32_t pb_this_process(void);
 int64_t pb_now(void); /* nanoseconds of a clock that never goes back */
@@ -47,6 +50,8 @@ static inline void pb_relax(void)
     __asm__ volatile("yield");
 #elif defined(__x86_64__)
     __asm__ volatile("pause");
+#elif defined(__riscv)
+    __asm__ volatile(".insn i 0x0F, 0, x0, x0, 0x010"); /* pause; no more than a hint to cores that lack it */
 #endif
 }
 

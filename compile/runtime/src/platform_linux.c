@@ -1,5 +1,6 @@
 /* Linux, with any libc: only functions whose types are the same in bionic, glibc and musl appear here (on 32-bit Arm in bionic
  * and glibc), and no struct of theirs. Threads synchronise with atomics and futexes because pthread_mutex_t differs between the three. */
+#include "cpu_features.h"
 #include "platform.h"
 
 #ifdef __linux__
@@ -12,14 +13,16 @@ void *mmap(void *address, size_t length, int protection, int flags, int file, lo
 int munmap(void *address, size_t length);
 int clock_gettime(int clock, long time[2]);
 long syscall(long number, ...);
-int pthread_create(unsigned long *thread, const void *attributes, void *(*start)(void *), void *argument);
-int pthread_join(unsigned long thread, void **result);
+unsigned long getauxval(unsigned long type);
+int pthread_create(uintptr_t *thread, const void *attributes, void *(*start)(void *), void *argument);
+int pthread_join(uintptr_t thread, void **result);
 
 /* Linux's own constants, the same for all architectures that we compile for. */
 enum { PB_PROT_NONE = 0, PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
 enum { PB_AT_FDCWD = -100, PB_O_RDONLY_CLOEXEC = 02000000, PB_CLOCK_MONOTONIC = 1 };
+enum { PB_AT_HWCAP = 16, PB_AT_HWCAP2 = 26 };
 enum { PB_FUTEX_WAIT_PRIVATE = 128, PB_FUTEX_WAKE_PRIVATE = 129 };
-#if defined(__aarch64__)
+#if defined(__aarch64__) || (defined(__riscv) && __riscv_xlen == 64)
 enum { PB_SYS_FUTEX = 98, PB_SYS_SCHED_SETAFFINITY = 122, PB_SYS_SCHED_GETAFFINITY = 123 };
 enum { PB_SYS_OPENAT = 56, PB_SYS_CLOSE = 57, PB_SYS_READ = 63, PB_SYS_GETPID = 172, PB_SYS_FACCESSAT = 48 };
 #elif defined(__x86_64__)
@@ -29,7 +32,7 @@ enum { PB_SYS_OPENAT = 257, PB_SYS_CLOSE = 3, PB_SYS_READ = 0, PB_SYS_GETPID = 3
 enum { PB_SYS_FUTEX = 240, PB_SYS_SCHED_SETAFFINITY = 241, PB_SYS_SCHED_GETAFFINITY = 242 };
 enum { PB_SYS_OPENAT = 322, PB_SYS_CLOSE = 6, PB_SYS_READ = 3, PB_SYS_GETPID = 20, PB_SYS_FACCESSAT = 334 };
 #else
-#error "only aarch64, arm and x86_64 are supported"
+#error "only aarch64, arm, riscv64 and x86_64 are supported"
 #endif
 
 void *pb_pages(size_t bytes, bool present)
@@ -65,14 +68,32 @@ void pb_wake(void *word)
     syscall(PB_SYS_FUTEX, word, PB_FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-bool pb_start_thread(unsigned long *thread, void *(*start)(void *), void *argument)
+bool pb_start_thread(uintptr_t *thread, void *(*start)(void *), void *argument)
 {
     return pthread_create(thread, NULL, start, argument) == 0;
 }
 
-void pb_join_thread(unsigned long thread)
+void pb_join_thread(uintptr_t thread)
 {
     pthread_join(thread, NULL);
+}
+
+uint32_t pb_system_features(void)
+{
+    uint32_t features = 0;
+#if !defined(__x86_64__)
+    enum { HWCAP, HWCAP2 };
+    const unsigned long words[] = {getauxval(PB_AT_HWCAP), getauxval(PB_AT_HWCAP2)};
+#define LOOK(name, word, bits) features |= (words[word] & (bits)) == (bits) ? PB_CPU_##name : 0u;
+#if defined(__aarch64__)
+    PB_ARM_FEATURES(LOOK)
+#elif defined(__arm__)
+    PB_ARM32_FEATURES(LOOK)
+#else
+    PB_RISCV_FEATURES(LOOK)
+#endif
+#endif
+    return features;
 }
 
 int32_t pb_this_process(void)

@@ -96,15 +96,20 @@ void pb_wake(void *word)
     (void)word;
 }
 
-bool pb_start_thread(unsigned long *thread, void *(*start)(void *), void *argument)
+bool pb_start_thread(uintptr_t *thread, void *(*start)(void *), void *argument)
 {
     (void)thread, (void)start, (void)argument;
     return false;
 }
 
-void pb_join_thread(unsigned long thread)
+void pb_join_thread(uintptr_t thread)
 {
     (void)thread;
+}
+
+uint32_t pb_system_features(void)
+{
+    return 0; /* a module that a browser cannot run does not load */
 }
 
 int32_t pb_this_process(void)

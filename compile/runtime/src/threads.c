@@ -20,7 +20,7 @@ struct pb_pool {
     struct worker {
         pb_pool *pool;
         int32_t index;
-        unsigned long thread;
+        uintptr_t thread;
     } workers[];
 };
 

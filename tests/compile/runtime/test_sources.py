@@ -44,6 +44,8 @@ CONSTANTS = {
     "MAP_PRIVATE_ANONYMOUS": "(MAP_PRIVATE | MAP_ANONYMOUS)",
     "MAP_POPULATE": "MAP_POPULATE",
     "AT_FDCWD": "AT_FDCWD",
+    "AT_HWCAP": "AT_HWCAP",
+    "AT_HWCAP2": "AT_HWCAP2",
     "O_RDONLY_CLOEXEC": "(O_RDONLY | O_CLOEXEC)",
     "CLOCK_MONOTONIC": "CLOCK_MONOTONIC",
     "FUTEX_WAIT_PRIVATE": "(FUTEX_WAIT | FUTEX_PRIVATE_FLAG)",
@@ -85,9 +87,9 @@ def test_what_is_declared_by_hand_is_what_the_systems_headers_say(target: str, t
 def table(arch: str) -> list[str]:
     """The names in cpu_features.h, in order."""
     text = (SRC / "cpu_features.h").read_text()
-    body = text.partition(f"#define PB_{ {'aarch64': 'ARM', 'arm': 'ARM32', 'x86_64': 'X86'}[arch] }_FEATURES(X)")[
-        2
-    ].partition("\n\n")[0]
+    body = text.partition(
+        f"#define PB_{ {'aarch64': 'ARM', 'arm': 'ARM32', 'riscv64': 'RISCV', 'x86_64': 'X86'}[arch] }_FEATURES(X)"
+    )[2].partition("\n\n")[0]
     return re.findall(r"^ *X\((\w+),", body, re.MULTILINE)
 
 
@@ -185,3 +187,57 @@ def test_runtime_sees_the_features_of_an_emulated_core(name: str, features: Call
     seen = features(TARGETS["arm64-linux"], "qemu-aarch64", "-cpu", cpu.qemu_cpu, "-L", str(ARM64_ROOT))
     assert list(seen) == table("aarch64")
     assert {feature for feature, (has, _) in seen.items() if has} == set(cpu.required)
+
+
+# As Windows' and Apple's own headers, which zig has, call what is declared by hand.
+WINDOWS = {
+    "MEM_COMMIT": "MEM_COMMIT",
+    "MEM_RESERVE": "MEM_RESERVE",
+    "MEM_RELEASE": "MEM_RELEASE",
+    "PAGE_NOACCESS": "PAGE_NOACCESS",
+    "PAGE_READWRITE": "PAGE_READWRITE",
+    "PF_DOTPROD": "PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE",
+    "PF_FP16": "PF_ARM_V82_FP16_INSTRUCTIONS_AVAILABLE",
+    "PF_I8MM": "PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE",
+    "PF_BF16": "PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE",
+}
+APPLE = {
+    "PROT_NONE": "PROT_NONE",
+    "PROT_READ_WRITE": "(PROT_READ | PROT_WRITE)",
+    "MAP_PRIVATE_ANONYMOUS": "(MAP_PRIVATE | MAP_ANON)",
+    "CLOCK_UPTIME_RAW": "CLOCK_UPTIME_RAW",
+    "QOS_CLASS_USER_INTERACTIVE": "QOS_CLASS_USER_INTERACTIVE",
+}
+CPU_SET = "offsetof(SYSTEM_CPU_SET_INFORMATION, CpuSet."
+FOREIGN = {
+    "arm64-windows": (
+        WINDOWS,
+        ["windows.h"],
+        [
+            "sizeof(struct cpu_set) == sizeof(SYSTEM_CPU_SET_INFORMATION) && INFINITE == PB_INFINITE",
+            f"offsetof(struct cpu_set, group) == {CPU_SET}Group)",
+            f"offsetof(struct cpu_set, index) == {CPU_SET}LogicalProcessorIndex)",
+            f"offsetof(struct cpu_set, efficiency_class) == {CPU_SET}EfficiencyClass)",
+        ],
+    ),
+    "arm64-macos": (
+        APPLE,
+        ["sys/mman.h", "time.h", "pthread.h", "pthread/qos.h"],
+        ["sizeof gate.mutex >= sizeof(pthread_mutex_t) && sizeof gate.condition >= sizeof(pthread_cond_t)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("target", FOREIGN)
+def test_what_is_declared_by_hand_for_windows_and_apple(target: str, tmp_path: Path) -> None:
+    """Types and numbers; functions are declared there with types that only their own headers have."""
+    names, headers, more = FOREIGN[target]
+    text = (SRC / f"platform_{'windows' if 'windows' in target else 'apple'}.c").read_text()
+    assert set(re.findall(r"\bPB_(\w+) = ", text)) == set(names)
+    ours = re.findall(r"^enum \{ PB_.*?\};|^struct cpu_set \{.*?^\};|^static struct \{.*?^\} gate;|^#define PB_INF.*?$",
+                      text, re.MULTILINE | re.DOTALL)  # fmt: skip
+    lines = [f"#include <{header}>" for header in ("stdatomic.h", "stddef.h", "stdint.h", *headers)]
+    lines += [*ours, *(f'_Static_assert(PB_{name} == {theirs}, "{name}");' for name, theirs in names.items())]
+    lines += [f'_Static_assert({claim}, "type");' for claim in more]
+    (tmp_path / "compare.c").write_text("\n".join(lines) + "\n")
+    run_compiler(find_toolchain(TARGETS[target]), ["-w", "-c", "compare.c", "-o", "o"], tmp_path)

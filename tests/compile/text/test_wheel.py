@@ -140,7 +140,8 @@ def test_tags_and_records(wheel: Callable) -> None:
         assert archive.testzip() is None
         files = {name: archive.read(name) for name in archive.namelist()}
     info = "model-1.2.3.dist-info/"
-    assert f"Tag: py3-none-{PLATFORMS['x86_64-linux']}\n" in files[info + "WHEEL"].decode()
+    tags = [f"Tag: py3-none-{tag}_x86_64\n" for tag in ("manylinux_2_17", "musllinux_1_1")]
+    assert "".join(tags) in files[info + "WHEEL"].decode()
     assert "Apache License" in files[info + "licenses/LICENSE"].decode()
     rows = [line.split(",") for line in files[info + "RECORD"].decode().splitlines()]
     assert {row[0] for row in rows} == set(files)
@@ -153,7 +154,7 @@ def test_every_target_has_a_tag(wheel: Callable, tmp_path: Path) -> None:
     assert set(PLATFORMS) == {name for name, target in TARGETS.items() if not target.is_web}
     folder = wheel("arm", "sequence-classification", 3, False, id2label=LABELS).parent
     facts = replace(read_manifest(folder), target="arm64-linux", cpu="armv8.0")
-    assert write_wheel(folder, facts, "2").file == "model-2-py3-none-manylinux_2_17_aarch64.whl"
+    assert write_wheel(folder, facts, "2").file == "model-2-py3-none-manylinux_2_17_aarch64.musllinux_1_1_aarch64.whl"
 
 
 def test_commands_and_code_of_the_page(
