@@ -26,7 +26,7 @@ from compile.text.task import read_task, stated_task
 from passes.calibration import read_texts
 from pocketbert.temporary import TemporaryFolder
 
-MOST_SEQUENCES = 1 << 12
+MOST_SEQUENCES, MOST_TOKENS = 1 << 12, 1 << 20
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult, Progress
@@ -108,8 +108,8 @@ def build(
     Raises CompileError, passes.PassError or model.ModelError, one line that says what to do; `out` is then as it was.
     """
     lengths = [128] if seq_len is None else [seq_len] if isinstance(seq_len, int) else list(seq_len)
-    if not lengths or min(lengths) < 1:
-        raise CompileError(f"--seq-len {','.join(map(str, lengths))}: a sequence has at least one token")
+    if not lengths or min(lengths) < 1 or max(lengths) > MOST_TOKENS:
+        raise CompileError(f"--seq-len {','.join(map(str, lengths))}: a sequence has 1 to {MOST_TOKENS} tokens")
     longest = max(lengths)
     if batch is not None and not 1 <= batch <= MOST_SEQUENCES:
         raise CompileError(f"--batch {batch}: choose 1 to {MOST_SEQUENCES}")

@@ -1,5 +1,6 @@
 """Give a model's inputs shapes: what is computed of their open dimensions folds into constants then."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
@@ -12,8 +13,10 @@ def read_shapes(texts: Iterable[str]) -> dict[str, list[int]]:
     shapes = {}
     for text in texts:
         name, _, sizes = text.rpartition("=")
-        if not name or not all(part.isascii() and part.isdigit() and int(part) for part in sizes.split(",")):
-            raise PassError(f"--fix-shape {text}: give NAME=DIM,DIM,… with whole numbers from 1, as input_ids=1,128")
+        if not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in sizes.split(",")):
+            raise PassError(
+                f"--fix-shape {text}: give NAME=DIM,DIM,… with whole numbers from 1 to 999999999, as input_ids=1,128"
+            )
         shapes[name] = [int(part) for part in sizes.split(",")]
     return shapes
 

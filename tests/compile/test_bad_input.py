@@ -159,6 +159,7 @@ def test_checkpoint_with_a_tensor_of_the_wrong_shape(refused: Callable, randomiz
         (["--target", "x86_64-linux", "--cpu", "cortex-a53"], ("'cortex-a53'", "x86-64-v3")),
         (["--head", "poetry"], ("poetry", "mlm")),
         (["--seq-len", "0"], ("--seq-len 0",)),
+        (["--seq-len", "999999999999"], ("--seq-len 999999999999", "1 to 1048576 tokens")),
         (["--seq-len", "-4"], ("--seq-len -4",)),
         (["--seq-len", "many"], ("--seq-len", "many")),
         (["--seq-len", "8,,16"], ("--seq-len", "8,,16")),

@@ -83,6 +83,9 @@ def test_shards_hold_the_corpus_in_order(tmp_path: Path, corpus: Path, vocabular
         assert got == expected
         assert sum(c["documents"] for c in shards.counts) == len(list(documents([corpus])))
         assert isinstance(shards.shards[0].tokens, np.memmap)
+    (shard,) = Shards(tmp_path / str(1 << 28)).shards
+    sentences = [sum(bool(tokenizer.encode(s).ids) for s in d) for d in documents([corpus])]
+    assert shard.documents.tolist() == np.cumsum([0, *sentences]).tolist()
 
 
 def same_corpus(folder: Path, other: Path) -> bool:

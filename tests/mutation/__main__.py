@@ -46,6 +46,7 @@ TESTS_OF = {"compile": ["tests/compile", "tests/attack", "tests/e2e"]}
 # A fault's tests have hung after so many times the seconds that they take without one, and as many to start.
 HUNG, START = 5, 60
 LONGEST = 1200  # seconds that a file's tests may take, before it is known
+NAMING = 6  # files of tests that are asked with --quick
 # Faults of a kind that people make. The others mostly replace an operator by one that its operands do not have.
 KINDS = re.compile(
     r"core/(AddNot|ExceptionReplacer|NumberReplacer|ReplaceAndWithOr|ReplaceOrWithAnd|ReplaceBreakWithContinue"
@@ -119,7 +120,7 @@ def naming(path: str, wanted: list[str]) -> list[str]:
     beside = [
         f for f in files if f not in named and (f.parent.name == folder or f.stem in (f"test_{own}", f"test_{folder}"))
     ]
-    return [str(file.relative_to(ROOT)) for file in named + beside]
+    return ["-m", "not slow", *(str(file.relative_to(ROOT)) for file in (named + beside)[:NAMING])]
 
 
 class Copy:

@@ -64,11 +64,10 @@ class Covering:
         inside = any(isinstance(n, ast.FunctionDef) and n.body[0].lineno <= line <= (n.end_lineno or 0) for n in nodes)
         own = [range(node.lineno, last(node) + 1) for node in nodes if node.lineno <= line <= last(node)]
         lines = [(path, number) for number in own[-1]] if own else []
-        if not inside:  # a constant or a default is read when the module is imported, so no test of a file runs it
+        tests = self.lines[path, line] or set().union(*(self.lines[place] for place in lines))
+        if not inside or not tests:  # a constant, a default or a test's parameter: read when files are imported
             files = {test.split("::")[0] for test in self.of_file[path]}
             tests = {test for test in self.seconds if test.split("::")[0] in files}
-        else:
-            tests = self.lines[path, line] or set().union(*(self.lines[place] for place in lines))
         beside: set[str] = set()
         if inside and self.shared.intersection(lines):
             files = {test.split("::")[0] for test in tests}

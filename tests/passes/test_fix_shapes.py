@@ -24,7 +24,22 @@ def test_the_file_is_for_that_shape_and_computes_no_sizes(build, tmp_path, capsy
     assert [node.op_type for node in fixed.graph.node] == ["Reshape"]
 
 
-@pytest.mark.parametrize("text", ["x", "x=", "=1,2", "x=1,-2", "x=1,0", "x=1,two", "x=1,,2", "x=1.5", "x=²"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "x=",
+        "=1,2",
+        "x=1,-2",
+        "x=1,0",
+        "x=1,two",
+        "x=1,,2",
+        "x=1.5",
+        "x=²",
+        "x=1,1000000000",
+        pytest.param("x=1" + "0" * 5000, id="long"),
+    ],
+)
 def test_what_is_no_shape_is_refused_by_its_text(text):
     with pytest.raises(PassError, match=r"--fix-shape .*NAME=DIM"):
         read_shapes([text])
