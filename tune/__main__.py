@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 
 from pocketbert.command import Parser, exit_status
@@ -34,9 +35,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m tune") -> int:
     """Parse and run one sub-command. Returns the exit status: 2 after one line on the error stream."""
+    started = time.monotonic()  # before the commands' modules are read, which takes a while on a busy machine
     kept = "what was measured is kept; the same command goes on from there"
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = parser(prog).parse_args(given, argparse.Namespace(given=given))
+    args = parser(prog).parse_args(given, argparse.Namespace(given=given, started=started))
     return exit_status(run_command, args, kept)
 
 

@@ -158,8 +158,9 @@ def spawned(monkeypatch, tmp_path):
         monkeypatch.setattr(command, "begun", nothing_to_prepare)
         monkeypatch.setattr(command.sys, "executable", str(tmp_path / "python"))
         (tmp_path / "python").chmod(0o755)
-        args = argparse.Namespace(given=["search"], workers=workers, worker="w", time_limit=limit)
-        with time_limit(limit):
+        started = time.monotonic()
+        args = argparse.Namespace(given=["search"], workers=workers, worker="w", time_limit=limit, started=started)
+        with time_limit(limit, started):
             status = spawn(args)
         return status, sorted(path.name for path in tmp_path.glob("w-*"))
 
@@ -191,10 +192,27 @@ def test_workers_get_what_is_left_of_the_time_and_stop_with_it(spawned, monkeypa
     assert 0 < float(given.split("--time-limit=")[1].split()[0]) <= 2.0
 
 
+@dataclass
+class LateSearch(PatientSearch):
+    """The time is up while a trial runs, however long the machine took to begin it."""
+
+    def evaluate(self, trial):
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        return super().evaluate(trial)
+
+
+def test_what_passed_since_the_command_began_is_part_of_the_time_limit():
+    now = time.monotonic()
+    assert 0 < command.left_of(45.0, now - 40.0) <= 5.0
+    assert command.left_of(45.0, now - 100.0) == 0.1
+    with pytest.raises(TimeUp), time_limit(3600.0, now - 3600.0):
+        time.sleep(60)
+
+
 def test_the_time_limit_ends_the_trial_that_runs_and_leaves_it_to_another(address):
     study, started = load_study("s", address), time.monotonic()
-    with Worker(study, "w") as worker, pytest.raises(TimeUp), time_limit(1.0):
-        loop(PatientSearch(study, 600), worker, 5)
+    with Worker(study, "w") as worker, pytest.raises(TimeUp), time_limit(3600.0, started):
+        loop(LateSearch(study, 600), worker, 5)
     assert time.monotonic() - started < 30
     assert states(address) == [TrialState.FAIL, TrialState.WAITING]
 

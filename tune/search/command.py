@@ -88,7 +88,7 @@ def search_architectures(args: argparse.Namespace) -> int:
     if args.time_limit is not None and not 0 < args.time_limit < float("inf"):
         raise TuneError(f"--time-limit {args.time_limit:g}: more than 0 seconds")
     try:
-        with time_limit(args.time_limit):
+        with time_limit(args.time_limit, args.started):
             return spawn(args) if args.workers > 1 else work(args)
     except TimeUp:
         say(f"after {args.time_limit:g} s the time is up: what was measured is kept; the same command goes on")
@@ -100,8 +100,8 @@ class TimeUp(BaseException):
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raises TimeUp in this process after so many seconds."""
+def time_limit(seconds: float | None, since: float) -> Iterator[None]:
+    """Raises TimeUp in this process so many seconds after `since`, a time of `time.monotonic`."""
     if seconds is None:
         yield
         return
@@ -111,7 +111,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, left_of(seconds, since))
     try:
         yield
     finally:
@@ -125,18 +125,17 @@ def spawn(args: argparse.Namespace) -> int:
     What all need is made before they start: storage, study, text, teacher, the reference's latency. One that dies is
     replaced.
     """
-    started = time.monotonic()
     with begun(args):
         pass
     base = args.worker or default_name()
     command = [sys.executable, "-m", "pocketbert", "tune", *args.given, "--workers", "1"]
 
     def start(number: int) -> subprocess.Popen[bytes]:
-        left = [] if args.time_limit is None else [f"--time-limit={args.time_limit - (time.monotonic() - started):.3f}"]
+        left = [] if args.time_limit is None else [f"--time-limit={left_of(args.time_limit, args.started):.3f}"]
         return subprocess.Popen([*command, *left, "--worker", f"{base}-{number}"])
 
     if args.time_limit is not None:  # workers stop by themselves
-        signal.setitimer(signal.ITIMER_REAL, max(0.1, args.time_limit - (time.monotonic() - started)) + GRACE)
+        signal.setitimer(signal.ITIMER_REAL, left_of(args.time_limit, args.started) + GRACE)
     running = {number: start(number) for number in range(1, args.workers + 1)}
     count, worst = args.workers, 0
     try:
@@ -161,6 +160,10 @@ def spawn(args: argparse.Namespace) -> int:
         for process in running.values():
             process.wait()
     return worst
+
+
+def left_of(seconds: float, since: float) -> float:
+    return max(0.1, seconds - (time.monotonic() - since))
 
 
 def exit_reason(status: int) -> str:
