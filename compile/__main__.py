@@ -80,7 +80,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--calibrate", type=Path, metavar="FILE", help="texts, one a line, to sample layers on; takes --vocab")
     add("--package", choices=tuple(PACKAGES),
         help="also a package: aar, a Maven folder for Android, or jar (both take a JDK); wheel, for pip; go, a module; "
-        "crate, for Cargo; nuget, for .NET (takes mono-mcs); npm, for wasm32")  # fmt: skip
+        "crate, for Cargo; nuget, for .NET (takes mono-mcs); npm, for wasm32; benchmark, to measure with")  # fmt: skip
     add("--name", metavar="NAME", help="of the library and its package (default: the model's)")
     add("--group", metavar="GROUP", help="of the package in Maven (default: com.pocketbert)")
     add("--version", metavar="N.N.N", help="of the package in Maven, pip and npm (default: PocketBERT's own)")

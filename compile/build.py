@@ -87,7 +87,8 @@ def build(
     task: what a preset or an .onnx file with a vocab is for: classify, entities, fill or embed (the mean of the tokens'
         vectors); by default what `head` says. labels: names of the logits, in their order. A folder says both itself.
     package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), "wheel", for pip, "go", a module,
-        "crate", for Cargo, or "nuget", for .NET (takes Mono's compiler), beside the library.
+        "crate", for Cargo, "nuget", for .NET (takes Mono's compiler), or
+        "benchmark", a program that measures the model, beside the library.
     name: of the library and its package, by default the model's own.
     group, version: what else Maven and pip call the package.
     verify: run the library here and compare it with ONNX Runtime.
@@ -141,6 +142,8 @@ def build(
     if calibrate and not side:
         raise CompileError("--calibrate: texts need the model's words: give --vocab as well")
     texts = read_texts(Path(calibrate)) if calibrate else []
+    if package == "benchmark" and sanitize:
+        raise CompileError("--sanitize: sanitized code says nothing of times: leave out that or --package benchmark")
     if verify and sanitize:
         raise CompileError("--verify: only a program with the same sanitizers can load the library: leave out one")
     for one in (spec, *others):

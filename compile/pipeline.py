@@ -27,7 +27,7 @@ from compile.artifact.manifest import (
 )
 from compile.artifact.modules import link_modules, write_script
 from compile.artifact.outline import make_manifest
-from compile.artifact.packages import Packaging
+from compile.artifact.packages import BENCHMARK, Packaging, benchmark_facts
 from compile.artifact.report import write_report
 from compile.artifact.signature import read_key, sign
 from compile.blame import blame
@@ -47,6 +47,7 @@ from compile.linking.dylib_rules import check_dylib
 from compile.linking.library_rules import check_library
 from compile.linking.link import find_toolchain, link_library, require_space
 from compile.linking.module_rules import check_modules
+from compile.linking.program import link_benchmark
 from compile.linking.symbols import check_symbols
 from compile.lowering.lower import lower
 from compile.planning.plan import make_plan
@@ -268,7 +269,10 @@ def build_program(
             else:
                 write_interface(plan, name, target, folder)
                 kernel_objects = [path for paths in objects for path in paths]
-                link_library(toolchain, target, work, sources, kernel_objects, name, library)
+                linked = link_library(toolchain, target, work, sources, kernel_objects, name, library)
+                if options.package and options.package.kind == BENCHMARK:
+                    facts = benchmark_facts(plan, name, target, library)
+                    link_benchmark(target, work, linked, name, facts, folder / BENCHMARK)
         with clock.phase("check the library"):
             rules = check_modules(folder, name) if target.is_web else _check(library, target, name)
         shutil.rmtree(work)

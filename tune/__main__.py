@@ -16,6 +16,7 @@ COMMANDS = {
     "kernels": ("tune.kernels.command", "tune_kernels"),
     "search": ("tune.search.command", "search_architectures"),
     "report": ("tune.search.report_command", "write_report"),
+    "import": ("tune.measured.command", "import_measurements"),
     "export": ("tune.search.export_command", "export_architecture"),
 }
 

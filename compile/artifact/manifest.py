@@ -93,6 +93,17 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """What a kernel's tile is chosen by (K and N of a linear; head size and tokens of an attention), and the tile."""
+
+    k: Count
+    n: Count
+    mr: Count
+    nr: Count
+    k_unroll: Count
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A kernel, how often a run calls it, and the FLOPs (2 × multiply-adds) that all its calls do."""
 
@@ -104,6 +115,7 @@ class Kernel:
     rows_shared_by_threads: bool
     flops: Natural
     tile: str | None = None
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)

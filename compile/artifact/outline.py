@@ -20,9 +20,11 @@ from compile.artifact.manifest import (
     Sizes,
     Tensor,
     TensorPlace,
+    Tiling,
     sha256,
     toolchain_versions,
 )
+from compile.kernels.contract import KernelSpec, TiledKernel
 from compile.planning.plan import Plan
 from compile.program import Call, Rows, Value, Whole
 from compile.targets import Target
@@ -47,9 +49,17 @@ def kernel_entries(plan: Plan) -> tuple[Kernel, ...]:
                 rows_shared_by_threads=name in shared,
                 flops=flops[name],
                 tile=kernel.tile_name,
+                tiling=_tiling(kernel, plan.program.tokens),
             )
         )
     return tuple(entries)
+
+
+def _tiling(kernel: KernelSpec, tokens: int) -> Tiling | None:
+    if not isinstance(kernel, TiledKernel):
+        return None
+    key, tile = kernel.tile_key(tokens), kernel.tile
+    return Tiling(key.k, key.n, tile.mr, tile.nr, tile.k_unroll)
 
 
 def layers(plan: Plan) -> list[str]:

@@ -11,13 +11,15 @@ from pathlib import Path
 from compile.artifact.aar import write_aar
 from compile.artifact.jar import find_javac, write_jar
 from compile.artifact.licence import licence
-from compile.artifact.manifest import Manifest, Package
+from compile.artifact.manifest import Manifest, Package, sha256
 from compile.artifact.maven import GROUP, Coordinates, package_version
 from compile.artifact.npm import write_npm
 from compile.artifact.nuget import find_csharp, pack
 from compile.artifact.wheel import write_wheel
 from compile.bindings import LANGUAGES, Language, Model, write_binding
 from compile.errors import CompileError
+from compile.linking.program import musl
+from compile.planning.plan import Plan
 from compile.targets import Target
 
 
@@ -67,9 +69,18 @@ PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates, Others], Package]] = 
     "jar": _write_plain_jar,
     "npm": lambda folder, manifest, coordinates, _: write_npm(folder, manifest, coordinates.version),
     "wheel": lambda folder, manifest, coordinates, _: write_wheel(folder, manifest, coordinates.version),
+    "benchmark": lambda *_: Package(BENCHMARK),
     **{kind: partial(_write_language, language) for kind, language in LANGUAGES.items()},
 }
+BENCHMARK = "benchmark"  # linked beside the library, of the same objects
 WITH_JAVA = ("aar", "jar")
+
+
+def benchmark_facts(plan: Plan, name: str, target: Target, library: Path) -> dict[str, str]:
+    """What the benchmark program states of the model, by its macros."""
+    int8 = any(kernel.precision == "i8" for kernel in plan.program.kernels.values())
+    facts = {"MODEL": name, "TARGET": target.name, "SHA256": sha256(library)}
+    return facts | {"PRECISION": "int8" if int8 else "float32"}
 
 
 def check_packaging(kind: str | None, target: Target, group: str | None, version: str | None) -> Packaging | None:
@@ -101,6 +112,10 @@ def check_packaging(kind: str | None, target: Target, group: str | None, version
         raise CompileError(f"--version {version}: give one to four numbers with dots, as in 1.2.0")
     if version is not None and kind == "npm" and version.count(".") > 2:
         raise CompileError(f"--version {version}: npm takes three numbers: leave out the last")
+    if kind == BENCHMARK:
+        musl(target)
+    if kind == BENCHMARK and version is not None:
+        raise CompileError("--version: the benchmark program has none: leave it out")
     if kind in LANGUAGES:
         LANGUAGES[kind].platform(target.name)
     if kind in WITH_JAVA:

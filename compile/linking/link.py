@@ -133,15 +133,15 @@ def link_library(
     kernels: list[Path],
     name: str,
     output: Path,
-) -> None:
+) -> list[Path]:
     """Link `sources` and the kernels' objects into `output`; only `{name}_*` and JNI_OnLoad are visible.
 
-    Raises CompileError if a kernel needs a function that is not in libc or libm.
+    Returns all objects that went in. Raises CompileError if a kernel needs a function that is not in libc or libm.
     """
     objects = [*kernels, *compile_sources(toolchain, target, folder, sources, name)]
     if target.is_web:
         _link_module(toolchain, target, folder, objects, name, output)
-        return
+        return objects
     wanted, defined = (set().union(*names) for names in zip(*map(symbols, objects), strict=True))
     foreign = wanted - defined - available(target) - {ELF_TABLE}
     if toolchain.sanitize:
@@ -157,6 +157,7 @@ def link_library(
         _link_dylib(toolchain, target, folder, objects, wanted, output)
     else:
         _link_elf(toolchain, target, folder, objects, wanted, name, output)
+    return objects
 
 
 def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], name: str) -> list[Path]:

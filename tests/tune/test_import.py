@@ -1,0 +1,156 @@
+"""What a device measured by itself, taken over: manifest, tuning database, predictor. The program's own tests: e2e."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compile.databases import read
+from compile.running.load import read_manifest
+from compile.running.runners.measurement import toolchain_hash
+from compile.targets import CPUS
+from tune.__main__ import main
+
+
+@pytest.fixture
+def artifact(mobilebert_library: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mobilebert_library, tmp_path / "artifact"))
+
+
+@pytest.fixture
+def printed(artifact: Path, tmp_path: Path) -> Callable[..., Path]:
+    """printed(times, keys): a file as the program prints it, of a phone with two clusters; call N took times(N) ms."""
+
+    def make(times: Callable[[int], float] = lambda call: 1.0 + call, **keys: Any) -> Path:
+        manifest = read_manifest(artifact)
+        calls = [times(n) for n in range(len(manifest.calls))]
+
+        def result(threads: int, ms: float, **more: Any) -> dict[str, Any]:
+            samples = [ms, ms + 1, ms + 2]
+            times = {"open_ms": 2.0, "first_ms": 9.0, "samples_ms": samples, "cpu_ms": samples, "p50_ms": ms + 1}
+            return {"threads": threads, **times, "p90_ms": ms + 2, "resident_bytes": 9, "anonymous_bytes": 5, **more}
+
+        def cluster(cores: list[int], *results: Any) -> dict[str, Any]:
+            facts = {"capacity": 1024, "max_khz": 0, "governor": "schedutil", "temperature": 31.5}
+            return {"cores": cores, **facts, "results": list(results)}
+
+        big = cluster([6, 7], result(1, 50, calls_ms=calls), result(2, 30))
+        clusters = [big, cluster([0, 1], result(1, 200, calls_ms=calls))]
+        data = {"format": 1, "model": manifest.name, "target": manifest.target, "precision": manifest.precision}
+        data |= {"sha256": manifest.sha256, "cpu": manifest.cpu, "tokens": manifest.tokens, "weight_bytes": 1}
+        data |= {"arena_bytes": 1, "emulated": False, "device": "Pixel 4", "system": "Linux", "clusters": clusters}
+        path = tmp_path / "phone.json"
+        path.write_text(json.dumps(data | keys))
+        return path
+
+    return make
+
+
+def take(file: Path, artifact: Path, *more: object) -> int:
+    return main(["import", str(file), "--artifact", str(artifact), *map(str, more)])
+
+
+def test_latencies_stand_in_the_manifest_and_on_the_page(artifact: Path, printed: Callable, tmp_path: Path) -> None:
+    for _ in range(2):  # a second time they replace the first ones
+        assert take(printed(), artifact, "--db", tmp_path / "db.jsonl") == 0
+    taken = [(m.device, m.cores, m.threads, m.median_ms, m.runs, m.estimate) for m in read_manifest(artifact).measured]
+    assert taken == [
+        ("Pixel 4", (6, 7), 1, 51.0, 3, False),
+        ("Pixel 4", (6, 7), 2, 31.0, 3, False),
+        ("Pixel 4", (0, 1), 1, 201.0, 3, False),
+    ]
+    assert "Pixel 4" in (artifact / "report.html").read_text()
+
+
+def test_a_measured_tile_replaces_an_estimate_and_not_a_measured_one(
+    artifact: Path, printed: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, database = read_manifest(artifact), tmp_path / "db.jsonl"
+    cpu = CPUS[manifest.cpu]
+    assert take(printed(), artifact, "--db", database) == 0
+    shipped = read(database, cpu)
+    tiled = {(k.tiling.k, k.tiling.n) for k in manifest.kernels if k.tiling}
+    ours = [r for r in shipped.records if r.status == "ok" and r.detail.get("source") == "benchmark program"]
+    assert {(r.key.k, r.key.n) for r in ours} == tiled
+    assert all(r.how == "measured" and r.detail["measurement"]["device"] == "Pixel 4" for r in ours)
+    lines = [json.loads(line) for line in database.read_text().splitlines()]
+    estimated = [line | {"how": "estimated", "ms": 0.001} for line in lines if line["status"] == "chosen"]
+    database.write_text("".join(json.dumps(line) + "\n" for line in estimated))
+    assert take(printed(), artifact, "--db", database) == 0
+    chosen = read(database, cpu).chosen
+    for record in ours:
+        assert chosen[record.key].how == "measured"
+        assert (chosen[record.key].tile, chosen[record.key].ms) == (record.tile, record.ms)
+    assert f"{len(tiled)} of them chosen" in capsys.readouterr().out
+
+
+def test_a_slower_tile_of_the_same_device_is_not_chosen(artifact: Path, printed: Callable, tmp_path: Path) -> None:
+    """Here the file says that another tile took less."""
+    manifest, database = read_manifest(artifact), tmp_path / "db.jsonl"
+    cpu = CPUS[manifest.cpu]
+    assert take(printed(), artifact, "--db", database) == 0
+    lines = [json.loads(line) for line in database.read_text().splitlines()]
+    other = [line | {"tile": [1, 16, 1], "status": "chosen", "ms": 1e-3} for line in lines if "source" in line]
+    database.write_text("".join(json.dumps(line) + "\n" for line in other))
+    assert take(printed(), artifact, "--db", database) == 0
+    assert {record.tile.mr for record in read(database, cpu).chosen.values()} == {1}
+
+
+def test_a_search_on_that_device_takes_the_kernels_costs(artifact: Path, printed: Callable, tmp_path: Path) -> None:
+    import optuna
+
+    from tune.search.study import DIRECTIONS, Settings, kernel_costs
+
+    manifest, storage = read_manifest(artifact), f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="phone", storage=storage, directions=DIRECTIONS)
+    settings = Settings("mobilebert", manifest.target, manifest.cpu, manifest.tokens, 1, "adb", "", 1e6, (0, 1), 2.0)
+    study.set_user_attr("settings", json.loads(json.dumps(asdict(settings))))
+    study.set_user_attr("reference", {"ms": 51.0, "device": "Pixel 4 (A1B2)", "toolchain": toolchain_hash(manifest)})
+    where = ("--db", tmp_path / "db.jsonl", "--storage", storage, "--study")
+    assert take(printed(lambda call: 2.5), artifact, *where, "phone") == 0
+    costs = kernel_costs(optuna.load_study(study_name="phone", storage=storage).user_attrs)
+    assert costs == {f"{call.kernel}@{call.rows}": 2.5 for call in manifest.calls}
+    before = (tmp_path / "db.jsonl").read_bytes()
+    assert take(printed(device="Pixel 9"), artifact, *where, "phone") == 2
+    assert (tmp_path / "db.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"emulated": True}, "was taken under an emulator, whose times say nothing: run the program on the device"),
+        ({"sha256": "0" * 64}, "is of another build of"),
+        ({"tokens": "many"}, "tokens is 'many': it must be a whole number"),
+        ({"clusters": []}, "clusters is []: it must be at least one cluster"),
+        ({"format": 2}, "format is 2: choose from 1"),
+    ],
+)
+def test_what_is_no_measurement_changes_nothing(
+    keys: dict[str, Any], message: str, artifact: Path, printed: Callable, tmp_path: Path, capsys: Any
+) -> None:
+    before = (artifact / "manifest.json").read_bytes()
+    assert take(printed(**keys), artifact, "--db", tmp_path / "db.jsonl") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert (artifact / "manifest.json").read_bytes() == before
+    assert not (tmp_path / "db.jsonl").exists()
+
+
+def test_a_file_that_breaks_off_is_named(artifact: Path, printed: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    path = printed()
+    path.write_text(path.read_text()[:100])
+    assert take(path, artifact) == 2
+    assert "not JSON" in capsys.readouterr().err
+
+
+def test_tiles_for_another_instruction_set_are_not_taken(
+    artifact: Path, printed: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert take(printed(cpu="armv7"), artifact, "--db", tmp_path / "db.jsonl") == 0
+    assert "nothing, since the device ran other tiles, for armv7" in capsys.readouterr().out
+    assert not (tmp_path / "db.jsonl").exists()
