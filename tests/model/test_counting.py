@@ -77,3 +77,22 @@ def test_widths_are_as_even_as_in_the_papers(preset: str) -> None:
     assert config.num_attention_heads in (3, 4, 5, 6, 8, 12, 16)
     assert (config.vocab_size, config.max_position_embeddings) == (30522, 512)
     assert config.type_vocab_size == (0 if "distilbert" in preset else 2)
+
+
+LIMITS = {
+    "vocab_size": (1, 16_777_216), "max_position_embeddings": (1, 1_048_576), "trained_positions": (1, 1_048_576),
+    "type_vocab_size": (0, 65_536), "embedding_size": (1, 65_536), "num_hidden_layers": (1, 256),
+    "hidden_size": (1, 65_536), "bottleneck_size": (1, 65_536), "num_attention_heads": (1, 4096),
+    "intermediate_size": (1, 262_144), "num_feedforward_networks": (1, 32), "num_labels": (1, 1_048_576),
+    "pad_token_id": (-1, 16_777_216),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_sizes_that_no_encoder_has_are_refused(name: str) -> None:
+    least, most = LIMITS[name]
+    for value in (least - 1, most + 1, True, 1.0):
+        with pytest.raises(
+            model.ModelError, match=f"^{name} is {value}: it must be a whole number from {least} to {most}"
+        ):
+            replace(PRESETS["bert-base"], **{name: value})

@@ -226,7 +226,7 @@ def command_of_a_worker(address: str) -> None:
 def test_a_worker_asked_to_end_leaves_its_trial_to_the_next(number, address):
     process = FORK.Process(target=command_of_a_worker, args=(address,))
     process.start()
-    until(lambda: TrialState.RUNNING in states(address) and load_study("s", address).trials[-1].params)
+    until(lambda: any("predicted_ms" in trial.user_attrs for trial in load_study("s", address).trials))
     os.kill(process.pid, number)
     assert ended(process) == 128 + number
     study = load_study("s", address)

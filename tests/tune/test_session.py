@@ -20,7 +20,7 @@ from tune.kernels import session as sessions
 from tune.kernels.journal import Journal
 from tune.kernels.library import task_header
 from tune.kernels.session import Session
-from tune.kernels.tasks import COLD_BYTES, WITHOUT_WEIGHTS, Task, peak_task
+from tune.kernels.tasks import COLD_BYTES, WITHOUT_WEIGHTS, Task, inputs_and_answer, peak_task
 
 CPU = CPUS["x86-64-v3"]
 
@@ -191,6 +191,9 @@ def test_as_many_calls_are_timed_as_find_their_weights_outside_of_caches() -> No
     assert attention.repeats == WITHOUT_WEIGHTS == 32
     assert one.flops == 2 * 19 * 40 * 72
     assert [b.role for b in one.buffers if b.name == "y"] == ["output"]
+    for tile in one.kernel.candidate_tiles()[::40]:  # buffers are as large as any tile wants
+        inputs, _ = inputs_and_answer(one, tile)
+        assert all(inputs[b.name].size == b.size for b in one.buffers if b.name in inputs)
     peak = peak_task(AVX2)
     assert (peak.calls, peak.hot, peak.rows % peak.kernel.tile.mr) == (1, 500, 0)
     assert peak.kernel.weight_bytes < 32 << 10  # the first-level cache
