@@ -15,7 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from compile.kernels.contract import ALIGNMENT, Signature
-from compile.targets import RELAXED, Isa
+from compile.targets import RELAXED, SIMD128, Isa
 
 Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
 
@@ -54,9 +54,11 @@ def bind(value: Expr) -> Expr:
     return T.Bind(value)
 
 
-def opaque(value: Expr, lanes: int) -> Expr:
-    """Bind `value` so that TVM's simplifier does not look into it: what it does to a nested max grows with 3^depth."""
-    (variable,) = Kernel.registers(1, lanes)
+def opaque(value: Expr, lanes: int, dtype: str = "float32") -> Expr:
+    """Bind `value` so that TVM's simplifier does not look into it: what it does to a nested max grows with 3^depth, and
+    it takes (a + b) − b for a.
+    """
+    (variable,) = Kernel.registers(1, lanes, dtype)
     variable.store(0, value, lanes)
     return bind(variable.load(0, lanes))
 
@@ -80,12 +82,34 @@ def lane(vector: Expr, index: int) -> Expr:
 
 def fma(a: Expr, b: Expr, c: Expr, lanes: int, isa: Isa) -> Expr:
     """a · b + c, rounded once on every CPU."""
+    if isa == SIMD128 and lanes > 1:
+        return _fma_in_float64(a, b, c, lanes)
     if isa != RELAXED:
         return tirx.call_llvm_pure_intrin("float32" if lanes == 1 else f"float32x{lanes}", "llvm.fma", a, b, c)
     # LLVM would call a function for each lane. An engine that rounds twice is not given this level (web/index.js).
     operands = [broadcast(operand, isa.lanes) if lanes == 1 else operand for operand in (a, b, c)]
     result = tirx.call_llvm_pure_intrin(f"float32x{isa.lanes}", "llvm.wasm.relaxed.madd", *operands)
     return lane(result, 0) if lanes == 1 else result
+
+
+def _fma_in_float64(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
+    """The product is exact there; a sum that is rounded to odd (Boldo and Melquiond) may be rounded a second time."""
+
+    def exactly(value: Expr) -> Expr:
+        return opaque(value, lanes, "float64")
+
+    numbers, bits = f"float64x{lanes}", f"int64x{lanes}"
+    product, addend = exactly(tirx.Cast(numbers, a) * tirx.Cast(numbers, b)), exactly(tirx.Cast(numbers, c))
+    total = exactly(product + addend)
+    part = exactly(total - product)
+    error = exactly((product - exactly(total - part)) + (addend - part))
+    # 1 where what was rounded away lies farther from 0 than the sum does, −1 where nearer; 0 without it, or for NaN.
+    away, zero = exactly(error * total), tirx.Broadcast(tirx.const(0.0, "float64"), lanes)
+    step = tirx.Cast(bits, away > zero) - tirx.Cast(bits, away < zero)
+    one = tirx.Broadcast(tirx.const(1, "int64"), lanes)
+    whole = bind(tirx.reinterpret(bits, total))
+    odd = whole + (step & ((whole & one) - one))  # what is odd stays
+    return tirx.Cast(f"float32x{lanes}", tirx.reinterpret(numbers, odd))
 
 
 def fold_lanes(vector: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:

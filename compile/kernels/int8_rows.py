@@ -15,7 +15,7 @@ from tvm import tirx
 from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, lane, loop
 from compile.kernels.int8_reference import SMALLEST_RANGE, STEPS
 from compile.kernels.microkernel import unrolled
-from compile.targets import Isa
+from compile.targets import SIMD128, Isa
 
 GROUP = 4  # elements a word
 BAND = 4  # rows that lie together where activations are multiplied by element
@@ -26,6 +26,9 @@ ROUND = 1.5 * 2.0**23
 ROUND_BITS = 0x4B400000
 # Of these bits a rounded number has none; NaN has all.
 NOT_FINITE = 0x34800000
+# The same in float64, of the upper words there.
+WIDE_ROUND = 1.5 * 2.0**52
+WIDE_NOT_FINITE = 0x3CC00000
 SIGNED_OFFSET = 128
 NARROW = "llvm.wasm.narrow.unsigned"
 LARGEST = float(np.finfo(np.float32).max)
@@ -134,6 +137,8 @@ class QuantizedRows:
 
         def quantized(element: Expr, width: int) -> Expr:
             value = x.load(start + element, width)
+            if self.isa == SIMD128 and width == lanes:
+                return _rounded_in_float64(value, inverse, zero, seen)
             rounded = fma(value, broadcast(inverse, width), broadcast(zero, width), width, self.isa)
             bits = bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
             if not self.nonnegative:
@@ -162,7 +167,8 @@ class QuantizedRows:
         finite = high <= const(LARGEST)
         if not self.nonnegative:
             bits = fold_lanes(seen.load(0, lanes), lanes, lambda a, b: a | b)
-            finite = ((bits | tail.load(0)) & integer(NOT_FINITE)) == 0
+            not_finite = WIDE_NOT_FINITE if self.isa == SIMD128 else NOT_FINITE
+            finite = ((bits & integer(not_finite)) | (tail.load(0) & integer(NOT_FINITE))) == 0
         self._keep(row, low, high, zero, finite)
 
     def _band(self, x: Pointer, ldx: Expr, first: Expr, offset: Expr, registers: Any) -> None:
@@ -301,6 +307,22 @@ class QuantizedRows:
         if self.banded:
             return bind(_intrinsic(f"llvm.aarch64.neon.{across}.f32.v4f32", 1, vector))
         return fold_lanes(vector, self.isa.lanes, combine)
+
+
+def _rounded_in_float64(value: Expr, inverse: Expr, zero: Expr, seen: Pointer) -> Expr:
+    """value · inverse and what rounds it, where no multiply-add rounds once: the product is exact there.
+
+    Returns the lower words of the four sums, and adds all words to `seen`.
+    """
+    factor, addend = tirx.Cast("float64", inverse), tirx.Cast("float64", zero)
+    addend = bind(addend + tirx.const(WIDE_ROUND - ROUND, "float64"))
+    halves = []
+    for first in (0, 2):
+        half = tirx.Cast("float64x2", tirx.Shuffle([value], [first, first + 1]))
+        rounded = half * broadcast(factor, 2) + broadcast(addend, 2)
+        halves.append(bind(tirx.reinterpret("int32x4", rounded)))
+    seen.store(0, seen.load(0, 4) | halves[0] | halves[1], 4)
+    return bind(tirx.Shuffle(halves, [0, 2, 4, 6]))
 
 
 def relaxed_dot(weights: Expr, activations: Expr, total: Expr) -> Expr:

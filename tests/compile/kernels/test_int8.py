@@ -6,6 +6,7 @@ computed, and whatever else they may have written.
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from compile.kernels.gather_int8 import GatherInt8
 from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_operands
 from compile.kernels.tiles import default_tile
 from compile.linking.link import find_toolchain, run_compiler
-from compile.running.runners import qemu
+from compile.running.runners import node, qemu
 from compile.targets import CPUS, TARGETS, Cpu, host_cpu_flags
+from tests.support.chromium import CHROMIUM, Browser
 
 LEVELS = ["x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "armv8.0", "cortex-a76", "cortex-x2"]
+LEVELS += ["wasm-simd128", "wasm-relaxed-simd", "wasm-relaxed-dot"]
 ROW_COUNTS = [*range(1, 10), 12, 13, 17, 31]
 GUARD = 64
 
@@ -47,6 +50,29 @@ int main(int argc, char **argv)
     return !file || fwrite(memory, 1, {size}, file) != {size} || fclose(file);
 }}
 """
+
+MODULE = """
+#include <stdint.h>
+{prototypes}
+static _Alignas(64) char memory[{size}];
+__attribute__((export_name("place"))) char *place(void) {{ return memory; }}
+__attribute__((export_name("run"))) void run(void)
+{{
+    {calls}
+}}
+"""
+
+# What the module makes of the memory, both as they come in base64.
+IN_JAVASCRIPT = """(async (module, memory) => {
+    const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const { exports } = (await WebAssembly.instantiate(bytes(module))).instance;
+    const there = new Uint8Array(exports.memory.buffer, exports.place(), bytes(memory).length);
+    there.set(bytes(memory));
+    exports.run();
+    let text = "";
+    for (let at = 0; at < there.length; at += 8192) text += String.fromCharCode(...there.subarray(at, at + 8192));
+    return btoa(text);
+})"""
 
 
 @dataclass
@@ -86,16 +112,23 @@ class Calls:
 
     def run(self, cpu: Cpu, folder: Path) -> None:
         """Execute the calls on this machine or an emulated one; `memory` is then as they left it."""
-        target = TARGETS["arm64-linux" if cpu.arch == "aarch64" else "x86_64-linux"]
+        target = TARGETS[{"aarch64": "arm64-linux", "wasm32": "wasm32"}.get(cpu.arch, "x86_64-linux")]
         objects = compile_kernels(self.kernels, target, folder, cpu)
         prototypes = [
             f"void {name}({', '.join('void *' if p.is_pointer else 'int32_t' for p in kernel.signature())});"
             for name, kernel in self.kernels.items()
         ]
-        text = MAIN.format(prototypes="\n".join(prototypes), size=len(self.memory), calls="\n    ".join(self.calls))
+        main = MODULE if target.is_web else MAIN
+        text = main.format(prototypes="\n".join(prototypes), size=len(self.memory), calls="\n    ".join(self.calls))
         (folder / "main.c").write_text(text)
         (folder / "memory").write_bytes(self.memory)
-        run_compiler(find_toolchain(target), ["-O1", "main.c", *map(str, objects), "-o", "main"], folder)
+        options = ["-mexec-model=reactor", "-nostartfiles", "-Wl,--no-entry", "-lm"] if target.is_web else []
+        options += target.c_options if target.is_web else ()
+        run_compiler(find_toolchain(target), ["-O1", "main.c", *map(str, objects), *options, "-o", "main"], folder)
+        if target.is_web:
+            module, memory = (base64.b64encode((folder / name).read_bytes()).decode() for name in ("main", "memory"))
+            self.memory = bytearray(base64.b64decode(in_javascript(cpu, f"{IN_JAVASCRIPT}('{module}', '{memory}')")))
+            return
         emulator = qemu.command(cpu.qemu_cpu, "-L", str(qemu.ARM64_ROOT)) if cpu.arch == "aarch64" else []
         subprocess.run([*emulator, "./main", "memory"], cwd=folder, check=True, timeout=300)
         self.memory = bytearray((folder / "memory").read_bytes())
@@ -104,10 +137,28 @@ class Calls:
         return np.frombuffer(self.memory, like.dtype, like.size, place).reshape(like.shape)
 
 
+def in_javascript(cpu: Cpu, expression: str) -> str:
+    """In Node.js; products of bytes, which are exact there only lately, in Chromium."""
+    if cpu.isa.dot != "relaxed":
+        program = f"{expression}.then(console.log)"
+        done = subprocess.run([*(node.command() or []), "-"], input=program, capture_output=True, text=True, check=True)
+        return done.stdout
+    assert CHROMIUM
+    browser = Browser(CHROMIUM)
+    try:
+        return str(browser.evaluate(expression))
+    finally:
+        browser.close()
+
+
 @pytest.fixture(params=LEVELS)
 def cpu(request: pytest.FixtureRequest) -> Cpu:
     level = CPUS[request.param]
     if level.arch == "aarch64" and (missing := qemu.missing()):
+        pytest.skip(f"needs {missing}")
+    if level.isa.dot == "relaxed" and not (CHROMIUM and "avxvnni" in host_cpu_flags()):
+        pytest.skip("needs Chromium, and a CPU with AVX-VNNI")
+    if level.arch == "wasm32" and (missing := node.missing()):
         pytest.skip(f"needs {missing}")
     if level.arch != "aarch64" and not set(level.required) <= host_cpu_flags():
         pytest.skip(f"this CPU is no {level.name}")
