@@ -203,7 +203,8 @@ def print_summary(folder: Path, manifest: Manifest, seconds: float) -> None:
             "" if check.snr_db is None else f"; {check.snr_db:.1f} dB to the model as given{on}"
         )
         verdict = "passed" if check.passed else "FAILED"
-        rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range{to}"))
+        at = f", at {' and '.join(map(str, check.lengths))} tokens too" if check.lengths else ""
+        rows.append(("verified", f"{verdict} on {check.where}: error {check.error:.1e} of the output range{to}{at}"))
     if package := manifest.package:
         place = f"; {package.coordinates} in {package.repository}/" if package.coordinates else ""
         rows.append(("package", package.file + place))

@@ -218,6 +218,7 @@ class Verification:
 
     snr_db: of an int8 library's outputs to those of the model before it was quantised, in decibels; the least.
     texts: how many of the samples are texts, and not random; where there are any, snr_db is of those.
+    lengths: tokens of samples that had fewer than the model takes; none where the referee has one length alone.
     """
 
     where: str
@@ -228,6 +229,7 @@ class Verification:
     referee: str = "ONNX Runtime"
     snr_db: float | None = None
     texts: Natural = 0
+    lengths: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,28 @@ def full_sample(facts: LibraryFacts, tokens: int | None = None) -> Sample:
     for entry in facts.inputs:
         if not entry.range and entry.dtype != "float32":
             sample[entry.name][...] = 1
-        if tokens and entry.token_axis is not None:
-            sample[entry.name] = sample[entry.name].take(range(tokens), axis=entry.token_axis)
-    return sample
+    return shortened(facts, sample, tokens) if tokens else sample
+
+
+def shortened(facts: LibraryFacts, sample: Sample, tokens: int) -> Sample:
+    """The first `tokens` of a sample."""
+    axes = {entry.name: entry.token_axis for entry in facts.inputs}
+    return {
+        name: value if (axis := axes[name]) is None else value.take(range(tokens), axis=axis)
+        for name, value in sample.items()
+    }
+
+
+def shaped_for(facts: LibraryFacts, sample: Sample) -> LibraryFacts:
+    """`facts` with the shapes that in- and outputs have for a sample of fewer tokens."""
+    lengths = [sample[e.name].shape[e.token_axis] for e in facts.inputs if e.token_axis is not None]
+    if not lengths:
+        return facts
+    inputs, outputs = (
+        tuple(replace(entry, shape=entry.shape_for(lengths[0])) for entry in entries)
+        for entries in (facts.inputs, facts.outputs)
+    )
+    return replace(facts, inputs=inputs, outputs=outputs)
 
 
 def input_bytes(facts: LibraryFacts, sample: Sample) -> bytes:

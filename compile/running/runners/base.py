@@ -18,7 +18,7 @@ from compile.artifact.manifest import LibraryFacts
 from compile.errors import CompileError
 from compile.running.load import read_manifest
 from compile.running.runners.measurement import Measurement, toolchain_hash
-from compile.running.samples import Sample, full_sample, input_bytes, read_outputs
+from compile.running.samples import Sample, full_sample, input_bytes, read_outputs, shaped_for
 
 # Runs before the timed ones: they fault pages in and wake the clock.
 WARM_UP = 2
@@ -79,8 +79,9 @@ class Runner(ABC):
         """Run each of `samples` once: their outputs, and what ran them. threads 0 is the library's own default."""
         results, device = [], ""
         for sample in samples:
-            result = self.execute(library, facts, input_bytes(facts, sample), threads, 0, timeout)
-            results.append(self._read(library, facts, result))
+            shaped = shaped_for(facts, sample)
+            result = self.execute(library, shaped, input_bytes(shaped, sample), threads, 0, timeout)
+            results.append(self._read(library, shaped, result))
             device = result.device.name
         return results, device
 

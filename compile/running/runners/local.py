@@ -87,13 +87,14 @@ def run_on_files(
 ) -> tuple[subprocess.CompletedProcess[str], bytes]:
     """Run `program`, runner.c or device.c and what goes before it, on one sample; and the outputs that it wrote.
 
-    numbers: threads, and how often the sample is run again for the time.
+    numbers: threads, and how often the sample is run again for the time. facts: with the shapes that the sample has.
     """
+    tokens = next((e.shape[e.token_axis] for e in facts.inputs if e.token_axis is not None), 0)
     with TemporaryFolder() as folder:
         inputs_file, outputs_file = folder / "inputs", folder / "outputs"
         inputs_file.write_bytes(inputs)
         files = [str(library.resolve()), facts.name, str(inputs_file), str(outputs_file)]
-        done = run_program([*program, *files, *map(str, numbers)], timeout, prepare)
+        done = run_program([*program, *files, *map(str, (*numbers, tokens))], timeout, prepare)
         return done, outputs_file.read_bytes()
 
 

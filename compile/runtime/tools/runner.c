@@ -1,9 +1,9 @@
-/* runner LIBRARY NAME INPUTS OUTPUTS [THREADS [RUNS]]
+/* runner LIBRARY NAME INPUTS OUTPUTS [THREADS [RUNS [TOKENS]]]
  *
  * Loads a compiled model, runs every sample in the file INPUTS (the inputs' bytes in the model's order,
  * sample after sample) and writes the outputs' bytes to OUTPUTS. With RUNS the last sample is run that often, and
  * each run's nanoseconds are printed, a line for each: those on the clock, and those of the processor's time that all
- * threads had together.
+ * threads had together. TOKENS: how many each sample has; as many as the model takes if that is left out or 0.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -27,7 +27,13 @@ static void die(const char *what, const char *why)
     exit(2);
 }
 
-static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t count)
+static size_t bytes_of(const pocketbert_info *info, int64_t tokens)
+{
+    const int32_t axis = info->token_axis;
+    return tokens && axis >= 0 ? info->bytes / (size_t)info->shape[axis] * (size_t)tokens : info->bytes;
+}
+
+static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t count, int64_t tokens)
 {
     pocketbert_tensor *tensors = calloc((size_t)count, sizeof *tensors);
     for (int32_t i = 0; tensors && i < count; i++) {
@@ -35,6 +41,8 @@ static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t cou
         tensors[i].type = infos[i].type;
         tensors[i].rank = infos[i].rank;
         memcpy(tensors[i].shape, infos[i].shape, sizeof tensors[i].shape);
+        if (tokens && infos[i].token_axis >= 0)
+            tensors[i].shape[infos[i].token_axis] = tokens;
         if (!tensors[i].data)
             die(infos[i].name, "out of memory");
     }
@@ -46,7 +54,7 @@ static pocketbert_tensor *make_tensors(const pocketbert_info *infos, int32_t cou
 int main(int argc, char **argv)
 {
     if (argc < 5)
-        die("usage", "runner LIBRARY NAME INPUTS OUTPUTS [THREADS [RUNS]]");
+        die("usage", "runner LIBRARY NAME INPUTS OUTPUTS [THREADS [RUNS [TOKENS]]]");
     pocketbert_library library;
     if (pocketbert_load_path(&library, argv[1], argv[2]) != POCKETBERT_OK)
         die("library", library.error);
@@ -57,21 +65,22 @@ int main(int argc, char **argv)
         die("open", api->last_error(NULL));
     pocketbert_description description = {.size = sizeof description};
     api->describe(&description);
-    pocketbert_tensor *inputs = make_tensors(description.inputs, description.input_count);
-    pocketbert_tensor *outputs = make_tensors(description.outputs, description.output_count);
+    const int64_t tokens = argc > 7 ? atoll(argv[7]) : 0;
+    pocketbert_tensor *inputs = make_tensors(description.inputs, description.input_count, tokens);
+    pocketbert_tensor *outputs = make_tensors(description.outputs, description.output_count, tokens);
     FILE *from = fopen(argv[3], "rb"), *to = fopen(argv[4], "wb");
     if (!from || !to)
         die(from ? argv[4] : argv[3], "cannot be opened");
     for (;;) {
         size_t got = 0;
         for (int32_t i = 0; i < description.input_count; i++)
-            got += fread(inputs[i].data, description.inputs[i].bytes, 1, from);
+            got += fread(inputs[i].data, bytes_of(&description.inputs[i], tokens), 1, from);
         if (got != (size_t)description.input_count)
             break;
         if (api->run(model, inputs, description.input_count, outputs, description.output_count) != POCKETBERT_OK)
             die("run", api->last_error(model));
         for (int32_t i = 0; i < description.output_count; i++)
-            if (fwrite(outputs[i].data, description.outputs[i].bytes, 1, to) != 1)
+            if (fwrite(outputs[i].data, bytes_of(&description.outputs[i], tokens), 1, to) != 1)
                 die(argv[4], "cannot be written");
     }
     if (fclose(to) != 0)

@@ -1,6 +1,7 @@
 """A library's verification: right on this machine, and whatever a runner hands back that is not, in one line."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import onnx
 import pytest
 
 from compile.errors import CompileError
+from compile.pipeline import BuildOptions, build_library
 from compile.running.runners.base import Device, Execution, RunFailed, Runner
 from compile.running.runners.local import LocalRunner
 from compile.running.samples import random_samples, read_outputs
 from compile.running.verify import reference, verify
+from compile.targets import Target
+from passes.fix_shapes import fix_shapes
 
 
 class Spoiler(Runner):
@@ -80,3 +84,34 @@ def test_reference_is_onnx_runtimes_by_name_and_outputs_are_read_in_order(
     assert list(wanted) == [entry.name for entry in facts.outputs]
     data = b"".join(array.tobytes() for array in wanted.values())
     assert all(np.array_equal(got, wanted[name]) for name, got in read_outputs(facts, data).items())
+
+
+def open_length(graph: type) -> onnx.ModelProto:
+    b = graph()
+    ids = b.input("input_ids", ["batch", "tokens"], onnx.TensorProto.INT64)
+    return b.model(b("Tanh", b.linear(b("Gather", b.normal(9, 6), ids), 6, 5)))
+
+
+def test_shorter_lengths_are_compared_where_the_file_has_them(graph: type, host: Target, tmp_path: Path) -> None:
+    model = open_length(graph)
+    fixed = fix_shapes(model, {"input_ids": [1, 8]})
+    for name, file, lengths in (("open", model, (1, 4)), ("fixed", fixed, ())):
+        built = build_library(file, "case", host, tmp_path / name, BuildOptions(seq_len=8, verify=True))
+        (check,) = built.manifest.verification
+        assert (check.lengths, check.samples) == (lengths, 3 + len(lengths))
+
+
+def test_a_library_that_is_wrong_at_a_shorter_length_alone_is_not_handed_out(
+    graph: type, host: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = LocalRunner.execute
+
+    def spoilt(runner: LocalRunner, library: Path, facts: Any, *rest: Any) -> Execution:
+        result = execute(runner, library, facts, *rest)
+        short = facts.inputs[0].shape[1] == 4
+        return replace(result, outputs=changed(-1, 9.0)(result.outputs)) if short else result
+
+    monkeypatch.setattr(LocalRunner, "execute", spoilt)
+    with pytest.raises(CompileError, match="verification failed"):
+        build_library(open_length(graph), "case", host, tmp_path / "a", BuildOptions(seq_len=8, verify=True))
+    assert not (tmp_path / "a").exists()
