@@ -1,6 +1,6 @@
 """Lookups that need none: in their own order, and among equals.
 
-    Gather(x, [[0, 1, …, n−1]]), x of n rows                  ->  Reshape(x)
+    Gather(x, [[0, 1, …, n−1]]), x of n rows; GatherND too    ->  Reshape(x)
     GatherElements(c, i) or Gather(c, i), all of c the same   ->  that constant
 
 transformers makes its masks by the first, and RoBERTa's token types by the second. An index outside c, which ONNX
@@ -21,9 +21,9 @@ MOST = 1 << 20  # elements of a constant that takes a lookup's place
 def drop_gathers(model: ir.Model, options: Options) -> Outcome:
     applied = 0
     for node in list(model.graph):
-        if node.op_type not in ("Gather", "GatherElements"):
+        if node.op_type not in ("Gather", "GatherND", "GatherElements"):
             continue
-        result = _equals(model.graph, node) or (_in_order(model.graph, node) if node.op_type == "Gather" else None)
+        result = _equals(model.graph, node) or _everything(model.graph, node)
         if result is not None:
             replace_output(node.outputs[0], result)
             applied += 1
@@ -41,12 +41,26 @@ def _equals(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     return constant(graph, np.full(sizes, values.flat[0]), f"{node.name}.constant", values.dtype.type)
 
 
-def _in_order(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
+def _everything(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     x, indices, shape = node.inputs[0], array(node.inputs[1]), dims(node.outputs[0])
-    if x is None or indices is None or None in shape or attribute(node, "axis", 0) != 0:
+    if x is None or indices is None or not indices.size or None in shape or node.op_type == "GatherElements":
         return None
-    rows = dims(x)[:1]
-    if rows != [indices.size] or (indices.reshape(-1) != np.arange(indices.size)).any():
+    if node.op_type == "Gather":
+        if attribute(node, "axis", 0) != 0:
+            return None
+        indices = indices.reshape(-1, 1)
+    elif attribute(node, "batch_dims", 0) != 0:
+        return None
+    if not in_order(indices, dims(x)):
         return None
     target = constant(graph, np.array(shape), f"{node.name}.shape", np.int64)
     return make("Reshape", [x, target], before=node, like=node.outputs[0])
+
+
+def in_order(indices: np.ndarray, shape: list[int | None]) -> bool:
+    """Whether places (…, k) are all those of the first k axes, in the order in which they lie."""
+    sizes = [size for size in shape[: indices.shape[-1]] if size is not None]
+    if len(sizes) != indices.shape[-1] or indices.size != np.prod(sizes) * len(sizes):
+        return False
+    every = np.indices(sizes).reshape(len(sizes), -1).T
+    return np.array_equal(indices.reshape(every.shape) % np.array(sizes), every)

@@ -21,6 +21,7 @@ from passes.cost import measure
 from passes.deduplicate_constants import deduplicate_constants
 from passes.drop_activation_rounding import drop_activation_rounding
 from passes.drop_gathers import drop_gathers
+from passes.drop_scatters import drop_scatters
 from passes.equalize_channels import equalize_channels
 from passes.errors import BrokenPassError, PassError
 from passes.expand_attention import expand_attention
@@ -37,7 +38,9 @@ from passes.fuse_residual_add import fuse_residual_add
 from passes.graph import infer_shapes
 from passes.in_float32 import in_float32
 from passes.keep import check_patterns
+from passes.merge_branches import merge_branches
 from passes.options import Options
+from passes.pad_by_concat import pad_by_concat
 from passes.quantize_linears import quantize_linears
 from passes.quantize_tables import quantize_tables
 from passes.recognise_cast_weights import recognise_cast_weights
@@ -49,7 +52,9 @@ from passes.rotate_tokens import rotate_tokens
 from passes.samples import int8_snr
 from passes.simplify import simplify
 from passes.spell_fused import spell_fused
+from passes.swap_pairs import swap_pairs
 from passes.tidy import tidy
+from passes.tokens_first import tokens_first
 from passes.verify import TOLERANCE, Referee
 from pocketbert.errors import first_line
 
@@ -94,8 +99,12 @@ PHASES = (
         (
             Pass("onnxsim", simplify, opset=1),
             Pass("fold_shapes", fold_shapes),
+            Pass("merge_branches", merge_branches),
             Pass("drop_gathers", drop_gathers),
+            Pass("drop_scatters", drop_scatters),
             Pass("broadcast_late", broadcast_late),
+            Pass("pad_by_concat", pad_by_concat),
+            Pass("tokens_first", tokens_first),
         ),
     ),
     Phase(
@@ -105,6 +114,7 @@ PHASES = (
             Pass("fuse_gelu", fuse_gelu),
             Pass("finite_mask", finite_mask),
             Pass("expand_attention", expand_attention),
+            Pass("swap_pairs", swap_pairs),
             Pass("rotate_tokens", rotate_tokens),
             Pass("canonical_attention", canonical_attention),
         ),

@@ -144,8 +144,8 @@ def _evaluate(
     if kind == "operand":
         return _loaded(operands[rest[0]], row, at, lanes)
     dtype, *parts = rest
-    if kind == "rotate":
-        return _rotated(operands[parts[0][1]], row, at, lanes)
+    if kind in MOVES:
+        return MOVES[kind](operands[parts[0][1]], row, at, lanes)
     values = [bind(_evaluate(part, operands, row, at, lanes)) for part in parts]
     of_type = _type_of(parts[0], operands)
     if kind == "astype":
@@ -178,6 +178,17 @@ def _rotated(operand: tuple[Source, Pointer, Expr, int], row: Expr, at: list[Exp
     value = _loaded(operand, row, [*at[:-1], tirx.Select(first, at[-1] + half, at[-1] - half)], lanes)
     sign = tirx.Select(first, const(-1.0), const(1.0))
     return value * (tirx.Broadcast(sign, lanes) if lanes > 1 else sign)
+
+
+def _swapped(operand: tuple[Source, Pointer, Expr, int], row: Expr, at: list[Expr], lanes: int) -> Expr:
+    """Each two neighbours of a row's last dimension in the other order."""
+    if lanes > 1:
+        return tirx.Shuffle([_loaded(operand, row, at, lanes)], [lane ^ 1 for lane in range(lanes)])
+    is_first = tirx.EQ(at[-1] % 2, 0)
+    return _loaded(operand, row, [*at[:-1], tirx.Select(is_first, at[-1] + 1, at[-1] - 1)], lanes)
+
+
+MOVES = {"rotate": _rotated, "swap": _swapped}
 
 
 def _type_of(expression: Expression, operands: list[tuple[Source, Pointer, Expr, int]]) -> str:

@@ -70,20 +70,22 @@ class Map(KernelSpec):
 
 @dataclass(frozen=True)
 class PadRows(KernelSpec):
-    """pad_f32_n{N}_{isa}: zeros in the row before a tensor's first and in the row after its last.
+    """pad_f32_n{N}_{before}_{after}_{isa}: zeros in the rows before a tensor's first and in those after its last.
 
-    Arguments in C: y (the row before the first), tokens. What a convolution over tokens sees beyond both ends.
+    Arguments in C: y (the first row before it), tokens. What a convolution over tokens sees beyond both ends.
     """
 
     n: int
     isa: Isa
+    before: int = 1
+    after: int = 1
 
     family = "padrows"
     pads_tokens = True
 
     @property
     def name(self) -> str:
-        return f"pad_f32_n{self.n}_{self.isa.name}"
+        return f"pad_f32_n{self.n}_{self.before}_{self.after}_{self.isa.name}"
 
     def signature(self) -> Signature:
         return (Parameter("y", "whole", self.n, written=True), TOKEN_COUNT)
@@ -95,11 +97,16 @@ class PadRows(KernelSpec):
         with Kernel(self.name) as kernel:
             y, tokens = kernel.arguments(self.signature()).values()
 
-            def body(column: Expr, width: int) -> None:
-                y.store(column, const(0.0, width), width)
-                y.store((tokens + 1) * self.n + column, const(0.0, width), width)
+            def zeros(first: Expr, rows: int) -> None:
+                with loop(rows) as row:
 
-            over_columns(self.n, self.isa.lanes, body)
+                    def body(column: Expr, width: int) -> None:
+                        y.store((first + row) * self.n + column, const(0.0, width), width)
+
+                    over_columns(self.n, self.isa.lanes, body)
+
+            zeros(0, self.before)
+            zeros(tokens + self.before, self.after)
         return kernel.func
 
 

@@ -43,7 +43,7 @@ from compile.lowering.patterns import (
     match_quantized_weight,
     match_rms_norm,
     match_static_rows,
-    match_trigram,
+    match_windows,
     through_reshapes,
 )
 from compile.lowering.tied_embedding import share_tables
@@ -202,6 +202,7 @@ class _Lowering:
             self.running_sum,
             self.over_tokens,
             self.widened,
+            self.side_by_side,
         ):
             if (result := attempt(node)) is not None:
                 return result
@@ -409,24 +410,26 @@ class _Lowering:
         return self.emit(kernel, {"x": x, **packed, **operands}, to, node)
 
     def linear_input(self, node: Node, rows: int, k: int, weight: NDArray[Any]) -> tuple[Rows, NDArray[Any]]:
-        """A linear's operand and its weight. A 3-convolution reads three rows of its input as one.
+        """A linear's operand and its weight. A convolution over tokens reads several rows of its input as one.
 
-        With a row of zeros before the first token and one after the last, [x_{t−1}, x_t, x_{t+1}] is contiguous: the
-        concatenation need not exist, and the weight's thirds are swapped at compile time instead.
+        With rows of zeros before the first token and after the last, [x_{t−1}, x_t, x_{t+1}] is contiguous: the
+        concatenation need not exist, and the weight's parts are swapped at compile time instead.
         """
-        x = match_trigram(through_reshapes(node))
-        if x is None or x.shape[1] != self.program.tokens or x in self.views or x in self.output_of:
+        windows = match_windows(through_reshapes(node))
+        if windows is None or windows.source.shape[1] != self.program.tokens:
             return Rows(self.seen_as(node, rows, k)), weight
-        width = k // 3
-        padded = Value(f"{node.name}.padded", "temporary", (rows + 2, width), "float32")
-        self.placed[x] = View(padded, rows, width, width, offset=width)
-        pad = PadRows(width, self.isa)
-        ends = arguments_of(pad, {"y": View.of(padded, rows + 2, width)}, 1, rows)
+        x, before, count = windows.source, windows.before, windows.before + windows.after + 1
+        width = k // count
+        padded = Value(f"{node.name}.padded", "temporary", (rows + count - 1, width), "float32")
+        place = View(padded, rows, width, width, offset=before * width)
+        pad = PadRows(width, self.isa, before, windows.after)
+        ends = arguments_of(pad, {"y": View.of(padded, rows + count - 1, width)}, 1, rows)
         self.program.calls.append(Call(pad, ends, (padded,), 1, node.name))
-        if self.view(x).value is not padded:  # no kernel of ours computes x: copy it
-            self.copy(self.seen_as(x, rows, width), self.placed[x], node)
-        following, same, previous = np.split(weight, 3)
-        return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate([previous, same, following])
+        if x not in self.views and x not in self.output_of:
+            self.placed[x] = place
+        if self.view(x).value is not padded:  # it is elsewhere, or no kernel of ours computes it
+            self.copy(self.seen_as(x, rows, width), place, node)
+        return Rows(View(padded, rows, k, width), neighbours=True), np.concatenate(np.split(weight, count)[::-1])
 
     def require_ids_below(self, ids: Node, count: int) -> None:
         """An input that indexes a table of `count` rows must lie inside it: the runtime refuses what does not."""
@@ -506,6 +509,23 @@ class _Lowering:
         columns = math.prod(node.shape) // tokens
         kernel = Pointwise((columns,), ("operand", 0), (Source(node.dtype, True, (0,)),), node.dtype, self.isa)
         return self.emit(kernel, {"x0": self.seen_as(x, tokens, 1)}, self.result(node, tokens, columns), node)
+
+    def side_by_side(self, node: Node) -> View | None:
+        """Columns of several tensors in one row a token, or in one row."""
+        if node.op != "concat" or node.dtype not in TYPES:
+            return None
+        tokens, shape, axis = self.program.tokens, node.shape, int(node.attrs.axis) % len(node.shape)
+        leading = self.tokens.leading(shape)
+        by_token = leading is not None and axis == leading + 1 and self.tokens.index(node)
+        if not by_token and math.prod(shape[:axis]) != 1:
+            return None
+        rows, at = tokens if by_token else 1, 0
+        to = self.result(node, rows, math.prod(shape) // rows)
+        for part in node.inputs:
+            width = math.prod(part.shape) // rows
+            self.copy(self.seen_as(part, rows, width), to.part(at, width), node)
+            at += width
+        return to
 
     # --- everything else
 

@@ -224,29 +224,48 @@ def match_rotation(node: Node) -> Node | None:
     return low.source if 2 * half == node.shape[-1] and halves == (last, 0, half, last, half, half) else None
 
 
-def match_trigram(node: Node) -> Node | None:
-    """x (1, T, E) where `node` is [x_{t+1}, x_t, x_{t−1}] with zeros beyond the ends: the input of a 3-convolution."""
-    if node.op != "concat" or len(node.inputs) != 3 or len(node.shape) != 3:
+def match_swap(node: Node) -> Node | None:
+    """x where `node` has each two neighbours of x's last axis in the other order, as rotary positions may take it."""
+    if node.op != "take" or node.attrs.axis is None or int(node.attrs.axis) % len(node.shape) != len(node.shape) - 1:
         return None
-    following, x, previous = node.inputs
-    if x.shape[:2] != node.shape[:2] or int(node.attrs.axis) % 3 != 2:
+    x, indices = node.inputs[0], constant_of(node.inputs[1])
+    if indices is None or x.is_const or node.shape != x.shape or node.shape[-1] % 2:
         return None
-    fits = _shifted(following, slice_first=True) is x and _shifted(previous, slice_first=False) is x
-    return x if fits else None
+    return x if np.array_equal(indices, np.arange(node.shape[-1]) ^ 1) else None
 
 
-def _shifted(node: Node, slice_first: bool) -> Node | None:
-    """x where `node` is x moved by one token: a slice of it, with a row of zeros after it or before it."""
+@dataclass(frozen=True)
+class Windows:
+    """[x_{t+after}, …, x_t, …, x_{t−before}] of x (1, T, E), zeros beyond the ends."""
+
+    source: Node
+    before: int
+    after: int
+
+
+def match_windows(node: Node) -> Windows | None:
+    """The input of a convolution over tokens."""
+    if node.op != "concat" or len(node.shape) != 3 or int(node.attrs.axis) % 3 != 2:
+        return None
+    moved = [_moved(part) for part in node.inputs]
+    (source, after), before = moved[0], -moved[-1][1]
+    in_order = all(x is source and place == after - i for i, (x, place) in enumerate(moved))
+    return Windows(source, before, after) if in_order and len(moved) > 1 and before >= 0 <= after else None
+
+
+def _moved(node: Node) -> tuple[Node, int]:
+    """x and n where `node` has row t + n of x (1, T, E) in row t: a slice of it, with zeros after it or before it."""
     if node.op != "concat" or len(node.inputs) != 2 or int(node.attrs.axis) % 3 != 1:
-        return None
-    part, zeros = node.inputs if slice_first else reversed(node.inputs)
-    if part.op != "strided_slice" or zeros.data is None or zeros.data.any():
-        return None
-    axes, begins, _ = part.static[:3]
-    whole = part.inputs[0].shape
-    if axes != [1] or begins != [1 if slice_first else 0] or part.shape[1] != whole[1] - 1:
-        return None
-    return part.inputs[0]
+        return node, 0
+    for sign in (1, -1):
+        part, zeros = node.inputs[::sign]
+        sliced = match_part(part) if part.op == "strided_slice" else None
+        if sliced is None or zeros.data is None or zeros.data.any() or sliced.source.shape != node.shape:
+            continue
+        place = node.shape[1] - sliced.count
+        if sliced.axis == 1 and sliced.begin == (place if sign > 0 else 0):
+            return sliced.source, sign * place
+    return node, 0
 
 
 def as_vector(node: Node, columns: int) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from compile.importer.graph import TYPES, Node
 from compile.kernels.contract import TOKENS
 from compile.kernels.pointwise import NAMES, Expression, Source
 from compile.lowering.epilogues import MOST_STEPS, Kept
-from compile.lowering.patterns import match_rotation
+from compile.lowering.patterns import match_rotation, match_swap
 from compile.lowering.token_axis import Tokens
 
 
@@ -54,9 +54,10 @@ def _expression(
         left[0] -= 1
         parts = [_expression(part, tree, tokens, kept, shape, axis, left) for part in node.inputs]
         return (node.op, node.dtype, *parts) if all(part is not None for part in parts) else None
-    if not root and (rotated := match_rotation(node)) is not None and not kept(node):
-        operand = _leaf(rotated, tree, tokens, shape, axis)
-        return operand and ("rotate", node.dtype, operand) if node.shape == shape and node.dtype == "float32" else None
+    for name, match in (("rotate", match_rotation), ("swap", match_swap)):
+        if not root and (moved := match(node)) is not None and not kept(node):
+            operand = _leaf(moved, tree, tokens, shape, axis)
+            return operand and (name, node.dtype, operand) if node.shape == shape and node.dtype == "float32" else None
     return None if root else _leaf(node, tree, tokens, shape, axis)
 
 

@@ -41,3 +41,27 @@ def test_an_output_that_was_a_lookup_keeps_its_name(build, check):
     y = b("Gather", b.input("x", [4, 5]), b.const(np.arange(4)))
     result, _ = check(b.model(y), "drop_gathers")
     assert [output.name for output in result.graph.output] == [y]
+
+
+@pytest.mark.parametrize(
+    ("indices", "dropped"),
+    [
+        ([[0], [1], [2]], True),
+        ([[[0, 0], [0, 1]], [[1, 0], [1, 1]], [[2, 0], [2, 1]]], True),
+        ([[0], [2], [1]], False),
+        ([[0, 0], [1, 0], [2, 0]], False),  # a column
+    ],
+)
+def test_a_lookup_of_all_places_in_order_is_a_reshape(build, check, applied, indices, dropped):
+    """As dynamo's exports make their masks."""
+    b = build()
+    y = b("Relu", b("GatherND", b.input("x", [3, 2]), b.const(np.array(indices))))
+    _, report = check(b.model(y), "drop_gathers")
+    assert applied(report, "drop_gathers") == dropped
+
+
+def test_a_lookup_in_each_of_a_batch_stays(build, check, applied):
+    b = build()
+    y = b("Relu", b("GatherND", b.input("x", [3, 3]), b.const(np.array([[0], [1], [2]])), batch_dims=1))
+    _, report = check(b.model(y), "drop_gathers")
+    assert applied(report, "drop_gathers") == 0

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from compile.errors import CompileError
-from compile.importer.graph import import_model
-
 
 def test_parts_of_different_sizes_and_parts_that_lie_apart(graph: type, agree: Callable) -> None:
     """A split of columns is three views; one between heads, as of Q, K and V side by side, is three copies."""
@@ -40,10 +37,3 @@ def test_names_that_are_one_c_identifier_are_not_swapped(graph: type, agree: Cal
     b = graph()
     first, second, third = (b.input(name, [1, 8, 4]) for name in ("x_1", "x.1", "1x"))
     agree(b.model(b("Sub", first, b("Mul", second, b("Exp", third)))))
-
-
-def test_what_would_have_to_sort_is_refused_by_name(graph: type) -> None:
-    b = graph()
-    values, _ = b("TopK", b.input("x", [1, 8, 4]), b.const(np.array([2])), outputs=2, name="best")
-    with pytest.raises(CompileError, match=r"TopK \(node 'best'\) cannot be lowered: no kernel sorts"):
-        import_model(b.model(values), 8)
