@@ -43,24 +43,47 @@ def suite(only: str) -> Iterator[Case]:
 
 
 def plain(value: Any) -> Any:
-    """An array, also of what a case keeps as a tensor of ONNX's."""
+    """An array, also of a number, and of what a case keeps as a tensor of ONNX's."""
+    if isinstance(value, np.generic):
+        return np.asarray(value)
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def with_constants(model: onnx.ModelProto, inputs: list[Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The model with its vectors of integers as constants, and what is left to feed."""
+    """The model with constants in place of inputs that shapes depend on, and what is left to feed.
+
+    Those are vectors of integers after the first input, and where that leaves a shape open all vectors and numbers.
+    """
+    values = [plain(given) for given in inputs]
+    vectors = [isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "biuf" for value in values]
+    integers = [vector and index > 0 and values[index].dtype.kind == "i" for index, vector in enumerate(vectors)]
+    fixed, feeds = _with_constants(model, values, integers)
+    return (fixed, feeds) if _is_static(fixed) else _with_constants(model, values, vectors)
+
+
+def _with_constants(
+    model: onnx.ModelProto, values: list[Any], constant: list[bool]
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     fixed, feeds = onnx.ModelProto(), {}
     fixed.CopyFrom(model)
     del fixed.graph.input[:]
-    for position, (info, given) in enumerate(zip(model.graph.input, inputs, strict=True)):
-        value = plain(given)
-        sets_shapes = position and isinstance(value, np.ndarray) and value.dtype.kind == "i" and value.ndim <= 1
-        if sets_shapes:
+    for info, value, is_constant in zip(model.graph.input, values, constant, strict=True):
+        if is_constant:
             fixed.graph.initializer.append(onnx.numpy_helper.from_array(value, info.name))
         else:
             fixed.graph.input.append(info)
             feeds[info.name] = value
     return fixed, feeds
+
+
+def _is_static(model: onnx.ModelProto) -> bool:
+    """Whether the inputs' shapes and the constants say how large every result is."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for value in bare.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    kinds = [value.type.tensor_type for value in onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output]
+    return all(kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim) for kind in kinds)
 
 
 def attempt(case: Case) -> str:

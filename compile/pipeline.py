@@ -40,7 +40,15 @@ from compile.codegen.weights import assembler_source, reserving_source, write_we
 from compile.databases import summary, tile_table
 from compile.errors import CompileError
 from compile.importer.batch import file_batch, one_sequence, require_batch
-from compile.importer.graph import check_interface, check_operators, import_shaped, input_shapes
+from compile.importer.functions import spelt_out
+from compile.importer.graph import (
+    NAMESAKES,
+    check_interface,
+    check_operators,
+    import_shaped,
+    importable_operators,
+    input_shapes,
+)
 from compile.importer.interface import with_own_types
 from compile.linking.dll_rules import check_dll
 from compile.linking.dylib_rules import check_dylib
@@ -148,14 +156,18 @@ def lower_model(
         model = fix_shapes(model, options.shapes)
         model, batch = _one_sequence(model, options)
         model = fix_shapes(model, input_shapes(model, options.seq_len))
-        optimised, report = passes.run(
-            model,
+        known = importable_operators()
+        rewrite = partial(
+            passes.run,
             options=_pass_options(model, options),
             skip=options.skip,
             verify=verify_passes and options.verify_passes,
             dump=kept,
             leave_out=True,
         )
+        optimised, report = rewrite(spelt_out(model, known | NAMESAKES))
+        if (rest := spelt_out(optimised, known)) is not optimised:  # what passes know better, but not this form of it
+            optimised, report = rewrite(rest)
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)

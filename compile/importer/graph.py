@@ -59,11 +59,20 @@ class Graph:
     module: Any
 
 
-def check_operators(model: onnx.ModelProto) -> None:
-    """Raise CompileError naming the first operator (and its node) that cannot be lowered."""
+NAMESAKES = {"Attention"}  # operators of ONNX Runtime's in TVM, which ONNX calls something else
+
+
+def importable_operators() -> frozenset[str]:
     from tvm.relax.frontend.onnx import onnx_frontend
 
-    importable = set(onnx_frontend._get_convert_map())
+    from compile.importer.operators import DEFINITIONS
+
+    return (frozenset(onnx_frontend._get_convert_map()) | frozenset(DEFINITIONS)) - NAMESAKES
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raise CompileError naming the first operator (and its node) that cannot be lowered."""
+    importable = importable_operators()
     read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     for node in model.graph.node:
         where = f"node {node.name or node.output[0]!r}"
@@ -150,12 +159,13 @@ def import_model(model: onnx.ModelProto, seq_len: int) -> Graph:
 
 def import_shaped(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> Graph:
     """`import_model` with every input's shape given. Raises CompileError where TVM cannot."""
-    from tvm.relax.frontend.onnx import from_onnx
+    from compile.importer.operators import Importer, on_one_thread
 
     failure = None
-    with silent():  # TVM prints what it then raises
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    with silent(), on_one_thread():  # TVM prints what it then raises
         try:
-            module = from_onnx(respelt(model), shape_dict=shapes, keep_params_in_input=False)
+            module = Importer(shapes, "float32").from_onnx(respelt(model).graph, version)
         except Exception as error:  # the importer raises whatever its converters happen to raise
             failure = _import_failure(error)
             _forget_locals(error)

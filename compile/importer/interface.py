@@ -1,7 +1,8 @@
 """Types that a library's interface has: floats of any width are float32 there, small integers int32.
 
 A library computes in float32 whatever the file's floats are, so that is what it takes and gives; integers of 8 and 16
-bits become int32 and uint32 becomes int64, which have all their values. int32, int64, bool and float32 stay.
+bits become int32 and uint32 becomes int64, which have all their values; uint64 becomes int64 of the same bits. int32,
+int64, bool and float32 stay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 SMALL = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 OWN: dict[int, int] = dict.fromkeys(FLOATS, TensorProto.FLOAT)
 OWN |= dict.fromkeys(SMALL, TensorProto.INT32)
-OWN |= {TensorProto.UINT32: TensorProto.INT64}
+OWN |= {TensorProto.UINT32: TensorProto.INT64, TensorProto.UINT64: TensorProto.INT64}
 
 
 def with_own_types(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -125,14 +125,12 @@ def why_refused(node: NodeProto, read: Container[str]) -> str | None:
     wrong = {
         "AveragePool": (attributes.get("ceil_mode"), "TVM counts the last window of ceil_mode otherwise"),
         "BatchNormalization": (attributes.get("training_mode"), "it is in training mode"),
-        "BitShift": (True, "TVM shifts by negative and by large numbers otherwise"),
         "ConvTranspose": ("output_shape" in attributes, "TVM does not heed output_shape"),
         "Dropout": (others or len(node.input) > 2, "it is in training mode"),
         "LayerNormalization": (others, "TVM computes neither its mean nor its deviation"),
+        "RMSNormalization": (attributes.get("axis", -1) != -1, "TVM takes one axis"),
         "Resize": (attributes.get("antialias"), "TVM does not heed antialias"),
         "SpaceToDepth": (attributes.get("mode", b"DCR") != b"DCR", "TVM does not heed its mode"),
-        "TopK": (True, "no kernel sorts; let the app choose among the scores"),
-        "Hardmax": (True, "TVM chooses another of equal or undefined elements"),
     }
     applies, reason = wrong.get(node.op_type, (False, ""))
     return reason if applies else None

@@ -49,7 +49,7 @@ class Generic(KernelSpec):
         import tvm
 
         func, inputs = _prim_func(node, module)
-        func = _schedule(func)
+        func = _schedule(_at_their_start(func))
         intermediates = tuple((tuple(int(d) for d in b.shape), str(b.dtype)) for b in func.body.block.alloc_buffers)
         func = _hoist_intermediates(func)
         key = hashlib.sha256(tvm.ir.save_json(func.without_attr("global_symbol")).encode()).hexdigest()[:8]
@@ -61,6 +61,8 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
     """Legalise one Relax call on its own: its tensor operands become parameters."""
     from tvm import relax
 
+    from compile.importer.operators import on_one_thread
+
     distinct = list(dict.fromkeys(node.inputs))
     if node.op == "call_tir":
         return module[node.relax.args[0]], node.inputs
@@ -70,7 +72,8 @@ def _prim_func(node: Node, module: Any) -> tuple[Any, list[Node]]:
         replaced = _replace(node, params)
         with builder.function("main", list(params.values())):
             builder.emit_func_output(builder.emit(replaced))
-        legal = relax.transform.LegalizeOps(_propagating(), enable_warning=False)(builder.get())
+        with on_one_thread():
+            legal = relax.transform.LegalizeOps(_propagating(), enable_warning=False)(builder.get())
     except Exception as error:
         reason = "TVM has no kernel for it" if isinstance(error, MISTAKES) else _last_line(error)
         raise CompileError(f"operator {node.op} ({node.name!r}) cannot be lowered: {reason}") from error
@@ -181,11 +184,20 @@ def _tensor_type(node: Node) -> Any:
     return relax.TensorType(node.shape, node.dtype)
 
 
+def _at_their_start(func: Any) -> Any:
+    """Tensors that begin where their pointers point, which TVM leaves open for what is written loop by loop."""
+    from tvm import tirx
+
+    return func.specialize({p: tirx.decl_buffer(p.shape, p.dtype, p.name, layout=None) for p in func.params})
+
+
 def _schedule(func: Any) -> Any:
     """Vectorise each block's innermost loop where it is data-parallel and long enough."""
     import tvm
     from tvm import s_tir
 
+    if func.body.block.name_hint != "root":  # one block that is written loop by loop
+        return func
     schedule = s_tir.Schedule(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), debug_mask="none")
     for block in schedule.get_child_blocks(schedule.get_sblock("root", func_name="main")):
         loops = schedule.get_loops(block)

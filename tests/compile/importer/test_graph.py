@@ -70,11 +70,18 @@ def test_the_greatest_of_nothing_but_infinities(graph: type, agree: Callable) ->
     agree(b.model(b("ReduceMax", least, b.const([-1])), b("ReduceMin", most, b.const([-1]))))
 
 
-def test_what_python_says_of_a_mistake_is_told_to_nobody(graph: type, host: Target) -> None:
-    """TVM's batch normalisation is a tuple, which no kernel reads."""
+def test_what_python_says_of_a_mistake_is_told_to_nobody(
+    graph: type, host: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TVM trips over an operator that it has imported."""
+    from tvm import relax
+
+    def trip(*_: object, **__: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'args'")
+
+    monkeypatch.setattr(relax.transform, "LegalizeOps", trip)
     b = graph()
-    x = b.input("x", [1, 8, 4])
-    y = b("BatchNormalization", x, *(b.const(np.linspace(1, 2, 8, dtype=np.float32)) for _ in range(4)))
+    y = b("Cos", b.input("x", [1, 8, 4]))
     with pytest.raises(CompileError, match="cannot be lowered: TVM has no kernel for it") as refusal:
         lower(import_model(b.model(y), 8), 8, host.isa)
     assert "NoneType" not in str(refusal.value)
@@ -170,23 +177,19 @@ def test_importer_says_nothing_of_its_own(graph: type, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
 
 
-def lstm(b, x: str) -> str:
-    return b("LSTM", x, b.normal(1, 32, 16), b.normal(1, 32, 8), hidden_size=8, outputs=3, name="culprit")[0]
+def transform(b, x: str) -> str:
+    return b("DFT", b("Unsqueeze", x, b.const(np.array([-1]))), name="culprit")
 
 
-def cumulative_sum(b, x: str) -> str:
-    return b("CumSum", x, b.const(np.array(1)), name="culprit")
+def values_that_differ(b, x: str) -> str:
+    return b("Unique", x, outputs=1, name="culprit")
 
 
-def largest(b, x: str) -> str:
-    return b("TopK", x, b.const(np.array([3])), outputs=2, name="culprit")[0]
+def inverse(b, x: str) -> str:
+    return b("Asinh", x, name="culprit")
 
 
-def scatter(b, x: str) -> str:
-    return b("ScatterND", x, b.const(np.array([[0]])), b.normal(1, 8, 16), name="culprit")
-
-
-@pytest.mark.parametrize("operator", [lstm, cumulative_sum, largest, scatter])
+@pytest.mark.parametrize("operator", [transform, values_that_differ, inverse])
 def test_whatever_stage_fails_the_node_is_named(operator: Callable, graph: type, host: Target, tmp_path: Path) -> None:
     """Operators that TVM cannot import, legalise or generate code for, in the middle of a model that is fine."""
     b = graph()
@@ -256,7 +259,6 @@ def test_infinities_and_what_is_not_a_number(operators: tuple[str, ...], graph: 
 @pytest.mark.parametrize(
     ("operator", "word"),
     [
-        (lambda b, x: b("Hardmax", x, name="culprit"), "undefined"),
         (lambda b, x: b("AveragePool", x, kernel_shape=[3], ceil_mode=1, name="culprit"), "ceil_mode"),
         (lambda b, x: b("LayerNormalization", x, b.normal(16), outputs=2, name="culprit")[1], "mean"),
         (lambda b, x: b("Resize", x, "", b.normal(3), mode="linear", antialias=1, name="culprit"), "antialias"),
