@@ -1,12 +1,13 @@
 """Estimated cycles: of loops whose bound is known by hand, and of a library that runs on an emulated processor."""
 
 import shutil
+import struct
 from collections.abc import Callable
 
 import pytest
 
 from compile.running.load import read_manifest
-from compile.running.runners.base import RunnerError
+from compile.running.runners.base import RunFailed, RunnerError
 from compile.running.samples import full_sample
 from tune.runners import bochs
 from tune.runners.cycles import CyclesRunner, estimated_cycles
@@ -30,6 +31,36 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bochs.shutil, "which", lambda _, found=program: found)
         monkeypatch.setattr(bochs.Path, "glob", lambda *_, found=displays: iter(found))
         assert bochs.missing() == said
+
+
+def test_a_disk_has_whole_cylinders_and_the_files_where_its_entries_say() -> None:
+    files = {"library": b"\1" * 5000, "inputs": b"\2" * 10}
+    disk = bochs.disk_image(["device", "1"], files, bochs.ZMM)
+    assert len(disk) == 512 * 16 * 63  # the first that holds them
+    size, registers, arguments, entries = struct.unpack_from("<4Q", disk)
+    assert (registers, arguments, entries) == (0xE7, 2, 4)
+    for number, (name, data) in enumerate(files.items(), 2):
+        found, place, length = struct.unpack_from("<48s2Q", disk, 32 + 64 * number)
+        assert (found.rstrip(b"\0").decode(), length) == (name, len(data))
+        assert (place - bochs.DISK) % 4096 == 0
+        assert disk[place - bochs.DISK :][:length] == data
+        assert place - bochs.DISK + length <= size
+
+
+def test_what_was_printed_is_read() -> None:
+    def block(kind: int, data: bytes) -> bytes:
+        return struct.pack("<BQ", kind, len(data)) + data
+
+    counts = block(bochs.COUNT, struct.pack("<2Q", 16, 3)) + block(bochs.COUNT, struct.pack("<2Q", 32, 5))
+    whole = block(3, b"out") + counts + block(1, b"time") + block(3, b"put") + block(bochs.STATUS, struct.pack("<Q", 0))
+    result = bochs.read_printed(whole)
+    assert (result.outputs, dict(result.counts)) == (b"output", {16: 3, 32: 5})
+    for status, said in ((4, "failed: what was wrong"), (128 + 11, "crashed with signal 11")):
+        ended = block(2, b"what was wrong\n") + block(bochs.STATUS, struct.pack("<Q", status))
+        with pytest.raises(RunFailed, match=said):
+            bochs.read_printed(ended)
+    with pytest.raises(RunFailed, match="stopped before the program's end"):
+        bochs.read_printed(whole[:-17])
 
 
 def test_inner_loop_is_bound_by_its_multiply_adds() -> None:
