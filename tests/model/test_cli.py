@@ -28,7 +28,10 @@ def test_inspect_all_as_json(capsys: pytest.CaptureFixture) -> None:
 
 def test_inspect_all_numbers_its_notes(capsys: pytest.CaptureFixture) -> None:
     assert main(["inspect", "--all"]) == 0
-    assert "\n[1] the released code" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\n[1] the released code" in out
+    rows, _, notes = out.partition("\n\n")
+    assert {*re.findall(r"\[(\d+)\]$", rows, re.MULTILINE)} == {*re.findall(r"^\[(\d+)\]", notes, re.MULTILINE)}
 
 
 def test_export_then_inspect_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -478,6 +478,7 @@ def test_batches_pad_to_their_longest_and_epochs_visit_every_row(vocabulary: Pat
     seen = torch.cat([batches.batch(k, 0, 1, 5)["label"] for k in range(2)]).tolist()
     assert sorted(seen[:5]) == sorted(seen[5:]) == list(range(5))
     assert seen[:5] != seen[5:]
+    assert batches.batch(0, 0, 1, 5)["label"].tolist() == seen[:5]  # an epoch before the last one asked for
     (batch,) = batches.in_order(5)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert batch["input_ids"][0].tolist() == [cls, 10, sep, 0, 0, 0, 0, 0]

@@ -72,7 +72,8 @@ class Covering:
         if inside and self.shared.intersection(lines):
             files = {test.split("::")[0] for test in tests}
             beside = {test for test in self.seconds if test.split("::")[0] in files} - tests
-        seen = self.within(self.by_time(tests) + self.by_time(beside))
+        named = {test for test in tests if test.split("::")[0].endswith(f"/test_{Path(path).stem}.py")}
+        seen = self.within(self.by_time(named) + self.by_time(tests - named) + self.by_time(beside))
         module = path.removesuffix(".py").replace("/", ".")
         starting = [test for test in self.by_time(self.starting)[::-1] if module in self.text[test.split("::")[0]]]
         return seen + self.within([test for test in starting if test not in seen])

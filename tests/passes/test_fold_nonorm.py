@@ -146,6 +146,19 @@ def test_two_streams_of_different_scale_are_joined_with_one_multiply(build, chec
     assert [node.input[0] for node in result.graph.node if node.op_type == "Mul"] == [x]  # brought to the other's
 
 
+@pytest.mark.parametrize(("read_again", "biases"), [(False, 0), (True, 1)])
+def test_a_bias_before_a_residual_add_travels_to_the_readers(build, check, ops, read_again, biases):
+    """So that the product may accumulate onto the stream; one that something else reads keeps it."""
+    b = build()
+    x = b("Relu", b.input("x", [4, 6]))
+    product = b("Gemm", x, b.normal(6, 6), b.normal(6))
+    total = b("Add", product, b("Tanh", b.input("y", [4, 6])))
+    model = b.model(b.linear(b.norm(total, 6), 6, 3, gemm=True), *([b("Exp", product)] if read_again else []))
+    result, _ = check(model, "fold_nonorm")
+    first = next(node for node in result.graph.node if node.op_type == "Gemm")
+    assert len([name for name in first.input[2:] if name]) == biases
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_linear_is_brought_to_the_streams_scale_without_a_word(build, check, ops, order):
     b = build()

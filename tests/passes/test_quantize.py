@@ -46,6 +46,7 @@ def test_a_linear_has_int8_weights_and_a_scale_for_each_output_channel(build, ch
     assert np.abs(q).max(0).min() == 127
     [layer] = layers(report)
     assert layer.precision == "int8"
+    assert {entry.name: entry.applied for entry in report.passes}["quantize_linears"] == 1
     assert 35 < layer.output_snr < layer.weight_snr < 50
     assert not any(a.dtype == np.float32 and a.ndim == 2 for a in constants(result).values())
 
@@ -341,6 +342,15 @@ def test_rows_of_padding_are_no_samples(build):
     }
     [value] = activations(model, [model.graph.outputs[0]], Options(calibration=(feeds,))).values()
     assert value.tolist() == rows[0, [0, 1, 3]].tolist()
+
+
+def test_every_fourth_row_is_held_out():
+    from passes.samples import held_out
+
+    rows = np.arange(9)
+    chosen, other = held_out(rows)
+    assert (chosen.tolist(), other.tolist()) == ([0, 1, 2, 4, 5, 6, 8], [3, 7])
+    assert all(part.tolist() == [0, 1, 2] for part in held_out(rows[:3]))  # too few to hold any out
 
 
 def test_a_channels_factor_has_limits():
