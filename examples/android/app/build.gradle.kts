@@ -23,6 +23,8 @@ android {
             proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"))
         }
     }
+    // The benchmark program is no library: the system can only start it from a file of its own.
+    packaging { jniLibs { useLegacyPackaging = file("src/main/jniLibs").exists() } }
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_1_8
         targetCompatibility = JavaVersion.VERSION_1_8
