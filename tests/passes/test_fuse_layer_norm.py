@@ -34,6 +34,13 @@ def test_constants_in_front_of_what_they_are_added_to_or_multiply(build, check):
     assert [node.op_type for node in result.graph.node] == ["LayerNormalization"]
 
 
+def test_a_second_vector_that_is_added_is_not_beta(build, check, ops):
+    b = build()
+    y = b("Add", layer_norm(b, b.input("x", [2, 3, 8]), 8), b.normal(8))
+    result, _ = check(b.model(y), "fuse_layer_norm", bound=1e-6)
+    assert (ops(result, "LayerNormalization"), ops(result, "Add")) == (1, 1)
+
+
 @pytest.mark.parametrize("case", ["other_axis", "scale_per_token", "scale_at_run_time"])
 def test_look_alikes_of_layer_norm_stay(build, check, ops, case):
     b = build()

@@ -9,7 +9,7 @@ import passes
 from passes import pipeline
 from passes.inputs import random_inputs
 from passes.report import Outcome
-from passes.verify import compare
+from passes.verify import Referee, compare
 from tests.support.facts import changeable
 
 
@@ -168,3 +168,13 @@ def test_whatever_its_phase_is_called_a_pass_can_be_left_out(embedding, monkeypa
 
 def test_facts_are_not_changed_on_the_way():
     assert changeable("passes") == set()
+
+
+def test_matrices_alone_are_rounded_by_chance(build):
+    """A bias and integers are not: of a matrix of zeros nothing changes."""
+    b = build()
+    rows = b("Gather", b.input("x", [2, 4, 6]), b.const(np.array([[0, 1], [1, 0]])), axis=0)
+    zeros, bias = b.const(np.zeros((6, 3))), b.normal(3)
+    model = b.model(b("Add", b("MatMul", rows, zeros), bias))
+    assert Referee(model)._rounded_at_random() == 0
+    assert Referee(b.model(b("MatMul", rows, b.normal(6, 3))))._rounded_at_random() > 0
