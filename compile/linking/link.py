@@ -44,7 +44,7 @@ class Toolchain:
     @property
     def dlltool(self) -> Toolchain:
         """zig's own, which makes import libraries."""
-        return replace(self, command=(*self.command[: self.command.index("ziglang") + 1], "dlltool"))
+        return replace(self, command=(*self.command[: self.command.index("cc")], "dlltool"))
 
     def with_triple(self, triple: str) -> Toolchain:
         """zig for another target."""

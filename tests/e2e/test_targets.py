@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 import compile
-from compile.linking.link import find_toolchain, run_compiler
+from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.running.load import read_manifest
 from compile.running.runners import qemu, wine
 from compile.running.runners.local import run_on_files
-from compile.running.samples import Sample, input_bytes, random_samples
+from compile.running.samples import Sample, input_bytes, random_samples, read_outputs
 from compile.runtime import INCLUDE, TOOLS
 from compile.targets import CPUS, TARGETS
 from pocketbert.numerics import relative_error
 from tests.support.graphs import Builder
+from tests.support.image import write_image
 
 MUSL = Path(f"/lib/ld-musl-{platform.machine()}.so.1")
 TOKENS = 16
+FOREIGN = Path(__file__).parent / "foreign"
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,25 @@ def test_dll_under_wine(precision: str, built: Callable, sample: Sample, answer:
         for threads in (1, 4):
             (got,), _ = runner.outputs(artifact / facts.library, facts, [sample], threads=threads)
             assert relative_error(got, answer(precision)) < 1e-6
+
+
+@pytest.mark.skipif(bool(qemu.missing()), reason=f"needs {qemu.missing()}")
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("arm64-windows", "float32"), ("arm64-windows", "int8"), ("arm64-macos", "int8"), ("arm64-ios", "float32")],
+)
+def test_arm64_library_of_a_system_that_is_not_here(
+    target: str, precision: str, built: Callable, sample: Sample, answer: Callable, tmp_path: Path
+) -> None:
+    """Its code, addresses and imports are right; the system's own functions are Linux's under other names."""
+    artifact = built(target, precision=precision)
+    facts = read_manifest(artifact)
+    image = write_image(artifact / facts.library, facts.name, tmp_path / "image")
+    arguments = ["-O2", *WARNINGS, f"-I{FOREIGN}", f"-I{INCLUDE}", str(TOOLS / "runner.c"), "-o", "foreign"]
+    run_compiler(find_toolchain(TARGETS["arm64-linux"]), arguments, tmp_path)
+    given, before = input_bytes(facts, sample), ("-L", str(qemu.ARM64_ROOT))
+    # Every Mac has what zig takes for granted there, and cortex-a76 has not.
+    for core in ["max"] if target == "arm64-macos" else ["cortex-a53", "cortex-a76", "max"]:
+        program = [*qemu.command(core, *before), str(tmp_path / "foreign")]
+        _, outputs = run_on_files(program, image, facts, given, (3, 0), 60)
+        assert relative_error(read_outputs(facts, outputs), answer(precision)) < 1e-6
