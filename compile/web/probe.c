@@ -29,8 +29,7 @@ static int32_t exact(void)
         bytes weights, activations;
         __builtin_memcpy(&weights, w, 16);
         __builtin_memcpy(&activations, x, 16);
-        const int32_t got =
-            __builtin_wasm_relaxed_dot_i8x16_i7x16_add_s_i32x4(weights, activations, (words){7})[0];
+        const int32_t got = __builtin_wasm_relaxed_dot_i8x16_i7x16_add_s_i32x4(weights, activations, (words){7})[0];
         as_signed &= got == sum;
         as_unsigned &= got == unsigned_sum;
     }
