@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.importer.graph import Node, scalar
-from compile.lowering.patterns import RESHAPES, as_vector, constant_of, match_gelu
+from compile.lowering.patterns import RESHAPES, as_vector, constant_of, match_activation
 
 # Whether a tensor has to be in memory in any case: it is an output, or is there already.
 Kept = Callable[[Node], bool]
@@ -54,9 +54,9 @@ def find_chain(node: Node, kept: Kept) -> Chain:
         steps, current_inputs = step
         chain.steps[:0] = [name for name, _ in steps]
         chain.operands[:0] = [operand for _, operand in steps]
-        gelu = steps[0][0] == "gelu" and current.op == "multiply"
+        spelt = steps[0][0] in ("gelu", "silu") and current.op == "multiply"
         current = current_inputs
-        readers = 2 if gelu else 1  # a gelu that is spelt out reads its argument twice
+        readers = 2 if spelt else 1  # an activation that is spelt out reads its argument twice
         while _absorbable(current, kept, readers) and current.op in RESHAPES and _same_row(current, node):
             current, readers = current.inputs[0], 1
     chain.source = current
@@ -121,8 +121,8 @@ def _step(node: Node, columns: int, kept: Kept) -> tuple[list[tuple[str, Any]], 
         return None
     if node.op in UNARY_OPERATORS:
         return [(UNARY_OPERATORS[node.op], None)], node.inputs[0]
-    if node.op == "multiply" and (x := match_gelu(node)) is not None:
-        return [("gelu", None)], x
+    if (spelt := match_activation(node)) is not None:
+        return [(spelt[0], None)], spelt[1]
     if node.op not in ("add", "subtract", "multiply", "divide"):
         return None
     left, right = node.inputs
@@ -173,8 +173,8 @@ def _depth(node: Node, kept: Kept) -> int:
         elif node.op in RESHAPES or node.op in UNARY_OPERATORS:
             waiting.append(node.inputs[0])
         elif node.op in ("add", "subtract", "multiply", "divide"):
-            if (x := match_gelu(node)) is not None:
-                waiting.append(x)
+            if (spelt := match_activation(node)) is not None:
+                waiting.append(spelt[1])
             elif _vector_of(node.inputs[1], columns) is not None:
                 waiting.append(node.inputs[0])
             elif _vector_of(node.inputs[0], columns) is not None:

@@ -22,6 +22,7 @@ from compile.kernels.pointwise import Pointwise, Source
 from compile.kernels.rowwise import Map
 from compile.kernels.tiles import TileTable
 from compile.lowering.fold import fold_constants
+from compile.lowering.gates import part_gates
 from compile.lowering.patterns import RESHAPES, Part, constant_of, match_part, through_reshapes
 from compile.lowering.scores import Choice
 from compile.lowering.tied_embedding import share_tables
@@ -51,6 +52,7 @@ class Lowering:
 
     def lower(self) -> Program:
         fold_constants(self.graph)
+        part_gates(self.graph)
         for node in self.graph.inputs:
             value = Value(node.name, "input", node.shape, node.dtype)
             self.program.inputs.append(value)

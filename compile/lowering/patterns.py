@@ -66,6 +66,26 @@ def match_gelu(node: Node) -> Node | None:
     return None
 
 
+def match_silu(node: Node) -> Node | None:
+    """x where `node` spells out x · sigmoid(x)."""
+    if node.op != "multiply":
+        return None
+    for x, gate in (node.inputs, node.inputs[::-1]):
+        if gate.op == "sigmoid" and gate.inputs[0] is x and gate.uses == 1 and x.uses == 2:
+            return x
+    return None
+
+
+def match_activation(node: Node) -> tuple[str, Node] | None:
+    """An activation that is spelt out in several operators, as a step of an epilogue, and its argument, read twice."""
+    if node.op != "multiply":
+        return None
+    for name, match in (("gelu", match_gelu), ("silu", match_silu)):
+        if (x := match(node)) is not None:
+            return name, x
+    return None
+
+
 def match_rms_norm(node: Node) -> tuple[Node, float] | None:
     """x and ε where `node` is x / √(mean(x²) + ε) over x's last dimension, in any of the ways to write it."""
     candidates: list[tuple[Node, Node | None]] = []
