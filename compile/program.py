@@ -99,6 +99,11 @@ class RowCount:
 
 
 @dataclass(frozen=True)
+class FirstRow:
+    """Which row the block's first is."""
+
+
+@dataclass(frozen=True)
 class TokenCount:
     """How many tokens the sequence has."""
 
@@ -110,7 +115,7 @@ class Workspace:
     nbytes: int
 
 
-Argument = Rows | Whole | Number | RowCount | TokenCount | Workspace
+Argument = Rows | Whole | Number | RowCount | FirstRow | TokenCount | Workspace
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def arguments_of(kernel: KernelSpec, operands: Mapping[str, Operand], rows: int,
         match parameter.role:
             case "row_count":
                 arguments.append(RowCount())
+            case "first_row":
+                arguments.append(FirstRow())
             case "token_count":
                 arguments.append(TokenCount())
             case "workspace":

@@ -10,7 +10,7 @@ from compile.codegen.escape import c_comment, c_string, identifier
 from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.planning.levels import Level
 from compile.planning.plan import Plan
-from compile.program import Argument, Call, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
+from compile.program import Argument, Call, FirstRow, Number, RowCount, Rows, TokenCount, Value, Whole, Workspace
 
 # Calls in one C function: compilers take more than twice as long for one that is twice as long.
 MOST_CALLS = 128
@@ -127,6 +127,8 @@ def _argument(plan: Plan, call: Call, argument: Argument, by_rows: bool, parts: 
         return str(argument.value)
     if isinstance(argument, RowCount):
         return ("part.rows" if parts else "rows") if by_rows else str(call.rows)
+    if isinstance(argument, FirstRow):
+        return ("part.row - part.first" if parts else "row") if by_rows else "0"
     if isinstance(argument, TokenCount):
         return "part.tokens" if parts else "context->tokens"
     if isinstance(argument, Workspace):

@@ -2,14 +2,15 @@
 
 For each head, scale · Kᵀ is laid out once in the workspace; then a tile of query rows at a time its scores are
 computed, normalised and multiplied by V while they sit in the first-level cache. No tensor of heads × tokens × tokens
-exists. All CPUs add in the same order and give the same bits.
+exists. All CPUs add in the same order and give the same bits. Where attention is local, keys that no query of a tile
+looks at are left out: their weights would be 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
@@ -20,8 +21,31 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from compile.kernels import epilogue
-from compile.kernels.builder import Expr, Kernel, Pointer, bind, broadcast, const, fold_lanes, lane, loop, opaque, when
-from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, TOKENS, WORKSPACE, Arrays, Signature, TiledKernel, tensor
+from compile.kernels.builder import (
+    Expr,
+    Kernel,
+    Pointer,
+    bind,
+    broadcast,
+    const,
+    fold_lanes,
+    integer,
+    lane,
+    loop,
+    opaque,
+    when,
+)
+from compile.kernels.contract import (
+    FIRST_ROW,
+    ROW_COUNT,
+    TOKEN_COUNT,
+    TOKENS,
+    WORKSPACE,
+    Arrays,
+    Signature,
+    TiledKernel,
+    tensor,
+)
 from compile.kernels.math import exp
 from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumulate, unrolled
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
@@ -35,6 +59,8 @@ LOWEST = -math.inf
 SUM_LANES = 16
 # Keys an iteration of a sweep over the scores takes.
 SWEEP = 4
+# Vectors of the queries' greatest scores, and how many each holds.
+_Peaks = tuple[list[Expr], int]
 
 
 @dataclass(frozen=True)
@@ -50,13 +76,32 @@ class Bias:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A key further than `reach` tokens from a query has the score `beyond`, which is far below what others have."""
+
+    reach: int
+    beyond: float
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Keys from `begin`, a multiple of the padding, to before `end`."""
+
+    begin: Expr
+    end: Expr
+
+
+@dataclass(frozen=True)
 class Attention(TiledKernel):
-    """Arguments in C: q, ldq, k, ldk, v, ldv, mask, ldmask, each bias with its ldbias, y, ldy, workspace, tokens, rows.
+    """Arguments in C: q, ldq, k, ldk, v, ldv, mask, ldmask, each bias with its ldbias, y, ldy, workspace, tokens,
+    first_row (if there is a window), rows.
 
     q, y and biases point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask
     row, else the mask has a row a query and points at the block's first; without a mask neither is read. head_size is
     d; scale is usually 1/√d. guarded: a query whose softmax is not a number, as one without any key's is, gives zeros.
     key_heads: heads of K and V, each shared by as many of Q's; 0 where all have their own.
+    window: which keys a query looks at, where those are not all. A query that finds all of these masked looks at every
+    key: masked ones and those beyond may weigh the same then.
     """
 
     heads: int
@@ -68,6 +113,7 @@ class Attention(TiledKernel):
     guarded: bool = False
     biases: tuple[Bias, ...] = ()
     key_heads: int = 0
+    window: Window | None = None
 
     family = "attention"
 
@@ -75,8 +121,11 @@ class Attention(TiledKernel):
     def name(self) -> str:
         mask = "_mask" * self.has_mask + "_guard" * self.guarded + f"_kv{self.key_heads}" * bool(self.key_heads)
         mask += "".join(f"_bias{bias.head}x{bias.key}" for bias in self.biases)
-        scale = f"_s{self.scale:.6g}".replace(".", "p").replace("-", "m").replace("+", "")
-        return f"attention_f32_{self.tile}_h{self.heads}_d{self.head_size}{scale}{mask}_{self.isa.name}"
+        numbers = f"_s{self.scale:.6g}"
+        if self.window:
+            numbers += f"_w{self.window.reach}_{self.window.beyond:.6g}"
+        numbers = numbers.replace(".", "p").replace("-", "m").replace("+", "")
+        return f"attention_f32_{self.tile}_h{self.heads}_d{self.head_size}{numbers}{mask}_{self.isa.name}"
 
     @property
     def width(self) -> int:
@@ -87,14 +136,18 @@ class Attention(TiledKernel):
         key_width = (self.key_heads or self.heads) * self.head_size
         k, v = tensor("k", key_width, "whole"), tensor("v", key_width, "whole")
         biases = [part for i in range(len(self.biases)) for part in tensor(f"bias{i}", TOKENS)]
-        return (*q, *k, *v, *tensor("mask", TOKENS), *biases, *y, WORKSPACE, TOKEN_COUNT, ROW_COUNT)
+        first = (FIRST_ROW,) if self.window else ()
+        return (*q, *k, *v, *tensor("mask", TOKENS), *biases, *y, WORKSPACE, TOKEN_COUNT, *first, ROW_COUNT)
 
     def describe(self) -> str:
         extra = ["mask"] * self.has_mask + ["bias"] * len(self.biases)
+        extra += [f"within {self.window.reach} tokens"] if self.window else []
         return ", ".join([f"attention {self.heads} heads × {self.head_size}", *extra])
 
     def flops(self, rows: int, tokens: int) -> int:
-        return 4 * rows * tokens * self.width
+        """Of a window those within it, on average over all queries."""
+        outside = max(0, tokens - 1 - self.window.reach) if self.window else 0  # of the first query
+        return 4 * rows * (tokens * tokens - outside * (outside + 1)) // tokens * self.width
 
     def workspace_bytes(self, rows: int, tokens: int) -> int:
         """One head's Kᵀ, one tile of scores and its mask, with the tokens padded; where tiles are packed, also one of
@@ -122,8 +175,8 @@ class Attention(TiledKernel):
         return candidate_tiles(self.isa, self.precision)
 
     def dense(self) -> Attention:
-        """Biases have no part in which tile is best."""
-        return replace(self, biases=(), key_heads=0)
+        """Biases and windows have no part in which tile is best."""
+        return replace(self, biases=(), key_heads=0, window=None)
 
     def for_cpu(self, cpu: Cpu) -> Attention:
         """Nothing is packed for it, so its panels are two of the CPU's vectors wide."""
@@ -171,18 +224,63 @@ class _Code:
         # Whether each query has a row of its own of what is added to scores.
         self.own = tirx.const(True, "bool") if spec.biases else self.ldmask != 0
         self.keys, self.tokens, self.rows = (arguments[name] for name in ("workspace", "tokens", "rows"))
-        lanes, mr, nr = self.isa.lanes, spec.tile.mr, spec.tile.nr
-        self.acc, (self.spill,) = kernel.registers(mr * nr // lanes, lanes), kernel.registers(1, lanes)
+        lanes, mr = self.isa.lanes, spec.tile.mr
+        self.acc, (self.spill,) = kernel.registers(mr * spec.tile.nr // lanes, lanes), kernel.registers(1, lanes)
         self.sums = kernel.registers(mr, 1)
         self.peak, self.total = kernel.registers(mr, lanes), kernel.registers(mr, lanes)
         (self.sweep,) = kernel.registers(1, SUM_LANES)
         self.width = bind(tirx.truncdiv(self.tokens + (spec.padding - 1), spec.padding) * spec.padding)
-        self.panels = bind(tirx.truncdiv(self.width, nr))
         # Where in the workspace, behind Kᵀ, each part begins.
         self.scores_at = bind(self.width * spec.head_size)
         self.mask_at = bind(self.scores_at + self.width * mr)
         self.queries_at = bind(self.mask_at + self.width * mr * spec.adds)
         self.partial_at = bind(self.queries_at + mr * padded(spec.head_size))
+        if spec.window:
+            self.first_row = arguments["first_row"]
+            self.begin, self.end, self.again = kernel.registers(3, 1, "int32")
+            (self.lanes,) = kernel.registers(1, lanes, "int32")  # TVM makes other ramps an element at a time
+            self.lanes.store(0, tirx.Ramp(0, 1, lanes), lanes)
+
+    def scores(self, first: Expr, height: int, compute: Callable[[_Span], _Peaks]) -> _Span:
+        """Compute a tile's scores, for the keys that its queries look at; `compute` gives all queries' maxima."""
+        spec = self.spec
+        if spec.window is None:
+            span = _Span(tirx.const(0, "int32"), self.tokens)
+            compute(span)
+            return span
+        reach, row = spec.window.reach, bind(self.first_row + first)
+        self.begin.store(0, tirx.truncdiv(tirx.max(row - reach, 0), spec.padding) * spec.padding)
+        self.end.store(0, tirx.min(row + height + reach, self.tokens))
+        self.again.store(0, tirx.const(1, "int32"))
+        with loop(2), when(self.again.load(0) != 0):
+            peaks, lanes = compute(_Span(bind(self.begin.load(0)), bind(self.end.load(0))))
+            # Nothing is left of a key beyond the window, unless those within have as low a score.
+            bound, none, some = (const(value, lanes) for value in (spec.window.beyond / 2, 0.0, 1.0))
+            low = reduce(tirx.max, (tirx.Select(peak <= bound, some, none) for peak in peaks))
+            is_low = bind(tirx.Select(fold_lanes(bind(low), lanes, tirx.max) > const(0.5), 1, 0))
+            self.again.store(0, is_low)
+            self.begin.store(0, tirx.Select(is_low != 0, 0, self.begin.load(0)))
+            self.end.store(0, tirx.Select(is_low != 0, self.tokens, self.end.load(0)))
+        return _Span(bind(self.begin.load(0)), bind(self.end.load(0)))
+
+    def cut(self, first: Expr, height: int, panel: Expr, finish: Callable[[bool], None]) -> None:
+        """Finish a panel of scores: finish(True) where the window ends for some query of the tile."""
+        if self.spec.window is None:
+            finish(False)
+            return
+        reach, row, key = self.spec.window.reach, self.first_row + first, panel * self.tile.nr
+        cuts = bind(tirx.any(key < row + height - 1 - reach, key + self.tile.nr - 1 > row + reach))
+        for value in (True, False):
+            with when(cuts if value else tirx.Not(cuts)):
+                finish(value)
+
+    def within(self, score: Expr, distance: Expr) -> Expr:
+        """A vector of scores of keys as far from their queries as `distance` says."""
+        window = self.spec.window
+        assert window is not None
+        lanes = self.isa.lanes
+        near = tirx.all(distance <= integer(window.reach, lanes), distance >= integer(-window.reach, lanes))
+        return tirx.Select(near, score, tirx.min(score, const(window.beyond, lanes)))
 
     def transpose_keys(self, head: Expr) -> None:
         d, lanes = self.spec.head_size, self.isa.lanes
@@ -208,15 +306,15 @@ class _Code:
             return [self.q.load((first + i) * self.ldq + head * d + c + u) for i in range(height)]
 
         self.copy_mask(head, first, height)
-        self.scores_in_place(height, queries)
+        span = self.scores(first, height, lambda span: self.scores_in_place(first, height, queries, span))
         for i in range(height):
-            self.softmax(i)
+            self.softmax(i, span)
 
         def weights(t: Expr, u: int) -> list[Expr]:
             return [self.keys.load(self.scores_at + i * self.width + t + u) for i in range(height)]
 
         for column in range(0, d, self.tile.nr):
-            store = self.weighted_sum(head, column, weights)
+            store = self.weighted_sum(head, column, weights, span)
             for i in range(height):
                 store(first + i, i, const(1.0) / self.sums[i].load(0))
 
@@ -246,32 +344,52 @@ class _Code:
                 start = head * bias.head + first
                 _transpose(pointer, start, bias.key, self.keys, self.mask_at, self.width, self.tokens, height, add=True)
 
-    def scores_in_place(self, height: int, queries: Factors) -> None:
+    def scores_in_place(self, first: Expr, height: int, queries: Factors, span: _Span) -> _Peaks:
         lanes, nr, d = self.isa.lanes, self.tile.nr, self.spec.head_size
         vectors = nr // lanes
         mask_step = bind(tirx.Select(self.own, self.width, 0))
         for peak in self.peak[:height]:
             peak.store(0, const(LOWEST, lanes), lanes)
-        with loop(self.panels) as panel:
+        with self.panels(span) as panel:
 
             def weight(vec: int, c: Expr) -> Expr:
                 return self.keys.load((panel * d + c) * nr + vec * lanes, lanes)
 
             _clear(self.acc, lanes)
             multiply_accumulate(self.acc, vectors, self.isa, d, self.tile.k_unroll, queries, weight)
-            for i, vec in product(range(height), range(vectors)):
-                peak, column = self.peak[i], panel * nr + vec * lanes
-                mask = self.keys.load(self.mask_at + i * mask_step + column, lanes)
-                score = bind(self.acc[i * vectors + vec].load(0, lanes) + mask)
-                self.keys.store(self.scores_at + i * self.width + column, score, lanes)
-                peak.store(0, tirx.max(peak.load(0, lanes), score), lanes)
 
-    def softmax(self, i: int) -> None:
+            def finish(cuts: bool) -> None:
+                for i, vec in product(range(height), range(vectors)):
+                    peak, column = self.peak[i], panel * nr + vec * lanes
+                    mask = self.keys.load(self.mask_at + i * mask_step + column, lanes)
+                    score = bind(self.acc[i * vectors + vec].load(0, lanes) + mask)
+                    if cuts:
+                        distance = broadcast(column - (self.first_row + first + i), lanes) + self.lanes.load(0, lanes)
+                        score = bind(self.within(score, bind(distance)))
+                    self.keys.store(self.scores_at + i * self.width + column, score, lanes)
+                    peak.store(0, tirx.max(peak.load(0, lanes), score), lanes)
+
+            self.cut(first, height, panel, finish)
+        for peak in self.peak[:height]:
+            peak.store(0, broadcast(fold_lanes(peak.load(0, lanes), lanes, tirx.max), lanes), lanes)
+        return [lane(peak.load(0, lanes), 0) for peak in self.peak[:height]], 1
+
+    @contextmanager
+    def panels(self, span: _Span) -> Iterator[Expr]:
+        """A loop over the panels of keys that hold the span's, and whole vectors of partial sums."""
+        nr, padding = self.tile.nr, self.spec.padding
+        end = tirx.truncdiv(span.end + (padding - 1), padding) * (padding // nr)
+        begin = tirx.truncdiv(span.begin, nr)
+        with loop(bind(end - begin)) as panel:
+            yield panel + begin
+
+    def softmax(self, i: int, span: _Span) -> None:
         """Row i of the scores becomes e^{s − max}; their sum is left in `sums`, the division to the caller."""
         at, lanes, sums = bind(self.scores_at + i * self.width), SUM_LANES, self.sweep
-        peak = fold_lanes(self.peak[i].load(0, self.isa.lanes), self.isa.lanes, tirx.max)
+        peak = lane(self.peak[i].load(0, self.isa.lanes), 0)
         sums.store(0, const(0.0, lanes), lanes)
-        with loop(tirx.truncdiv(self.tokens + (lanes - 1), lanes)) as v:
+        at = bind(at + span.begin)
+        with loop(tirx.truncdiv(span.end - span.begin + (lanes - 1), lanes)) as v:
             value = bind(exp(self.keys.load(at + v * lanes, lanes) - broadcast(peak, lanes), lanes))
             self.keys.store(at + v * lanes, value, lanes)
             sums.store(0, sums.load(0, lanes) + value, lanes)
@@ -279,7 +397,7 @@ class _Code:
         if self.spec.guarded:
             is_number = opaque(_is_number(self.sums[i].load(0), 1), 1)
             with when(is_number < const(0.5)):
-                with loop(self.tokens) as t:
+                with loop(span.end - span.begin) as t:
                     self.keys.store(at + t, const(0.0))
                 self.sums[i].store(0, const(1.0))
 
@@ -299,11 +417,16 @@ class _Code:
             with when(tirx.any(self.own, first == 0)) if tile.valid is None else nullcontext():
                 mask.pack(self.mask, first * self.ldmask, self.ldmask, self.tokens)
         self.pack_biases(head, first, mask)
-        self.scores_packed(queries, scores, mask, vectors)
         peak, total = self.peak[:vectors], self.total[:vectors]
-        _softmax_columns(scores, partial, self.tokens, peak, total, lanes, self.spec.guarded)
+
+        def compute(span: _Span) -> _Peaks:
+            self.scores_packed(first, queries, scores, mask, vectors, span)
+            return _find_peaks(scores, span, peak, lanes)
+
+        span = self.scores(first, tile.height, compute)
+        _softmax_columns(scores, partial, span, peak, total, lanes, self.spec.guarded)
         for column in range(0, d, self.tile.nr):
-            store = self.weighted_sum(head, column, scores.factors)
+            store = self.weighted_sum(head, column, scores.factors, span)
             for i in range(tile.height):
                 with tile.if_valid(i):
                     store(first + i, i, lane(self.total[i // lanes].load(0, lanes), i % lanes))
@@ -319,9 +442,11 @@ class _Code:
             with loop(self.tokens) as t:
                 mask.set_column(t, pointer, start + t * bias.key, add)
 
-    def scores_packed(self, queries: PackedTile, scores: PackedTile, mask: PackedTile, vectors: int) -> None:
+    def scores_packed(
+        self, first: Expr, queries: PackedTile, scores: PackedTile, mask: PackedTile, vectors: int, span: _Span
+    ) -> None:
         lanes, nr, d, acc = self.isa.lanes, self.tile.nr, self.spec.head_size, self.acc
-        with loop(self.panels) as panel:
+        with self.panels(span) as panel:
             _clear(acc, lanes)
             key = PackedTile(self.keys, panel * (d * nr), nr)
 
@@ -329,19 +454,27 @@ class _Code:
                 return queries.vector(c, vec * lanes)
 
             multiply_accumulate(acc, vectors, self.isa, d, self.tile.k_unroll, key.factors, query)
-            for t, v in product(range(nr), range(vectors)):
-                score = acc[t * vectors + v].load(0, lanes)
-                score = score + mask.vector(panel * nr + t, v * lanes) if self.spec.adds else score
-                scores.store(panel * nr + t, v * lanes, score)
 
-    def weighted_sum(self, head: Expr, column: int, factors: Factors) -> Callable[[Expr, int, Expr], None]:
+            def finish(cuts: bool) -> None:
+                for t, v in product(range(nr), range(vectors)):
+                    score = acc[t * vectors + v].load(0, lanes)
+                    score = score + mask.vector(panel * nr + t, v * lanes) if self.spec.adds else score
+                    if cuts:
+                        distance = panel * nr + t - (self.first_row + first + v * lanes)
+                        distance = broadcast(distance, lanes) - self.lanes.load(0, lanes)
+                        score = self.within(bind(score), bind(distance))
+                    scores.store(panel * nr + t, v * lanes, score)
+
+            self.cut(first, vectors * lanes, panel, finish)
+
+    def weighted_sum(self, head: Expr, column: int, factors: Factors, span: _Span) -> Callable[[Expr, int, Expr], None]:
         """Multiply a tile's scores by some columns of V; what is returned stores one row of the result."""
         lanes, d, acc = self.isa.lanes, self.spec.head_size, self.acc
         columns = min(self.tile.nr, d - column)
         vectors = -(-columns // lanes)
 
         def weight(vec: int, t: Expr) -> Expr:
-            return self.v.load(t * self.ldv + self.key_head(head) + column + vec * lanes, lanes)
+            return self.v.load((span.begin + t) * self.ldv + self.key_head(head) + column + vec * lanes, lanes)
 
         def store(row: Expr, i: int, scale: Expr) -> None:
             scale = bind(broadcast(scale, lanes))
@@ -349,7 +482,10 @@ class _Code:
             epilogue.store_columns(self.y, row * self.ldy + head * d + column, results, columns, lanes, self.spill)
 
         _clear(acc, lanes)
-        multiply_accumulate(acc, vectors, self.isa, self.tokens, self.tile.k_unroll, factors, weight)
+        depth = bind(span.end - span.begin)
+        multiply_accumulate(
+            acc, vectors, self.isa, depth, self.tile.k_unroll, lambda t, u: factors(span.begin + t, u), weight
+        )
         return store
 
 
@@ -395,39 +531,48 @@ def _is_number(total: Expr, lanes: int) -> Expr:
     return tirx.Select(total > const(0.0, lanes), const(1.0, lanes), const(0.0, lanes))
 
 
+def _sweep(span: _Span, vectors: int, body: Callable[[Expr, Expr, int], None]) -> None:
+    """body(key, its partial sum, vector of queries) for each key of the span."""
+
+    def step(t: Expr, u: int) -> None:
+        slot = bind(tirx.truncmod(span.begin + t, SUM_LANES))
+        for v in range(vectors):
+            body(span.begin + t + u, slot + u, v)
+
+    unrolled(span.end - span.begin, SWEEP, step)
+
+
+def _find_peaks(scores: PackedTile, span: _Span, peak: list[Pointer], lanes: int) -> _Peaks:
+    """The greatest score of each query, left in `peak`."""
+
+    def raise_peak(t: Expr, _: Expr, v: int) -> None:
+        peak[v].store(0, tirx.max(peak[v].load(0, lanes), scores.vector(t, v * lanes)), lanes)
+
+    for register in peak:
+        register.store(0, const(LOWEST, lanes), lanes)
+    _sweep(span, len(peak), raise_peak)
+    return [register.load(0, lanes) for register in peak], lanes
+
+
 def _softmax_columns(
     scores: PackedTile,
     partial: PackedTile,
-    tokens: Expr,
+    span: _Span,
     peak: list[Pointer],
     total: list[Pointer],
     lanes: int,
     guarded: bool,
 ) -> None:
-    """scores[t] becomes e^{s − max} over t < tokens, for as many queries as it is high; 1 / Σ is left in `total`."""
-
-    def sweep(body: Callable[[Expr, Expr, int], None]) -> None:
-        def step(t: Expr, u: int) -> None:
-            slot = bind(tirx.truncmod(t, SUM_LANES))
-            for v in range(len(peak)):
-                body(t + u, slot + u, v)
-
-        unrolled(tokens, SWEEP, step)
-
-    def raise_peak(t: Expr, _: Expr, v: int) -> None:
-        peak[v].store(0, tirx.max(peak[v].load(0, lanes), scores.vector(t, v * lanes)), lanes)
+    """scores[t] becomes e^{s − max} over the span, for as many queries as it is high; 1 / Σ is left in `total`."""
 
     def exponential(t: Expr, slot: Expr, v: int) -> None:
         value = bind(exp(scores.vector(t, v * lanes) - peak[v].load(0, lanes), lanes))
         scores.store(t, v * lanes, value)
         partial.store(slot, v * lanes, partial.vector(slot, v * lanes) + value)
 
-    for register in peak:
-        register.store(0, const(LOWEST, lanes), lanes)
-    sweep(raise_peak)
     for slot, v in product(range(SUM_LANES), range(len(total))):
         partial.store(slot, v * lanes, const(0.0, lanes))
-    sweep(exponential)
+    _sweep(span, len(peak), exponential)
     for v, register in enumerate(total):
         sums = [partial.vector(slot, v * lanes) for slot in range(SUM_LANES)]
         while len(sums) > 1:  # as `fold_lanes` does
@@ -443,7 +588,7 @@ def _softmax_columns(
             scores.store(t, v * lanes, tirx.Select(numbers[v] > half, value, const(0.0, lanes)))
 
         with when(fold_lanes(reduce(tirx.min, numbers), lanes, tirx.min) < const(0.5)):
-            sweep(clear)
+            _sweep(span, len(peak), clear)
         for register, number in zip(total, numbers, strict=True):
             register.store(0, tirx.Select(number > half, register.load(0, lanes), const(1.0, lanes)), lanes)
     for register in total:

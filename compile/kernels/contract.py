@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from compile.kernels.tiles import TileConfig, TileKey
 from compile.targets import Cpu, Isa
 
-Role = Literal["rows", "whole", "vector", "weight", "table", "workspace", "stride", "row_count", "token_count"]
+Role = Literal[
+    "rows", "whole", "vector", "weight", "table", "workspace", "stride", "row_count", "token_count", "first_row"
+]
 POINTERS = ("rows", "whole", "vector", "weight", "table", "workspace")
 # Bytes: tensors and weights begin at multiples of a cache line, which is the widest vector, too.
 ALIGNMENT = 64
@@ -42,6 +44,7 @@ class Parameter:
         stride       elements from one row to the next of the operand before it
         row_count    rows in the block
         token_count  tokens in the sequence
+        first_row    which row of the sequence the block's first is
     size: elements in a row (TOKENS: one a token); of a constant, in all. align: in bytes, what every caller promises.
     written: whether the kernel writes there.
     """
@@ -62,6 +65,7 @@ Signature = tuple[Parameter, ...]
 TOKENS = 0  # the size of what has one element a token
 WORKSPACE = Parameter("workspace", "workspace", align=ALIGNMENT)
 TOKEN_COUNT = Parameter("tokens", "token_count")
+FIRST_ROW = Parameter("first_row", "first_row")
 ROW_COUNT = Parameter("rows", "row_count")
 
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compile.importer.graph import Node, scalar
+from compile.kernels.attention import Window
 from compile.lowering.heads import KEYS_LAST, TOKENS_FIRST, heads_of, through_ones
 from compile.lowering.patterns import constant_of, permutation
-from compile.lowering.scores import Choice, Constant, Relative, constant_term, fits, relative_term, summands_of
+from compile.lowering.scores import (
+    Choice,
+    Constant,
+    Relative,
+    constant_term,
+    fits,
+    part_window,
+    relative_term,
+    summands_of,
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +25,7 @@ class AttentionMatch:
     """query (T, H, d), key and value (T, key_heads, d), before the head split; what is added to their scores.
 
     mask: (1, 1, 1 or T, T); others: tensors (1, H or 1, T or 1, T) that are added too.
+    window: which keys a query looks at, where those are not all.
     guarded: whether a row of the softmax that is not a number, as one without any key is, counts as zeros.
     """
 
@@ -28,6 +39,7 @@ class AttentionMatch:
     guarded: bool
     mask: Node | None
     choices: tuple[Choice, ...]
+    window: Window | None
     biases: tuple[Constant | Relative, ...]
     others: tuple[Node, ...]
 
@@ -48,6 +60,7 @@ def match_attention(node: Node) -> AttentionMatch | None:
     if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, len(probabilities.shape) - 1):
         return None
     summands, choices = summands_of(probabilities.inputs[0], tokens)
+    choices, window = _part_windows(choices, tokens)
     value = heads_of(context.inputs[1], TOKENS_FIRST)
     products = [(part, factor) for part, factor, _ in summands if _is_product(part)]
     if value is None or value[1] != 1.0 or len(products) != 1 or not all(fits(c.condition, tokens) for c in choices):
@@ -76,8 +89,17 @@ def match_attention(node: Node) -> AttentionMatch | None:
             computed.append(part)
     return AttentionMatch(
         query[0], key[0], value[0], scale * query[1] * key[1], heads, size, key_heads, guarded,
-        masks[0] if masks else None, tuple(choices), tuple(biases), tuple(computed),
+        masks[0] if masks else None, tuple(choices), window, tuple(biases), tuple(computed),
     )  # fmt: skip
+
+
+def _part_windows(choices: list[Choice], tokens: int) -> tuple[list[Choice], Window | None]:
+    """The choices without what the first window among them says."""
+    for index, choice in enumerate(choices):
+        rest, window = part_window(choice, tokens)
+        if window is not None or rest is not choice:
+            return [*choices[:index], *([rest] if rest else []), *choices[index + 1 :]], window
+    return choices, None
 
 
 def _is_product(node: Node) -> bool:

@@ -2,18 +2,22 @@
 
 A mask that all heads share, a constant for each head (T5's and MPNet's relative positions, ALiBi), or a product of
 queries or keys with constant vectors, one a distance (DeBERTa). A choice between the scores and a number below all of
-them, where(m, s, −3.4e38), is a mask that is added: s is lost in the sum.
+them, where(m, s, −3.4e38), is a mask that is added: s is lost in the sum. A choice by distance is a window, which
+attention does not look beyond (ModernBERT's local layers).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compile.importer.graph import RESHAPES, Node, scalar
+from compile.kernels.attention import Window
 from compile.lowering.heads import TOKENS_FIRST, heads_of, through_ones, unscaled
 from compile.lowering.patterns import constant_of, permutation
 
@@ -82,16 +86,52 @@ def summands_of(node: Node, tokens: int) -> tuple[list[tuple[Node, float, Node |
             waiting += [(operand, factor) for operand in reversed(part.inputs)]
         elif part.op == "where" and factor == 1.0 and min(numbers[1] or 0.0, numbers[2] or 0.0) <= LOWEST:
             chosen = numbers[1] is not None and numbers[1] <= LOWEST
-            if numbers[2 if chosen else 1] is not None:  # a mask by itself
+            value, other = (numbers[1], numbers[2]) if chosen else (numbers[2], numbers[1])
+            if other:
                 summands.append((part, factor, whole))
                 continue
-            value = numbers[1] if chosen else numbers[2]
             assert value is not None
             choices.append(Choice(part.inputs[0], chosen, value))
-            waiting.append((part.inputs[2 if chosen else 1], factor))
+            if other is None:  # else a mask by itself
+                waiting.append((part.inputs[2 if chosen else 1], factor))
         else:
             summands.append((part, factor, whole))
     return summands, choices
+
+
+def part_window(choice: Choice, tokens: int) -> tuple[Choice | None, Window | None]:
+    """A choice as what it says of keys, if anything, and as the window that it says queries have, if any."""
+    condition, where = choice.condition, choice.where
+    while condition.op == "logical_not":
+        condition, where = condition.inputs[0], not where
+    rest, fixed = _without_constants(condition, "logical_or" if where else "logical_and")
+    if fixed is None or not fixed.size == tokens * tokens == math.prod(fixed.shape[-2:]):
+        return choice, None
+    near = fixed.reshape(tokens, tokens) != where
+    distance = np.abs(np.subtract.outer(np.arange(tokens), np.arange(tokens)))
+    reach = int(distance[near].max(initial=-1))
+    if reach < 0 or not np.array_equal(near, distance <= reach):
+        return choice, None
+    window = Window(reach, choice.value) if reach < tokens - 1 else None
+    return None if rest is None else Choice(rest, where, choice.value), window
+
+
+def _without_constants(node: Node, operator: str) -> tuple[Node | None, NDArray[Any] | None]:
+    """`node` as operator(rest, constant), either of which may be missing."""
+    if (constant := constant_of(node)) is not None:
+        return None, constant
+    if node.op != operator:
+        return node, None
+    parts = [_without_constants(part, operator) for part in node.inputs]
+    rest = [part for part, _ in parts if part is not None]
+    constants = [constant for _, constant in parts if constant is not None]
+    if not constants:
+        return node, None
+    if len(rest) == 2:
+        shape = np.broadcast_shapes(*(part.shape for part in rest))
+        rest = [Node(f"{node.name}.rest", operator, shape, "bool", rest, uses=1)]
+    combine = np.logical_or if operator == "logical_or" else np.logical_and
+    return (rest[0] if rest else None), reduce(combine, constants)
 
 
 def constant_term(node: Node, factor: float, heads: int, tokens: int) -> Constant | None:
