@@ -43,7 +43,7 @@ def _moved(node: ir.Node) -> bool:
             operands.append(value)
         elif element_wise and values is not None and _broadcasts(values, shape):
             operands.append(constant(node.graph, values.transpose(HEADS), f"{value.name}.tokens"))  # type: ignore[union-attr]
-        elif element_wise and values is not None and values.shape == (shape[3],):
+        elif element_wise and values is not None and _is_same_for_all(values, shape, output):
             operands.append(value)
         elif element_wise and values is None and own == [1, 1, *shape[2:]]:
             operands.append(_one_head(value, node))  # type: ignore[arg-type]
@@ -57,6 +57,12 @@ def _moved(node: ir.Node) -> bool:
     heads = {"perm": ir.AttrInt64s("perm", HEADS)}
     replace_output(output, make("Transpose", [result], before=node, like=output, shape=shape, attributes=heads))
     return True
+
+
+def _is_same_for_all(values: np.ndarray, shape: list[int | None], output: ir.Value) -> bool:
+    """Signs of the last axis; a scale of what is rotated afterwards: any other is the attention's, behind the heads."""
+    is_rotated = any(reader.op_type in ("Slice", "Gather") for reader in output.consumers())
+    return values.shape == (shape[3],) or (values.size == 1 and is_rotated)
 
 
 def _before_heads(value: ir.Value | None) -> ir.Value | None:

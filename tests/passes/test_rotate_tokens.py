@@ -34,6 +34,26 @@ def test_a_bias_of_each_head_and_a_sum_of_two_streams(build, check, ops):
     assert (report.passes[0].applied, ops(result, "Transpose")) == (2, 1)
 
 
+def test_a_scale_before_and_angles_that_are_computed(build, check, ops):
+    """As ESM has it, whose positions come from its mask."""
+    b = build()
+    x = b("Mul", heads(b), b.const(np.float32(0.5)))
+    turned = b("Concat", b("Neg", part(b, x, 2, 4)), part(b, x, 0, 2), axis=3)
+    cos, sin = (b("Tanh", b.input(name, [1, 1, 6, 4])) for name in ("cos", "sin"))
+    result, _ = check(b.model(b("Add", b("Mul", x, cos), b("Mul", turned, sin))), "rotate_tokens")
+    assert result.graph.node[-1].op_type == "Transpose"
+    assert ops(result, "Transpose") == 1
+
+
+def test_a_rotation_of_neighbours(build, check, ops):
+    b = build()
+    x = heads(b)
+    turned = b("Mul", b("Gather", x, b.const(np.array([1, 0, 3, 2])), axis=-1), b.const(np.array([-1.0, 1, -1, 1])))
+    y = b("Add", b("Mul", x, b.normal(1, 1, 6, 4)), b("Mul", turned, b.normal(1, 1, 6, 4)))
+    result, _ = check(b.model(y), "rotate_tokens")
+    assert ops(result, "Transpose") == 1
+
+
 @pytest.mark.parametrize(
     "after",
     [
@@ -49,6 +69,8 @@ def test_a_bias_of_each_head_and_a_sum_of_two_streams(build, check, ops):
         lambda b, x: b("Add", x, b.input("y", [1, 2, 6, 4])),
         lambda b, x: b("Mul", x, b.normal(3, 1, 6, 4)),
         lambda b, x: b("Softmax", x, axis=3),
+        lambda b, x: b("Gather", x, b.const(np.array([1, 0])), axis=2),
+        lambda b, x: b("Gather", x, b("Cast", b.input("places", [4]), to=7), axis=3),
         lambda b, x: b("Neg", b("Tanh", x)),
         lambda b, x: part(b, b("Tanh", x), 0, 2),
     ],

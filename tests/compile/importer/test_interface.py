@@ -12,7 +12,8 @@ from tests.support.graphs import Builder, narrowed
 
 TYPES = {
     "FLOAT16": "float32", "DOUBLE": "float32", "INT8": "int32", "UINT8": "int32",
-    "INT16": "int32", "UINT16": "int32", "UINT32": "int64", "INT32": "int32", "INT64": "int64", "BOOL": "bool",
+    "INT16": "int32", "UINT16": "int32", "UINT32": "int64", "UINT64": "int64", "INT32": "int32", "INT64": "int64",
+    "BOOL": "bool",
 }  # fmt: skip
 
 
