@@ -16,7 +16,7 @@ from pathlib import Path
 from compile.artifact.manifest import Manifest
 from compile.artifact.packages import PACKAGES
 from compile.databases import TuningSummary
-from compile.targets import ANDROID, CPUS, TARGETS, find_targets
+from compile.targets import ANDROID, CPUS, GROUPS, TARGETS, find_targets
 from passes.report import LayerPrecision
 from pocketbert.command import Parser, exit_status, require_own_rooms, say
 
@@ -249,7 +249,8 @@ def list_targets(_: argparse.Namespace) -> None:
     for target in TARGETS.values():
         cpus = [c.name for c in CPUS.values() if c.arch == target.arch]
         print(f"{target.name:<20} {target.description}\n{'':<20} --cpu {', '.join(cpus)} (default {target.cpu.name})")
-    print(f"{'android':<20} all of {', '.join(ANDROID)} in one archive (--package aar)")
+    for name, (members, package) in GROUPS.items():
+        print(f"{name:<20} all of {', '.join(members)} in one archive (--package {package})")
     print(f"{'host':<20} this machine, at its best instruction set")
 
 

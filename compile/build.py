@@ -19,7 +19,7 @@ from compile.errors import CompileError
 from compile.linking.link import find_toolchain
 from compile.running.verify import can_run
 from compile.source import obtain, require_name
-from compile.targets import ANDROID, find_targets
+from compile.targets import GROUPS, find_targets
 from compile.text.read import read_folder, read_vocabulary
 from compile.text.side import TextSide
 from compile.text.task import read_task, stated_task
@@ -70,8 +70,8 @@ def build(
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
 
     target, cpu: names from `compile.TARGETS` and `compile.CPUS`; "android" is all of its ABIs in one archive, and the
-        artifact is arm64's (int8 leaves 32-bit Arm out). Without cpu the library runs on every CPU of the
-        target, with kernels of their own for newer ones.
+        artifact is arm64's (int8 leaves 32-bit Arm out); "ios" is devices and simulator in one archive. Without cpu
+        the library runs on every CPU of the target, with kernels of their own for newer ones.
     seq_len: tokens in the longest sequence, by default those that an .onnx file was exported for, else 128; a library
         runs shorter ones at their own length. Where several are given it is an error if the model does not allow that.
     batch: sequences that a run may have side by side, by default those that an .onnx file was exported for, else 1.
@@ -86,8 +86,8 @@ def build(
     text: take a folder's tokenizer in.
     task: what a preset or an .onnx file with a vocab is for: classify, entities, fill or embed (the mean of the tokens'
         vectors); by default what `head` says. labels: names of the logits, in their order. A folder says both itself.
-    package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), "wheel", for pip, "go", a module,
-        "crate", for Cargo, "nuget", for .NET (takes Mono's compiler), or
+    package: "aar", for Gradle, "jar", for Java on Linux (both take a JDK), "xcframework", for Xcode, "wheel", for pip,
+        "go", a module, "crate", for Cargo, "nuget", for .NET (takes Mono's compiler), or
         "benchmark", a program that measures the model, beside the library.
     name: of the library and its package, by default the model's own.
     group, version: what else Maven and pip call the package.
@@ -124,9 +124,10 @@ def build(
         raise CompileError("--keep-float, --min-snr and --calibrate say how to quantise: give --precision int8 as well")
     spec, *others = find_targets(target, cpu)
     others = [other for other in others if precision != "int8" or other.isa.dot]
-    if others and package != "aar":
+    members, archive = GROUPS.get(target, ((), None))
+    if others and package != archive:
         raise CompileError(
-            f"--target android is one archive for all: give --package aar, or name one of {', '.join(ANDROID)}"
+            f"--target {target} is one archive for all: give --package {archive}, or name one of {', '.join(members)}"
         )
     if precision == "int8" and not spec.isa.dot:
         raise CompileError(f"--precision int8: {spec.name} has no kernels for it: leave it out")
@@ -202,7 +203,9 @@ def build(
             assert packaging
             alone = replace(options, package=None, dump=None, sign=None, verify_passes=False)
             alone = replace(alone, database=database and shipped(other.cpu))
-            built = build_library(source.graph, name, other, work / other.name, alone, _saying(other.abi, progress))
+            built = build_library(
+                source.graph, name, other, work / other.name, alone, _saying(other.abi or other.name, progress)
+            )
             packaging = replace(packaging, others=(*packaging.others, (built.folder, built.manifest)))
         return build_library(source.graph, name, spec, folder, replace(options, package=packaging), progress)
 

@@ -256,6 +256,10 @@ class Target:
         return "apple" in self.triple
 
     @property
+    def is_simulator(self) -> bool:
+        return self.triple.endswith("-simulator")
+
+    @property
     def is_elf(self) -> bool:
         return "linux" in self.triple
 
@@ -443,6 +447,10 @@ TARGETS = {
 
 # What `--target android` means: one archive for all of them. The first is the one that phones have.
 ANDROID = ("arm64-android", "armv7-android", "x86_64-android")
+# And `--target ios`.
+IOS = ("arm64-ios", "arm64-ios-simulator")
+# By the name for all of them: those, and the --package that holds them.
+GROUPS = {"android": (ANDROID, "aar"), "ios": (IOS, "xcframework")}
 
 
 def host_cpu_flags() -> frozenset[str]:
@@ -485,7 +493,7 @@ def host_target() -> Target:
 
 
 def names() -> str:
-    return ", ".join([*TARGETS, "android", "host"])
+    return ", ".join([*TARGETS, *GROUPS, "host"])
 
 
 def with_cpu(target: Target, cpu_name: str) -> Target:
@@ -508,14 +516,13 @@ def find_target(name: str, cpu: str | None = None) -> Target:
 
 
 def find_targets(name: str, cpu: str | None = None) -> list[Target]:
-    """`find_target`, and for "android" all of Android's. Raises CompileError."""
-    if name != "android":
+    """`find_target`, and for "android" or "ios" all of its targets. Raises CompileError."""
+    if name not in GROUPS:
         return [find_target(name, cpu)]
+    members, _ = GROUPS[name]
     if cpu:
-        raise CompileError(
-            f"--target android is for several CPUs: leave --cpu out, or name one of {', '.join(ANDROID)}"
-        )
-    return [TARGETS[one] for one in ANDROID]
+        raise CompileError(f"--target {name} is for several CPUs: leave --cpu out, or name one of {', '.join(members)}")
+    return [TARGETS[one] for one in members]
 
 
 def why_not_here(target: Target) -> str:

@@ -16,6 +16,7 @@ from compile.artifact.maven import GROUP, Coordinates, package_version
 from compile.artifact.npm import write_npm
 from compile.artifact.nuget import find_csharp, pack
 from compile.artifact.wheel import write_wheel
+from compile.artifact.xcframework import write_xcframework
 from compile.bindings import LANGUAGES, Language, Model, write_binding
 from compile.errors import CompileError
 from compile.linking.program import musl
@@ -66,6 +67,7 @@ def _write_language(
 
 PACKAGES: dict[str, Callable[[Path, Manifest, Coordinates, Others], Package]] = {
     "aar": write_aar,
+    "xcframework": write_xcframework,
     "jar": _write_plain_jar,
     "npm": lambda folder, manifest, coordinates, _: write_npm(folder, manifest, coordinates.version),
     "wheel": lambda folder, manifest, coordinates, _: write_wheel(folder, manifest, coordinates.version),
@@ -98,7 +100,9 @@ def check_packaging(kind: str | None, target: Target, group: str | None, version
         raise CompileError(
             f"--package aar: {target.name} is not Android; there choose --package jar (Java) or wheel (Python)"
         )
-    if group is not None and kind != "aar":
+    if kind == "xcframework" and target.system != "iOS":
+        raise CompileError(f"--package xcframework: {target.name} is not iOS; choose --target ios")
+    if group is not None and kind not in ("aar", "xcframework"):
         raise CompileError(f"--group is a part of Maven's coordinates, and --package {kind} has none: leave it out")
     if group is not None and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", group, re.ASCII):
         raise CompileError(f"--group {group}: give a name with dots, as in com.example.models")

@@ -1,20 +1,27 @@
 """Libraries for systems other than this machine's: what they compute where something here runs them."""
 
 import platform
+import plistlib
+import shutil
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import compile
+from compile.artifact.maven import Coordinates
+from compile.artifact.xcframework import write_xcframework
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.running.load import read_manifest
 from compile.running.runners import qemu, wine
 from compile.running.runners.local import run_on_files
 from compile.running.samples import Sample, input_bytes, random_samples, read_outputs
 from compile.runtime import INCLUDE, TOOLS
-from compile.targets import CPUS, TARGETS
+from compile.targets import CPUS, TARGETS, find_target, runs_here
 from pocketbert.numerics import relative_error
 from tests.support.graphs import Builder
 from tests.support.image import write_image
@@ -135,3 +142,90 @@ def test_arm64_library_of_a_system_that_is_not_here(
         program = [*qemu.command(core, *before), str(tmp_path / "foreign")]
         _, outputs = run_on_files(program, image, facts, given, (3, 0), 60)
         assert relative_error(read_outputs(facts, outputs), answer(precision)) < 1e-6
+
+
+def test_xcframework(built: Callable, tmp_path: Path) -> None:
+    """What Xcode reads: two frameworks that say what they are for, each with its headers and a module map."""
+    artifact = built("arm64-ios")
+    device = read_manifest(artifact)
+    both = [(artifact, replace(device, target="arm64-ios-simulator"))]
+    shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
+    package = write_xcframework(tmp_path, device, Coordinates("com.example", device.name, "1.2"), both)
+    with zipfile.ZipFile(tmp_path / package.file) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    root = f"{device.name}.xcframework"
+    libraries = plistlib.loads(files[f"{root}/Info.plist"])["AvailableLibraries"]
+    assert [library.get("SupportedPlatformVariant") for library in libraries] == [None, "simulator"]
+    for library, platform_name in zip(libraries, ("iPhoneOS", "iPhoneSimulator"), strict=True):
+        folder = f"{root}/{library['LibraryIdentifier']}/{library['LibraryPath']}"
+        facts = plistlib.loads(files[f"{folder}/Info.plist"])
+        assert (facts["MinimumOSVersion"], facts["CFBundleSupportedPlatforms"]) == ("14.0", [platform_name])
+        assert files[f"{root}/{library['LibraryIdentifier']}/{library['BinaryPath']}"].startswith(b"\xcf\xfa\xed\xfe")
+        assert f'umbrella header "{device.name}.h"' in files[f"{folder}/Modules/module.modulemap"].decode()
+        headers = {name.rpartition("/")[2] for name in files if name.startswith(f"{folder}/Headers/")}
+        assert headers == {f"{device.name}.h", "pocketbert.h"}
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [
+        (("Darwin", "arm64"), "arm64-macos"),
+        (("Windows", "AMD64"), "x86_64-windows"),
+        (("Windows", "ARM64"), "arm64-windows"),
+        (("Linux", "riscv64"), "riscv64-linux"),
+        (("Darwin", "x86_64"), "Darwin on x86_64 has no target here; name one of arm64-android, "),
+        (("FreeBSD", "amd64"), "FreeBSD on amd64 has no target here; name one of arm64-android, "),
+    ],
+)
+def test_target_of_another_host(host: tuple[str, str], wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: host[0])
+    monkeypatch.setattr(platform, "machine", lambda: host[1])
+    if " " in wanted:
+        with pytest.raises(compile.CompileError, match=wanted):
+            find_target("host")
+        return
+    target = find_target("host")
+    assert target.name == wanted
+    if host[0] != "Linux":
+        assert runs_here(target)
+    assert not runs_here(TARGETS["x86_64-linux"])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "install"),
+    [
+        ("x86_64-windows", "m.dll", ""),
+        ("arm64-macos", "libm.dylib", "@rpath/libm.dylib"),
+        ("arm64-ios", "libm.dylib", "@rpath/m.framework/m"),
+        ("riscv64-linux", "libm.so", ""),
+    ],
+)
+def test_names_of_files(name: str, file: str, install: str) -> None:
+    assert TARGETS[name].library_name("m") == file
+    assert not install or TARGETS[name].install_name(file) == install
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "arm64-macos", "verify": True}, "arm64-macos libraries run here only with a machine with macOS 11"),
+        ({"target": "arm64-windows", "verify": True}, "run here only with a machine with Windows 10 and later on"),
+        ({"target": "x86_64-windows", "verify": True}, "x86_64-windows libraries run here only with Wine on x86-64"),
+        ({"target": "riscv64-linux", "verify": True}, r"only with qemu-riscv64 \(Debian package qemu-user\)"),
+        (
+            {"target": "ios"},
+            "--target ios is one archive for all: give --package xcframework, or name one of arm64-ios",
+        ),
+        ({"target": "ios", "cpu": "armv8.0"}, "--target ios is for several CPUs: leave --cpu out"),
+        ({"target": "x86_64-linux", "package": "xcframework"}, "x86_64-linux is not iOS; choose --target ios"),
+        ({"target": "arm64-macos", "sanitize": "address"}, "arm64-macos libraries do not run on this machine"),
+        ({"target": "riscv64-linux", "cpu": "cortex-a76"}, "choose one of rv64gc, rv64gcv"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_done(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(compile.CompileError, match=message):
+        compile.build("mobilebert", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
