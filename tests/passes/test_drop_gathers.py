@@ -9,6 +9,7 @@ import pytest
     [
         (np.arange(4).reshape(1, 1, 4), 0, True),
         (np.arange(4), 0, True),
+        (np.arange(4), None, True),  # along the first, where nothing is said
         (np.arange(3), 0, False),  # not all rows
         (np.array([1, 0, 2, 3]), 0, False),
         (np.array([0, 1, 2, 2]), 0, False),
@@ -17,7 +18,7 @@ import pytest
 )
 def test_a_lookup_of_all_rows_in_order_is_a_reshape(build, check, applied, indices, axis, dropped):
     b = build()
-    y = b("Relu", b("Gather", b.input("x", [4, 5]), b.const(indices), axis=axis))
+    y = b("Relu", b("Gather", b.input("x", [4, 5]), b.const(indices), **({} if axis is None else {"axis": axis})))
     _, report = check(b.model(y), "drop_gathers")
     assert applied(report, "drop_gathers") == dropped
 

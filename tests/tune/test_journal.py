@@ -29,7 +29,9 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
         journal.append(entry)
         assert len(path.read_text().splitlines()) == written.index(entry) + 1  # on the disk before anything else
     assert read(path, CPU).records == written
+    text = path.read_text()
     again = Journal(path, CPU)
+    assert path.read_text() == text
     assert set(again.trials) == {(KEY, DEFAULT), (KEY, TileConfig(4, 24, 2))}
     assert again.chosen == {KEY: written[2]}
 
