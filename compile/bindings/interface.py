@@ -74,7 +74,6 @@ class Struct:
 
     name: str
     fields: tuple[Field, ...]
-    doc: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class Interface:
 def read_interface(header: Path = INCLUDE / "pocketbert.h", manual: Path = SRC / "api.h") -> Interface:
     """What the headers say. Raises ValueError for what is not C."""
     text = header.read_text()
-    comments = _Comments(text)
+    comments = _comments(text)
     code = re.sub(r"#ifdef __cplusplus.*?#endif", _blank, text, flags=re.DOTALL)
     code = re.sub(r"/\*.*?\*/|^#.*?$", _blank, code, flags=re.DOTALL | re.MULTILINE)
     try:
@@ -176,28 +175,17 @@ def read_interface(header: Path = INCLUDE / "pocketbert.h", manual: Path = SRC /
         elif isinstance(kind, c_ast.Struct) and kind.decls and node.name == f"{PREFIX}functions":
             functions = [_function(entry, about) for entry in kind.decls if _is_function(entry)]
         elif isinstance(kind, c_ast.Struct) and kind.decls:
-            fields = tuple(_field(entry, comments.at(entry.coord.line)) for entry in kind.decls)
-            structs.append(Struct(node.name.removeprefix(PREFIX), fields, comments.before(kind.coord.line)))
+            fields = tuple(_field(entry, comments.get(entry.coord.line, "")) for entry in kind.decls)
+            structs.append(Struct(node.name.removeprefix(PREFIX), fields))
     return Interface(tuple(constants), tuple(structs), tuple(functions))
 
 
-class _Comments:
-    """A header's comments by the lines that they begin and end on."""
-
-    def __init__(self, text: str) -> None:
-        self.begins: dict[int, str] = {}
-        self.ends: dict[int, str] = {}
-        for match in re.finditer(r"/\*(.*?)\*/", text, re.DOTALL):
-            words = " ".join(re.sub(r"\n\s*\* ?", "\n", match[1]).split())
-            first = text.count("\n", 0, match.start()) + 1
-            self.begins[first] = words
-            self.ends[first + match[0].count("\n")] = words
-
-    def at(self, line: int) -> str:
-        return self.begins.get(line, "")
-
-    def before(self, line: int) -> str:
-        return self.ends.get(line - 1, "")
+def _comments(text: str) -> dict[int, str]:
+    """A header's comments by the lines that they begin on."""
+    return {
+        text.count("\n", 0, match.start()) + 1: " ".join(re.sub(r"\n\s*\* ?", "\n", match[1]).split())
+        for match in re.finditer(r"/\*(.*?)\*/", text, re.DOTALL)
+    }
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -214,11 +202,11 @@ def _manual(text: str) -> dict[str, str]:
     }
 
 
-def _constants(enum: c_ast.Enum, comments: _Comments) -> list[Constant]:
+def _constants(enum: c_ast.Enum, comments: dict[int, str]) -> list[Constant]:
     constants: list[Constant] = []
     for entry in enum.values.enumerators:
         value = int(entry.value.value) if entry.value else constants[-1].value + 1 if constants else 0
-        constants.append(Constant(entry.name.removeprefix("POCKETBERT_"), value, comments.at(entry.coord.line)))
+        constants.append(Constant(entry.name.removeprefix("POCKETBERT_"), value, comments.get(entry.coord.line, "")))
     return constants
 
 

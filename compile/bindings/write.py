@@ -20,13 +20,11 @@ FOLDER = Path(__file__).parent
 WIDTH = 118  # of a comment
 # Of pocketbert_description: what every binding tells in its own words.
 DESCRIBED = ("size", "input_count", "inputs", "output_count", "outputs", "task", "labels")
-THREADS = "1 to 64 with the caller's own, or 0 for what the library was built with"
-CORES = "bit i: the model's threads may use core i; all bits: all; 0: the big ones. The caller's is never moved"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a binding states of the model: the names of it and its library, its task, and what was built it for."""
+    """What a binding states of the model: its name, its library's file, for what target, its task, and versions."""
 
     name: str
     library: str
@@ -107,7 +105,7 @@ def _facts(interface: Interface) -> dict[str, Any]:
         "tokens": interface.struct("tokens").fields,
         "description": interface.struct("description").fields,
         "described": DESCRIBED,
-        "option": {"threads": THREADS, "cores": CORES},
+        "option": {f.name: f.doc for f in interface.struct("options").fields},
         "max_threads": 64,
     }
 

@@ -37,6 +37,7 @@ static class Tasks
             options.Deny = new[] { "bad" };
             Print(m.Classify("the", text, options));
             Print(m.ClassifyAll(new Text[] { text, "the", "" }, cut).ToArray());
+            Print(m.ClassifyAll(new Text[] { new Text(text, "the"), "the", new Text("", text) }, cut).ToArray());
             break;
         case "embed":
             float[] vector = m.Embed(text, cut), other = m.Embed("the model");

@@ -49,8 +49,11 @@ func tell(m *model.Model, task, text string) {
 		check(err)
 		every, err := m.ClassifyAll([]model.Text{{Text: text}, {Text: "the"}, {Text: ""}}, cut)
 		check(err)
+		the := "the"
+		pairs, err := m.ClassifyAll([]model.Text{{Text: text, Pair: &the}, {Text: "the"}, {Text: "", Pair: &text}}, cut)
+		check(err)
 		labels(all, some)
-		labels(every...)
+		labels(append(every, pairs...)...)
 	case "embed":
 		vector, err := m.Embed(text, cut)
 		check(err)

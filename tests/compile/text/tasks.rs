@@ -27,6 +27,8 @@ fn tell(m: &Model, task: &str, text: &str) -> model::Result<()> {
             let (allow, deny) = (Some(names(&["bad", "söso"])), Some(names(&["bad"])));
             labels(&m.classify(("the", text), &TaskOptions { allow, deny, ..windows(12) })?);
             m.classify_all(&texts("the"), &cut)?.iter().for_each(|row| labels(row));
+            let pairs = [Text::from((text, "the")), Text::from("the"), Text::from(("", text))];
+            m.classify_all(&pairs, &cut)?.iter().for_each(|row| labels(row));
         }
         "embed" => {
             let (vector, other) = (m.embed(text, &cut)?, m.embed("the model", &Default::default())?);
