@@ -117,7 +117,12 @@ func failures(m *model.Model, task string) {
 		func() error { _, err := m.Embed("the", nil); return err },
 		func() error { _, err := m.Entities("the", &model.TaskOptions{Allow: []string{"none"}}); return err },
 		func() error { _, err := m.Run(nil); return err },
-		func() error { m.Cancel(true); _, err := m.RunText(model.Text{Text: "the"}); m.Cancel(false); return err },
+		func() error {
+			m.Cancel(true)
+			_, err := m.RunText(model.Text{Text: "the"})
+			m.Cancel(false)
+			return err
+		},
 		func() error { m.Close(); m.Close(); _, err := m.RunText(model.Text{Text: "the"}); return err },
 	}
 	for _, try := range tries {
