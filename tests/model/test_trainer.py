@@ -118,7 +118,8 @@ def test_a_run_asked_to_end_keeps_its_checkpoints_and_leaves_nothing_else(
     monkeypatch.setattr(owner, name, ask_to_end)
     said = tmp_path / "said"
     child = os.fork()
-    if child == 0:  # a command of its own, but for what it would have to import
+    if child == 0:  # a command of its own, but for what it would have to import; shells ignore signals for some
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         with said.open("w") as file:
             os.dup2(file.fileno(), 2)
             sys.stderr = file
