@@ -81,7 +81,8 @@ def test_shards_hold_the_corpus_in_order(tmp_path: Path, corpus: Path, vocabular
             s.tokens[a:b].tolist() for s in shards.shards for a, b in zip(s.sentences, s.sentences[1:], strict=False)
         ]
         assert got == expected
-        assert sum(c["documents"] for c in shards.counts) == len(list(documents([corpus])))
+        counts = {name: sum(c[name] for c in shards.counts) for name in ("tokens", "sentences", "documents")}
+        assert tuple(counts.values()) == (sum(map(len, expected)), len(expected), len(list(documents([corpus]))))
         assert isinstance(shards.shards[0].tokens, np.memmap)
     (shard,) = Shards(tmp_path / str(1 << 28)).shards
     sentences = [sum(bool(tokenizer.encode(s).ids) for s in d) for d in documents([corpus])]
