@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ def test_this_machine_measures_itself(mobilebert: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu: Debian package qemu-user")
 def test_a_phones_program_runs_under_qemu_and_says_so(
-    mobilebert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    artifact = build(mobilebert, "arm64-android", tmp_path, tokens=8)
+    artifact = build(exported("mobilebert", seq_len=16), "arm64-android", tmp_path, tokens=16)
     done = run("qemu-aarch64", "-cpu", "cortex-a76", artifact / "benchmark", 1)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
