@@ -188,7 +188,9 @@ def _place_scratch(program: Program, stages: list[Stage], places: dict[Value, Pl
                 if value in blocks:
                     blocks[value].last = index
             for value in call.outputs:
-                if value not in outside:
+                if value in blocks:  # another part of it
+                    blocks[value].last = index
+                elif value not in outside:
                     blocks[value] = _Block(_align(value.nbytes // program.tokens), index, index)
         total = max(total, _pack(list(blocks.values())))
         places |= {value: Place("scratch", block.offset) for value, block in blocks.items()}

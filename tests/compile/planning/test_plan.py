@@ -118,6 +118,15 @@ def test_plan_of_a_real_model(preset: str, optimised: bool, exported: Callable, 
         assert plan.scratch_row_bytes > 0
 
 
+def test_what_several_calls_write_is_kept_from_the_first_on(graph: type, lowered: Callable) -> None:
+    """Columns that are brought side by side, in memory that a part of them would otherwise share."""
+    b = graph()
+    x = b("Gather", b.normal(50, 16), b.input("ids", [1, 6], onnx.TensorProto.INT64))
+    wide = b("Concat", x, b.normal(1, 6, 4), b.normal(1, 6, 4), axis=2)
+    holds(lowered(b.model(b("Add", b.linear(b.linear(wide, 24, 16), 16, 16), x)), 6))
+    holds(lowered(b.model(b.linear(b.linear(wide, 24, 16), 16, 16)), 6))
+
+
 def random_model(graph: type, seed: int, tokens: int = 6) -> onnx.ModelProto:
     """Linears, residuals, attentions, parts of tensors and operators without a kernel of ours, in any order."""
     b, rng = graph(seed), random.Random(seed)
