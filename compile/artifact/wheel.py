@@ -48,7 +48,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .load import Library, Record, Tokens
-from .opening import Manifest, ModelError, RunError, Tensor, require_whole
+from .opening import Manifest, ModelError, RunError, Tensor
 from .tasks import Answer, Entity, Label
 
 __all__ = ["Answer", "Entity", "Label", "Library", "Manifest", "ModelError", "Record", "RunError", "Tensor", "Tokens"]
@@ -65,10 +65,7 @@ def load(threads: int = 0, profile: bool = False, verify: bool = False) -> Libra
 
     Raises ModelError.
     """
-    folder = Path(__file__).parent
-    if verify:
-        require_whole(folder)
-    return Library(folder, threads, profile)
+    return Library(Path(__file__).parent, threads, profile, verify=verify)
 '''
 
 METADATA = """Metadata-Version: 2.4

@@ -130,11 +130,12 @@ class Library(Tasks):
         profile: bool = False,
         trusted_keys: Iterable[str] | None = None,
         log: Callable[[str], None] | None = None,
+        verify: bool = True,
     ) -> None:
         threads = whole_number(threads, "threads", 0, MAX_THREADS)
         self._model = ctypes.c_void_p()
         self._lock, self._process = threading.RLock(), os.getpid()
-        self.manifest, self._library = open_artifact(Path(folder), trusted_keys)
+        self.manifest, self._library = open_artifact(Path(folder), trusted_keys, verify)
         name, path = self.manifest.name, Path(folder) / self.manifest.library
         try:
             opened, self._run, self._close, self._last_error, self._encode, self._run_text, self._token = (
@@ -358,15 +359,18 @@ def load(
     profile: bool = False,
     trusted_keys: Iterable[str] | None = None,
     log: Callable[[str], None] | None = None,
+    verify: bool = True,
 ) -> Library:
     """Open the library in an artifact folder built for this machine: code of whoever made it, with all your rights.
 
     threads: 0 is the library's own default;
     profile: keep when every kernel ran, for `Library.profile`;
     trusted_keys: public keys, as in the .pub file of `--new-key`. One of them must have signed the artifact (`--sign`).
-    Without them a damaged library is refused, but not one that somebody else put in its place;
-    log: called with a line for each failure, on the thread that it happens on. It must not call the model.
+    log: called with a line for each failure, on the thread that it happens on. It must not call the model;
+    verify: read the whole library first and compare its sha256 with the build's. False compares just its size, and so
+    opens large libraries sooner; with trusted_keys all is read anyway. It shows damage, and not that somebody else put
+    another artifact in its place.
 
     Raises CompileError.
     """
-    return Library(folder, threads, profile, trusted_keys, log)
+    return Library(folder, threads, profile, trusted_keys, log, verify)

@@ -20,8 +20,13 @@ from pocketbert.temporary import TemporaryFolder
 __all__ = ["CompileError", "Manifest", "RunError", "Tensor", "open_artifact", "open_library"]
 
 
-def open_artifact(folder: Path, trusted_keys: Iterable[str] | None = None) -> tuple[Manifest, ctypes.CDLL]:
-    """What a folder says of its library, and that loaded. Raises CompileError."""
+def open_artifact(
+    folder: Path, trusted_keys: Iterable[str] | None = None, verify: bool = True
+) -> tuple[Manifest, ctypes.CDLL]:
+    """What a folder says of its library, and that loaded; verify: if its digest is the one there.
+
+    Raises CompileError.
+    """
     manifest = Manifest.read(folder, trusted_keys)
     path = folder / manifest.library
     target = with_cpu(TARGETS[manifest.target], manifest.cpu)
@@ -29,11 +34,14 @@ def open_artifact(folder: Path, trusted_keys: Iterable[str] | None = None) -> tu
         raise CompileError(f"{path} was built for {target.name} ({target.cpu.name}): {reason}")
     if manifest.sanitize:
         raise CompileError(f"{path} was built with --sanitize {manifest.sanitize}: Python cannot load it")
-    return manifest, open_library(path, manifest.sha256)
+    digest = manifest.sha256 if verify or trusted_keys is not None else None
+    return manifest, open_library(path, manifest.sizes.library_bytes, digest)
 
 
-def open_library(path: Path, sha256: str) -> ctypes.CDLL:
-    """The library at `path`, loaded if its digest is `sha256`; whatever takes its name meanwhile is not looked at.
+def open_library(path: Path, size: int, sha256: str | None) -> ctypes.CDLL:
+    """The library at `path`, loaded if its size in bytes and its digest, where there is one, are these.
+
+    Whatever takes its name meanwhile is not looked at.
 
     The loader follows a link to the open file; on macOS it gets a copy. Its name is new each time: by a name that
     it knows the loader would return an older build. Raises CompileError.
@@ -42,8 +50,10 @@ def open_library(path: Path, sha256: str) -> ctypes.CDLL:
         # Opening a pipe would wait for a writer. Windows has no such flags, and one of its own.
         flags = (getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
         with open(os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY)), "rb") as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            if not regular or hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+                raise CompileError(f"{path} is damaged: it is no file of {size} bytes; build it again")
+            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise CompileError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
             if sys.platform == "win32":  # which lets nobody replace a library that is loaded
                 return ctypes.CDLL(str(path.resolve()))

@@ -73,8 +73,13 @@ class Manifest:
     vocabulary: Vocabulary | None = None
 
 
-def open_artifact(folder: Path, trusted_keys: Iterable[str] | None = None) -> tuple[Manifest, ctypes.CDLL]:
-    """What facts.json says of the library beside it, and that loaded. Raises ModelError."""
+def open_artifact(
+    folder: Path, trusted_keys: Iterable[str] | None = None, verify: bool = False
+) -> tuple[Manifest, ctypes.CDLL]:
+    """What facts.json says of the library beside it, and that loaded; verify: if its digest is the one there.
+
+    Raises ModelError.
+    """
     if trusted_keys is not None:
         raise ModelError("trusted_keys: a wheel has no signature of its own; give verify=True, or sign the wheel")
     try:
@@ -83,17 +88,13 @@ def open_artifact(folder: Path, trusted_keys: Iterable[str] | None = None) -> tu
         raise ModelError(f"{folder / 'facts.json'} is missing or damaged ({error}): install the wheel again") from error
     path = folder / manifest.library
     try:
+        if verify:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+                    raise ModelError(f"{path} is damaged: install the wheel again")
         return manifest, ctypes.CDLL(str(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be loaded ({error}): install the wheel that is for this machine") from error
-
-
-def require_whole(folder: Path) -> None:
-    """Raises ModelError if the library is not, to the last bit, the one that was built."""
-    manifest = _read(json.loads((folder / "facts.json").read_text(encoding="utf-8")))
-    with (folder / manifest.library).open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
-            raise ModelError(f"{folder / manifest.library} is damaged: install the wheel again")
 
 
 def _read(data: dict[str, Any]) -> Manifest:

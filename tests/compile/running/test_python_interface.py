@@ -1,5 +1,6 @@
 """`compile.load` and `Library.run`: what is wrong with an input or an artifact is said in one line."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -331,7 +332,7 @@ def test_truncated_library(kept: float, artifact: Path) -> None:
     library = artifact / "libmobilebert.so"
     data = library.read_bytes()
     library.write_bytes(data[: int(len(data) * kept)])
-    rejected(artifact, "libmobilebert.so", "sha256", "build it again")
+    rejected(artifact, "libmobilebert.so", "is damaged", f"{len(data)} bytes", "build it again")
 
 
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.99])
@@ -341,6 +342,16 @@ def test_library_with_one_bit_flipped(place: float, artifact: Path) -> None:
     data[int(len(data) * place)] ^= 1
     library.write_bytes(data)
     rejected(artifact, "sha256")
+
+
+def test_opening_reads_no_more_than_it_is_asked_to(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[object] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: (hashed.append(file), digest(file, kind))[1])
+    compile.load(artifact, verify=False).close()
+    assert not hashed
+    compile.load(artifact).close()
+    assert len(hashed) == 1
 
 
 def test_library_that_is_not_there(artifact: Path) -> None:
