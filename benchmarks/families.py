@@ -95,9 +95,8 @@ def embedder(name: str, layers: int | None = None) -> Any:
 
     family, changes = EMBEDDERS[name]
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(family, **changes, vocab_size=1000)
-    if layers:
-        config = transformers.AutoConfig.for_model(family, **changes, vocab_size=1000, num_hidden_layers=layers)
+    changes = changes | {"vocab_size": 1000} | ({"num_hidden_layers": layers} if layers else {})
+    config = transformers.AutoConfig.for_model(family, **changes)
     return _first_output(randomise(transformers.AutoModel.from_config(config)))
 
 
