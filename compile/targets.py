@@ -206,8 +206,9 @@ CPUS = {
 
 
 SYSTEMS = ("Android", "Windows", "Linux", "Unknown")
-# For LLVM: all functions say how their frames are undone. Windows ends a process that stops in one that does not.
-UNWINDING = "-disable-nounwind-inference:bool=true"
+# For LLVM: whether all functions say how their frames are undone. Windows ends a process that stops in one that does
+# not. Told for every target, because what one sets stays for those that the process builds for after it.
+UNWINDING = "-disable-nounwind-inference:bool={}"
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,7 @@ class Target:
             "mcpu": cpu.llvm_cpu,
             "num-cores": num_cores,
             # Kernels are written in vectors already; this pass would only glue accumulators into wider ones and spill.
-            "cl-opt": ["-vectorize-slp:bool=false", *[UNWINDING] * self.is_windows],
+            "cl-opt": ["-vectorize-slp:bool=false", UNWINDING.format(str(self.is_windows).lower())],
         }
         if self.arch in ("wasm32", "riscv64"):
             spec["vector-width"] = 32 * cpu.isa.lanes  # TVM does not know

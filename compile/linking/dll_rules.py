@@ -11,6 +11,8 @@ from compile.errors import CompileError
 from compile.linking.symbols import DLLS
 from compile.targets import Target
 
+lief.logging.disable()  # what is wrong with a file is ours to say
+
 MACHINES = {"x86_64": lief.PE.Header.MACHINE_TYPES.AMD64, "aarch64": lief.PE.Header.MACHINE_TYPES.ARM64}
 
 

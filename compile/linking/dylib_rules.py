@@ -11,6 +11,8 @@ from compile.errors import CompileError
 from compile.linking.symbols import LIBSYSTEM
 from compile.targets import Target
 
+lief.logging.disable()  # what is wrong with a file is ours to say
+
 PAGE = 16384
 LIBRARY = "/usr/lib/libSystem.B.dylib"
 PLATFORMS = {

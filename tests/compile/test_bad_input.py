@@ -154,7 +154,7 @@ def test_checkpoint_with_a_tensor_of_the_wrong_shape(refused: Callable, randomiz
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--target", "arm64-ios"], ("'arm64-ios'", "arm64-android")),
+        (["--target", "arm64-abacus"], ("'arm64-abacus'", "arm64-android")),
         (["--cpu", "pentium"], ("'pentium'", "cortex-a53")),
         (["--target", "x86_64-linux", "--cpu", "cortex-a53"], ("'cortex-a53'", "x86-64-v3")),
         (["--head", "poetry"], ("poetry", "mlm")),

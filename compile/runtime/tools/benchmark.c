@@ -20,6 +20,15 @@
 
 #include "pocketbert.h"
 
+#ifndef PB /* the file is opened by itself */
+#define PB(name) pb_##name
+#define MODEL ""
+#define TARGET ""
+#define SHA256 ""
+#define PRECISION ""
+#define TOOLCHAIN ""
+#endif
+
 const pocketbert_functions *PB(functions)(void);
 
 enum { CORES = 64, WARM_UP = 2, PROFILED = 10, MOST_RUNS = 10000 };

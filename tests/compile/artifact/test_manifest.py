@@ -83,7 +83,7 @@ def replaced(data: Any, place: str, value: Any) -> None:
         ("files", "lib"),
         ("sha256", "0" * 63),
         ("sha256", "0" * 64 + "\n"),
-        ("target", "arm64-ios"),
+        ("target", "arm64-abacus"),
         ("target", ["host"]),
         ("cpu", "armv8.0"),
         ("precision", "float64"),
