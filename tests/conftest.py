@@ -132,6 +132,30 @@ def _zig_keeps_what_it_built(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _runtime_is_compiled_once() -> Iterator[None]:
+    """A source of the runtime is not compiled again from the same bytes by the same command."""
+    from compile.linking import link
+
+    objects: dict[Any, bytes] = {}
+    compile_source = link._compile_source
+
+    def once(toolchain: Any, target: Any, folder: Path, source: Path, name: str) -> Path:
+        if source.parent != link.SRC:  # a generated one
+            return compile_source(toolchain, target, folder, source, name)
+        headers = tuple(sorted((path.name, path.read_bytes()) for path in folder.glob("*.h")))
+        key = (toolchain, target, name, source, headers)
+        if key not in objects:
+            objects[key] = compile_source(toolchain, target, folder, source, name).read_bytes()
+        output = folder / f"{source.stem}.o"
+        output.write_bytes(objects[key])
+        return output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(link, "_compile_source", once)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
 
