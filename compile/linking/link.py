@@ -165,7 +165,7 @@ def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources:
     return [_compile_source(toolchain, target, folder, source, name) for source in sources]
 
 
-def _inside(path: Path, folder: Path) -> str:
+def inside(path: Path, folder: Path) -> str:
     """As seen from `folder`, where compilers run: zig cannot read back some names that a user's folder may have."""
     return os.path.relpath(path, folder)
 
@@ -179,26 +179,26 @@ def _compile_source(toolchain: Toolchain, target: Target, folder: Path, source: 
         common += target.c_options
     elif target.arch == "aarch64":
         common.append("-mno-outline-atomics")  # their helpers are in a library that we do not link
-    includes = [f"-I{_inside(path, folder)}" for path in (folder, SRC, INCLUDE)]
-    arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", _inside(source, folder), "-o", output.name]
+    includes = [f"-I{inside(path, folder)}" for path in (folder, SRC, INCLUDE)]
+    arguments = [*common, f"-DPB(x)={name}_##x", *includes, "-c", inside(source, folder), "-o", output.name]
     run_compiler(_freestanding(toolchain, target), arguments, folder)
     return output
 
 
-def public_functions() -> list[str]:
-    """All that api.h declares, without the model's name."""
-    return sorted({*re.findall(r"\bPB\((\w+)\)\(", (SRC / "api.h").read_text())})
+def public_functions(*more: str) -> list[str]:
+    """All that api.h and those files of the runtime declare, without the model's name."""
+    text = "".join((SRC / file).read_text() for file in ("api.h", *more))
+    return sorted({*re.findall(r"\bPB\((\w+)\)\(", text)})
 
 
 def _link_module(
     toolchain: Toolchain, target: Target, folder: Path, objects: list[Path], name: str, output: Path
 ) -> None:
     """A WebAssembly module, with what it needs of libm inside."""
-    public = re.findall(r"\bPB\((\w+)\)\(", (SRC / "api.h").read_text() + (SRC / "web.c").read_text())
     arguments = ["-O2", *target.c_options, "-mexec-model=reactor", "-nostartfiles", "-Wl,--no-entry", "-Wl,-s"]
-    arguments += [f"-Wl,--export={name}_{function}" for function in public]
-    arguments += [f"-Wl,--max-memory={WASM_MEMORY}", *(_inside(path, folder) for path in objects), "-lm"]
-    run_compiler(toolchain, [*arguments, "-o", _inside(output, folder)], folder)
+    arguments += [f"-Wl,--export={name}_{function}" for function in public_functions("web.c")]
+    arguments += [f"-Wl,--max-memory={WASM_MEMORY}", *(inside(path, folder) for path in objects), "-lm"]
+    run_compiler(toolchain, [*arguments, "-o", inside(output, folder)], folder)
 
 
 def _link_dll(
@@ -209,7 +209,7 @@ def _link_dll(
     public = [f"{name}_{function}" for function in public_functions()]
     (folder / "exports.def").write_text("\n".join(["EXPORTS", *public, "JNI_OnLoad", ""]))
     arguments = ["-shared", "-nostdlib", "-Wl,-s", f"-Wl,--out-implib,{output.stem}.lib", "exports.def"]
-    arguments += [_inside(path, folder) for path in objects]
+    arguments += [inside(path, folder) for path in objects]
     for number, (dll, has) in enumerate(DLLS.items()):
         if names := sorted(wanted & has):
             definition = folder / f"dll{number}.def"
@@ -240,7 +240,7 @@ def _link_dylib(
     names = ", ".join(f"_{symbol}" for symbol in sorted(wanted & LIBSYSTEM))
     (folder / "libSystem.tbd").write_text(LIBSYSTEM_STUB.format(symbols=names))
     arguments = ["-shared", "-nostdlib", "-Wl,-s", f"-Wl,-install_name,{target.install_name(output.name)}"]
-    arguments += ["-Wl,-dead_strip_dylibs", "libSystem.tbd", *(_inside(path, folder) for path in objects)]
+    arguments += ["-Wl,-dead_strip_dylibs", "libSystem.tbd", *(inside(path, folder) for path in objects)]
     run_compiler(toolchain, [*arguments, "-o", output.name], folder)
     (folder / output.name).replace(output)
 
@@ -265,7 +265,7 @@ def _link_elf(
         arguments += ["-Wl,-s", "-Wl,--no-undefined"]
     arguments += ["-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
     arguments += [f"-Wl,-soname,lib{name}.so", f"-Wl,--version-script={script.name}"]
-    arguments += [*(_inside(path, folder) for path in (*objects, *stubs)), "-o", _inside(output, folder)]
+    arguments += [*(inside(path, folder) for path in (*objects, *stubs)), "-o", inside(output, folder)]
     run_compiler(toolchain, arguments, folder)
 
 

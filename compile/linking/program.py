@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from compile.codegen.escape import c_string
 from compile.errors import CompileError
-from compile.linking.link import WARNINGS, run_compiler, zig
+from compile.linking.link import WARNINGS, inside, run_compiler, zig
 from compile.runtime import INCLUDE, TOOLS
 from compile.targets import Target
 
@@ -30,12 +29,18 @@ def link_benchmark(
 
     facts: what the program states of the model, by the names of its macros. Raises CompileError.
     """
-
-    def inside(path: Path) -> str:
-        return os.path.relpath(path, folder)
-
     macros = [f"-D{key}={c_string(value)}" for key, value in facts.items()]
-    options = ["-O2", "-static", "-s", *target.c_options, *WARNINGS, f"-I{inside(INCLUDE)}", f"-DPB(x)={name}_##x"]
+    options = [
+        "-O2",
+        "-static",
+        "-s",
+        *target.c_options,
+        *WARNINGS,
+        f"-I{inside(INCLUDE, folder)}",
+        f"-DPB(x)={name}_##x",
+    ]
     options.append("-Wl,-z,stack-size=1048576")  # musl's threads have 128 KiB, those of Android and glibc a mebibyte
-    sources = [inside(path) for path in (TOOLS / "benchmark.c", *objects)]
-    run_compiler(zig("-target", musl(target)), [*options, *macros, *sources, "-lm", "-o", inside(output)], folder)
+    sources = [inside(path, folder) for path in (TOOLS / "benchmark.c", *objects)]
+    run_compiler(
+        zig("-target", musl(target)), [*options, *macros, *sources, "-lm", "-o", inside(output, folder)], folder
+    )
