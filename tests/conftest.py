@@ -143,7 +143,7 @@ def _runtime_is_compiled_once() -> Iterator[None]:
         if source.parent != link.SRC:  # a generated one
             return compile_source(toolchain, target, folder, source, name)
         headers = tuple(sorted((path.name, path.read_bytes()) for path in folder.glob("*.h")))
-        key = (toolchain, target, name, source, headers)
+        key = (toolchain, target, name, source, headers, *link.WARNINGS)
         if key not in objects:
             objects[key] = compile_source(toolchain, target, folder, source, name).read_bytes()
         output = folder / f"{source.stem}.o"
