@@ -39,7 +39,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.command import measure_and_show, new_parser, number
 from benchmarks.families import FAMILIES, TOKENS, Absent, Encoder
-from benchmarks.forms import FORMS, LENGTHS, TOLERANCE, feeds, samples
+from benchmarks.forms import FORMS, LENGTHS, TOLERANCE, Written, error_in_onnxruntime, feeds, samples
 from pocketbert.errors import PocketBERTError, first_line
 from pocketbert.files import write_whole
 from pocketbert.numerics import relative_error
@@ -50,8 +50,9 @@ class Cell:
     """What became of one family in one form.
 
     outcome: "right", "refused", "wrong", "failed" (a traceback, a crash, the time limit) or "absent": transformers or
-    the exporter cannot write this form. note: the reason; error: the greatest, as a share of the output's range;
-    generic: kernels that are TVM's own; elastic: whether shorter sequences run at their own length.
+    the exporter cannot write this form, or ONNX Runtime does not get transformers' answer from what it wrote. note: the
+    reason; error: the greatest, as a share of the output's range; generic: kernels that are TVM's own; elastic: whether
+    shorter sequences run at their own length.
     """
 
     family: str
@@ -76,16 +77,34 @@ def measure_cell(family: str, form: str, folder: Path) -> Cell:
     try:
         built = build(written.source, target="host", seq_len=TOKENS, out=folder / "artifact", text=False)
     except PocketBERTError as error:
-        return Cell(family, form, "refused", str(error).replace(str(folder), "."))
+        note = str(error).replace(str(folder), ".")
+        return unless_export_is_wrong(Cell(family, form, "refused", note), written, LENGTHS[:1])
     worst, elastic = 0.0, built.manifest.shorter_sequences
+    lengths = LENGTHS if elastic else LENGTHS[:1]
     with load(built.folder) as library:
         names = [entry.name for entry in built.manifest.inputs]
-        for ids, mask in samples(LENGTHS if elastic else LENGTHS[:1]):
+        for ids, mask in samples(lengths):
             result = next(iter(library.run(feeds(names, ids, mask)).values()))
             worst = max(worst, relative_error({"y": result}, {"y": written.answer(ids, mask)}))
-    right = worst <= written.tolerance
-    note = "" if right else f"error {worst:.1e}, at most {written.tolerance:.1e}"
-    return Cell(family, form, "right" if right else "wrong", note, worst, len(built.manifest.generic_kernels), elastic)
+    generic = len(built.manifest.generic_kernels)
+    if worst <= written.tolerance:
+        return Cell(family, form, "right", "", worst, generic, elastic)
+    note = f"error {worst:.1e}, at most {written.tolerance:.1e}"
+    return unless_export_is_wrong(Cell(family, form, "wrong", note, worst, generic, elastic), written, lengths)
+
+
+def unless_export_is_wrong(cell: Cell, written: Written, lengths: tuple[int, ...]) -> Cell:
+    """The cell; "absent" where ONNX Runtime, too, gives another answer to the exported file than transformers."""
+    if written.source.is_dir():
+        return cell
+    try:
+        theirs = error_in_onnxruntime(written.source, written.answer, lengths)
+    except Exception as error:
+        return Cell(cell.family, cell.form, "absent", f"onnxruntime cannot run the exported file: {first_line(error)}")
+    if theirs <= written.tolerance:
+        return cell
+    note = f"the exported file disagrees with transformers in ONNX Runtime itself: error {theirs:.1e}"
+    return Cell(cell.family, cell.form, "absent", note)
 
 
 # --- all cells
@@ -216,7 +235,8 @@ def page(result: dict[str, Any]) -> str:
         *("| " + " | ".join(row) + " |" for row in body),
         "",
         "✓ right; “n generic”: kernels that are TVM's own, right but slow; “one length”: the library runs the compiled "
-        "length alone; – : the exporter cannot write this form.",
+        "length alone; – : the exporter cannot write this form, or ONNX Runtime does "
+        "not get transformers' answer from what it wrote.",
         "",
         *(f"* {cell.family}, {cell.form}: {MARKS[cell.outcome]}: {cell.note}" for cell in notes),
     ]

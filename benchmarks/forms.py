@@ -129,7 +129,7 @@ def quantized(encoder: Encoder, folder: Path, *, static: bool) -> Written:
     else:
         quantize_dynamic(source, path)
     try:
-        theirs = _off(path, encoder)
+        theirs = error_in_onnxruntime(path, encoder)
     except Exception as error:
         raise Absent(f"onnxruntime: {first_line(error)}") from error
     # Ours may be as far off as ONNX Runtime's own, and half as much again: it rounds otherwise.
@@ -143,7 +143,7 @@ def fused(encoder: Encoder, folder: Path) -> Written:
     source, path = export(encoder, folder, dynamic=True), folder / "fused.onnx"
     try:
         optimize_model(str(source), "bert", num_heads=4, hidden_size=32, opt_level=0).save_model_to_file(str(path))
-        off = _off(path, encoder)
+        off = error_in_onnxruntime(path, encoder)
     except Exception as error:
         raise Absent(f"onnxruntime.transformers: {first_line(error)}") from error
     if off > TOLERANCE:
@@ -165,13 +165,13 @@ def _inputs(path: Path) -> list[str]:
     return [value.name for value in _session(path).get_inputs()]
 
 
-def _off(path: Path, encoder: Encoder) -> float:
-    """The greatest error of a file in ONNX Runtime."""
+def error_in_onnxruntime(path: Path, answer: Answer, lengths: tuple[int, ...] = LENGTHS) -> float:
+    """The greatest error of a file there, as a share of the answer's range. Raises what ONNX Runtime raises."""
     session = _session(path)
     names = [value.name for value in session.get_inputs()]
     return max(
-        relative_error({"y": session.run(None, feeds(names, *sample))[0]}, {"y": encoder(*sample)})
-        for sample in samples()
+        relative_error({"y": session.run(None, feeds(names, *sample))[0]}, {"y": answer(*sample)})
+        for sample in samples(lengths)
     )
 
 

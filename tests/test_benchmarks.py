@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import psutil
 import pytest
 
@@ -269,6 +271,28 @@ def test_coverage_tells_a_right_cell_from_one_that_takes_too_long(tmp_path: Path
         kept.write_text(kept.read_text().replace('"outcome": "failed"', '"outcome":  "failed"'))
     assert '"outcome":  "failed"' in kept.read_text()
     assert "* bert, static: FAILED: more than 1 s" in page.read_text().splitlines()
+
+
+def test_a_file_that_does_not_hold_the_model_is_absent_not_wrong(tmp_path: Path) -> None:
+    """As a tracer writes that took a choice by its one mask: here a file that ignores the mask altogether."""
+    from benchmarks.coverage import Cell, unless_export_is_wrong
+    from benchmarks.forms import LENGTHS, Written
+
+    def answer(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.asarray(ids * mask, np.float32)
+
+    def outcome(to_float: str, lengths: tuple[int, ...] = LENGTHS) -> Cell:
+        text = f"f (int64[1, n] input_ids, int64[1, n] attention_mask) => (float[1, n] y) {{ {to_float} }}"
+        onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'), tmp_path / "model.onnx")
+        cell = Cell("bert", "dynamic", "wrong", "error 1.0e+00, at most 1.0e-04")
+        return unless_export_is_wrong(cell, Written(tmp_path / "model.onnx", answer), lengths)
+
+    absent = outcome("y = Cast <to = 1> (input_ids)")
+    assert (absent.outcome, absent.note[:40]) == ("absent", "the exported file disagrees with transfo")
+    assert outcome("p = Mul (input_ids, attention_mask) y = Cast <to = 1> (p)").outcome == "wrong"
+    of_one_length = "p = Mul (input_ids, attention_mask) s = Constant <value_ints = [1, 16]> () r = Reshape (p, s)"
+    assert outcome(f"{of_one_length} y = Cast <to = 1> (r)", LENGTHS[:1]).outcome == "wrong"
+    assert "cannot run" in outcome(f"{of_one_length} y = Cast <to = 1> (r)").note
 
 
 def test_layers_of_adversarial_models_are_above_the_bound_or_float() -> None:
