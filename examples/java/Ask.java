@@ -8,7 +8,7 @@ import java.util.List;
 
 /** What any model says of a text: java -cp pocketbert.jar Ask.java LIBRARY "the capital of [MASK] is paris" */
 public final class Ask {
-    private static final int BEST = 5;
+    private static final int BEST = 3;
 
     public static void main(String[] args) {
         if (args.length < 2) {
@@ -26,20 +26,20 @@ public final class Ask {
                 model.classify(text, other, false).forEach(Ask::print);
                 break;
             case "entities":
-                for (Entity entity : model.entities(text, false)) {
+                for (Entity entity : model.entities(text)) {
                     print(entity.score(), entity.name() + ": " + text.substring(entity.begin(), entity.end()));
                 }
                 break;
             case "fill": // a list for each mask
-                for (List<Label> pieces : model.fill(text, BEST, false)) {
+                for (List<Label> pieces : model.fill(text)) {
                     pieces.forEach(Ask::print);
                 }
                 break;
             case "embed":
-                float[] vector = model.embed(text, false);
+                float[] vector = model.embed(text);
                 System.out.println(vector.length + " numbers");
                 if (other != null) {
-                    System.out.printf("%8.3f  %s%n", similarity(vector, model.embed(other, false)), other);
+                    System.out.printf("%8.3f  %s%n", model.cosine(vector, model.embed(other)), other);
                 }
                 break;
             case "answer":
@@ -61,18 +61,5 @@ public final class Ask {
 
     private static void print(float score, String name) {
         System.out.printf("%8.3f  %s%n", score, name);
-    }
-
-    /** The cosine of the angle between two vectors. */
-    private static double similarity(float[] a, float[] b) {
-        double product = 0;
-        double squaresA = 0;
-        double squaresB = 0;
-        for (int i = 0; i < a.length; i++) {
-            product += (double) a[i] * b[i];
-            squaresA += (double) a[i] * a[i];
-            squaresB += (double) b[i] * b[i];
-        }
-        return product / Math.sqrt(squaresA * squaresB);
     }
 }

@@ -89,6 +89,33 @@ public final class Tasks {
         return line.toString();
     }
 
+    private static String words(List<?> results) {
+        return results.toString(); // labels, entities and answers print all that they hold
+    }
+
+    /** Whether the calls without options say what those with all of them say. */
+    private static boolean shortFormsSayTheSame(Model model, String task) {
+        String text = "the model", fill = "the [MASK] model";
+        TaskOptions defaults = new TaskOptions();
+        List<String> texts = Arrays.asList(text, "the");
+        switch (task) {
+            case "classify":
+                TaskOptions top = new TaskOptions().top(1);
+                return words(model.classify(text)).equals(words(model.classify(text, null, defaults)))
+                        && words(model.classify(text, top)).equals(words(model.classify(text, null, top)))
+                        && words(model.classifyAll(texts)).equals(words(model.classifyAll(texts, null, defaults)));
+            case "embed":
+                return Arrays.equals(model.embed(text), model.embed(text, defaults))
+                        && Arrays.deepEquals(model.embedAll(texts), model.embedAll(texts, defaults));
+            case "fill":
+                return words(model.fill(fill)).equals(words(model.fill(fill, 5, defaults)));
+            case "answer":
+                return words(model.answer("who?", text)).equals(words(model.answer("who?", text, 1, defaults)));
+            default:
+                return words(model.entities(text)).equals(words(model.entities(text, defaults)));
+        }
+    }
+
     public static void main(String[] args) throws Exception {
         PrintStream out = new PrintStream(System.out, true, "UTF-8");
         List<String> failures = new ArrayList<>();
@@ -96,6 +123,7 @@ public final class Tasks {
             for (String text : Files.readAllLines(Paths.get(args[0]), StandardCharsets.UTF_8)) {
                 out.println(line(model, args[1], text));
             }
+            out.println(shortFormsSayTheSame(model, args[1]));
             String tooLong = new String(new char[400]).replace("\0", "a ");
             for (boolean classify : new boolean[] {true, false}) {
                 try {

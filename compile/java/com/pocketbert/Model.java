@@ -299,6 +299,22 @@ public final class Model implements AutoCloseable {
     }
 
     /**
+     * The labels of a text, best first. As in every task, a text of more tokens than the model takes is an exception
+     * unless options say otherwise.
+     *
+     * @throws IllegalArgumentException if the text is too long
+     * @throws ModelException if the model is for another task
+     */
+    public List<Label> classify(String text) {
+        return classify(text, new TaskOptions());
+    }
+
+    /** The same with options. */
+    public List<Label> classify(String text, TaskOptions options) {
+        return classify(text, null, options);
+    }
+
+    /**
      * The labels of a text, or of a pair, best first.
      *
      * @param pair the second text, or null
@@ -316,7 +332,12 @@ public final class Model implements AutoCloseable {
         return labelsAt(memory, 0, task(CLASSIFY, text, pair, options, memory, room, 0));
     }
 
-    /** The same of many texts: several at once, and in one run. */
+    /** The labels of many texts: several at once, and in one run. */
+    public List<List<Label>> classifyAll(List<String> texts) {
+        return classifyAll(texts, new TaskOptions());
+    }
+
+    /** The same with options. */
     public List<List<Label>> classifyAll(List<String> texts, TaskOptions options) {
         return classifyAll(texts, null, options);
     }
@@ -350,6 +371,11 @@ public final class Model implements AutoCloseable {
         handle.tasks(task, all, options.toBuffer(labels()), memory, each);
     }
 
+    /** A text as a vector. */
+    public float[] embed(String text) {
+        return embed(text, new TaskOptions());
+    }
+
     /** A text as a vector; {@code truncate} as in {@link #classify(String, String, boolean)}. */
     public float[] embed(String text, boolean truncate) {
         return embed(text, TaskOptions.truncating(truncate));
@@ -366,6 +392,11 @@ public final class Model implements AutoCloseable {
     }
 
     /** The vectors of many texts: several at once, and in one run. */
+    public float[][] embedAll(List<String> texts) {
+        return embedAll(texts, new TaskOptions());
+    }
+
+    /** The same with options. */
     public float[][] embedAll(List<String> texts, TaskOptions options) {
         int size = (int) fact(2);
         ByteBuffer memory = memory(4L * size * texts.size());
@@ -430,6 +461,11 @@ public final class Model implements AutoCloseable {
         return result;
     }
 
+    /** What is named in a text, in its order. */
+    public List<Entity> entities(String text) {
+        return entities(text, new TaskOptions());
+    }
+
     /** What is named in a text, in its order; {@code truncate} as in {@link #classify(String, String, boolean)}. */
     public List<Entity> entities(String text, boolean truncate) {
         return entities(text, TaskOptions.truncating(truncate));
@@ -448,6 +484,11 @@ public final class Model implements AutoCloseable {
                     places[(int) memory.getLong(at + 16)], places[(int) memory.getLong(at + 24)]));
         }
         return result;
+    }
+
+    /** For each mask in a text the five most probable pieces, best first. */
+    public List<List<Label>> fill(String text) {
+        return fill(text, 5, new TaskOptions());
     }
 
     /**
@@ -481,6 +522,11 @@ public final class Model implements AutoCloseable {
             result.add(pieces);
         }
         return result;
+    }
+
+    /** The best answer to a question that stands in a context of any length; of an empty context none. */
+    public List<Answer> answer(String question, String context) {
+        return answer(question, context, 1, new TaskOptions());
     }
 
     /** The {@code top} best answers to a question that stand in a context of any length, best first. */

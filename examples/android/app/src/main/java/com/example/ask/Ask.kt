@@ -6,12 +6,14 @@ import com.pocketbert.Model
 class Ask(name: String) : AutoCloseable {
     private val model = Model.open(name)
 
-    /** A line for each label, entity or word for a mask, the likeliest first. */
+    /** A line for each label, entity, word for a mask or answer; to be answered is the first line, from those below it. */
     fun ask(text: String): List<String> = when (model.task()) {
         "classify" -> model.classify(text, null, true).map { "%.3f  %s".format(it.score(), it.name()) }
         "entities" -> model.entities(text, true).map { "${it.name()}: ${text.substring(it.begin(), it.end())}" }
         "fill" -> model.fill(text, 5, true).flatten().map { "%.3f  %s".format(it.score(), it.name()) }
         "embed" -> listOf(model.embed(text, true).take(8).joinToString(prefix = "[", postfix = ", …]"))
+        "answer" -> model.answer(text.substringBefore('\n'), text.substringAfter('\n', ""))
+            .map { "%.3f  %s".format(it.score(), it.text()) }
         else -> listOf("The model has no task: build a fine-tuned folder")
     }
 
