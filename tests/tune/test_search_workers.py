@@ -1,6 +1,7 @@
 """Several workers on one study: nothing shared but the storage, and any of them may die."""
 
 import argparse
+import ctypes
 import multiprocessing
 import os
 import shutil
@@ -348,6 +349,7 @@ def test_a_study_that_is_not_there_names_those_that_are(tmp_path):
         load_study("yours", address)
 
 
+CABLES = "198.18"  # a network that RFC 2544 keeps for tests
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
@@ -364,8 +366,10 @@ def server():
         shutil.chown(folder, "postgres")
         options = {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": folder}
         options |= {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        data, settings = f"{folder}/data", f"-p {port} -h 127.0.0.1 -k {folder} -F"
+        data, settings = f"{folder}/data", f"-p {port} -h 0.0.0.0 -k {folder} -F"
         subprocess.run([PROGRAMS[-1] / "initdb", "-D", data, "-A", "trust", "-N", "-U", "search"], **options)
+        with Path(data, "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {CABLES}.0.0/16 trust\n")
         subprocess.run([PROGRAMS[-1] / "pg_ctl", "-D", data, "-w", "-o", settings, "start"], **options)
         try:
             yield f"postgresql://search@127.0.0.1:{port}"
@@ -381,23 +385,63 @@ def database(server: str, name: str) -> str:
     return f"{server}/{name}"
 
 
-def on_host(address: str, name: str, seconds: float) -> None:
-    socket.gethostname = lambda: f"host-of-{name}"
+@pytest.fixture
+def hosts():
+    """hosts(name): a host of that name, as a network namespace, and the address of this one's end of the cable."""
+    made = []
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def plugged(name: str) -> tuple[str, str]:
+        space, cable = f"pocketbert-{os.getpid()}-{name}", f"pb{os.getpid()}-{len(made)}"
+        here, there = (f"{CABLES}.{os.getpid() % 256}.{4 * len(made) + end}" for end in (1, 2))
+        ip("netns", "add", space)
+        made.append(space)
+        ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+        ip("address", "add", f"{here}/30", "dev", cable)
+        ip("-n", space, "address", "add", f"{there}/30", "dev", "eth0")
+        ip("link", "set", cable, "up")
+        ip("-n", space, "link", "set", "eth0", "up")
+        return space, here
+
+    try:
+        plugged("nobody")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs network namespaces: {error}")
+    yield plugged
+    for space in made:
+        ip("netns", "delete", space)  # and its cable
+
+
+def on_host(space: str, address: str, name: str, seconds: float) -> None:
+    """A worker on a host of its own: another network, another name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/run/netns/{space}") as network:
+        assert libc.setns(network.fileno(), 0x40000000) == 0  # CLONE_NEWNET
+    assert libc.unshare(0x04000000) == 0  # CLONE_NEWUTS
+    socket.sethostname(f"host-of-{name}")
     work(address, name, 8, seconds)
 
 
-def test_workers_on_several_hosts_share_a_postgresql_server_and_one_is_killed(server):
+def test_workers_on_several_hosts_share_a_postgresql_server_and_one_is_killed(server, hosts):
     address = database(server, "several")
     optuna.create_study(study_name="s", storage=open_storage(address), directions=["maximize", "minimize", "minimize"])
-    killed = FORK.Process(target=on_host, args=(address, "killed", 600))
-    killed.start()
-    until(lambda: TrialState.RUNNING in states(address) and load_study("s", address).trials[-1].params)
-    others = [FORK.Process(target=on_host, args=(address, name, 0.4)) for name in ("one", "two")]
-    for process in others:
+
+    def start_on_host(name, seconds):
+        space, end_of_cable = hosts(name)
+        process = FORK.Process(target=on_host, args=(space, address.replace("127.0.0.1", end_of_cable), name, seconds))
         process.start()
+        return process
+
+    killed = start_on_host("killed", 600)
+    until(lambda: TrialState.RUNNING in states(address) and load_study("s", address).trials[-1].params)
+    others = [start_on_host(name, 0.4) for name in ("one", "two")]
     killed.kill()
     killed.join()
     assert [ended(process) for process in others] == [0, 0]
+    seen = {name: load_study("s", address).user_attrs[f"worker:{name}"]["host"] for name in ("killed", "one", "two")}
+    assert seen == {name: f"host-of-{name}" for name in seen}
     trials = load_study("s", address).trials
     assert trials[0].state == TrialState.FAIL  # found out by its silence, as no one can look for it from another host
     (again,) = [t for t in trials if t.user_attrs.get("retry_of") == 0]
