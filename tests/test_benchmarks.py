@@ -23,6 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COUNTS = {
     "adversarial": ("--layers", "--tokens"),
+    "busy_search": ("--trials", "--burners"),
     "finetuning": ("--seeds", "--processes"),
     "knowledge_transfer": ("--seeds", "--processes"),
     "latency": ("--layers", "--threads", "--runs"),
@@ -37,6 +38,8 @@ WRONG = [
     *((name, f"{option}={value}") for name in COUNTS for option in COUNTS[name]
       for value in ("0", "-1", "1.5", "many", "9999999")),
     *(("tokenizer", f"--megabytes={value}") for value in ("0", "-1", "nan", "inf", "many")),
+    *(("busy_search", f"--load={value}") for value in ("-0.1", "1.1", "nan", "many")),
+    *(("busy_search", f"--time-limit={value}") for value in ("0", "nan", "inf")),
     *(("tuning", f"--stock-seconds={value}") for value in ("-1", "nan", "inf", "many")),
     *(("tuning", f"--tasks={value}") for value in ("-1", "1.5", "many")),
     *((name, "--model=mobile") for name in ("arm64_cost", "latency", "startup", "tuning")),
@@ -338,3 +341,31 @@ def test_what_a_tree_gains_by_lengths_is_the_leak() -> None:
     ends = rng.integers(0, 300, (2000, 4))
     ends[:, 1] = np.where(labels == 1, 7, ends[:, 1])  # A is cut elsewhere where B follows
     assert gain(one_hot(ends), labels, 12, 50.0) > 45
+
+
+def test_burners_work_as_long_as_they_are_wanted() -> None:
+    from benchmarks.busy_search import burners
+
+    with burners(2, 0.2, 5) as started:
+        assert [process.nice() - os.nice(0) for process in started] == [5, 5]
+        deadline = time.monotonic() + 60
+        while any(process.cpu_times().user < 0.05 for process in started):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not any(process.is_running() for process in started)
+
+
+def test_a_wrong_latency_that_a_busy_search_accepted_is_told(capsys: pytest.CaptureFixture) -> None:
+    from benchmarks.busy_search import show
+
+    times = {0: (1.0, 1.02, ""), 1: (0.14, 1.0, ""), 2: (0.2, 1.0, "predicted 1.00 ms, measured 0.20 twice")}
+    trials = [{"number": n, "ms": ms, "again_ms": again, "suspect": suspect, "reference_ms": 2.0}
+              for n, (ms, again, suspect) in times.items()]  # fmt: skip
+    load = {"seconds": 60.0, "burners": 0.9, "study": 0.1, "idle": 0.0}
+    show({"device": "a CPU", "load": load, "reference_ms": 2.1, "predictor": None, "failed": 0,
+          "unmeasured": [[3, "too busy"]], "trials": trials})  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[2:5]] == ["2", "1", "1"]
+    assert "trial 3: too busy" in lines[5]
+    assert "2: 1 more than 10% off" in lines[7]
+    assert "worst 86.0% (trial 1: 0.140 ms, then 1.000)" in lines[7]
