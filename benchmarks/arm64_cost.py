@@ -26,12 +26,12 @@ import model as core
 from benchmarks.command import INTERRUPTED, new_file, new_parser
 from benchmarks.presets import export
 from compile.artifact.manifest import Kernel
-from compile.targets import CPUS
+from compile.cpus import CPUS
 from pocketbert.command import exit_status
 from tune.runners.cycles import estimated_cycles
 from tune.runners.emulated import EmulatedRunner
 
-# Multiply-adds an instruction, in float32 and by what multiplies int8 numbers (`targets.Isa.dot`).
+# Multiply-adds an instruction, in float32 and by what multiplies int8 numbers (`cpus.Isa.dot`).
 LANES = 4
 PRODUCTS = {"mull": 8, "sdot": 16, "smmla": 32}
 MULTIPLY_ADDS = {"float32": ("fmla",), "int8": ("smull", "smlal", "sdot", "smmla")}

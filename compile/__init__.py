@@ -15,9 +15,10 @@ stop_if_hidden("passes")
 
 # Here and not on first use: each of these modules has the name of its function, and a later import would put it first.
 from compile.build import build
+from compile.cpus import CPUS
 from compile.errors import CompileError, RunError
 from compile.running.load import Library, load
-from compile.targets import CPUS, TARGETS, Target, find_target
+from compile.targets import TARGETS, Target, find_target
 
 if TYPE_CHECKING:
     from compile.pipeline import BuildResult

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from compile.artifact.manifest import Manifest
 from compile.artifact.packages import PACKAGES
+from compile.cpus import CPUS
 from compile.databases import TuningSummary
-from compile.targets import ANDROID, CPUS, GROUPS, TARGETS, find_targets
+from compile.targets import ANDROID, GROUPS, TARGETS, find_targets
 from passes.report import LayerPrecision
 from pocketbert.command import Parser, exit_status, require_own_rooms, say
 

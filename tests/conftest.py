@@ -195,8 +195,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if level := config.getoption("--level"):
         from compile import targets
+        from compile.cpus import CPUS
 
-        flags = targets.host_cpu_flags() & set(targets.CPUS[level].required)
+        flags = targets.host_cpu_flags() & set(CPUS[level].required)
         targets.host_cpu_flags = lambda: flags  # type: ignore[assignment]
 
 

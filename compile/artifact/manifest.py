@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from compile.artifact.signature import SIGNATURE, require_signature
+from compile.cpus import CPUS
 from compile.databases import TuningSummary
 from compile.errors import CompileError
-from compile.targets import CPUS, TARGETS
+from compile.targets import TARGETS
 from compile.text.side import Kind
 from passes.report import Report
 from pocketbert.reading import parse_json, read_text

@@ -16,8 +16,9 @@ from typing import Any
 import tvm
 from tvm import ir, s_tir, tirx
 
+from compile.cpus import Cpu
 from compile.program import KernelSpec
-from compile.targets import Cpu, Target
+from compile.targets import Target
 
 
 def lower(module: Any, target: Any) -> Any:

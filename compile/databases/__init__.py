@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+from compile.cpus import Cpu
 from compile.errors import CompileError
 from compile.kernels.tiles import TileConfig, TileKey, TileTable
-from compile.targets import Cpu, Target
+from compile.targets import Target
 from pocketbert.reading import parse_json, read_text
 from pocketbert.typed import between, typed
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from compile.cpus import Cpu, Isa
 from compile.kernels import epilogue
 from compile.kernels.builder import (
     Expr,
@@ -51,7 +52,6 @@ from compile.kernels.microkernel import Factors, for_row_tiles, multiply_accumul
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.reference import normal
 from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
-from compile.targets import Cpu, Isa
 
 # Where a maximum starts: keys that are all masked by it leave 0 / 0, as the definition does.
 LOWEST = -math.inf

@@ -14,8 +14,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from compile.cpus import RELAXED, SIMD128, Isa
 from compile.kernels.contract import ALIGNMENT, Signature
-from compile.targets import RELAXED, SIMD128, Isa
 
 Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
 

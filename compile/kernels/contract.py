@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.cpus import Cpu, Isa
 from compile.kernels.tiles import TileConfig, TileKey
-from compile.targets import Cpu, Isa
 
 Role = Literal[
     "rows", "whole", "vector", "weight", "table", "workspace", "stride", "row_count", "token_count", "first_row"

@@ -7,11 +7,11 @@ from typing import Any
 
 from tvm import tirx
 
+from compile.cpus import Isa
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, bind, broadcast, loop
 from compile.kernels.contract import ALIGNMENT, ROW_COUNT, KernelSpec, Parameter, Signature, tensor
 from compile.kernels.rowwise import over_columns
-from compile.targets import Isa
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from compile.cpus import SIMD128, Isa
 from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, lane, loop
 from compile.kernels.int8_reference import SMALLEST_RANGE, STEPS
 from compile.kernels.microkernel import unrolled
-from compile.targets import SIMD128, Isa
 
 GROUP = 4  # elements a word
 BAND = 4  # rows that lie together where activations are multiplied by element

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from compile.cpus import Cpu, Isa
 from compile.kernels import epilogue, reference
 from compile.kernels.builder import Expr, Kernel, bind, const, loop
 from compile.kernels.contract import (
@@ -36,7 +37,6 @@ from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, Factors, for_row_t
 from compile.kernels.packing import PackedTile, for_packed_tiles, padded
 from compile.kernels.reference import normal
 from compile.kernels.tiles import TileConfig, TileKey, candidate_tiles, tile_of_width
-from compile.targets import Cpu, Isa
 
 
 @dataclass(frozen=True)

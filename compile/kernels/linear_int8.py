@@ -1,7 +1,7 @@
 """linear_i8_{mr}x{nr}_k{K}_n{N}[_{what is known}][_{epilogue}]_{isa}_{dot}: y = epilogue(x W) by `int8_reference`.
 
 Rows are quantised into the workspace first. Weights are packed in panels of 16 columns, [N/16][K/4][16][4] with zeros
-beyond N and K: one copy for all CPUs of an architecture, whatever multiplies them (`targets.Isa.dot`):
+beyond N and K: one copy for all CPUs of an architecture, whatever multiplies them (`cpus.Isa.dot`):
 
     vnni    four products a lane of unsigned activations and signed weights (vpdpbusd): a broadcast word of activations
     maddwd  the same from two products of 16-bit numbers each (vpmaddwd), never the ones of 8 bits that saturate
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from compile.cpus import Cpu, Isa
 from compile.kernels import epilogue, int8_reference, reference
 from compile.kernels.builder import Expr, Kernel, bind, broadcast, fma, integer, loop, when
 from compile.kernels.contract import (
@@ -44,7 +45,6 @@ from compile.kernels.int8_rows import BAND, QuantizedRows, padded_depth, relaxed
 from compile.kernels.math import COARSE_UNARY
 from compile.kernels.microkernel import CACHE_LINE, FEW_ROWS, for_row_tiles, unrolled
 from compile.kernels.tiles import TileConfig, TileKey, default_tile
-from compile.targets import Cpu, Isa
 
 PANEL = 16  # columns
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from tvm import tirx
 
+from compile.cpus import NEON
 from compile.kernels.builder import Expr, bind, broadcast, const
-from compile.targets import NEON
 
 LOG2_E = math.log2(math.e)
 # ln 2 in two parts, so that x − n ln 2 loses nothing (Cody and Waite).

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from tvm import tirx
 
+from compile.cpus import Isa
 from compile.kernels.builder import Expr, Pointer, bind, broadcast, loop, when
-from compile.targets import Isa
 
 CACHE_LINE = 16  # elements of four bytes
 # A block of so many rows asks for the whole next panel of weights; a lower one for as much as it has time to.

@@ -13,10 +13,10 @@ from typing import Any
 
 from tvm import tirx
 
+from compile.cpus import Isa
 from compile.kernels.builder import Expr, Kernel, Pointer, bind, const, loop
 from compile.kernels.contract import ROW_COUNT, TOKEN_COUNT, TOKENS, KernelSpec, Parameter, Signature, tensor
 from compile.kernels.math import UNARY, exp, number_or, sigmoid
-from compile.targets import Isa
 
 # ("operand", index), ("number", value, type), or (operator, type of the result, arguments …)
 Expression = tuple[Any, ...]

@@ -7,11 +7,11 @@ from typing import Any
 
 from tvm import tirx
 
+from compile.cpus import Isa
 from compile.kernels import epilogue
 from compile.kernels.builder import Expr, Kernel, bind, const, fold_lanes, lane, loop
 from compile.kernels.contract import ALIGNMENT, ROW_COUNT, TOKEN_COUNT, KernelSpec, Parameter, Signature, tensor, vector
 from compile.kernels.math import number_or
-from compile.targets import Isa
 
 # Partial sums of a row, whatever the vectors: every level adds in the same order.
 SUM_LANES = 16

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from compile.targets import Isa
+from compile.cpus import Isa
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from compile.cpus import Isa
 from compile.importer.graph import Graph
 from compile.kernels.tiles import TileTable
 from compile.lowering.call_attention import attention
@@ -23,7 +24,6 @@ from compile.lowering.call_rows import (
 )
 from compile.lowering.lowering import Lowering
 from compile.program import Program
-from compile.targets import Isa
 
 FAMILIES = (attention, layer_norm, rms_norm, fused, pointwise, running_sum, over_tokens, widened, side_by_side)
 

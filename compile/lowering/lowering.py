@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.cpus import Isa
 from compile.errors import CompileError
 from compile.importer.graph import TYPES, Graph, Node
 from compile.kernels.contract import KernelSpec, TiledKernel, pack_vector
@@ -28,7 +29,6 @@ from compile.lowering.scores import Choice
 from compile.lowering.tied_embedding import share_tables
 from compile.lowering.token_axis import Tokens
 from compile.program import Call, InputRange, Operand, Program, Value, View, arguments_of
-from compile.targets import Isa
 
 # Makes the call that computes a tensor, and says where it is; None where the family does not take it.
 Family = Callable[["Lowering", Node], View | None]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from compile.cpus import Cpu
 from compile.kernels.contract import KernelSpec
 from compile.program import Program
-from compile.targets import Cpu, Target
+from compile.targets import Target
 
 
 @dataclass(frozen=True)

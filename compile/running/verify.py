@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 
 from compile.artifact.manifest import Manifest, Verification
+from compile.cpus import CPUS
 from compile.errors import CompileError
 from compile.running.runners import node, qemu, wine
 from compile.running.runners.base import RunFailed, Runner
 from compile.running.runners.local import LocalRunner
 from compile.running.samples import Sample, random_samples, shortened
-from compile.targets import CPUS, TARGETS, Target, runs_here, with_cpu
+from compile.targets import TARGETS, Target, runs_here, with_cpu
 from passes.int8 import decibels
 from passes.spell_rounding import spell_rounding
 from pocketbert.numerics import TOLERANCE, Outputs, relative_error

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
+from compile.cpus import AVX2, AVX512, CPUS, NEON, Cpu, Isa
 from compile.errors import CompileError
 from compile.linking.link import find_toolchain, run_compiler
-from compile.targets import AVX2, AVX512, CPUS, NEON, Cpu, Isa, Target, host_target, runs_here, with_cpu
+from compile.targets import Target, host_target, runs_here, with_cpu
 from tests.support.graphs import Builder
 
 # Kernels of a level that this machine has are compiled for it, others for this machine: LLVM takes vectors apart.

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import compile
+from compile.cpus import CPUS, Cpu
 from compile.running.load import load, read_manifest
 from compile.running.runners.qemu import QemuRunner, missing
 from compile.running.samples import random_samples
-from compile.targets import CPUS, Cpu, host_cpu_flags
+from compile.targets import host_cpu_flags
 from tune.runners.emulated import EmulatedRunner
 
 TOKENS = 37

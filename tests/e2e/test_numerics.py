@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import compile
+from compile.cpus import CPUS
 from compile.running.load import read_manifest
 from compile.running.runners.qemu import ARM64_ROOT, QemuRunner
-from compile.targets import CPUS
 from pocketbert.numerics import relative_error
 
 TOKENS = 128

@@ -15,13 +15,14 @@ import pytest
 import compile
 from compile.artifact.maven import Coordinates
 from compile.artifact.xcframework import write_xcframework
+from compile.cpus import CPUS
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.running.load import read_manifest
 from compile.running.runners import qemu, wine
 from compile.running.runners.local import run_on_files
 from compile.running.samples import Sample, input_bytes, random_samples, read_outputs
 from compile.runtime import INCLUDE, TOOLS
-from compile.targets import CPUS, TARGETS, find_target, runs_here
+from compile.targets import TARGETS, find_target, runs_here
 from pocketbert.numerics import relative_error
 from tests.support.graphs import Builder
 from tests.support.image import write_image

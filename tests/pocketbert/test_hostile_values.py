@@ -14,10 +14,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import passes
+from compile.cpus import CPUS
 from compile.databases import Record
 from compile.databases import read as read_database
 from compile.kernels.tiles import TileConfig, TileKey
-from compile.targets import CPUS
 from model.commands.config import read as read_settings
 from model.settings import TrainSettings
 from passes import files

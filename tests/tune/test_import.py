@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from compile.cpus import CPUS
 from compile.databases import read
 from compile.running.load import read_manifest
 from compile.running.runners.measurement import toolchain_hash
-from compile.targets import CPUS
 from tune.__main__ import main
 
 

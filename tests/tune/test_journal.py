@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from compile.cpus import CPUS
 from compile.databases import Record, read, summary, tile_table
 from compile.errors import CompileError
 from compile.kernels.tiles import DEFAULT_TILES, TileConfig, TileKey
-from compile.targets import CPUS, TARGETS, with_cpu
+from compile.targets import TARGETS, with_cpu
 from tune.kernels.journal import Journal
 
 CPU = CPUS["x86-64-v3"]

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from compile.cpus import AVX2, CPUS
 from compile.databases import Record
 from compile.kernels.attention import Attention
 from compile.kernels.contract import ALIGNMENT, SLACK
 from compile.kernels.linear import Linear
 from compile.kernels.tiles import TileConfig, default_tile
 from compile.running.runners.base import RunFailed
-from compile.targets import AVX2, CPUS
 from tune.kernels import session as sessions
 from tune.kernels.journal import Journal
 from tune.kernels.library import task_header

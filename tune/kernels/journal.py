@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from compile.cpus import Cpu
 from compile.databases import Database, Record, read
 from compile.kernels.tiles import TileConfig, TileKey
-from compile.targets import Cpu
 from tune.errors import TuneError
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.cpus import Isa
 from compile.kernels.contract import Arrays, TiledKernel
 from compile.kernels.linear import Linear
 from compile.kernels.tiles import TileConfig, TileKey, default_tile
 from compile.program import Program
-from compile.targets import Isa
 
 # Weights that a task goes through, so that each call finds its own outside the caches as an inference does.
 COLD_BYTES = 32 << 20

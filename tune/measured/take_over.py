@@ -12,10 +12,10 @@ from statistics import median
 from compile.artifact.manifest import FILE, Kernel, Manifest, MeasuredTime, list_files
 from compile.artifact.report import write_report
 from compile.artifact.signature import SIGNATURE
+from compile.cpus import CPUS
 from compile.databases import Record, shipped
 from compile.kernels.tiles import TileConfig, TileKey
 from compile.running.runners.measurement import Measurement, toolchain_hash
-from compile.targets import CPUS
 from pocketbert.files import write_whole
 from tune.errors import TuneError
 from tune.kernels.journal import Journal

@@ -11,11 +11,12 @@ import re
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
+from compile.cpus import CPUS
 from compile.linking.link import find_toolchain, run_compiler
 from compile.running.runners.base import Device, Execution, Runner, RunnerError
 from compile.running.runners.local import run_on_files
 from compile.running.runners.qemu import command
-from compile.targets import CPUS, TARGETS, host_target
+from compile.targets import TARGETS, host_target
 from pocketbert.temporary import TemporaryFolder
 from tune.runners.program import build_device_program
 

@@ -32,7 +32,7 @@ float peak(int64_t steps)
 }
 """
 
-# The fastest exact products of int8 numbers: four or two of a lane, as the kernels have them (`targets.Isa.dot`).
+# The fastest exact products of int8 numbers: four or two of a lane, as the kernels have them (`cpus.Isa.dot`).
 INTEGER_PEAK_SOURCE = """
 #include <stdint.h>
 #if defined(__aarch64__)

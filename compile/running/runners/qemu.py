@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compile.artifact.manifest import LibraryFacts
+from compile.cpus import CPUS
 from compile.linking.link import build_runner
 from compile.running.runners.base import Device, Execution, Runner, RunnerError
 from compile.running.runners.local import run_on_files
-from compile.targets import CPUS, TARGETS, Target
+from compile.targets import TARGETS, Target
 from pocketbert.temporary import TemporaryFolder
 
 # Where Debian's libc6-arm64-cross puts glibc for arm64.

@@ -1,6 +1,6 @@
 /* The instruction sets that kernels may need, and where a CPU says that it has them: the one table of both.
  *
- * Names are LLVM's, as `required` in compile/targets.py has them. A new one is a line here; it becomes PB_CPU_<name>.
+ * Names are LLVM's, as `required` in compile/cpus.py has them. A new one is a line here; it becomes PB_CPU_<name>.
  */
 #ifndef PB_CPU_FEATURES_H
 #define PB_CPU_FEATURES_H

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels.attention import Attention
 from compile.kernels.tiles import default_tile
-from compile.targets import Isa
 
 TOKENS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 128]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels.attention import Attention, Bias
 from compile.kernels.tiles import default_tile
-from compile.targets import Isa
 
 HEADS, MOST = 3, 40  # tokens that tables are made for
 TOKENS = [1, 2, 5, 8, 16, 17, 33, 40]

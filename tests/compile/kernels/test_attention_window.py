@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels.attention import Attention, Bias, Window
 from compile.kernels.tiles import default_tile
-from compile.targets import Isa
 
 LOWEST = float(np.finfo(np.float32).min)
 HEADS, SIZE, TOKENS = 2, 20, 70

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels import math as elementary
 from compile.kernels.builder import Kernel, loop
 from compile.kernels.reference import UNARY
-from compile.targets import Isa
 
 COUNT = 1 << 16
 TINY = float(np.finfo(np.float32).tiny)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from compile.codegen.objects import compile_kernels
+from compile.cpus import CPUS, RELAXED, Cpu
 from compile.kernels import int8_reference
 from compile.kernels.contract import pack_vector
 from compile.kernels.gather_int8 import GatherInt8
@@ -23,7 +24,7 @@ from compile.kernels.linear_int8 import LinearInt8, overflows_in_pairs, weight_o
 from compile.kernels.tiles import default_tile
 from compile.linking.link import find_toolchain, run_compiler
 from compile.running.runners import node, qemu
-from compile.targets import CPUS, RELAXED, TARGETS, Cpu, host_cpu_flags
+from compile.targets import TARGETS, host_cpu_flags
 from tests.support.chromium import CHROMIUM, Browser
 
 LEVELS = ["x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "armv8.0", "cortex-a76", "cortex-x2"]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels.builder import Pointer, const
 from compile.kernels.contract import pack_vector
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.tiles import default_tile
-from compile.targets import Isa
 
 # Elements between rows.
 X_GAP, Y_GAP, OPERAND_GAP = 5, 3, 7

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels.attention import Attention
 from compile.kernels.contract import pack_vector
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.reference import UNARY
 from compile.kernels.rowwise import LayerNorm
 from compile.kernels.tiles import default_tile
-from compile.targets import Isa
 
 NAN, INF = np.nan, np.inf
 HEADS, SIZE, TOKENS = 2, 16, 21

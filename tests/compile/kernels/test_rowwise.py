@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from compile.cpus import Isa
 from compile.kernels.contract import pack_vector
 from compile.kernels.rowwise import Gather, LayerNorm, Map
-from compile.targets import Isa
 
 WIDTHS = [1, 2, 5, 16, 26, 30, 64, 128, 312, 512]
 EPSILON = 1e-12

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from compile.cpus import AVX2
 from compile.kernels.rowwise import Map
 from compile.lowering import epilogues
-from compile.targets import AVX2
 
 
 def chain(graph: type, kind: str, length: int) -> Any:

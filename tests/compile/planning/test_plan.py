@@ -12,11 +12,12 @@ import onnx
 import pytest
 
 import passes
+from compile.cpus import AVX2
 from compile.importer.graph import import_model
 from compile.lowering.lower import lower
 from compile.planning.plan import Plan, make_plan
 from compile.program import Call, Rows, Whole
-from compile.targets import AVX2, find_target, host_target
+from compile.targets import find_target, host_target
 
 NOTHING = -1
 

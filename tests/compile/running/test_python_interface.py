@@ -16,6 +16,7 @@ import pytest
 import compile
 from compile import targets
 from compile.artifact.manifest import seal
+from compile.cpus import CPUS
 
 
 @pytest.fixture
@@ -440,7 +441,7 @@ def test_library_for_another_machine(mobilebert_android: Path) -> None:
 
 
 def test_library_for_a_better_cpu_names_what_is_missing(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    required = targets.CPUS[compile.load(artifact).manifest.cpu].required
+    required = CPUS[compile.load(artifact).manifest.cpu].required
     if not required:
         pytest.skip("this machine's libraries run on every CPU of its kind")
     monkeypatch.setattr(targets, "host_cpu_flags", lambda: frozenset(required[:-1]))

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from compile.cpus import CPUS
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.running.arrays import TYPE_CODES
 from compile.running.runners.qemu import ARM64_ROOT
 from compile.running.verify import can_run
 from compile.runtime import INCLUDE, RUNTIME, SRC, TOOLS
-from compile.targets import CPUS, TARGETS, Target, host_cpu_flags
+from compile.targets import TARGETS, Target, host_cpu_flags
 
 HERE = Path(__file__).parent
 SOURCES = [*sorted(SRC.glob("*.c")), *sorted(TOOLS.glob("*.c"))]
