@@ -38,15 +38,28 @@ export interface Answer {
   text: string;
 }
 
-/**
- * longText: what becomes of a text of more tokens than the model takes: an error ("refuse", the default), or it is cut, or
- * read in windows. threshold: leave out what has a lower score. noAnswer: that there is none is one of the answers.
- */
 export interface TaskOptions {
+  /** What becomes of a text of more tokens than are read at once: an error ("refuse", the default), or it is cut, or read in windows. */
   longText?: "refuse" | "truncate" | "windows";
+  /** How many tokens are read at once; by default as many as the model takes (`answer`: 384). */
+  maxTokens?: number;
+  /** How many tokens neighbouring windows share; by default half of a window, 128 at most. */
+  stride?: number;
+  /** `classify`, `entities`, `answer`: leave out what has a lower score. */
   threshold?: number;
+  /** `classify`: how many labels at most; by default all. */
+  top?: number;
+  /** `classify`: the only labels to tell of, and those to leave out. */
+  allow?: string[];
+  deny?: string[];
+  /** `answer`: tokens of the longest answer; by default 15. */
+  longest?: number;
+  /** `answer`: that there is none is one of the answers, an empty one. */
   noAnswer?: boolean;
 }
+
+/** Best first. `overflow` is how many tokens were cut off. */
+export type Labels = Label[] & { overflow: number };
 
 /** code: POCKETBERT_ERROR_* of pocketbert.h. */
 export class PocketBERTError extends Error {
@@ -69,12 +82,14 @@ export class Model {
   run(inputs: Record<string, Tensor | Numbers | number[]>): Record<string, Tensor>;
   runText(text: string, pair?: string): Record<string, Tensor>;
   tokenize(text: string, pair?: string, maxTokens?: number): { ids: number[]; segments: number[] };
-  /** Best first. `overflow` is how many tokens were cut off. */
-  classify(text: string, pair?: string, options?: TaskOptions): Label[] & { overflow: number };
+  classify(text: string, pair?: string, options?: TaskOptions): Labels;
+  /** Many texts, or pairs: several in one run. */
+  classifyAll(texts: (string | [string, string])[], options?: TaskOptions): Labels[];
   embed(text: string, options?: TaskOptions): Float32Array;
+  embedAll(texts: string[], options?: TaskOptions): Float32Array[];
   entities(text: string, options?: TaskOptions): Entity[] & { overflow: number };
   /** For each mask the most probable pieces. */
-  fill(text: string, each?: number, options?: TaskOptions): Label[][];
+  fill(text: string, top?: number, options?: TaskOptions): Label[][] & { overflow: number };
   /** The best answers, best first. */
   answer(question: string, context: string, top?: number, options?: TaskOptions): Answer[];
   close(): void;

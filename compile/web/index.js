@@ -12,7 +12,8 @@ const MEMBERS =
   "description.task description.labels description.vector description.text_tokens tensor tensor.data tensor.type " +
   "tensor.rank tensor.shape label label.label label.score entity entity.name entity.score entity.begin entity.end " +
   "answer answer.score answer.begin answer.end task_options task_options.long_text task_options.no_answer " +
-  "task_options.threshold";
+  "task_options.threshold task_options.max_tokens task_options.stride task_options.longest task_options.allow " +
+  "task_options.allow_count task_options.deny task_options.deny_count text text.text text.text_bytes text.pair text.pair_bytes";
 const TYPES = { 1: Float32Array, 2: BigInt64Array, 3: Int32Array, 4: Uint8Array };
 const TYPE_NAMES = { 1: "float32", 2: "int64", 3: "int32", 4: "bool" };
 const TASKS = ["none", "classify", "entities", "fill", "embed", "answer"];
@@ -25,6 +26,17 @@ export class PocketBERTError extends Error {
     this.name = "PocketBERTError";
     this.code = code;
   }
+}
+
+// A number of results.
+function checkTop(top) {
+  if (!Number.isInteger(top) || top < 1) throw new PocketBERTError(ERROR_ARGUMENT, `top is ${top}: give 1 or more`);
+  return top;
+}
+
+function encode(text) {
+  if (typeof text !== "string") throw new PocketBERTError(ERROR_ARGUMENT, "a text must be a string");
+  return new TextEncoder().encode(text);
 }
 
 // What this engine's relaxed SIMD is good for: 0 nothing, 1 multiply-adds, 2 products of bytes too (probe.c).
@@ -122,6 +134,10 @@ export class Model {
     return new DataView(this.#module.memory.buffer);
   }
 
+  #number(at) {
+    return this.#view().getInt32(at, true);
+  }
+
   #array(Kind, at, length) {
     return new Kind(this.#module.memory.buffer, at, length);
   }
@@ -131,7 +147,7 @@ export class Model {
     const taken = [];
     try {
       return work((bytes) => {
-        const at = this.#call("web_take", bytes || 1) >>> 0;
+        const at = bytes < 2 ** 31 ? this.#call("web_take", bytes || 1) >>> 0 : 0;
         if (!at) throw new PocketBERTError(4, "out of memory");
         taken.push([at, bytes || 1]);
         return at;
@@ -238,13 +254,31 @@ export class Model {
     return this.#within((take) => {
       const put = (string) => {
         if (string === undefined) return [0, 0];
-        if (typeof string !== "string") throw new PocketBERTError(ERROR_ARGUMENT, "a text must be a string");
-        const bytes = new TextEncoder().encode(string);
+        const bytes = encode(string);
         const at = take(bytes.length);
         this.#array(Uint8Array, at, bytes.length).set(bytes);
         return [at, bytes.length];
       };
       return work(take, [...put(text), ...put(pair)]);
+    });
+  }
+
+  // work(take, texts): an array of pocketbert_text.
+  #withTexts(texts, work) {
+    if (!Array.isArray(texts)) throw new PocketBERTError(ERROR_ARGUMENT, "texts must be an array of strings or [text, pair]");
+    const parts = texts.map((text) => (Array.isArray(text) ? text : [text]).map(encode));
+    return this.#within((take) => {
+      const all = take(this.#at.text * texts.length);
+      let at = take(parts.flat().reduce((bytes, part) => bytes + part.length, 0));
+      const view = this.#view(), memory = new Uint8Array(this.#module.memory.buffer);
+      parts.forEach((pair, i) => ["text", "pair"].slice(0, pair.length).forEach((member, k) => {
+        const entry = all + i * this.#at.text;
+        memory.set(pair[k], at);
+        view.setUint32(entry + this.#at[`text.${member}`], at, true);
+        view.setUint32(entry + this.#at[`text.${member}_bytes`], pair[k].length, true);
+        at += pair[k].length;
+      }));
+      return work(take, all);
     });
   }
 
@@ -259,39 +293,71 @@ export class Model {
       const ids = take(8 * maxTokens), segments = take(8 * maxTokens), count = take(4);
       const status = this.#call("tokenize", ...place, maxTokens, ids, segments, count);
       if (status !== 0) throw new PocketBERTError(status, this.#string(this.#call("last_error", 0)));
-      const read = (at) => Array.from(this.#array(BigInt64Array, at, this.#view().getInt32(count, true)), Number);
+      const read = (at) => Array.from(this.#array(BigInt64Array, at, this.#number(count)), Number);
       return { ids: read(ids), segments: read(segments) };
     });
   }
 
-  #options(take, { longText = "refuse", noAnswer = false, threshold = 0 } = {}) {
+  #options(take, { longText = "refuse", noAnswer = false, threshold = 0, maxTokens = 0, stride, longest = 0, allow, deny } = {}) {
     const known = LONG_TEXTS.indexOf(longText);
     if (known < 0) throw new PocketBERTError(ERROR_ARGUMENT, `longText must be one of ${LONG_TEXTS.join(", ")}`);
     const at = take(this.#at.task_options);
-    const view = this.#view();
-    view.setUint32(at, this.#at.task_options, true);
-    view.setInt32(at + this.#at["task_options.long_text"], known, true);
-    view.setInt32(at + this.#at["task_options.no_answer"], noAnswer ? 1 : 0, true);
-    view.setFloat32(at + this.#at["task_options.threshold"], threshold, true);
+    const set = (member, value) => this.#view().setInt32(at + this.#at[`task_options.${member}`], value, true);
+    this.#view().setUint32(at, this.#at.task_options, true);
+    set("long_text", known);
+    set("no_answer", noAnswer ? 1 : 0);
+    set("max_tokens", maxTokens);
+    set("stride", stride === 0 ? -1 : stride ?? 0);
+    set("longest", longest);
+    this.#view().setFloat32(at + this.#at["task_options.threshold"], threshold, true);
+    for (const [member, names] of Object.entries({ allow, deny })) {
+      if (names === undefined) continue;
+      const numbers = names.map((name) => this.labels.indexOf(name)), place = take(4 * names.length);
+      if (numbers.includes(-1))
+        throw new PocketBERTError(ERROR_ARGUMENT, `${member}: the model has no label ${names[numbers.indexOf(-1)]}: it has ${this.labels.join(", ")}`);
+      this.#array(Int32Array, place, numbers.length).set(numbers);
+      set(member, place);
+      set(`${member}_count`, numbers.length);
+    }
     return at;
+  }
+
+  #labelRoom({ top } = {}) {
+    const all = Math.max(this.labels.length, 1); // what has none is refused by its task
+    return top === undefined ? all : Math.min(checkTop(top), all);
   }
 
   classify(text, pair, options) {
     return this.#withText(text, pair, (take, place) => {
-      const room = this.labels.length, labels = take(this.#at.label * room), count = take(4), overflow = take(4);
+      const room = this.#labelRoom(options), labels = take(this.#at.label * room), count = take(4), overflow = take(4);
       const chosen = this.#options(take, options);
       this.#check(this.#call("classify", this.#handle, ...place, chosen, labels, room, count, overflow));
-      const found = this.#labels(labels, this.#view().getInt32(count, true), (id) => this.labels[id]);
-      return Object.assign(found, { overflow: this.#view().getInt32(overflow, true) });
+      const found = this.#labels(labels, this.#number(count), (id) => this.labels[id]);
+      return Object.assign(found, { overflow: this.#number(overflow) });
     });
   }
 
-  #labels(at, count, name) {
-    return Array.from({ length: count }, (_, i) => {
-      const label = at + i * this.#at.label;
-      const id = this.#view().getInt32(label + this.#at["label.label"], true);
-      return { label: name(id), score: this.#view().getFloat32(label + this.#at["label.score"], true) };
+  classifyAll(texts, options) {
+    return this.#withTexts(texts, (take, all) => {
+      const each = this.#labelRoom(options), labels = take(this.#at.label * each * texts.length);
+      const overflows = take(4 * texts.length), chosen = this.#options(take, options);
+      this.#check(this.#call("classify_all", this.#handle, all, texts.length, chosen, labels, each, overflows));
+      return texts.map((_, i) => {
+        const found = this.#labels(labels + i * each * this.#at.label, each, (id) => this.labels[id]);
+        return Object.assign(found, { overflow: this.#number(overflows + 4 * i) });
+      });
     });
+  }
+
+  // Fewer than `count` where a label below 0 ends them.
+  #labels(at, count, name) {
+    const labels = [];
+    for (let i = 0; i < count; i++) {
+      const label = at + i * this.#at.label, id = this.#number(label + this.#at["label.label"]);
+      if (id < 0) break;
+      labels.push({ label: name(id), score: this.#view().getFloat32(label + this.#at["label.score"], true) });
+    }
+    return labels;
   }
 
   embed(text, options) {
@@ -299,6 +365,14 @@ export class Model {
       const vector = take(4 * this.#vector), overflow = take(4), chosen = this.#options(take, options);
       this.#check(this.#call("embed", this.#handle, at, bytes, chosen, vector, this.#vector, overflow));
       return this.#array(Float32Array, vector, this.#vector).slice();
+    });
+  }
+
+  embedAll(texts, options) {
+    return this.#withTexts(texts, (take, all) => {
+      const size = this.#vector, vectors = take(4 * size * texts.length), chosen = this.#options(take, options);
+      this.#check(this.#call("embed_all", this.#handle, all, texts.length, chosen, vectors, size, 0));
+      return texts.map((_, i) => this.#array(Float32Array, vectors + 4 * size * i, size).slice());
     });
   }
 
@@ -318,39 +392,48 @@ export class Model {
       const find = () => {
         entities = take(this.#at.entity * room);
         this.#check(this.#call("entities", this.#handle, at, bytes, chosen, entities, room, count, overflow));
-        return this.#view().getInt32(count, true);
+        return this.#number(count);
       };
       if (find() > room) {
-        room = this.#view().getInt32(count, true);
+        room = this.#number(count);
         find();
       }
       const utf8 = this.#array(Uint8Array, at, bytes).slice();
-      const found = Array.from({ length: this.#view().getInt32(count, true) }, (_, i) => {
+      const found = Array.from({ length: this.#number(count) }, (_, i) => {
         const entity = entities + i * this.#at.entity;
         const label = this.#string(this.#view().getUint32(entity + this.#at["entity.name"], true));
         return { label, ...this.#stretch(text, utf8, entity, "entity") };
       });
-      return Object.assign(found, { overflow: this.#view().getInt32(overflow, true) });
+      return Object.assign(found, { overflow: this.#number(overflow) });
     });
   }
 
-  fill(text, each = 5, options) {
+  fill(text, top = 5, options) {
+    checkTop(top);
     return this.#withText(text, undefined, (take, [at, bytes]) => {
-      const room = each * this.#textTokens, pieces = take(this.#at.label * room), masks = take(4), overflow = take(4);
-      const chosen = this.#options(take, options);
-      this.#check(this.#call("fill", this.#handle, at, bytes, chosen, pieces, each, room, masks, overflow));
+      const masks = take(4), overflow = take(4), chosen = this.#options(take, options);
+      const find = (most) => {
+        const pieces = take(this.#at.label * top * most);
+        this.#check(this.#call("fill", this.#handle, at, bytes, chosen, pieces, top, top * most, masks, overflow));
+        return pieces;
+      };
+      const most = Math.max(this.#textTokens, 1);
+      let pieces = find(most);
+      if (this.#number(masks) > most) pieces = find(this.#number(masks)); // in windows
       const name = (id) => this.#string(this.#call("token", id));
-      return Array.from({ length: this.#view().getInt32(masks, true) }, (_, i) =>
-        this.#labels(pieces + i * each * this.#at.label, each, name));
+      const found = Array.from({ length: this.#number(masks) }, (_, i) =>
+        this.#labels(pieces + i * top * this.#at.label, top, name));
+      return Object.assign(found, { overflow: this.#number(overflow) });
     });
   }
 
   answer(question, context, top = 1, options) {
+    checkTop(top);
     return this.#withText(question, context, (take, place) => {
       const answers = take(this.#at.answer * top), count = take(4), chosen = this.#options(take, options);
       this.#check(this.#call("answer", this.#handle, ...place, chosen, answers, top, count));
       const utf8 = this.#array(Uint8Array, place[2], place[3]).slice();
-      return Array.from({ length: this.#view().getInt32(count, true) }, (_, i) =>
+      return Array.from({ length: this.#number(count) }, (_, i) =>
         this.#stretch(context, utf8, answers + i * this.#at.answer, "answer"));
     });
   }

@@ -70,6 +70,18 @@ PB_PUBLIC const int32_t *PB(web_layout)(void)
         AT(task_options, long_text),
         AT(task_options, no_answer),
         AT(task_options, threshold),
+        AT(task_options, max_tokens),
+        AT(task_options, stride),
+        AT(task_options, longest),
+        AT(task_options, allow),
+        AT(task_options, allow_count),
+        AT(task_options, deny),
+        AT(task_options, deny_count),
+        SIZE(text),
+        AT(text, text),
+        AT(text, text_bytes),
+        AT(text, pair),
+        AT(text, pair_bytes),
     };
     return layout;
 }

@@ -198,31 +198,78 @@ def test_every_language_says_the_same(
 JAVASCRIPT = r"""
 import { load } from "ARTIFACT/index.js";
 import { readFileSync } from "node:fs";
-const model = await load(), cut = { longText: "truncate" }, windows = { longText: "windows" };
+const model = await load(), cut = { longText: "truncate" }, windows = { longText: "windows", maxTokens: 12, stride: 3 };
+const pairs = (labels) => labels.map(({ label, score }) => [label, score]);
 const answers = {
-  classify: (text) => model.classify(text, undefined, cut).map(({ label, score }) => [label, score]),
-  embed: (text) => [["", ...model.embed(text, cut)]],
-  fill: (text) => model.fill(`${text} [MASK]`, 3, windows).flat().map(({ label, score }) => [label, score]),
+  classify: (text) => [
+    ...pairs(model.classify(text, undefined, cut)),
+    ...pairs(model.classify("the", text, { ...windows, allow: ["bad", "söso"], deny: ["bad"] })),
+    ...pairs(model.classify("the", undefined, { top: 1 })),
+    ...model.classifyAll([text, ["the", text], "", ["", ""]], cut)
+      .flatMap((labels) => [...pairs(labels), [`${labels.overflow}`]]),
+  ],
+  embed: (text) => [
+    ["", ...model.embed(text, windows)],
+    ...model.embedAll([text, "the model", ""], cut).map((vector) => ["", ...vector]),
+  ],
+  fill: (text) => pairs(model.fill(`${text} ${"[MASK] ".repeat(60)}`, 3, { ...windows, stride: 0 }).flat()),
   entities: (text) => model.entities(text, windows).map((e) => [`${e.label} ${e.text}`, e.score]),
-  answer: (text) => model.answer("the model?", text, 4).map((answer) => [answer.text, answer.score]),
+  answer: (text) => model.answer("the model?", text, 4, { maxTokens: 14, stride: 3, longest: 2, noAnswer: true })
+    .map((answer) => [answer.text, answer.score]),
 };
 const lines = readFileSync("TEXTS", "utf8").split("\n").slice(0, -1);
-console.log(JSON.stringify(lines.map((text) => answers.TASK(text))));
+const refused = [
+  () => model.classifyAll("the"),
+  () => model.classifyAll(["the", 3]),
+  () => model.classify("the", undefined, { top: 0 }),
+  () => model.classify("the", undefined, { deny: ["nothing"] }),
+  () => model.classifyAll(["the", "a ".repeat(200)]),
+  () => model.fill("[MASK]", 1e9),
+  () => model.classifyAll([]),
+];
+const messages = refused.map((work) => {
+  try { return work(); } catch (error) { return `${error.code} ${error.message}`; }
+});
+console.log(JSON.stringify({ rows: lines.map((text) => answers.TASK(text)), messages }));
 """
 
 
+REFUSED = (
+    "1 texts must be an array",
+    "1 a text must be a string",
+    "1 top is 0: give 1 or more",
+    "1 deny: the model has no label nothing: it has bad, söso",
+    "12 ",
+    "4 out of memory",
+)
+
+
 def in_python(library: compile.Library, task: str, text: str) -> list[tuple[str, list[float]]]:
+    windows: dict[str, Any] = {"windows": True, "max_tokens": 12}
+
+    def pairs(labels: Sequence[Any]) -> list[tuple[str, list[float]]]:
+        return [(label.name, [label.score]) for label in labels]
+
     if task == "classify":
-        return [(label.name, [label.score]) for label in library.classify(text, truncate=True)]
+        some = library.classify("the", text, allow=["bad", "söso"], deny=["bad"], stride=3, **windows)
+        rows = [*pairs(library.classify(text, truncate=True)), *pairs(some), *pairs(library.classify("the", top=1))]
+        for first, second in ((text, None), ("the", text), ("", None), ("", "")):
+            rows += pairs(library.classify(first, second, truncate=True))
+            whole = library.encode(first, second, library.manifest.tokens)
+            rows.append((str(whole.overflow), []))
+        return rows
     if task == "embed":
-        return [("", list(library.embed(text, truncate=True)))]
+        vectors = [library.embed(text, stride=3, **windows), *library.embed_all([text, "the model", ""], truncate=True)]
+        return [("", list(vector)) for vector in vectors]
     if task == "fill":
-        rows = library.fill(f"{text} [MASK]", top=3, windows=True)
-        return [(piece.name, [piece.score]) for row in rows for piece in row]
+        return [
+            pair for row in library.fill(f"{text} {'[MASK] ' * 60}", top=3, stride=0, **windows) for pair in pairs(row)
+        ]
     if task == "entities":
-        found = library.entities(text, windows=True)
+        found = library.entities(text, stride=3, **windows)
         return [(f"{e.name} {text[e.begin : e.end]}", [e.score]) for e in found]
-    return [(answer.text, [answer.score]) for answer in library.answer("the model?", text, 4)]
+    answers = library.answer("the model?", text, 4, max_tokens=14, stride=3, longest=2, no_answer=True)
+    return [(answer.text, [answer.score]) for answer in answers]
 
 
 @pytest.mark.skipif(bool(node.missing()), reason=f"needs {node.NEEDED}")
@@ -235,10 +282,17 @@ def test_javascript_says_nearly_the_same(
     artifact, folder = built(head, labels, parts, **config)
     program = JAVASCRIPT.replace("ARTIFACT", str(modules(folder))).replace("TEXTS", str(texts)).replace("TASK", task)
     (tmp_path / "run.mjs").write_text(program)
-    got = json.loads("".join(run(*(node.command() or []), tmp_path / "run.mjs")))
+    printed = json.loads("".join(run(*(node.command() or []), tmp_path / "run.mjs")))
+    got = printed["rows"]
     with compile.load(artifact) as library:
         wanted = [in_python(library, task, text) for text in TEXTS]
     assert [[word for word, *_ in row] for row in got] == [[word for word, _ in row] for row in wanted]
     for ours, theirs in zip(got, wanted, strict=True):
         for (_, *values), (_, numbers) in zip(ours, theirs, strict=True):
             assert values == pytest.approx(numbers, abs=2e-6)
+    if task == "classify":
+        *messages, nothing = printed["messages"]
+        assert nothing == []
+        assert all(got.startswith(wanted) for got, wanted in zip(messages, REFUSED, strict=True)), messages
+    else:
+        assert printed["messages"][4].startswith("11 ")  # a task that is not the model's
