@@ -1,0 +1,5 @@
+"""softmax(scale · Q Kᵀ + mask + biases) V, in two layouts of its tiles."""
+
+from compile.kernels.attention.spec import Attention, Bias, Window
+
+__all__ = ["Attention", "Bias", "Window"]
