@@ -7,13 +7,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.support.kept import keep
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 1000, "max_position_embeddings": 160}
 NARROW = {"hidden_size": 192, "embedding_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
@@ -132,26 +134,36 @@ def _zig_keeps_what_it_built(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _runtime_is_compiled_once() -> Iterator[None]:
-    """A source of the runtime is not compiled again from the same bytes by the same command."""
+def _objects_are_compiled_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """A kernel, or a source of the runtime, is not compiled again for the same target by any process of this run."""
+    from compile import pipeline
     from compile.linking import link
 
-    objects: dict[Any, bytes] = {}
-    compile_source = link._compile_source
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "objects"
+    compile_source, compile_kernels = link._compile_source, pipeline.compile_kernels
 
-    def once(toolchain: Any, target: Any, folder: Path, source: Path, name: str) -> Path:
+    def source_once(toolchain: Any, target: Any, work: Path, source: Path, name: str) -> Path:
+        make = partial(compile_source, toolchain, target, work, source, name)
         if source.parent != link.SRC:  # a generated one
-            return compile_source(toolchain, target, folder, source, name)
-        headers = tuple(sorted((path.name, path.read_bytes()) for path in folder.glob("*.h")))
-        key = (toolchain, target, name, source, headers, *link.WARNINGS)
-        if key not in objects:
-            objects[key] = compile_source(toolchain, target, folder, source, name).read_bytes()
-        output = folder / f"{source.stem}.o"
-        output.write_bytes(objects[key])
+            return make()
+        headers = sorted((path.name, path.read_bytes()) for path in work.glob("*.h"))
+        keep(
+            folder, (toolchain, target, source, name, headers, link.WARNINGS), output := work / f"{source.stem}.o", make
+        )
         return output
 
+    def kernels_once(named: Any, target: Any, work: Path, cpu: Any = None, dump: Path | None = None) -> list[Path]:
+        if dump:
+            return compile_kernels(named, target, work, cpu, dump)
+        for name, kernel in named.items():  # whose name says what it does
+            make = partial(compile_kernels, {name: kernel}, target, work, cpu)
+            keep(folder, (name, str(target.llvm(cpu))), work / f"{name}.o", make)
+        return [work / f"{name}.o" for name in named]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(link, "_compile_source", once)
+        patch.setattr(link, "_compile_source", source_once)
+        patch.setattr(pipeline, "compile_kernels", kernels_once)
         yield
 
 

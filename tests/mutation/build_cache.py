@@ -2,8 +2,6 @@
 
 import hashlib
 import pickle
-import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,9 @@ import passes
 from compile import pipeline
 from compile.linking import link
 from compile.runtime import INCLUDE, SRC
+from tests.support.kept import keep
 
 FOLDER = Path(__file__).parents[3] / "built"
-
-
-def cached(key: Any, place: Path, make: Callable[[], Any]) -> None:
-    """`place` as `make` leaves it, or left it for the same key before."""
-    kept = FOLDER / hashlib.sha256(repr(key).encode()).hexdigest()
-    if kept.exists():
-        shutil.copyfile(kept, place)
-        return
-    make()
-    FOLDER.mkdir(exist_ok=True)
-    own = kept.with_name(f"{kept.name}-{id(place)}")
-    shutil.copyfile(place, own)
-    own.rename(kept)
 
 
 def digests(*paths: Path) -> list[tuple[str, str]]:
@@ -39,7 +25,7 @@ def pytest_configure() -> None:
     def kernels(named: Any, target: Any, folder: Path, cpu: Any = None, dump: Any = None) -> list[Path]:
         for name, kernel in named.items():
             key = (name, str(target.llvm(cpu)))
-            cached(key, folder / f"{name}.o", partial(compile_kernels, {name: kernel}, target, folder, cpu, dump))
+            keep(FOLDER, key, folder / f"{name}.o", partial(compile_kernels, {name: kernel}, target, folder, cpu, dump))
         return [folder / f"{name}.o" for name in named]
 
     def compiler(toolchain: Any, arguments: list[str], folder: Path) -> None:
@@ -50,12 +36,13 @@ def pytest_configure() -> None:
             return make()  # a program, or the library itself
         read = [*sources, *(p for f in (folder, SRC, INCLUDE) for p in f.glob("*.h"))]
         read += folder.glob("*.bin") if sources[0].name == "weights.c" else []
-        return cached((toolchain, [Path(word).name for word in options], digests(*read)), folder / options[-1], make)
+        key = (toolchain, [Path(word).name for word in options], digests(*read))
+        return keep(FOLDER, key, folder / options[-1], make)
 
     def rewrite(model: Any, **options: Any) -> Any:
         key = (hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(), options)
         place = FOLDER.with_name(f"passes-{id(model)}")
-        cached(key, place, lambda: place.write_bytes(pickle.dumps(run_passes(model, **options))))
+        keep(FOLDER, key, place, lambda: place.write_bytes(pickle.dumps(run_passes(model, **options))))
         return pickle.loads(place.read_bytes())
 
     pipeline.compile_kernels, link.run_compiler, passes.run = kernels, compiler, rewrite
