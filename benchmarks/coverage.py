@@ -27,6 +27,7 @@ import time
 import traceback
 import warnings
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,13 @@ def unless_export_is_wrong(cell: Cell, written: Written, lengths: tuple[int, ...
 
 # --- all cells
 
+# Once, before the forks: they take longer than most cells.
+IMPORTED = (
+    "compile.pipeline", "passes.pipeline", "model.foreign", "transformers.models.bert.modeling_bert", "torch._dynamo",
+    "networkx", "torch.onnx._internal.exporter._core", "onnxscript.function_libs.torch_lib.ops",
+    "onnxruntime.quantization", "onnxruntime.transformers.optimizer",
+)  # fmt: skip
+
 
 def _in_child(family: str, form: str, sender: Any) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), \
@@ -146,9 +154,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         import transformers
     except ImportError as error:
         raise PocketBERTError("families are transformers': pip install torch transformers") from error
-    import compile.pipeline  # noqa: F401  tvm, before the forks
-
     warnings.simplefilter("ignore")
+    for name in IMPORTED:
+        import_module(name)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     result: dict[str, Any] = {"transformers": transformers.__version__, "torch": torch.__version__, "cells": []}
