@@ -133,7 +133,6 @@ def build_library(
     if options.dump:
         options.dump.mkdir(parents=True, exist_ok=True)
     model = with_own_types(model)
-    model = with_own_types(model)
     program, optimised, extra = lower_model(model, target, options, clock)
     compiling = _naming_the_node(optimised, options.seq_len, target)
     quantized = optimised if _holds_integers(model) or _holds_integers(optimised) else None

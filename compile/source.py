@@ -6,15 +6,19 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from compile.errors import CompileError
 from compile.running.samples import Sample
 from compile.running.verify import Original
 from pocketbert.command import require_own_rooms
+from pocketbert.errors import first_line
+from pocketbert.numerics import TOLERANCE, relative_error
 from pocketbert.temporary import TemporaryFolder
 
 Progress = Callable[[str, float], None]
@@ -65,7 +69,8 @@ def obtain(
     except core.NotOurs as reason:
         if not core.transformers_installed():
             raise CompileError(f"{reason}; or install transformers, which may have it: {core.INSTALL}") from reason
-        module, write = core.load_foreign(path, head, random_head, pooled), core.export_foreign  # type: ignore[arg-type]
+        module = core.load_foreign(path, head, random_head, pooled)  # type: ignore[arg-type]
+        write = partial(core.export_foreign, why_not=partial(_why_not, module, seq_len))
     clock.lap("load the checkpoint" if folder else "make the model")
     with TemporaryFolder() as work:
         graph = files.read(write(module, work / "model.onnx", seq_len=seq_len))
@@ -77,6 +82,24 @@ def obtain(
         return Source(graph, name, {**origin, "head": head})
     original = None if random_head else _original(path, head, module)
     return Source(graph, name, {**origin, "head": head}, original)
+
+
+def _why_not(module: Any, seq_len: int, path: Path) -> str | None:
+    """Why an exported file is not the model: an exporter may have taken choices by the one text that it saw."""
+    from passes.verify import run_model
+
+    rng, samples = np.random.default_rng(0), []
+    ids = min(getattr(module.module.config, "vocab_size", 0) or 100, 1000)
+    for kept in (np.arange(seq_len) <= seq_len // 2, np.arange(seq_len) % 3 != 1):
+        values = {name: np.zeros((1, seq_len), np.int64) for name in module.input_names}
+        values |= {"input_ids": rng.integers(0, ids, (1, seq_len)), "attention_mask": kept[None].astype(np.int64)}
+        samples.append(values)
+    try:
+        answers = run_model(onnx.load(path), samples)
+        off = max(relative_error(got, want) for got, want in zip(answers, module.answers(samples), strict=True))
+    except Exception as error:  # ONNX Runtime raises types of its own
+        return f"ONNX Runtime cannot run its file ({first_line(error)})"
+    return None if off < TOLERANCE else f"its file is {off:.0e} of the range off where a text is padded"
 
 
 def folder_name(folder: Path) -> str:

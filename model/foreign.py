@@ -208,8 +208,13 @@ def _head_name(architecture: str) -> str:
     return HEAD_SUFFIXES.get(suffix, suffix.removeprefix("For") if "For" in architecture else "none")
 
 
-def export_foreign(model: ForeignModel, path: Path, *, seq_len: int) -> Path:
-    """Write `model` as an ONNX file of one text of any length. Raises `ModelError` where neither exporter can."""
+def export_foreign(
+    model: ForeignModel, path: Path, *, seq_len: int, why_not: Callable[[Path], str | None] = lambda path: None
+) -> Path:
+    """Write `model` as an ONNX file of one text of any length. Raises `ModelError` where neither exporter can.
+
+    why_not: what is wrong with a file, for its reader; None for nothing. A tracer writes the choices of its example.
+    """
     names, example = model.input_names, model.example(seq_len)
     if model.longest is not None and seq_len > model.longest:
         raise ModelError(f"sequence length {seq_len} exceeds the {model.longest} positions of the model: choose fewer")
@@ -224,9 +229,13 @@ def export_foreign(model: ForeignModel, path: Path, *, seq_len: int) -> Path:
                     model.eval(), tuple(example), str(path), input_names=names, output_names=model.output_names,
                     **options,
                 )  # fmt: skip
-            return path
         except Exception as error:  # the exporters raise whatever a model leads them to
-            reasons.append(first_line(error))
+            reasons.append(first_line(error).partition(" This is step")[0])
+            continue
+        reason = why_not(path)
+        if reason is None:
+            return path
+        reasons.append(reason)
     raise ModelError(f"torch cannot export {type(model.module).__name__} to ONNX: {'; '.join(dict.fromkeys(reasons))}")
 
 

@@ -15,7 +15,8 @@ class PocketBERTError(Exception):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says something, at most 300 characters; its type where none does."""
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # a terminal's colours
+    return next((line.strip()[:300] for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
 def describe(error: BaseException) -> str:

@@ -1,11 +1,15 @@
 """Folders of `transformers` and sentence-transformers, compiled as they come; transformers is the referee."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import torch
 import transformers as hf
@@ -13,6 +17,7 @@ from safetensors.torch import save_file
 
 import compile
 from compile.errors import CompileError
+from compile.source import _why_not
 from pocketbert.errors import PocketBERTError
 from pocketbert.numerics import relative_error
 
@@ -25,11 +30,11 @@ SIZES |= {"max_position_embeddings": 40, "initializer_range": 0.2}
 def saved(tmp_path: Path) -> Callable[..., Path]:
     """saved(class name, fields): the folder of a random model."""
 
-    def make(kind: str, **fields: Any) -> Path:
+    def make(kind: str, dtype: torch.dtype = torch.float32, **fields: Any) -> Path:
         torch.manual_seed(0)
         module = getattr(hf, kind)
         config = module.config_class(**SIZES | fields)
-        module(config).save_pretrained(tmp_path / "given")
+        module(config).to(dtype).save_pretrained(tmp_path / "given")
         return tmp_path / "given"
 
     return make
@@ -74,6 +79,38 @@ def test_what_the_core_does_not_have_transformers_exports(
 ) -> None:
     manifest = build(saved(kind, **fields))
     assert [entry.name for entry in manifest.outputs] == outputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("BertModel", torch.float16), ("BertModel", torch.bfloat16), ("ElectraModel", torch.bfloat16)]
+)
+def test_weights_of_16_bits_are_computed_with_in_float32(kind: str, dtype: torch.dtype, saved: Callable) -> None:
+    """As transformers computes with them in float32: rounding between its operators would be 1e-3 and more."""
+    folder = saved(kind, dtype)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert build(folder).precision == "float32"
+
+
+def test_an_exporter_that_took_a_choice_by_its_example_is_not_believed(tmp_path: Path) -> None:
+    """The tracer's text has no padding; here its file ignores the mask."""
+
+    class Module:
+        module, input_names = SimpleNamespace(config=SimpleNamespace()), ["input_ids", "attention_mask"]
+
+        def answers(self, samples: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+            return [{"y": np.float32(one["input_ids"] * one["attention_mask"])} for one in samples]
+
+    def why_not(expression: str) -> str | None:
+        graph = f"f (int64[1, n] input_ids, int64[1, n] attention_mask) => (float[1, n] y) {{ {expression} }}"
+        onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {graph}'), tmp_path / "m.onnx")
+        return _why_not(Module(), TOKENS, tmp_path / "m.onnx")
+
+    assert why_not("p = Mul (input_ids, attention_mask) y = Cast <to = 1> (p)") is None
+    assert re.fullmatch(
+        "its file is [0-9]e-01 of the range off where a text is padded", why_not("y = Cast <to = 1> (input_ids)")
+    )
+    short = "s = Constant <value_ints = [1, 5]> () p = Reshape (input_ids, s) y = Cast <to = 1> (p)"
+    assert re.match(r"ONNX Runtime cannot run its file \(.*Reshape", why_not(short))
 
 
 def test_without_transformers_the_reason_says_what_to_install(saved: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

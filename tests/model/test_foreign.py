@@ -131,7 +131,7 @@ def test_the_second_exporter_is_asked_where_the_first_cannot(tmp_path: Path, mon
     def export(*_: Any, dynamo: bool, **__: Any) -> None:
         asked.append(dynamo)
         if dynamo not in works:
-            raise RuntimeError(f"dynamo={dynamo}\nand more")
+            raise RuntimeError(f"\x1b[96mdynamo={dynamo}.\x1b[0m This is step 1 of 3\nand more")
 
     monkeypatch.setattr(torch.onnx, "export", export)
     place = tmp_path / "m.onnx"
@@ -139,7 +139,12 @@ def test_the_second_exporter_is_asked_where_the_first_cannot(tmp_path: Path, mon
     works[:] = [True]
     assert (export_foreign(model, place, seq_len=18), asked) == (place, [False, False, True])
     works.clear()
-    with pytest.raises(ModelError, match=r"cannot export RobertaModel to ONNX: dynamo=False; dynamo=True$"):
+    with pytest.raises(ModelError, match=r"cannot export RobertaModel to ONNX: dynamo=False\.; dynamo=True\.$"):
         export_foreign(model, place, seq_len=18)
+    works[:], verdicts = [False, True], ["it is wrong", None, "it is wrong", "so is this"]
+    assert export_foreign(model, place, seq_len=18, why_not=lambda _: verdicts.pop(0)) == place
+    assert (asked[-2:], len(verdicts)) == ([False, True], 2)
+    with pytest.raises(ModelError, match=r"to ONNX: it is wrong; so is this$"):
+        export_foreign(model, place, seq_len=18, why_not=lambda _: verdicts.pop(0))
     with pytest.raises(ModelError, match="sequence length 19 exceeds the 18 positions"):
         export_foreign(model, place, seq_len=19)

@@ -174,6 +174,7 @@ def test_usage_error_is_one_line(capsys: pytest.CaptureFixture) -> None:
 
 def test_first_line() -> None:
     assert first_line(ValueError("\n  \n a \nb")) == "a"
+    assert first_line(ValueError("\x1b[96mred\x1b[0m")) == "red"
     assert first_line(ValueError()) == "ValueError"
     assert len(first_line(ValueError("a" * 10_000))) == 300
 
