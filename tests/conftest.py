@@ -167,11 +167,6 @@ def _objects_are_compiled_once(tmp_path_factory: pytest.TempPathFactory, worker_
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
 @dataclass
 class SubprocessLimit:
     """Seconds that any process of a test may take where the test states no limit: less than pytest's own for a test."""
@@ -205,6 +200,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a process of tests already; training chooses no number then
     if level := config.getoption("--level"):
         from compile import targets
         from compile.cpus import CPUS

@@ -1,4 +1,3 @@
-import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +10,6 @@ from torch import Tensor
 
 import model
 from model import Model, ModelConfig
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # a run chooses none then
-
 
 NARROW = {"hidden_size": 96, "embedding_size": 96, "intermediate_size": 384}
 NARROWER = {

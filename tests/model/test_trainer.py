@@ -2,7 +2,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -357,15 +356,21 @@ RUNS = {
     "transfer.mean=0 transfer.variance=0",
 }
 ONE_OF_TWO = """
-import json, os, sys, torch
+import itertools, json, os, sys, torch
+from torch import distributed
 torch.set_num_threads(1)
 from model.__main__ import main
 from model.trainer import Trainer
-folder, runs, *ports = sys.argv[1:]
-step = Trainer._step
+folder, runs = sys.argv[1:]
+step, init, meeting = Trainer._step, distributed.init_process_group, itertools.count()
+
+def meet(backend):  # in a file: a free port may be another's a moment later
+    rank, world = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    init(backend, init_method=f"file://{folder}/meeting-{next(meeting)}", rank=rank, world_size=world)
+
+distributed.init_process_group = meet
 
 def train(name, parallel, sets):
-    os.environ["MASTER_PORT"] = ports.pop()
     sets = f"output={folder}/{name}-{parallel} train.parallel={parallel} train.accumulate=1 {sets}"
     command = "pretrain" if name == "pretrain" else "distill"
     return main([command, f"{folder}/{command}.toml", *(word for text in sets.split() for word in ("--set", text))])
@@ -612,15 +617,8 @@ model = {{ folder = "{tmp_path}/student" }}
 data = {{ folder = "{prepared}", sequence_length = 32 }}
 train = {{ batch_size = 2, accumulate = 2, device = "cpu" }}
 """)
-    sockets = [socket.socket() for _ in range(2 * len(RUNS) + 2)]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-    ports = [str(free.getsockname()[1]) for free in sockets]
-    for free in sockets:
-        free.close()
-    shared = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", ONE_OF_TWO, str(tmp_path), json.dumps(RUNS), *ports]
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-c", ONE_OF_TWO, str(tmp_path), json.dumps(RUNS)]
     both = [subprocess.Popen(command, env=shared | {"RANK": str(i)}, stderr=subprocess.PIPE, text=True) for i in (0, 1)]
     for name, sets in RUNS.items():
         words = [word for text in (f"output={tmp_path}/{name}", *sets.split()) for word in ("--set", text)]
