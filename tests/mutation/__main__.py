@@ -190,6 +190,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="faults tried at the same time (default: 2)")
     parser.add_argument("--only", nargs="+", metavar="FILE", help="in these files of the room alone")
     parser.add_argument("--quick", action="store_true", help="ask the tests that name the module, and measure none")
+    parser.add_argument("--list", action="store_true", help="print the faults drawn, and try none")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="the tests that should notice (default: the room's)")
     args = parser.parse_args()
     in_python = sorted(str(path.relative_to(ROOT)) for path in (ROOT / args.room).rglob("*.py"))
@@ -197,6 +198,9 @@ def main() -> int:
     os.environ["PYTHONPATH"] = ""
     wanted = args.tests or TESTS_OF.get(args.room, [f"tests/{args.room}"])
     faults = draw(paths, args.sample, args.seed)
+    if args.list:
+        print(*("\n".join([f"\n{fault.path}:{fault.line}", *fault.difference]) for fault in faults), sep="\n")
+        return 0
     with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
         print(f"{len(faults)} faults; running the tests without one", flush=True)
         if args.room == "runtime":

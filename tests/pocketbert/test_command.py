@@ -3,19 +3,22 @@
 import argparse
 import errno
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pocketbert.__main__ import COMMANDS
 from pocketbert.command import Parser, exit_status
 from pocketbert.errors import PocketBERTError, describe, disk_is_full, first_line
 from pocketbert.silence import silent
@@ -248,3 +251,34 @@ def test_time_is_short() -> None:  # every command pays for it
     begin = time.perf_counter()
     exit_status(lambda _: 0, argparse.Namespace(), "")
     assert time.perf_counter() - begin < 0.5
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from ((f"{name} {option}", found) for option, found in options(command))
+        else:
+            yield action.option_strings[-1] if action.option_strings else action.dest, action
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_help_calls_the_default_is_the_default(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words where it depends on other things, as "(default: the model's)": then it is None."""
+    parsers: list[argparse.ArgumentParser] = []
+
+    def parse_args(parser: argparse.ArgumentParser, *_: Any) -> None:
+        parsers.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(Parser, "parse_args", parse_args)
+    with pytest.raises(SystemExit):
+        import_module(COMMANDS[command]).main([], prog=command)
+    checked = 0
+    for name, action in options(parsers[0]):
+        said = re.search(r"\(default:? ([^),]+)", action.help or "")
+        if said and action.default is not None:
+            given = action.default if isinstance(action.default, list) else [action.default]
+            assert [type(value)(said[1]) for value in given] == given, name
+            checked += 1
+    assert checked
