@@ -46,6 +46,7 @@ def push(device: Path, local: str, remote: str) -> int:
 def shell(device: Path, command: str) -> int:
     command = command.replace("/data/local/tmp", str(device / "tmp"))
     command = command.replace("/sys/class/thermal", str(device / "thermal"))
+    command = command.replace("/sys/devices/system/cpu", str(device / "cpu"))
     programs = device / "bin"
     programs.mkdir(exist_ok=True)
     for name, script in (

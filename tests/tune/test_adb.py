@@ -1,8 +1,11 @@
 """The adb runner against a stand-in that speaks adb's command line and runs what is pushed: real arm64 code."""
 
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
@@ -20,6 +23,8 @@ def attach(devices: Path, serial: str, degrees: float = 30.0, abi: str = "arm64-
     device = devices / serial
     (device / "tmp").mkdir(parents=True)
     (device / "properties").write_text(f"ro.product.cpu.abi={abi}\nro.product.model=Phone {serial}\n")
+    (device / "cpu" / "cpu4" / "cpufreq").mkdir(parents=True)
+    (device / "cpu" / "cpu4" / "cpufreq" / "scaling_governor").write_text("schedutil\n")
     for index, (kind, value) in enumerate((("battery", 99.0), ("cpu-0-0", degrees))):
         zone = device / "thermal" / f"thermal_zone{index}"
         zone.mkdir(parents=True)
@@ -42,6 +47,7 @@ def test_a_library_runs_on_the_device_and_its_outputs_come_back(
     assert min(measurement.samples_ms) > 0
     assert (measurement.device, measurement.cores, measurement.threads) == ("Phone A1 (A1)", (4, 6), 2)
     assert measurement.temperature == 30.0  # the processor's, not the battery's
+    assert measurement.governor == "schedutil"  # the first core's
     assert not measurement.estimate
     assert (device / "masks").read_text().split() == ["50", "50"]
     pushed = [line for line in (device / "log").read_text().splitlines() if line.startswith("push")]
@@ -115,6 +121,67 @@ def test_a_hot_device_is_waited_for(fake_adb: Path, linear_library: Callable, mo
         (device / "thermal" / "thermal_zone1" / "temp").write_text("70000")
         with pytest.raises(RunnerError, match="still at 70 °C: let it cool, or raise --cool"):
             runner.measure(linear_library("arm64-android"), runs=1)
+
+
+def test_what_devices_hold_is_removed_from_all_that_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(command: str) -> None:
+        raise RunnerError("device A1 is gone")
+
+    removed: list[str] = []
+    monkeypatch.setattr(adb.AdbRunner, "__init__", lambda self: None)
+    runner: Any = AdbRunner()
+    runner._work = SimpleNamespace(close=lambda: removed.append("work"))
+    shells = {"/A": gone, "/B": removed.append, "/C": removed.append}
+    runner._phones = [SimpleNamespace(folder=folder, shell=shell) for folder, shell in shells.items()]
+    runner.close()
+    assert removed == ["rm -rf /B", "rm -rf /C", "work"]
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, status: int, out: str = "", err: str = "") -> adb.Phone:
+    done = subprocess.CompletedProcess([], status, out, err)
+    monkeypatch.setattr(adb.subprocess, "run", lambda *_, **__: done)
+    return adb.Phone("adb", "A1")
+
+
+@pytest.mark.parametrize(
+    ("status", "out", "err", "error", "said"),
+    [
+        (1, "", "adb: device offline", adb.Unplugged, r"device A1 is gone \(adb: device offline\): plug it in"),
+        (1, "", "warning\nerror: closed", adb.Unplugged, r"gone \(error: closed\)"),
+        (1, "", "adb: error: No space left on device", RunnerError, "adb shell failed: adb: error: No space left"),
+        (1, "only on stdout", "", RunnerError, "adb shell failed: only on stdout"),
+        (7, "", "", RunnerError, "adb shell failed: status 7"),
+        (0, "half a li", "", adb.Unplugged, "cut off in the middle of a command"),
+        (0, "status=", "", adb.Unplugged, "cut off in the middle of a command"),
+    ],
+)
+def test_whose_fault_a_failing_adb_is(
+    status: int, out: str, err: str, error: type, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunnerError, match=said) as caught:
+        answering(monkeypatch, status, out, err).shell("true")
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("printed", "degrees"),
+    [
+        ("battery 99000\ncpu-0 41000\nCPU-1 43500\ngpu 60000", 43.5),  # of processors the hottest
+        ("battery 30000\nskin 35000", 35.0),  # none is named so: of all
+        ("modem -5000", -5.0),
+        ("cpu-0 \nbroken", None),
+        ("", None),
+    ],
+)
+def test_the_temperature_is_the_hottest_of_the_processors(
+    printed: str, degrees: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = answering(monkeypatch, 0, f"{printed}\nstatus=0\n")
+    assert phone.temperature() == degrees
+    waits: list[float] = []
+    monkeypatch.setattr(adb, "sleep", waits.append)
+    assert phone.wait_until_cool((degrees or 0.0) + 0.5) == degrees  # as cool as wanted: at once
+    assert waits == []
 
 
 def test_a_damaged_library_is_the_librarys_fault(fake_adb: Path, linear_library: Callable, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from compile.databases import read
 from compile.running.load import read_manifest
 from compile.running.runners.measurement import toolchain_hash
 from tune.__main__ import main
+from tune.errors import TuneError
+from tune.measured.benchmark import read_benchmark
 
 
 @pytest.fixture
@@ -76,7 +79,11 @@ def test_a_measured_tile_replaces_an_estimate_and_not_a_measured_one(
     tiled = {(k.tiling.k, k.tiling.n) for k in manifest.kernels if k.tiling}
     ours = [r for r in shipped.records if r.status == "ok" and r.detail.get("source") == "benchmark program"]
     assert {(r.key.k, r.key.n) for r in ours} == tiled
-    assert all(r.how == "measured" and r.detail["measurement"]["device"] == "Pixel 4" for r in ours)
+    assert all(r.how == "measured" for r in ours)
+    taken = [r.detail["measurement"] for r in ours]
+    about = {"device": "Pixel 4", "cores": [6, 7], "threads": 1, "governor": "schedutil", "temperature": 31.5}
+    assert all({name: one[name] for name in about} == about for one in taken)
+    assert all((one["samples_ms"], one["cpu_ms"]) == ([r.ms], []) for one, r in zip(taken, ours, strict=True))
     lines = [json.loads(line) for line in database.read_text().splitlines()]
     estimated = [line | {"how": "estimated", "ms": 0.001} for line in lines if line["status"] == "chosen"]
     database.write_text("".join(json.dumps(line) + "\n" for line in estimated))
@@ -98,6 +105,20 @@ def test_a_slower_tile_of_the_same_device_is_not_chosen(artifact: Path, printed:
     database.write_text("".join(json.dumps(line) + "\n" for line in other))
     assert take(printed(), artifact, "--db", database) == 0
     assert {record.tile.mr for record in read(database, cpu).chosen.values()} == {1}
+
+
+@pytest.mark.parametrize("other", ["A phone", "Zenfone"])
+def test_a_tile_of_another_device_is_not_compared(
+    other: str, artifact: Path, printed: Callable, tmp_path: Path
+) -> None:
+    database, cpu = tmp_path / "db.jsonl", CPUS[read_manifest(artifact).cpu]
+    assert take(printed(lambda call: 2.0 + call, device=other), artifact, "--db", database) == 0
+    lines = [json.loads(line) | {"status": "chosen"} for line in database.read_text().splitlines() if "source" in line]
+    database.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = read(database, cpu).chosen
+    assert take(printed(), artifact, "--db", database) == 0  # faster, on a Pixel 4
+    assert read(database, cpu).chosen == before
+    assert len(read(database, cpu).records) == 2 * len(lines)
 
 
 def test_a_search_on_that_device_takes_the_kernels_costs(artifact: Path, printed: Callable, tmp_path: Path) -> None:
@@ -139,6 +160,29 @@ def test_what_is_no_measurement_changes_nothing(
     assert error.count("\n") == 1
     assert (artifact / "manifest.json").read_bytes() == before
     assert not (tmp_path / "db.jsonl").exists()
+
+
+def test_times_are_held_to_what_a_clock_can_say(printed: Callable) -> None:
+    """The first value of each is just out of bounds, the second just within."""
+    for name, outside, inside in (
+        ("threads", 0, 1), ("open_ms", -1e-9, 0), ("open_ms", 1e9, 9.9e8), ("first_ms", 0, 1e-9), ("p50_ms", -1.0, 1.0),
+        ("samples_ms", [1.0, 0.0], [1.0, 1e-6]), ("samples_ms", [], [1.0]), ("samples_ms", [1] * 10_001, [1] * 10_000),
+        ("calls_ms", [-1.0], [0.0]),
+    ):  # fmt: skip
+        for value, right in ((outside, False), (inside, True)):
+            path = printed()
+            data = json.loads(path.read_text())
+            result = data["clusters"][0]["results"][0]
+            result[name] = value
+            if name == "samples_ms":
+                result["cpu_ms"] = value
+            path.write_text(json.dumps(data))
+            with nullcontext() if right else pytest.raises(TuneError, match=name):
+                read_benchmark(path)
+    result["cpu_ms"] = result["cpu_ms"][1:]
+    path.write_text(json.dumps(data))
+    with pytest.raises(TuneError, match="not every sample has its processor's time"):
+        read_benchmark(path)
 
 
 def test_a_file_that_breaks_off_is_named(artifact: Path, printed: Callable, capsys: pytest.CaptureFixture[str]) -> None:

@@ -324,7 +324,9 @@ def test_every_row_has_configurations_that_can_be_trained(space, tmp_path):
         assert made[-1] == config
         if len(made) == 2:
             assert all(getattr(made[0], shared) == getattr(config, shared) for shared in SHARED)
-            assert abs(made[0].bottleneck_size - 1024) <= 128
+            heads = 64 * config.num_attention_heads  # each as wide as IB-BERT's or twice that, and so on
+            assert made[0].bottleneck_size == min(range(heads, 2048, heads), key=lambda width: abs(width - 1024))
+            assert made[0].intermediate_size == 4 * made[0].bottleneck_size
 
 
 @pytest.mark.parametrize(

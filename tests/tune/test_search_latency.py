@@ -161,14 +161,14 @@ def built(precision: str = "float32") -> Any:
 
 
 def searching(monkeypatch: pytest.MonkeyPatch, measured: Iterator[float], peak: float | None = 117.0) -> Search:
-    """A search whose libraries do 10 MFLOP and take `measured` ms, one after the other."""
+    """A search whose libraries do 10 MFLOP and take `measured` ms, one after the other; the reference slowed down."""
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
-    study.set_user_attr("reference", {"ms": 1.0} | ({"peaks": {"float32": peak, "int8": 4 * peak}} if peak else {}))
+    study.set_user_attr("reference", {"ms": 2.0} | ({"peaks": {"float32": peak, "int8": 4 * peak}} if peak else {}))
     search = Search(study, None, built(), None, None, 1, 2.0)  # type: ignore[arg-type]
     search.reference = REFERENCE
 
     def beside(*_: Any, **__: Any) -> Beside:
-        return Beside((next(measured),), (1.0,), "a CPU", 1, "t", False)
+        return Beside((2 * next(measured),), (4.0,), "a CPU", 1, "t", False)
 
     def library(made: Any, build: Any, name: str, out: Path) -> Path:
         out.mkdir(parents=True)

@@ -29,6 +29,12 @@ def test_history_never_falls_and_ignores_the_scale_of_an_objective():
     assert history((points * [1, 1000, 1e-3]).tolist()) == pytest.approx(values)
 
 
+def test_history_is_a_share_of_the_box_from_best_to_worst():
+    points = [(3.0, 5.0), (5.0, 3.0), (4.0, 3.5), (3.0, 3.0)]  # (0, 1), (1, 0), (1/2, 1/4) and (0, 0) of it
+    assert history(points) == pytest.approx([0.0, 0.0, 0.375, 1.0])
+    assert history([(2.0, 7.0), (4.0, 7.0)]) == pytest.approx([1.0, 1.0])  # one objective tells nothing
+
+
 def test_a_point_does_not_dominate_its_equal():
     assert dominates((1, 2), (1, 3))
     assert not dominates((1, 2), (1, 2))

@@ -3,20 +3,24 @@
 import json
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 from types import MappingProxyType
 
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
+from tune.__main__ import main
 from tune.errors import TuneError
 from tune.search.figures import ACCENT, PAPERS, SUSPECT, _staircase, draw
-from tune.search.findings import Findings, Point, _kind
+from tune.search.findings import Findings, Point, _kind, find
 from tune.search.noise import Noise
-from tune.search.predictor import Accuracy
+from tune.search.predictor import Accuracy, held_out
 from tune.search.report import page, verdict
 from tune.search.space import SPACES
-from tune.search.study import Settings
+from tune.search.study import DIRECTIONS, Settings, as_stored
 
 SPACE = SPACES["mobilebert"]
 CONFIG = SPACE.rows[SPACE.reference]
@@ -132,6 +136,65 @@ def test_the_pages_figures(findings: Findings) -> None:
     assert "Every candidate" not in shown(replace(nothing, unmeasured=findings.unmeasured))
 
 
+def study_of(*values: tuple[float, float, float], **settings: object) -> optuna.Study:
+    """A study in memory; trial n is row n of the space's, and its kernels sum up to 80 % of its latency."""
+    study = optuna.create_study(study_name="s", directions=DIRECTIONS)
+    study.set_user_attr("settings", as_stored(asdict(replace(SETTINGS, **settings))))  # type: ignore[arg-type]
+    study.set_user_attr("reference", {"ms": 8.0, "device": DEVICE})
+    kinds = {name: optuna.distributions.CategoricalDistribution(choices) for name, choices in SPACE.choices.items()}
+    for value, (row, config) in zip(values, SPACE.rows.items(), strict=False):
+        about = {"kernel_sum_ms": 0.8 * value[1], "row": row}
+        parameters = dict(SPACE.parameters(config))
+        study.add_trial(create_trial(values=value, params=parameters, distributions=kinds, user_attrs=about))
+    return study
+
+
+def test_what_a_study_found() -> None:
+    values = [(0.5, 8.0, 90.0), (0.25, 2.0, 10.0), (0.75, 4.0, 50.0)]
+    study = study_of(*values)
+    first, lost = study.trials[0].params, study.trials[0].distributions
+    for state, attributes, parameters in (
+        (TrialState.PRUNED, {"pruned": "MHA:FFN is 0.9"}, first), (TrialState.FAIL, {"failed": "no number"}, first),
+        (TrialState.FAIL, {"unmeasured": "busy"}, first), (TrialState.FAIL, {"unmeasured": "very busy"}, first | {
+            "num_hidden_layers": 30}),
+    ):  # fmt: skip
+        study.add_trial(create_trial(state=state, params=parameters, distributions=lost, user_attrs=attributes))
+    study.set_user_attr("again:2", {"ms": 5.0})
+    study.set_user_attr("quality-again:1", [0.35])
+    result = find(study)
+    assert [(p.number, p.ms, p.mib, p.row, p.again) for p in result.points] == [
+        (0, 8.0, 90.0, "student-128", False), (1, 2.0, 10.0, "student-192", False), (2, 5.0, 50.0, "student-160", True),
+    ]  # fmt: skip
+    assert [p.quality for p in result.points] == pytest.approx([0.5, 0.3, 0.75])
+    assert [p.seeds for p in result.points] == [1, 2, 1]
+    assert all(p.error == result.noise.error(p.seeds) > 0 for p in result.points)
+    assert [p.predicted_ms for p in result.points] == held_out([6.4, 1.6, 3.2], [8.0, 2.0, 5.0])
+    assert result.reference is result.points[0]
+    assert [p.config for p in result.points] == list(SPACE.rows.values())[:3]
+    assert (dict(result.pruned), result.failed) == ({"attention and FFNs out of balance": 1}, 2)
+    assert result.unmeasured == ((6, "very busy"),)  # what was measured after all is not lost
+    assert (result.device, result.settings) == (DEVICE, SETTINGS)
+    assert result.accuracy is not None
+    assert find(study_of(*values[:2])).accuracy is None
+    with pytest.raises(TuneError, match="--study s: no architecture is measured yet"):
+        find(study_of())
+    study.set_user_attr("settings", {"space": "mobilebert"})
+    with pytest.raises(TuneError, match="--study s: its settings are not a search's"):
+        find(study)
+
+
+def test_a_trials_commands_instead_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = study_of((0.5, 8.0, 90.0))
+    monkeypatch.setattr("tune.search.storage.load_study", lambda name, address: study)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--study", "s", "--storage", "x", "--trial", "0"]) == 0
+    assert capsys.readouterr().out == find(study).commands(find(study).points[0]) + "\n"
+    assert main(["report", "--study", "s", "--storage", "x", "--trial", "1"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_click_on_a_point_tells(findings: Findings) -> None:
     points = json.loads(re.search(r"const points = (.*);\n", shown(findings))[1])  # type: ignore[index]
     assert points["0"]["title"] == "Trial 0: the <papers'>"
@@ -159,7 +222,7 @@ def test_the_pictures_show_every_point(findings: Findings) -> None:
     from matplotlib import pyplot
     from matplotlib.colors import to_hex
 
-    shares = {"quality": {"num_attention_heads": 0.75, "ffn": 0.25}, "latency, ms": {"num_attention_heads": 0.5}}
+    shares = {"quality": {"num_attention_heads": 0.75, "ffn": 0.25}, "latency, ms": {"ffn": 0.375}}
     figures = draw(findings, MappingProxyType(shares))
     try:
         (axes, bar) = figures["front"].axes
@@ -189,12 +252,15 @@ def test_the_pictures_show_every_point(findings: Findings) -> None:
         assert axes.get_ylim() == (0, 1)
         (axes,) = figures["importances"].axes
         assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ffn", "attention heads"]
-        assert [round(bar.get_width(), 6) for bar in axes.patches] == [0.25, 0.75, 0.0, 0.5]
+        assert [round(bar.get_width(), 6) for bar in axes.patches] == [0.25, 0.75, 0.375, 0.0]
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["quality", "latency, ms"]
         (axes,) = figures["predictor"].axes
         (diagonal, points) = axes.lines
         assert axes.get_xlim() == axes.get_ylim() == tuple(diagonal.get_xdata()) == tuple(diagonal.get_ydata())
         assert axes.get_xlim()[0] < 1.0 < 10.0 < axes.get_xlim()[1]
+        (band,) = axes.collections  # ±10 %
+        corners = {tuple(vertex) for vertex in band.get_paths()[0].vertices.round(9)}
+        assert corners >= {(round(x, 9), round(share * x, 9)) for x in axes.get_xlim() for share in (0.9, 1.1)}
         assert (list(points.get_xdata()), list(points.get_ydata())) == (
             [p.ms for p in POINTS], [p.predicted_ms for p in POINTS]
         )  # fmt: skip

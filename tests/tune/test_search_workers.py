@@ -176,7 +176,8 @@ def test_a_worker_that_is_killed_is_replaced_by_one_of_another_name(spawned, cap
 
 def test_workers_that_always_die_are_not_replaced_for_ever(spawned, capsys):
     status, names = spawned("sys.exit(1)")
-    assert (status, len(names)) == (1, 2 * (1 + command.REPLACEMENTS))
+    assert (status, len(names)) == (1, 8)  # each three times
+    assert capsys.readouterr().err.count("died (status 1), as 6 before it") == 2
 
 
 def test_a_worker_that_says_what_is_wrong_is_not_replaced(spawned):

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from compile.cpus import AVX2, CPUS
 from compile.databases import Record
@@ -17,10 +19,11 @@ from compile.kernels.linear import Linear
 from compile.kernels.tiles import TileConfig, default_tile
 from compile.running.runners.base import RunFailed
 from tune.kernels import session as sessions
+from tune.kernels.command import table
 from tune.kernels.journal import Journal
 from tune.kernels.library import task_header
 from tune.kernels.session import Session
-from tune.kernels.tasks import COLD_BYTES, WITHOUT_WEIGHTS, Task, inputs_and_answer, peak_task
+from tune.kernels.tasks import Task, inputs_and_answer, peak_task
 
 CPU = CPUS["x86-64-v3"]
 
@@ -37,16 +40,18 @@ class Bench:
 
     def __init__(self, first: dict[TileConfig, float] | None = None, rounds: Callable | None = None) -> None:
         self.first, self.rounds = first or {}, rounds or (lambda tile: iter([10.0] * 5))
-        self.runner, self.calls = SimpleNamespace(estimate=False, slots=1), []
+        self.runner, self.calls, self.discarded = SimpleNamespace(estimate=False, slots=1), [], []
         self._left: dict[TileConfig, Iterator[Any]] = {}
 
     def build_all(self, wanted: list[tuple[Task, TileConfig]]) -> list[Path | str]:
-        return [Path("lib.so") for _ in wanted]
+        return [Path(f"{tile}.so") if self.first.get(tile, 10.0) >= 0 else "no compiler" for _, tile in wanted]
 
     def discard(self, library: Path) -> None:
-        pass
+        self.discarded.append(library.stem)
 
-    def trial(self, task: Task, tile: TileConfig, library: Path) -> Record:
+    def trial(self, task: Task, tile: TileConfig, library: Path | str) -> Record:
+        if isinstance(library, str):
+            return Record(CPU.name, task.key, tile, "build", "measured", None, {})
         ms = self.first.get(tile, 10.0)
         return Record(CPU.name, task.key, tile, "ok" if ms else "wrong", "measured", ms or None, {})
 
@@ -158,6 +163,70 @@ def test_progress_follows_the_best_trial(session: Callable) -> None:
     assert progress.gflops == pytest.approx(2 * 19 * 40 * 72 / 4e-3 / 1e9)
 
 
+def test_the_library_of_a_trial_goes_once_it_was_tried(session: Callable) -> None:
+    made = session(Bench(first={OTHER: -1.0, THIRD: 0.0}))  # one that cannot be built, and one that is wrong
+    made.try_all([(0, tile) for tile in (DEFAULT, OTHER, THIRD)])
+    assert made.bench.discarded == [str(DEFAULT), str(THIRD)]
+    assert [record.status for record in made.journal.of(task().key)] == ["ok", "build", "wrong"]
+
+
+def test_a_peak_is_timed_and_never_estimated(session: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = peak_task(AVX2)
+    made = session(Bench(rounds=lambda tile: iter([2.0])))
+    assert made.peak_gflops() == pytest.approx(peak.flops * peak.repeats / 2e-3 / 1e9)
+    assert session(Bench(first={peak.kernel.tile: -1.0})).peak_gflops() == 0.0
+    made.bench.runner.estimate = True
+    assert made.peak_gflops() == 0.0
+
+
+def test_an_error_within_metaschedule_ends_the_session_but_for_the_end_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def fail(**arguments: Any) -> None:
+        given.update(arguments)
+        raise TimeoutError("the session's time is used up")
+
+    monkeypatch.setattr(sessions.ms.tune, "tune_tasks", fail)
+    monkeypatch.setattr(sessions, "contexts", lambda *_: "contexts")
+    tasks = [replace(task(), calls=3), replace(task(48), calls=2)]
+    bench: Any = Bench()
+    bench.target = None
+    made = Session(tasks, bench, Journal(tmp_path / "db.jsonl", CPU), trials=7, seconds=60.0)
+    with pytest.raises(TimeoutError):
+        made._search()
+    wanted = {"tasks": "contexts", "task_weights": [3.0, 2.0], "max_trials_global": 14, "max_trials_per_task": 7}
+    assert {name: given[name] for name in wanted} == wanted
+    made.seconds = 0.0
+    made._search()
+
+
+def test_what_a_session_shows_of_each_task(session: Callable) -> None:
+    made = session(Bench(first={DEFAULT: 0.0, OTHER: 1.0}), trials=4)
+    made.tasks.append(replace(task(48), calls=2))
+    made.progress.append(sessions.Progress(made.tasks[1]))
+    made.try_all([(0, DEFAULT), (0, OTHER)])
+    made.bench.target = SimpleNamespace(cpu=CPU)
+    made.progress[0].state = "final"
+
+    def shown(peak: float) -> list[list[str]]:
+        lines = StringIO()
+        Console(file=lines, width=200).print(table(made, peak))
+        return [line.split("│")[1:-1] for line in lines.getvalue().splitlines() if "linear" in line]
+
+    flops = made.progress[0].gflops
+    first, second = shown(2 * flops)
+    assert [cell.strip() for cell in first] == [
+        "linear 40x72", "1", "2/4", "1", f"{OTHER} ×{OTHER.k_unroll}", f"{flops:.1f}", "50%", "final",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in second if cell.strip()] == ["linear 48x72", "2", "0/4", "0", "waiting"]
+    assert shown(flops / 2)[0][6].strip() == "100%"  # a kernel's best run may beat the yardstick
+    assert "%" not in "".join(shown(0.0)[0])
+    made.bench.runner = SimpleNamespace(estimate=True, unit="M cycles")
+    assert shown(0.0)[0][5].strip() == "1.000"
+
+
 def test_what_was_chosen_before_stays_unless_something_new_was_tried(session: Callable) -> None:
     faster = Bench(rounds=lambda tile: iter([10.0 if tile == DEFAULT else 5.0] * 5))
     (chosen,) = session(faster, OTHER).choose_tiles()
@@ -171,9 +240,9 @@ def test_what_was_chosen_before_stays_unless_something_new_was_tried(session: Ca
 
 def test_the_harness_is_told_what_the_kernel_takes() -> None:
     cold, hot = task(), replace(task(), hot=5)
-    for one, copies, call in ((cold, "3", r"w\[turn\]"), (hot, "1", r"w\[0\]")):
-        text = task_header(one, 3)
-        assert "enum { REPEATS = 3 };" in text
+    for one, copies, call in ((cold, "2", r"w\[turn\]"), (hot, "1", r"w\[0\]")):
+        text = task_header(one, 2)
+        assert "enum { REPEATS = 2 };" in text
         sizes = dict(re.findall(r"enum \{ (\w+)_BYTES = (\d+) \};", text))
         lines = {buffer.name: -(-4 * buffer.size // ALIGNMENT) * ALIGNMENT for buffer in one.buffers}
         assert {name: int(size) for name, size in sizes.items()} == {name: n + SLACK for name, n in lines.items()}
@@ -185,10 +254,12 @@ def test_the_harness_is_told_what_the_kernel_takes() -> None:
 
 def test_as_many_calls_are_timed_as_find_their_weights_outside_of_caches() -> None:
     one, attention = task(), Task(Attention(2, 32, 0.2, True, default_tile(AVX2), AVX2), 33, 1)
-    assert one.repeats == COLD_BYTES // one.kernel.weight_bytes > 1
+    assert one.repeats * one.kernel.weight_bytes == pytest.approx(32 * 2**20, rel=0.01)
     assert replace(one, hot=7).repeats == 7
     assert Task(Linear(4096, 4096, False, (), default_tile(AVX2), AVX2), 1, 1).repeats == 1
-    assert attention.repeats == WITHOUT_WEIGHTS == 32
+    assert attention.repeats == 32
+    workspace = max(attention.kernel.with_tile(t).workspace_bytes(33, 33) for t in attention.kernel.candidate_tiles())
+    assert [4 * b.size for b in attention.buffers if b.role == "scratch"] == [workspace]
     assert one.flops == 2 * 19 * 40 * 72
     assert [b.role for b in one.buffers if b.name == "y"] == ["output"]
     for tile in one.kernel.candidate_tiles()[::40]:  # buffers are as large as any tile wants

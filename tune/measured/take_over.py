@@ -167,7 +167,5 @@ def _replaces(ms: float, tile: TileConfig, device: str, before: Record) -> bool:
 
 
 def _of_kernel(benchmark: Benchmark, cluster: Cluster, manifest: Manifest, ms: float) -> Measurement:
-    temperature = None if cluster.temperature < 0 else cluster.temperature
-    return Measurement(
-        (ms,), benchmark.device, cluster.cores, 1, cluster.governor, temperature, toolchain_hash(manifest)
-    )
+    of_the_model = measurement(benchmark, cluster, cluster.results[0], toolchain_hash(manifest))
+    return replace(of_the_model, samples_ms=(ms,), cpu_ms=(), threads=1)

@@ -24,7 +24,5 @@ def build_device_program(folder: Path) -> Path:
 def compile_device(target: Target, folder: Path) -> str:
     """The program's object file in `folder`, not linked: it lacks nothing but a Linux around it."""
     options = [*OPTIONS, *WARNINGS, "-I", str(INCLUDE)]
-    if target.arch == "aarch64":
-        options.append("-mno-outline-atomics")
     run_compiler(find_toolchain(target), [*options, "-c", str(SOURCE), "-o", "device.o"], folder)
     return "device.o"
