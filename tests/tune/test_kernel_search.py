@@ -8,10 +8,10 @@ import pytest
 from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
+from compile.cpus import AVX2
 from compile.databases import Record
 from compile.kernels.linear import Linear
 from compile.kernels.tiles import default_tile
-from compile.targets import AVX2
 from tune.kernels import search
 from tune.kernels.search import ENOUGH, MutateTile, TileModel, choice_in, task_of, workload
 from tune.kernels.session import _Builder, _Future
