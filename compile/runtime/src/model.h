@@ -34,25 +34,47 @@ struct pb_model {
     _Atomic int32_t next_block[]; /* one a stage */
 };
 
+static inline size_t pb_align(size_t size)
+{
+    return (size + PB_ALIGNMENT - 1) & ~(size_t)(PB_ALIGNMENT - 1);
+}
+
 /* api.c. What went wrong, for PB(last_error): of a model, or of none. Returns the status. */
 int32_t pb_fail(pb_model *model, int32_t status, const char *message);
+
+/* Of a handle that pb_handle_enter refuses with this status. */
+const char *pb_handle_error(int32_t status);
 
 /* A caller's struct that begins with its size: what an older caller does not know is 0, and what we do not know of a newer
  * one's must be 0. NULL is all 0. `least` is the size of its first version. */
 bool pb_read_struct(const void *given, size_t least, void *read, size_t size);
 
-/* Between them the caller has the model to itself. pb_end_run returns the status. */
-int32_t pb_begin_run(const pocketbert_model *handle, pb_slot **slot);
-int32_t pb_end_run(pb_slot *slot, int32_t status);
-int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
-                     const pocketbert_tensor *outputs, int32_t output_count);
+/* open.c. The highest level that this CPU has all of, or NULL. */
+const pb_level *pb_choose_level(void);
 
-/* Of a tensor of `sequences` with `tokens` each. */
-int64_t pb_dimension(const pocketbert_info *info, int32_t axis, int32_t tokens, int32_t sequences);
+/* Rows are handed out in blocks, one a thread where all cores are equal: every block reads all weights. Where they are
+ * not, a fast core takes more of smaller ones, so that all finish together. Blocks are whole tiles of four rows. */
+int32_t pb_block_rows(const pb_model *model, int32_t tokens);
 
 /* The model's lanes, so that each of its threads can run a text of its own; NULL, and the model's error, where there is no
  * memory. They are freed with the model. */
 pb_model **pb_lanes(pb_model *model);
+
+/* check.c. Sets how many sequences of how many tokens the run has, as the first input says. */
+int32_t pb_check(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                 const pocketbert_tensor *outputs, int32_t output_count);
+
+/* Of a tensor of `sequences` with `tokens` each. */
+int64_t pb_dimension(const pocketbert_info *info, int32_t axis, int32_t tokens, int32_t sequences);
+
+/* Behind the last byte of a tensor that has been checked. */
+uintptr_t pb_end_of(const pocketbert_tensor *tensor);
+
+/* run.c. Between them the caller has the model to itself. pb_end_run returns the status. */
+int32_t pb_begin_run(const pocketbert_model *handle, pb_slot **slot);
+int32_t pb_end_run(pb_slot *slot, int32_t status);
+int32_t pb_run_model(pb_model *model, const pocketbert_tensor *inputs, int32_t input_count,
+                     const pocketbert_tensor *outputs, int32_t output_count);
 
 /* texts.c. Of the longest text: fewer than the model takes where it was made for fewer. */
 int32_t pb_most_text_tokens(void);
