@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import compile
+from compile.artifact.maven import package_version
 from compile.artifact.packages import check_packaging
 from compile.bindings import LANGUAGES, Model, write_binding
 from compile.bindings.interface import CHOICES, FLAGS, read_interface
@@ -110,6 +112,50 @@ def test_what_is_no_identifier_reaches_no_language(tmp_path: Path) -> None:
 def test_what_a_package_cannot_be(kind: str, target: str, version: str | None, message: str) -> None:
     with pytest.raises(CompileError, match=re.escape(message)):
         check_packaging(kind, find_target(target), None, version)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "group", "version", "message"),
+    [
+        (None, "x86_64-linux", "a.b", None, "--group and --version say what a package is called: give --package"),
+        (None, "x86_64-linux", None, "1", "--group and --version say what a package is called: give --package"),
+        ("zip", "x86_64-linux", None, None, "--package zip: choose one of"),
+        ("aar", "arm64-linux", None, None, "--package aar: arm64-linux is not Android"),
+        ("xcframework", "arm64-macos", None, None, "--package xcframework: arm64-macos is not iOS"),
+        (
+            "wheel",
+            "x86_64-linux",
+            "com.mine",
+            None,
+            "--group is a part of Maven's coordinates, and --package wheel has",
+        ),
+        ("aar", "arm64-android", "mine", None, "--group mine: give a name with dots"),
+        ("aar", "arm64-android", "com.1st", None, "--group com.1st: give a name with dots"),
+        ("jar", "x86_64-linux", None, "1.0", "--version: the jar holds PocketBERT's classes alone"),
+        ("wheel", "x86_64-linux", None, "1.2.3.4.5", "--version 1.2.3.4.5: give one to four numbers"),
+        ("wheel", "x86_64-linux", None, "1.x", "--version 1.x: give one to four numbers"),
+        ("wheel", "x86_64-linux", None, "١", "--version ١: give one to four numbers"),
+        ("npm", "wasm32", None, "1.2.3.4", "--version 1.2.3.4: npm takes three numbers"),
+        ("benchmark", "x86_64-linux", None, "1.0", "--version: the benchmark program has none"),
+    ],
+)
+def test_what_a_package_cannot_be_called(kind: Any, target: str, group: Any, version: Any, message: str) -> None:
+    with pytest.raises(CompileError, match=re.escape(message)):
+        check_packaging(kind, find_target(target), group, version)
+
+
+def test_what_a_package_is_called() -> None:
+    linux, web = find_target("x86_64-linux"), find_target("wasm32")
+    assert check_packaging(None, linux, None, None) is None
+    for kind, target, version in (
+        ("wheel", linux, "1"), ("wheel", linux, "1.2.3.4"), ("npm", web, "1.2.3"), ("crate", linux, "1.2.0"),
+    ):  # fmt: skip
+        made = check_packaging(kind, target, None, version)
+        assert made is not None
+        assert (made.kind, made.version) == (kind, version)
+    made = check_packaging("wheel", linux, None, None)
+    assert made is not None
+    assert made.version == package_version()
 
 
 def test_nuget_says_what_compiler_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """manifest.json: what was written is read back, and whatever else is in the file is refused by the name of its key."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compile.artifact import manifest as manifests
 from compile.artifact.manifest import (
     CompileError,
     KeptInFloat,
@@ -124,6 +127,33 @@ def test_value_that_cannot_be_is_named_in_a_line(place: str, value: Any, manifes
     assert "build the artifact again" in message
     assert len(message.splitlines()) == 1
     assert place.split(".")[0] in message
+
+
+def test_what_a_call_names_is_there(manifest: Manifest, tmp_path: Path) -> None:
+    """The number after the last is refused, the last itself is not."""
+    for place, value, last in (
+        ("calls.0.reads", [[len(manifest.tensors), 0, 1]], [[len(manifest.tensors) - 1, 0, 1]]),
+        ("calls.0.writes", [[len(manifest.tensors), 0, 1]], [[len(manifest.tensors) - 1, 0, 1]]),
+        ("calls.0.stage", manifest.stages, manifest.stages - 1),
+    ):
+        for given, right in ((value, False), (last, True)):
+            data = json.loads(json.dumps(manifest.to_dict()))
+            replaced(data, place, given)
+            (tmp_path / "manifest.json").write_text(seal(data))
+            with nullcontext() if right else pytest.raises(CompileError, match="tensor that is not there"):
+                Manifest.read(tmp_path)
+
+
+def test_versions_say_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "numpy":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(manifests, "version", version)
+    versions = manifests.toolchain_versions()
+    assert versions["numpy"] == "not installed"
+    assert set(versions.values()) >= {"1.0", "not installed"}
 
 
 def test_key_with_control_characters_stays_one_short_line(manifest: Manifest, tmp_path: Path) -> None:

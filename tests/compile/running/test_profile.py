@@ -127,6 +127,22 @@ def test_parts_add_up_and_waits_are_the_gaps_before_a_barrier() -> None:
     assert dict(show.where_it_goes(found))["multiply-adds at the peak rate"] == pytest.approx(500 / 10e9)
 
 
+def test_a_trace_has_what_each_thread_did_since_the_run_began() -> None:
+    later = [record._replace(start_ns=record.start_ns + 500, end_ns=record.end_ns + 500) for record in RUN]
+    found = measure.summarise(FACTS, 2, 4, [later], peaks={"float32": 10.0})
+    manifest: Any = SimpleNamespace(**vars(FACTS), name="m", isa="avx2", precision="float32")
+    events = show.to_trace(replace(found, manifest=manifest))["traceEvents"]
+    of = {
+        kind: [(e["tid"], e["name"], e["ts"] * 1e3, e["dur"] * 1e3) for e in events if e.get("cat") == kind]
+        for kind in ("layer", "kernel", "barrier")
+    }
+    assert of["layer"] == [(0, "layer 1", 10, 40), (0, "head", 85, 15), (1, "layer 1", 20, 60)]
+    assert [(tid, ts, dur) for tid, _, ts, dur in of["kernel"]] == [
+        (0, 10, 30), (0, 40, 10), (0, 85, 15), (1, 20, 50), (1, 70, 10),
+    ]  # fmt: skip
+    assert [(tid, ts, dur) for tid, _, ts, dur in of["barrier"]] == [(0, 50, 30), (1, 80, 20)]
+
+
 def test_each_kernel_is_compared_with_the_peak_of_its_precision() -> None:
     kernels = [replace(FACTS.kernels[0], precision="int8"), FACTS.kernels[1]]
     facts = cast(Manifest, SimpleNamespace(tokens=4, kernels=kernels, calls=FACTS.calls))

@@ -11,11 +11,12 @@ import pytest
 
 from compile.errors import CompileError
 from compile.pipeline import BuildOptions, build_library
+from compile.running import verify as verifying
 from compile.running.runners.base import Device, Execution, RunFailed, Runner
 from compile.running.runners.local import LocalRunner
 from compile.running.samples import random_samples, read_outputs
 from compile.running.verify import reference, verify
-from compile.targets import Target
+from compile.targets import Target, find_target
 from passes.fix_shapes import fix_shapes
 
 
@@ -40,6 +41,19 @@ def changed(index: int, value: float) -> Callable[[bytes], bytes]:
         return array.tobytes()
 
     return spoil
+
+
+def test_what_a_machine_lacks_to_run_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "runs_here", lambda target: target.name == "x86_64-linux")
+    for runner in ("qemu", "wine", "node"):
+        monkeypatch.setattr(getattr(verifying, runner), "missing", lambda *arch, runner=runner: f"{runner} {arch}")
+    for name, lacking in (
+        ("x86_64-linux", None), ("arm64-android", "qemu ('aarch64',)"), ("wasm32", "node ()"),
+        ("x86_64-windows", "wine ()"), ("arm64-windows", "a machine with"),
+        ("arm64-ios", "a machine with"), ("arm64-macos", "a machine with"),
+    ):  # fmt: skip
+        said = verifying.can_run(find_target(name))
+        assert said == lacking or (lacking and said and said.startswith(lacking)), name
 
 
 def test_library_of_this_machine(mobilebert_library: Path, mobilebert: Path) -> None:

@@ -94,6 +94,17 @@ def test_any_text(kind: str, text: str, made: Callable[[str], Pair]) -> None:
     made(kind).agree(text)
 
 
+@pytest.mark.parametrize("kind", ["BERT uncased", "ModernBERT", "XLM-R"])
+def test_hangul_is_composed_and_taken_apart_up_to_its_last_letters(kind: str, made: Callable[[str], Pair]) -> None:
+    """The first and the last of leading, middle and final letters, and what stands right before and after them."""
+    leads, middles = "\u10ff\u1100\u1112\u1113", "\u1160\u1161\u1175\u1176"
+    finals = ("", "\u11a7", "\u11a8", "\u11c2", "\u11c3")
+    letters = [f"{a}{b}{c}" for a in leads for b in middles for c in finals]
+    whole = [f"{chr(code)}{c}" for code in (0xABFF, 0xAC00, 0xAC01, 0xAC1C, 0xD788, 0xD7A3, 0xD7A4) for c in finals]
+    for text in (*letters, *whole):
+        made(kind).agree(text)
+
+
 @pytest.mark.parametrize("kind", ["BERT cased", "RoBERTa", "ALBERT"])
 def test_bytes_that_are_not_utf8_count_as_replaced(kind: str, made: Callable[[str], Pair]) -> None:
     pair, rng = made(kind), random.Random(3)

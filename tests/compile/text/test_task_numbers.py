@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,9 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "n"]
 TABLE = np.random.default_rng(0).normal(size=(len(PIECES), 4)).astype(np.float32)
 TABLE[PIECES.index("n"), 1] = np.nan
 TABLE[PIECES.index("c"), :2] = 3.0  # what answers begin and end with
+LABELS = ("PER", "O", "B-LOC", "I-LOC")
 MODES = {"max": lambda rows: rows.max(0), "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
-OUTPUTS = {"embed": ["last_hidden_state"], "answer": ["start_logits", "end_logits"]}
+OUTPUTS = {"embed": ["last_hidden_state"], "answer": ["start_logits", "end_logits"], "entities": ["logits"]}
 Open = Callable[..., compile.Library]
 
 
@@ -38,7 +40,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
             b.nodes[-1].output[0] = name
         onnx.save(b.model(*OUTPUTS[kind]), tmp_path / "m.onnx")
         (tmp_path / "vocab.txt").write_text("\n".join(PIECES))
-        task = Task(kind, (), "softmax", pooling, normalize)
+        task = Task(kind, LABELS if kind == "entities" else (), "softmax", pooling, normalize)
         monkeypatch.setattr(sys.modules["compile.build"], "stated_task", lambda *_: task)
         given = {"vocab": tmp_path / "vocab.txt", "task": kind, "out": tmp_path / "out"}
         libraries.append(compile.load(compile.build(tmp_path / "m.onnx", target="host", **given).folder))
@@ -96,3 +98,23 @@ def test_answers_are_looked_for_in_windows_and_none_is_not_sure_where_nothing_is
     scores = [answer.score for answer in library.answer("a", "b n c", 9, no_answer=True)]
     assert len(scores) > 1
     assert np.isnan(scores).all()
+
+
+def test_entities_at_the_threshold_stay_and_so_does_what_is_no_number(opened: Open, monkeypatch: Any) -> None:
+    """Softmax of columns whose largest number is far below 0 or far above; an entity's score is the mean of its own."""
+    rows = {"a": [-900, -900, -899, -950], "b": [80, 80, 80, 88], "c": [0, 1, 0, 0], "[UNK]": [5, np.nan, 0, 0]}
+    table = TABLE.copy()
+    table[[PIECES.index(piece) for piece in rows]] = list(rows.values())
+    monkeypatch.setattr(sys.modules[__name__], "TABLE", table)
+    probability = [float(np.exp(row - np.max(row)).max() / np.exp(row - np.max(row)).sum()) for row in rows.values()]
+    library = opened("entities")
+    found = library.entities("c a b b c a a c")
+    assert [(e.name, e.begin, e.end) for e in found] == [("LOC", 2, 7), ("LOC", 10, 11), ("LOC", 12, 13)]
+    assert found[0].score == pytest.approx((probability[0] + 2 * probability[1]) / 3, rel=1e-6)
+    assert found[1].score == found[2].score == pytest.approx(probability[0], rel=1e-6)
+    at = found[1].score
+    assert len(library.entities("c a b b c a a c", threshold=at)) == 3
+    above = float(np.nextafter(np.float32(at), np.float32(1)))
+    assert [e.score for e in library.entities("c a b b c a a c", threshold=above)] == [found[0].score]
+    (none,) = library.entities("c ? c", threshold=0.5)  # "?" is no piece: [UNK]
+    assert (none.name, none.begin, none.end, np.isnan(none.score)) == ("PER", 2, 3, True)
