@@ -1,9 +1,11 @@
-"""Lookups that need none: in their own order, and among equals.
+"""Lookups that need none: in their own order, and among equals; slices of everything.
 
     Gather(x, [[0, 1, …, n−1]]), x of n rows; GatherND too    ->  Reshape(x)
+    Slice(x, …), nothing cut off and forwards                 ->  x
     GatherElements(c, i) or Gather(c, i), all of c the same   ->  that constant
 
-transformers makes its masks by the first, and RoBERTa's token types by the second. An index outside c, which ONNX
+transformers makes its masks by the first, RoBERTa's token types by the last, and LUKE and XLM cut off what is not
+there. An index outside c, which ONNX
 Runtime refuses, is not refused any more.
 """
 
@@ -21,14 +23,25 @@ MOST = 1 << 20  # elements of a constant that takes a lookup's place
 def drop_gathers(model: ir.Model, options: Options) -> Outcome:
     applied = 0
     for node in list(model.graph):
-        if node.op_type not in ("Gather", "GatherND", "GatherElements"):
+        if node.op_type == "Slice":
+            result = _uncut(node)
+        elif node.op_type in ("Gather", "GatherND", "GatherElements"):
+            result = _equals(model.graph, node) or _everything(model.graph, node)
+        else:
             continue
-        result = _equals(model.graph, node) or _everything(model.graph, node)
         if result is not None:
             replace_output(node.outputs[0], result)
             applied += 1
     RemoveUnusedNodesPass()(model)
     return Outcome(applied)
+
+
+def _uncut(node: ir.Node) -> ir.Value | None:
+    """Its operand where every axis stays as long as it is: with steps forwards that is all of it."""
+    x, steps = node.inputs[0], array(node.inputs[4]) if len(node.inputs) > 4 else np.ones(1)
+    shape = dims(x)
+    uncut = shape and None not in shape and shape == dims(node.outputs[0]) and steps is not None and (steps > 0).all()
+    return x if uncut else None
 
 
 def _equals(graph: ir.Graph, node: ir.Node) -> ir.Value | None:

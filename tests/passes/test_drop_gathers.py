@@ -66,3 +66,28 @@ def test_a_lookup_in_each_of_a_batch_stays(build, check, applied):
     y = b("Relu", b("GatherND", b.input("x", [3, 3]), b.const(np.array([[0], [1], [2]])), batch_dims=1))
     _, report = check(b.model(y), "drop_gathers")
     assert applied(report, "drop_gathers") == 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "cut"),
+    [
+        (([0], [4], [0]), False),
+        (([-4], [2**63 - 1], [0], [1]), False),  # as XLM keeps the last tokens
+        (([0, 0], [9, 9], [0, 1]), False),
+        (([1], [4], [0]), True),
+        (([0], [5], [1], [2]), True),
+        (([-1], [-(2**63) + 1], [0], [-1]), True),  # backwards
+    ],
+)
+def test_a_slice_of_everything_is_what_it_slices(build, check, ops, bounds, cut):
+    b = build()
+    y = b("Neg", b("Slice", b("Exp", b.input("x", [4, 5])), *(b.const(np.array(bound)) for bound in bounds)))
+    result, _ = check(b.model(y), "drop_gathers")
+    assert ops(result, "Slice") == cut
+
+
+def test_a_slice_of_an_open_axis_stays(build, check, ops):
+    b = build()
+    begin, end = (b.const(np.array([bound])) for bound in (0, 4))
+    result, _ = check(b.model(b("Neg", b("Slice", b.input("x", ["tokens", 5]), begin, end))), "drop_gathers")
+    assert ops(result, "Slice") == 1

@@ -16,6 +16,16 @@ def test_all_rows_in_order_are_what_is_written(build, check, ops, applied):
     assert applied(report, "drop_scatters") == 1
 
 
+@pytest.mark.parametrize(("last", "stays"), [((2, 4), 0), ((2, 3), 1)])
+def test_all_elements_in_order_are_what_is_written_in_their_shape(build, check, ops, last, stays):
+    """As X-MOD's adapters write them: a row of places for each element."""
+    b = build()
+    indices = np.indices((3, 5)).reshape(2, 15).T.copy()
+    indices[-1] = last
+    result, _ = check(b.model(b("Neg", scattered(b, indices, False))), "drop_scatters")
+    assert ops(result, "ScatterND") == stays
+
+
 def test_no_rows_change_nothing(build, check, ops):
     b = build()
     x = b.input("x", [3, 5])
