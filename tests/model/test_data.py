@@ -1,6 +1,7 @@
 import json
 import re
 from collections import Counter
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import ModelError
-from model.data import Masking, PreTrainingBatches, Shards, loader, prepare, read_vocabulary, train_vocabulary
+from model.data import Masking, PreTrainingBatches, Shards, loader, prepare, read_vocabulary, shards, train_vocabulary
 from model.data.batches import TwoLengths
 from model.data.corpus import documents, split_sentences
 from model.data.instances import IGNORED, Instances, _shorten, permute
+from model.data.text import paragraphs
 from model.processes import Processes
 from model.recipes.corpus import pretraining_batches
 from model.recipes.sources import TextData
@@ -58,6 +60,35 @@ def test_bad_vocabularies(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "vocab.txt").write_text(content)
     with pytest.raises(ModelError, match=message):
         read_vocabulary(tmp_path / "vocab.txt")
+
+
+def test_a_vocabulary_holds_the_special_pieces_and_one_more(tmp_path: Path, corpus: Path) -> None:
+    for size in (0, 4, 5):
+        with pytest.raises(ModelError, match=f"a vocabulary of {size} pieces is too small: at least 6"):
+            train_vocabulary([corpus], tmp_path / "vocab.txt", size)
+    with pytest.raises(ModelError, match=r"vocab.json is not there: a tokenizer.json is taken as it is"):
+        train_vocabulary([corpus], tmp_path / "vocab.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_was_killed_while_it_tokenized_is_said_so(vocabulary: Path) -> None:
+    with (
+        pytest.raises(ModelError, match="a process that tokenized was killed: is there memory enough"),
+        shards._pool(vocabulary, 2),
+    ):
+        raise BrokenExecutor
+
+
+def test_a_small_corpus_is_read_by_one_process(
+    tmp_path: Path, corpus: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools, pool = [], shards._pool
+    monkeypatch.setattr(shards, "_pool", lambda path, count: pools.append(count) or pool(path, 1))
+    monkeypatch.setattr(shards, "cores", lambda: 7)
+    for name, alone in (("small", corpus.stat().st_size + 1), ("large", corpus.stat().st_size)):
+        monkeypatch.setattr(shards, "ALONE", alone)
+        prepare([corpus], vocabulary, tmp_path / name)
+    assert pools == [1, 7]
 
 
 def test_vocabulary_reads_bert_as_transformers_does() -> None:
@@ -125,6 +156,12 @@ def test_rows_of_every_kind_of_file_are_the_documents_of_plain_text(
     for name, part in zip(names, (table.slice(0, 11), table.slice(11)), strict=True):
         with ipc.new_stream(split / name, table.schema) as writer:
             writer.write_table(part, 3)
+    for name in ("a.jsonl", "a.parquet", "file.arrow", f"dict/train/{names[0]}"):
+        seen: list[int] = []
+        assert list(paragraphs(tmp_path / name, "story", seen.append))
+        size = (tmp_path / name).stat().st_size
+        assert min(seen) >= 0, name
+        assert 0.8 * size <= sum(seen) <= size, name  # what was read when the last text came
     plain = prepare([corpus], vocabulary, tmp_path / "plain")
     for i, text in enumerate(("a.jsonl", "a.parquet", "file.arrow", "dict", "dict/train")):
         made = prepare([tmp_path / text], vocabulary, tmp_path / f"made-{i}", field="story")
@@ -142,8 +179,8 @@ def test_rows_of_every_kind_of_file_are_the_documents_of_plain_text(
         ("a.jsonl", b'{"text": "x"}\n[1]\n', "a.jsonl:2: not a JSON object"),
         ("a.jsonl", b'{"story": "x", "id": 1}\n', "a.jsonl:1: no text in 'text': set data.text_field to one of story$"),
         ("a.jsonl", b'{"text": 1}\n', "a.jsonl:1: no text in 'text'"),
-        ("a.parquet", b"PAR1", "cannot read .*a.parquet: "),
-        ("a.arrow", b"x", "cannot read .*a.arrow: "),
+        ("a.parquet", b"PAR1", r"cannot read .*a.parquet: (?!None)\w"),
+        ("a.arrow", b"x", r"cannot read .*a.arrow: (?!None)\w"),
         ("dict/dataset_dict.json", b'{"splits": ["a", "b"]}', "dict has the splits a, b and no train"),
         ("dict/state.json", b'{"_data_files": [{"filename": "../x"}]}', "names no files of its folder"),
         ("dict/readme.md", b"x", "dict has no .txt, .jsonl"),
@@ -415,7 +452,10 @@ def test_short_pairs_are_as_many_as_asked_and_of_every_length(prepared: Path) ->
         lengths = np.array([len(instances[divmod(i, len(instances))].input_ids) for i in range(1500)])
         full = (lengths == 48).mean()
         assert full == pytest.approx(1 - share * 43 / 44, abs=0.03)
+        assert lengths.max() == 48
         short = lengths[lengths < 48]
+        if share == 1:
+            assert 0 < (lengths == 48).sum() < 80  # as often as any other length
         if share:
             assert (short.min(), short.max()) == (5, 47) if share == 1 else short.min() < 12
             assert short.mean() == pytest.approx(26, abs=3)

@@ -254,8 +254,13 @@ def test_halving_tries_everything_briefly_and_the_best_third_longer(
         ran.append((run.train.batch_size, run.train.learning_rate, run.epochs))
         return {"dev": {"accuracy": run.train.learning_rate * 1e4 + run.train.batch_size / 1000}}
 
+    forgotten: list[Path] = []
+    monkeypatch.setattr("model.recipes.finetune._forget_weights", forgotten.append)
     monkeypatch.setattr("model.recipes.finetune.run_once", run_once)
-    sweep(read(path, FinetuneConfig, sets))
+    said = sweep(read(path, FinetuneConfig, sets))
+    best = Path(said.splitlines()[-1].partition("/model: ")[0])
+    assert best not in forgotten
+    assert len({*forgotten}) == len({folder.name for folder in forgotten}) == 8  # all others'
     assert sorted(ran[:6]) == sorted((size, rate, 2) for size in (16, 32) for rate in (1e-5, 2e-5, 3e-5))
     assert ran[6:] == [(32, 3e-5, 6), (16, 3e-5, 6), (32, 3e-5, 10)]
     ran.clear()
@@ -511,7 +516,9 @@ models = {{ teacher = "{tmp_path}/model", student = "{tmp_path}/model" }}
 """)
     assert main(["attention-maps", str(path)]) == 0
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["attention-maps", str(path), "--set", "layers=[3]"]) == 2
+    assert main(["attention-maps", str(path), "--set", "layers=[1, 2]"]) == 0
+    for layer in (0, 3):
+        assert main(["attention-maps", str(path), "--set", f"layers=[1, {layer}]"]) == 2
 
 
 def test_settings_are_checked(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
@@ -565,6 +572,7 @@ def test_fake_quantisation_computes_what_the_int8_kernels_do() -> None:
     layer = torch.nn.Linear(96, 24)
     x = torch.randn(50, 96) * torch.exp(4 * torch.randn(50, 1))
     x[0], x[1] = 0, x[1].abs()
+    x[2] *= 0.3 * 2.0**-100 / np.ptp(x[2].numpy())  # below the least range that a row counts as
     with fake_quantized(torch.nn.ModuleList([layer])), torch.no_grad():
         got = layer(x).numpy()
     weight = layer.weight.detach().numpy().T

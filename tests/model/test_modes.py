@@ -14,6 +14,8 @@ from model.distill import Distillation, Stage, Weights
 from model.finetune.embedding import embed, sentence_part
 from model.finetune.losses import predict
 from model.finetune.spans import SpanSettings
+from model.recipes.distill import Transfer
+from model.recipes.embed import Objective
 from model.recipes.evaluate import evaluate_words
 from model.settings import TrainSettings
 
@@ -185,3 +187,8 @@ def test_defaults_are_berts() -> None:
         "stride": 128, "question_length": 64, "answer_length": 30, "best": 20, "null_threshold": 0.0,
     }  # fmt: skip
     assert TrainSettings().weight_decay == 0.01
+    transfer = asdict(Transfer())  # the factors: "The default factors are the papers'"
+    assert (transfer["strategy"], transfer["transfer_steps"], transfer["calibrate"]) == ("progressive", 0, True)
+    assert asdict(Objective()) == {
+        "contrastive": 0.0, "cosine": 1.0, "distilled": 0.0, "temperature": 0.05, "positive": 4.0,
+    }  # fmt: skip

@@ -25,7 +25,7 @@ from model.distill.strategies import pretraining
 from model.distill.transformers_teacher import load_teacher
 from model.processes import join
 from model.settings import TrainSettings, rate
-from model.trainer import Trainer
+from model.trainer import Trainer, make_optimizer
 
 TINY = ModelConfig(
     vocab_size=200, max_position_embeddings=32, embedding_size=8, num_hidden_layers=2, hidden_size=16,
@@ -263,11 +263,53 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path, tmp_path: Path)
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize(("precision", "narrow"), [("auto", False), ("float32", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("precision", "device", "narrow"),
+    [
+        *(("auto", device, device == "cuda") for device in ("cpu", "cuda", "mps")),
+        *(("float32", device, False) for device in ("cpu", "cuda")),
+        ("bfloat16", "cpu", True),
+    ],
+)
 def test_bfloat16_is_for_gpus_unless_it_is_asked_for(
-    precision: str, narrow: bool, prepared: Path, tmp_path: Path
+    precision: str, device: str, narrow: bool, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)  # no such device is here
+    place = torch.device(device)
+    monkeypatch.setattr("tests.model.test_trainer.join", lambda _: processes.Processes(0, 1, place))
     assert make(prepared, tmp_path / "run", precision=precision).bfloat16 is narrow
+
+
+@pytest.mark.parametrize(
+    ("parallel", "world", "sharded"), [("fsdp", 2, True), ("fsdp", 1, False), ("ddp", 2, False), ("ddp", 1, False)]
+)
+def test_weights_are_sharded_where_that_is_asked_for_and_there_are_several_processes(
+    parallel: str, world: int, sharded: bool, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = processes.Processes(0, world, torch.device("cpu"))
+    monkeypatch.setattr("tests.model.test_trainer.join", lambda _: several)
+    assert make(prepared, tmp_path / "run", parallel=parallel).sharded is sharded
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_biases_and_norms_neither_decay_nor_adapt(optimizer: str) -> None:
+    module = create(replace(TINY, normalization="no-norm"), "mlm")
+    settings = TrainSettings(optimizer=optimizer, weight_decay=0.25)
+    (stage,) = pretraining(2, 4)
+    made = make_optimizer(module, stage, settings)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    seen = set()
+    for group in made.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            plain = name.endswith("bias") or ".norm." in f".{name}"
+            assert (group["weight_decay"], group.get("adapt", not plain)) == (0.0 if plain else 0.25, not plain), name
+            seen.add(name)
+    assert seen == set(names.values())
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ModelError, match="trains nothing"):
+        make_optimizer(module, stage, settings)
 
 
 def test_bfloat16_learns_nearly_as_float32_does_and_keeps_float32_weights(prepared: Path, tmp_path: Path) -> None:
@@ -310,6 +352,7 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert rates[-1] == pytest.approx(1 / 8)
     assert rate(10, 10, 0.2) == 0
     assert rate(0, 10, 0.0) == 1
+    assert rate(0, 10, 0.01) == 1  # not even one step
 
 
 def test_the_last_batches_are_long_and_no_one_goes_beyond_what_was_trained(
