@@ -17,6 +17,8 @@ from tvm.tirx.script import builder as T
 from compile.cpus import RELAXED, SIMD128, Isa
 from compile.kernels.contract import ALIGNMENT, Signature
 
+# Of a float64 half-way between two float32 numbers these bits are 0, also where those are subnormal.
+HALF_WAY = 0x0FFFFFFF
 Expr = Any  # tirx.Expr | int: TVM's expressions overload the arithmetic operators
 
 
@@ -82,7 +84,7 @@ def lane(vector: Expr, index: int) -> Expr:
 
 def fma(a: Expr, b: Expr, c: Expr, lanes: int, isa: Isa) -> Expr:
     """a · b + c, rounded once on every CPU."""
-    if isa == SIMD128 and lanes > 1:
+    if isa == SIMD128:
         return _fma_in_float64(a, b, c, lanes)
     if isa != RELAXED:
         return tirx.call_llvm_pure_intrin("float32" if lanes == 1 else f"float32x{lanes}", "llvm.fma", a, b, c)
@@ -93,23 +95,55 @@ def fma(a: Expr, b: Expr, c: Expr, lanes: int, isa: Isa) -> Expr:
 
 
 def _fma_in_float64(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
-    """The product is exact there; a sum that is rounded to odd (Boldo and Melquiond) may be rounded a second time."""
+    """The product is exact there. Rounding the sum a second time, to float32, goes wrong only where it lies half-way
+    between two of those: its 28 lowest bits are 0 then, which is rare. It is rounded to odd there first (Boldo and
+    Melquiond).
+    """
 
     def exactly(value: Expr) -> Expr:
         return opaque(value, lanes, "float64")
 
-    numbers, bits = f"float64x{lanes}", f"int64x{lanes}"
+    def of(dtype: str, count: int = lanes) -> str:
+        return dtype if count == 1 else f"{dtype}x{count}"
+
+    numbers, bits = of("float64"), of("int64")
     product, addend = exactly(tirx.Cast(numbers, a) * tirx.Cast(numbers, b)), exactly(tirx.Cast(numbers, c))
-    total = exactly(product + addend)
-    part = exactly(total - product)
-    error = exactly((product - exactly(total - part)) + (addend - part))
-    # 1 where what was rounded away lies farther from 0 than the sum does, −1 where nearer; 0 without it, or for NaN.
-    away, zero = exactly(error * total), tirx.Broadcast(tirx.const(0.0, "float64"), lanes)
-    step = tirx.Cast(bits, away > zero) - tirx.Cast(bits, away < zero)
-    one = tirx.Broadcast(tirx.const(1, "int64"), lanes)
-    whole = bind(tirx.reinterpret(bits, total))
-    odd = whole + (step & ((whole & one) - one))  # what is odd stays
-    return tirx.Cast(f"float32x{lanes}", tirx.reinterpret(numbers, odd))
+    (result,) = Kernel.registers(1, lanes, "float64")
+    result.store(0, product + addend, lanes)
+    total = bind(result.load(0, lanes))
+    with when(_may_be_half_way(total, lanes)):
+        part = exactly(total - product)
+        error = exactly((product - exactly(total - part)) + (addend - part))
+        # 1 where what was rounded away lies farther from 0 than the sum does, −1 where nearer; 0 without it or for NaN.
+        away, zero = exactly(error * total), broadcast(tirx.const(0.0, "float64"), lanes)
+        step = tirx.Cast(bits, away > zero) - tirx.Cast(bits, away < zero)
+        one = broadcast(tirx.const(1, "int64"), lanes)
+        whole = bind(tirx.reinterpret(bits, total))
+        odd = whole + (step & ((whole & one) - one))  # what is odd stays
+        result.store(0, tirx.reinterpret(numbers, odd), lanes)
+    return bind(_as_float32(result.load(0, lanes), lanes))
+
+
+def _as_float32(value: Expr, lanes: int) -> Expr:
+    """Two lanes at a time with zeros behind them, and a shuffle that LLVM does not look into: so it knows the
+    instruction.
+    """
+    if lanes == 1:
+        return tirx.Cast("float32", value)
+    halves = []
+    for first in (0, 2):
+        half = tirx.Cast("float32x2", tirx.Shuffle([value], [first, first + 1]))
+        halves.append(tirx.reinterpret("int8x16", tirx.Shuffle([half, const(0.0, 2)], [0, 1, 2, 3])))
+    order = [integer(n) for n in (*range(8), *range(16, 24))]
+    return tirx.reinterpret("float32x4", tirx.call_llvm_pure_intrin("int8x16", "llvm.wasm.shuffle", *halves, *order))
+
+
+def _may_be_half_way(total: Expr, lanes: int) -> Expr:
+    """Whether in some lane the 28 lowest bits of a float64 are 0."""
+    if lanes == 1:
+        return (tirx.reinterpret("int64", total) & tirx.const(HALF_WAY, "int64")) == 0
+    low = tirx.Shuffle([tirx.reinterpret(f"int32x{2 * lanes}", total)], list(range(0, 2 * lanes, 2)))
+    return tirx.call_llvm_pure_intrin("int32", "llvm.wasm.alltrue", low & integer(HALF_WAY, lanes)) == 0
 
 
 def fold_lanes(vector: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from compile.cpus import SIMD128, Isa
+from compile.cpus import RELAXED, SIMD128, Isa
 from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, lane, loop
 from compile.kernels.int8_reference import SMALLEST_RANGE, STEPS
 from compile.kernels.microkernel import unrolled
@@ -30,6 +30,7 @@ NOT_FINITE = 0x34800000
 WIDE_ROUND = 1.5 * 2.0**52
 WIDE_NOT_FINITE = 0x3CC00000
 SIGNED_OFFSET = 128
+WASM = (SIMD128.name, RELAXED.name)
 NARROW = "llvm.wasm.narrow.unsigned"
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -136,9 +137,9 @@ class QuantizedRows:
         at = bind(self.at(row))
 
         def quantized(element: Expr, width: int) -> Expr:
-            value = x.load(start + element, width)
             if self.isa == SIMD128 and width == lanes:
-                return _rounded_in_float64(value, inverse, zero, seen)
+                return _rounded_in_float64([x.load(start + element + i, 2) for i in (0, 2)], inverse, zero, seen)
+            value = x.load(start + element, width)
             rounded = fma(value, broadcast(inverse, width), broadcast(zero, width), width, self.isa)
             bits = bind(tirx.reinterpret("int32" if width == 1 else f"int32x{width}", rounded))
             if not self.nonnegative:
@@ -281,6 +282,9 @@ class QuantizedRows:
             self.memory.store(at, packed, lanes // GROUP)
             return
         half = lanes // 2
+        if self.isa.name in WASM:
+            self.memory.store(at, tirx.Shuffle([self._filled([bits, bits])], [0, 1]), half)
+            return
         first = tirx.Shuffle([bits], [g * GROUP + i for g in range(lanes // GROUP) for i in (0, 1)])
         third = tirx.Shuffle([bits], [g * GROUP + i for g in range(lanes // GROUP) for i in (2, 3)])
         packed = (first & integer(0xFFFF, half)) | (third << integer(16, half))
@@ -288,6 +292,10 @@ class QuantizedRows:
 
     def _filled(self, bits: list[Expr]) -> Expr:
         """One vector of the words of two vectors of elements, or where words are of bytes, of four."""
+        if self.isa.dot == "maddwd" and self.isa.name in WASM:
+            if self.isa == RELAXED:
+                bits = [tirx.Shuffle([b], [0, 2, 1, 3]) & integer(0xFFFF, GROUP) for b in bits]
+            return tirx.reinterpret("int32x4", tirx.call_llvm_pure_intrin("int16x8", NARROW, *bits))
         if self.isa.dot == "maddwd":
             numbers = [tirx.reinterpret("int16x8", b) for b in bits]
             return tirx.reinterpret("int32x4", tirx.Shuffle(numbers, [0, 4, 2, 6, 8, 12, 10, 14]))
@@ -309,20 +317,21 @@ class QuantizedRows:
         return fold_lanes(vector, self.isa.lanes, combine)
 
 
-def _rounded_in_float64(value: Expr, inverse: Expr, zero: Expr, seen: Pointer) -> Expr:
-    """value · inverse and what rounds it, where no multiply-add rounds once: the product is exact there.
+def _rounded_in_float64(halves: list[Expr], inverse: Expr, zero: Expr, seen: Pointer) -> Expr:
+    """Four elements · inverse and what rounds them, where no multiply-add rounds once: the product is exact there.
 
-    Returns the lower words of the four sums, and adds all words to `seen`.
+    Returns the first, third, second and fourth as whole numbers, and adds all words of the four sums to `seen`.
     """
     factor, addend = tirx.Cast("float64", inverse), tirx.Cast("float64", zero)
     addend = bind(addend + tirx.const(WIDE_ROUND - ROUND, "float64"))
-    halves = []
-    for first in (0, 2):
-        half = tirx.Cast("float64x2", tirx.Shuffle([value], [first, first + 1]))
-        rounded = half * broadcast(factor, 2) + broadcast(addend, 2)
-        halves.append(bind(tirx.reinterpret("int32x4", rounded)))
-    seen.store(0, seen.load(0, 4) | halves[0] | halves[1], 4)
-    return bind(tirx.Shuffle(halves, [0, 2, 4, 6]))
+    sums = []
+    for half in halves:
+        rounded = tirx.Cast("float64x2", half) * broadcast(factor, 2) + broadcast(addend, 2)
+        sums.append(bind(tirx.reinterpret("int64x2", rounded)))
+    words = tirx.reinterpret("int32x4", sums[0] | sums[1])
+    seen.store(0, seen.load(0, 4) | words, 4)
+    lower, shift = (broadcast(tirx.const(n, "int64"), 2) for n in (0xFFFFFFFF, 32))
+    return bind(tirx.reinterpret("int32x4", (sums[0] & lower) | (sums[1] << shift)))
 
 
 def relaxed_dot(weights: Expr, activations: Expr, total: Expr) -> Expr:

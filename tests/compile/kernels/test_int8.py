@@ -251,6 +251,25 @@ def test_linears_give_the_bits_of_the_reference(cpu: Cpu, tmp_path: Path) -> Non
         assert (end == 0xA5).all(), f"{name}: written past the workspace"
 
 
+@pytest.mark.skipif(node.missing() is not None, reason="needs Node.js")
+def test_sum_that_rounds_twice_in_float64_is_rounded_once(tmp_path: Path) -> None:
+    """Where nothing multiplies and adds at once. Products are half a bias's last bit, or nearly."""
+    cpu, n = CPUS["wasm-simd128"], 256
+    rng = np.random.default_rng(0)
+    weight, x = rng.integers(1, 128, (1, n)).astype(np.int8), np.array([[1.1]], np.float32)
+    scaled = int8_reference.linear(x, weight, np.ones(n, np.float32))
+    scales = np.float32(2.0**-24) / scaled[0]
+    exact = scaled[0].astype(np.float64) * scales
+    bias = np.where(exact < 2.0**-24, np.float32(1 + 2.0**-23), np.float32(1))
+    want = int8_reference.linear(x, weight, scales, bias)
+    assert np.count_nonzero((exact + bias).astype(np.float32) != want) > 5
+    calls, y = Calls(), np.zeros((1, n), np.float32)
+    kernel = LinearInt8(1, n, True, (), default_tile(cpu.isa, "i8_maddwd"), cpu.isa)
+    places = calls.call(kernel, 1, x=x, y=y, bias=pack_vector(bias), **weight_operands(weight, scales))
+    calls.run(cpu, tmp_path)
+    assert np.array_equal(calls.at(places["y"], y), want)
+
+
 def test_lookups_scale_a_row(cpu: Cpu, tmp_path: Path) -> None:
     if cpu.isa == RELAXED:
         pytest.skip("the kernel is that of wasm-simd128")
