@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -162,7 +163,8 @@ def link_library(
 
 def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], name: str) -> list[Path]:
     """Their object files, in `folder`, under the names of the sources."""
-    return [_compile_source(toolchain, target, folder, source, name) for source in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda source: _compile_source(toolchain, target, folder, source, name), sources))
 
 
 def inside(path: Path, folder: Path) -> str:
