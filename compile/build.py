@@ -70,7 +70,7 @@ def build(
     """Compile `model` (a preset, a Hugging Face folder or an .onnx file) into the artifact folder `out`.
 
     target, cpu: names from `compile.TARGETS` and `compile.CPUS`; "android" is all of its ABIs in one archive, and the
-        artifact is arm64's (int8 leaves 32-bit Arm out); "ios" is devices and simulator in one archive. Without cpu
+        artifact is arm64's; "ios" is devices and simulator in one archive. Without cpu
         the library runs on every CPU of the target, with kernels of their own for newer ones.
     seq_len: tokens in the longest sequence, by default those that an .onnx file was exported for, else 128; a library
         runs shorter ones at their own length. Where several are given it is an error if the model does not allow that.
@@ -123,14 +123,11 @@ def build(
     if precision != "int8" and (keep_float or min_snr is not None or calibrate):
         raise CompileError("--keep-float, --min-snr and --calibrate say how to quantise: give --precision int8 as well")
     spec, *others = find_targets(target, cpu)
-    others = [other for other in others if precision != "int8" or other.isa.dot]
     members, archive = GROUPS.get(target, ((), None))
     if others and package != archive:
         raise CompileError(
             f"--target {target} is one archive for all: give --package {archive}, or name one of {', '.join(members)}"
         )
-    if precision == "int8" and not spec.isa.dot:
-        raise CompileError(f"--precision int8: {spec.name} has no kernels for it: leave it out")
     if vocab and not text:
         raise CompileError("--no-text leaves the tokenizer out and --vocab gives one: leave out one of them")
     side = _read_text_side(Path(model), Path(vocab) if vocab else None, cased) if text else None

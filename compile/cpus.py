@@ -11,7 +11,7 @@ class Isa:
 
     lanes: float32 elements in one vector register; registers: how many vector registers there are;
     by_element: whether a multiply-add can take one lane of a register as its factor (Arm's fmla by element).
-    dot: what multiplies int8 numbers (`kernels.linear_int8` says what each is), "" for nothing; no matter to float32.
+    dot: what multiplies int8 numbers (`kernels.linear_int8` says what each is); no matter to float32.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Isa:
 
 NEON = Isa("neon", lanes=4, registers=32, by_element=True, dot="mull")
 # 32-bit Arm has half the registers, and its fused multiply-add takes no lane of one.
-NEON32 = Isa("neon32", lanes=4, registers=16, by_element=False, dot="")
+NEON32 = Isa("neon32", lanes=4, registers=16, by_element=False, dot="maddwd")
 SSE = Isa("sse", lanes=4, registers=16, by_element=False, dot="maddwd")
 AVX2 = Isa("avx2", lanes=8, registers=16, by_element=False, dot="maddwd")
 AVX512 = Isa("avx512", lanes=16, registers=32, by_element=False, dot="maddwd")

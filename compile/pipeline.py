@@ -170,8 +170,6 @@ def lower_model(
     with clock.phase("import into Relax"):
         check_operators(optimised)
         shapes = input_shapes(optimised, options.seq_len)
-        if not target.isa.dot and _holds_integers(optimised):
-            raise CompileError(f"the model is int8, for which {target.name} has no kernels: give the float32 model")
         with _naming_the_node(optimised, options.seq_len, target):
             graph = import_shaped(optimised, shapes)
         check_interface(graph)

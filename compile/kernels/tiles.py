@@ -47,6 +47,7 @@ DEFAULT_TILES: dict[tuple[str, str], TileConfig] = {
     ("simd128", "i8_maddwd"): TileConfig(8, 4, k_unroll=2),
     ("relaxed", "i8_maddwd"): TileConfig(8, 4, k_unroll=2),
     ("relaxed", "i8_relaxed"): TileConfig(4, 8),
+    ("neon32", "i8_maddwd"): TileConfig(2, 8, k_unroll=2),
     ("rv64", "i8_maddwd"): TileConfig(2, 8, k_unroll=2),
     ("rvv128", "i8_maddwd"): TileConfig(6, 8, k_unroll=2),
     ("neon", "i8_sdot"): TileConfig(8, 8, k_unroll=16),

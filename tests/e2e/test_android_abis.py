@@ -15,6 +15,7 @@ import compile
 from compile.linking.link import find_toolchain, run_compiler
 from compile.running.load import read_manifest
 from compile.running.runners.qemu import EMULATORS, QemuRunner, command, missing
+from compile.running.samples import random_samples
 from compile.runtime import SRC
 from compile.targets import ANDROID, TARGETS
 from pocketbert.numerics import relative_error
@@ -83,10 +84,21 @@ def test_int8_of_every_level_of_x86_64(tiny: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_int8_for_32_bit_arm_is_refused(tmp_path: Path, tiny: Path) -> None:
-    with pytest.raises(compile.CompileError, match="armv7-android has no kernels for it: leave it out"):
-        compile.build(tiny, target="armv7-android", precision="int8", out=tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+def test_int8_on_32_bit_arm_computes_the_integers_of_64_bits(tmp_path: Path, tiny: Path) -> None:
+    require("armv7-android")
+    outputs = []
+    for target in ("armv7-android", "host"):
+        built = compile.build(tiny, target=target, precision="int8", seq_len=16, db="none", out=tmp_path / target)
+        samples = random_samples(built.manifest, 2, seed=7)
+        if target == "host":
+            with compile.load(built.folder, threads=1) as library:
+                outputs.append([library.run(sample) for sample in samples])
+        else:
+            assert any(kernel.precision == "int8" for kernel in built.manifest.kernels)
+            with QemuRunner("cortex-a7", TARGETS[target]) as runner:
+                outputs.append(runner.outputs(built.folder / built.manifest.library, built.manifest, samples)[0])
+    for got, wanted in zip(*outputs, strict=True):
+        assert all(np.array_equal(got[name], values) for name, values in wanted.items())
 
 
 def product(path: Path) -> Path:
