@@ -13,7 +13,7 @@ import pytest
 import compile
 from compile.errors import CompileError
 from compile.text.task import Task, read_task, stated_task
-from tests.support.tokenizers import ROOT, WORDS, random_text
+from tests.support.tokenizers import WORDS, random_text
 
 MOODS = {"0": "bad", "1": "söso", "2": 'g"ood'}
 TYPES = {"0": "O", "1": "B-PER", "2": "I-PER", "3": "B-LOC", "4": "I-LOC", "5": "MISC"}
@@ -173,18 +173,6 @@ def test_modules_that_the_model_itself_has(tmp_path: Path) -> None:
         write(tmp_path, **files)
         assert read_task(tmp_path, None) == Task("embed")
         assert read_task(tmp_path, "none") is None
-
-
-def test_python_of_the_page(
-    built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    artifact, _ = built("sequence-classification", 3, id2label=MOODS)
-    (tmp_path / "build").mkdir()
-    (tmp_path / "build" / "mine").symlink_to(artifact)
-    monkeypatch.chdir(tmp_path)
-    (code,) = re.findall("```python\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(), re.DOTALL)
-    exec(code, {})
-    assert re.match(r"\[Label\(name='.+', score=0\.\d+\), Label\(.*\)\]\n$", capsys.readouterr().out)
 
 
 def test_no_task(tmp_path: Path) -> None:
