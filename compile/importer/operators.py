@@ -372,6 +372,38 @@ def _lp_normalization(builder: Any, inputs: Sequence[Any], attributes: Attribute
     return relax.op.where(relax.op.equal(norm, zero), zero, relax.op.divide(x, norm))
 
 
+# --- pools
+
+
+def _average_pool(builder: Any, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    """Means of windows over axes from the second on; TVM counts what lies behind the end, where ceil_mode looks."""
+    x, kernel = inputs[0], [int(size) for size in attributes["kernel_shape"]]
+    one = [1] * len(kernel)
+    strides, dilations = ([int(n) for n in attributes.get(name, one)] for name in ("strides", "dilations"))
+    pads = [int(pad) for pad in attributes.get("pads", [0, 0] * len(kernel))]
+    automatic, up = attributes.get("auto_pad", b"NOTSET"), bool(attributes.get("ceil_mode", 0))
+    padding, counts = [[0, 0], [0, 0]], np.ones((1, 1), np.float32)
+    for axis, size in enumerate(_shape(x)[2:]):
+        stride, reach = strides[axis], (kernel[axis] - 1) * dilations[axis] + 1
+        before, after = pads[axis], pads[axis + len(kernel)]
+        if automatic.startswith(b"SAME"):
+            needed = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            less, more = needed // 2, needed - needed // 2
+            before, after = (less, more) if automatic == b"SAME_UPPER" else (more, less)
+        end = before + size + after
+        windows = (-((reach - end) // stride) if up else (end - reach) // stride) + 1
+        if up and (windows - 1) * stride >= before + size:  # it would begin in the padding behind
+            windows -= 1
+        padding.append([before, max((windows - 1) * stride + reach, end) - before - size])
+        places = np.arange(windows)[:, None] * stride + np.arange(kernel[axis]) * dilations[axis]
+        low, high = (0, end) if attributes.get("count_include_pad", 0) else (before, before + size)
+        counts = counts[..., None] * ((places >= low) & (places < high)).sum(1).astype(np.float32)
+    padded = builder.emit_te(topi.nn.pad, x, *map(list, zip(*padding, strict=True)), 0.0)
+    pool = getattr(relax.op.nn, f"avg_pool{len(kernel)}d")
+    means = builder.emit(pool(padded, kernel, strides, 0, dilations, False, True))
+    return relax.op.multiply(means, relax.const(np.prod(kernel) / np.maximum(counts, 1), "float32"))
+
+
 # --- integers
 
 
@@ -393,6 +425,7 @@ def _bit_shift(builder: Any, inputs: Sequence[Any], attributes: Attributes) -> A
 
 
 DEFINITIONS: dict[str, Definition] = {
+    "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
     "BitShift": _bit_shift,
     "GRU": _gru,

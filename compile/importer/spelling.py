@@ -123,7 +123,6 @@ def why_refused(node: NodeProto, read: Container[str]) -> str | None:
     attributes = _attributes(node)
     others = any(name in read for name in node.output[1:])
     wrong = {
-        "AveragePool": (attributes.get("ceil_mode"), "TVM counts the last window of ceil_mode otherwise"),
         "BatchNormalization": (attributes.get("training_mode"), "it is in training mode"),
         "ConvTranspose": ("output_shape" in attributes, "TVM does not heed output_shape"),
         "Dropout": (others or len(node.input) > 2, "it is in training mode"),

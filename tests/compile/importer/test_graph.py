@@ -259,7 +259,6 @@ def test_infinities_and_what_is_not_a_number(operators: tuple[str, ...], graph: 
 @pytest.mark.parametrize(
     ("operator", "word"),
     [
-        (lambda b, x: b("AveragePool", x, kernel_shape=[3], ceil_mode=1, name="culprit"), "ceil_mode"),
         (lambda b, x: b("LayerNormalization", x, b.normal(16), outputs=2, name="culprit")[1], "mean"),
         (lambda b, x: b("Resize", x, "", b.normal(3), mode="linear", antialias=1, name="culprit"), "antialias"),
         (lambda b, x: b("Dropout", x, b.const(0.5), b.const(np.array(True)), name="culprit"), "training"),

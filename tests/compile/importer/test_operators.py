@@ -105,6 +105,23 @@ def test_heads_of_convolutions_and_pools_over_tokens(graph: type, agree: Callabl
     agree(b.model(*pools, halves, b("ConvTranspose", y, b.normal(5, 2, 3), strides=[2])))
 
 
+def test_means_of_windows_that_reach_beyond_the_end(graph: type, agree: Callable) -> None:
+    """As Funnel halves its tokens: the last window has what is left."""
+    b = graph()
+    x = b("Unsqueeze", b.input("x", [1, 9, 6]), b.const(np.array([1])))
+    options = [
+        {"kernel_shape": [2, 1], "strides": [2, 1], "ceil_mode": 1},
+        {"kernel_shape": [2, 1], "strides": [2, 1], "ceil_mode": 1, "count_include_pad": 1},
+        {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 1, 1, 0], "ceil_mode": 1, "count_include_pad": 1},
+        {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 1, 1, 0], "ceil_mode": 1},
+        {"kernel_shape": [2, 1], "strides": [3, 1], "pads": [0, 0, 1, 0], "ceil_mode": 1},  # none begins in padding
+        {"kernel_shape": [4, 3], "strides": [3, 2], "auto_pad": "SAME_UPPER"},
+        {"kernel_shape": [4, 3], "strides": [3, 2], "auto_pad": "SAME_LOWER", "count_include_pad": 1},
+        {"kernel_shape": [3, 2], "auto_pad": "VALID"},
+    ]
+    agree(b.model(*(b("AveragePool", x, **one) for one in options)), tokens=9)
+
+
 def test_parts_of_any_size(graph: type, agree: Callable) -> None:
     b = graph()
     x = b.input("x", [1, 8, 10])
