@@ -28,7 +28,7 @@ from tune.search import space as spaces
 from tune.search.artifact import Build
 from tune.search.candidate import Search
 from tune.search.command import loop
-from tune.search.export_command import SHARED, toml, training_files
+from tune.search.export_command import SHARED, of_space, toml, training_files
 from tune.search.findings import find
 from tune.search.space import SPACES
 from tune.search.storage import load_study
@@ -304,6 +304,18 @@ def test_a_trial_is_exported_with_the_configurations_that_train_it(address, tmp_
     assert f"trial {trial.number} of the study" in (tmp_path / "a.toml").read_text()
     stages = student.transfer.stages(measured.num_hidden_layers, student.train.steps)
     Distillation(student.model.load("mlm"), teacher.model.load("mlm"), stages[0], student.transfer.weights())
+
+
+def test_parameters_that_are_set_and_the_first_row_for_the_others():
+    space, config = of_space("mobilebert", ["hidden_size=384", "activation=gelu", "num_hidden_layers=12"])
+    assert (space.name, config.hidden_size, config.activation, config.num_hidden_layers) == (
+        "mobilebert", 384, "gelu", 12,
+    )  # fmt: skip
+    first = space.rows[space.reference]
+    assert replace(config, hidden_size=512, activation="relu", num_hidden_layers=24) == first
+    for wrong in ("hidden_size=38", "hidden_size=", "hidden_size", "activation=ge"):
+        with pytest.raises(TuneError, match=f"--set {wrong}: choose from"):
+            of_space("mobilebert", [wrong])
 
 
 @pytest.mark.parametrize("value", ["a'b\"c\\n\n#=[x]", "\x00\x1b\x7f\x85", "é\U0001f600\u2028", ["a\n", 1.5, True]])

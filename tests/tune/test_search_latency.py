@@ -4,7 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from tune.search import candidate as candidates
 from tune.search import latency
 from tune.search.candidate import Search
 from tune.search.latency import VOID_TURNS, Beside, Unmeasurable, measure_beside
-from tune.search.study import front
+from tune.search.study import as_stored, front
 
 OURS, REFERENCE = Path("candidate"), Path("reference")
 
@@ -72,6 +72,17 @@ def test_a_reference_far_from_its_first_time_does_not_count() -> None:
         measure_beside(Machine(slower=lambda call: 2.0), OURS, REFERENCE, 1, usual_ms=4.0)  # type: ignore[arg-type]
 
 
+def test_the_pause_after_a_disturbed_turn_grows_with_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(latency, "PAUSE", 0.05)
+    monkeypatch.setattr(latency.time, "sleep", pauses.append)
+    bad = {1, 2, 4, *range(6, 14)}  # turns, two calls each; those between count
+    machine = Machine(disturb=lambda folder, call: 20.0 if (call + 1) // 2 in bad else 0.0)
+    taken = measure_beside(machine, OURS, REFERENCE, 1, turns=3)  # type: ignore[arg-type]
+    assert pauses == pytest.approx([0.05, 0.1, 0.05, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+    assert (taken.void, len(taken.candidate_ms)) == (11, 3)
+
+
 def test_turns_go_in_both_orders() -> None:
     machine = Machine()
     measure_beside(machine, OURS, REFERENCE, 1, turns=4)  # type: ignore[arg-type]
@@ -87,6 +98,8 @@ def test_a_reference_can_stand_beside_itself() -> None:
 def test_the_ratio_is_the_median_of_the_turns_ratios() -> None:
     beside = Beside((1.0, 2.0, 9.0), (1.0, 4.0, 3.0), "a CPU", 1, "t", False)
     assert beside.ratio == 1.0  # of 1, 0.5 and 3; the medians' ratio is 2 / 3
+    assert beside.void == 0
+    assert Beside.from_dict(as_stored(asdict(beside))) == beside
 
 
 def test_samples_without_the_processor_are_no_steady_ones() -> None:

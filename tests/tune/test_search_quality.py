@@ -1,5 +1,6 @@
 """Quality of a candidate: the user's command, or a short distillation."""
 
+import fcntl
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from model.recipes.sources import ModelSource, TextData
 from model.settings import TrainSettings
 from tune.errors import TuneError
 from tune.search.artifact import Build
-from tune.search.quality import Command, Distillation, DistillationConfig
+from tune.search.quality import Command, Distillation, DistillationConfig, alone_in
 from tune.search.space import SPACES
 
 SPACE = SPACES["mobilebert-toy"]
@@ -98,6 +99,16 @@ def test_a_short_distillation_gives_minus_the_held_out_loss_and_the_same_again(d
     assert values[0] == values[2] == quality[0] != values[1]
     values = replace(distillation, lengths=(16, 8)).measure(small, builds)
     assert values[0] == quality[0] != values[2]
+
+
+def test_the_teachers_folder_is_made_with_those_above_it_and_is_one_processs_at_a_time(tmp_path: Path):
+    place = tmp_path / "runs" / "search"
+    with alone_in(place):
+        assert place.is_dir()
+        with (place / ".lock").open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with alone_in(place):
+        pass  # once more
 
 
 def test_candidates_are_judged_on_no_more_than_they_are_trained_on():

@@ -97,6 +97,9 @@ def test_the_page_tells_of_every_trial_that_matters(findings: Findings) -> None:
     text = shown(findings)
     table = {row[0]: row for row in rows(text)}
     assert list(table) == ["4", "1", "2", "0"]  # the fastest first; the equal one is on no front
+    heads = re.findall(r"<th( class=n)?>(\w+)</th>", text)
+    numbers = ("trial", "quality", "ms", "predicted", "MiB")
+    assert sorted(heads) == sorted([("", "architecture"), *((" class=n", name) for name in numbers)])
     assert table["0"][2:] == ["0.5 ± 0.25", "8.00", "10.00", "90.00"]
     assert table["1"][1].endswith(" front, measured twice")
     assert table["2"][1].endswith(" front")

@@ -1,5 +1,7 @@
 """The search spaces hold the papers' tables, and their bounds are the papers'."""
 
+from dataclasses import replace
+
 import pytest
 
 from model import PRESETS, ModelError
@@ -42,6 +44,18 @@ def test_a_bottleneck_that_only_attention_reads_counts_as_attention():
     biases = 24 * 4 * 128
     shared = 24 * 512 * 128
     assert part_parameters(config)[0] == part_params(count(config), "attention") - biases + shared
+
+
+@pytest.mark.parametrize("attention_input", SPACES["mobilebert"].choices["attention_input"])
+def test_parts_are_those_of_the_counted_layers(attention_input):
+    """But for biases; a bottleneck that attention alone reads is counted with it, and with the layer by the model."""
+    config = replace(PRESETS["mobilebert"], attention_input=attention_input)
+    rows, layers, inner = count(config), config.num_hidden_layers, config.inner_size
+    attention, ffn = part_parameters(config)
+    own = layers * config.hidden_size * inner if attention_input == "shared-bottleneck" else 0
+    assert attention == part_params(rows, "attention") - layers * 4 * inner + own
+    biases = layers * config.num_feedforward_networks * (config.intermediate_size + inner)
+    assert ffn == part_params(rows, "ffn") - biases
 
 
 def test_only_the_row_that_the_papers_chose_keeps_to_the_papers_ratio():
