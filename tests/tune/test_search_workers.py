@@ -184,14 +184,14 @@ def test_a_worker_that_says_what_is_wrong_is_not_replaced(spawned):
     assert spawned("sys.exit(2 if name == 'w-2' else 0)") == (2, ["w-1", "w-2"])
 
 
-def test_workers_get_what_is_left_of_the_time_and_stop_with_it(spawned, monkeypatch, tmp_path):
+def test_workers_time_begins_with_the_commands_and_they_stop_with_it(spawned, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "GRACE", 0.5)
     started = time.monotonic()
     with pytest.raises(TimeUp):
         spawned("time.sleep(600)", limit=2.0)
     assert time.monotonic() - started < 30
     given = (tmp_path / "w-1").read_text()
-    assert 0 < float(given.split("--time-limit=")[1].split()[0]) <= 2.0
+    assert started <= float(given.split("--since=")[1].split()[0]) <= time.monotonic() - 2.0
 
 
 @dataclass
@@ -209,6 +209,18 @@ def test_what_passed_since_the_command_began_is_part_of_the_time_limit():
     assert command.left_of(45.0, now - 100.0) == 0.1
     with pytest.raises(TimeUp), time_limit(3600.0, now - 3600.0):
         time.sleep(60)
+
+
+class DestroyedSlowly:
+    def __del__(self):
+        time.sleep(60)
+
+
+def test_a_time_that_is_up_while_an_object_is_destroyed_is_not_forgotten():
+    started = time.monotonic()
+    with pytest.raises(TimeUp), time_limit(0.2, started):
+        time.sleep(60 if DestroyedSlowly() else 0)
+    assert time.monotonic() - started < 30
 
 
 def test_the_time_limit_ends_the_trial_that_runs_and_leaves_it_to_another(address):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compile.running.runners.base import RunnerError
 from pocketbert.command import say
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=3, metavar="N", help="seeds of quality for what is on the front (default: 3)")
     add("--trials", type=int, default=50, metavar="N", help="stop when so many are measured in all (default: 50)")
     add("--time-limit", type=float, metavar="S", help="stop after so many seconds")
+    add("--since", type=float, help=argparse.SUPPRESS)  # of a worker: when its time began, by time.monotonic
     add("--max-params", type=float, metavar="N", help="parameters of the encoder (default: the space's)")
     add("--mha-ffn", type=float, nargs=2, metavar=("LOW", "HIGH"), help="attention's over FFNs' parameters")
     add("--max-latency", type=float, default=1.5, metavar="X", help="× the reference row's (default: 1.5)")
@@ -88,7 +89,7 @@ def search_architectures(args: argparse.Namespace) -> int:
     if args.time_limit is not None and not 0 < args.time_limit < float("inf"):
         raise TuneError(f"--time-limit {args.time_limit:g}: more than 0 seconds")
     try:
-        with time_limit(args.time_limit, args.started):
+        with time_limit(args.time_limit, args.started if args.since is None else args.since):
             return spawn(args) if args.workers > 1 else work(args)
     except TimeUp:
         say(f"after {args.time_limit:g} s the time is up: what was measured is kept; the same command goes on")
@@ -110,13 +111,22 @@ def time_limit(seconds: float | None, since: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise TimeUp
 
-    before = signal.signal(signal.SIGALRM, ring)
+    def ring_again(lost: Any) -> None:
+        """What is raised while Python destroys an object or calls back is lost: it goes no further than this hook."""
+        if lost.exc_type is TimeUp:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+        else:
+            hook(lost)
+
+    before, hook = signal.signal(signal.SIGALRM, ring), sys.unraisablehook
+    sys.unraisablehook = ring_again
     signal.setitimer(signal.ITIMER_REAL, left_of(seconds, since))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = hook
 
 
 def spawn(args: argparse.Namespace) -> int:
@@ -131,8 +141,7 @@ def spawn(args: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "pocketbert", "tune", *args.given, "--workers", "1"]
 
     def start(number: int) -> subprocess.Popen[bytes]:
-        left = [] if args.time_limit is None else [f"--time-limit={left_of(args.time_limit, args.started):.3f}"]
-        return subprocess.Popen([*command, *left, "--worker", f"{base}-{number}"])
+        return subprocess.Popen([*command, f"--since={args.started}", "--worker", f"{base}-{number}"])
 
     if args.time_limit is not None:  # workers stop by themselves
         signal.setitimer(signal.ITIMER_REAL, left_of(args.time_limit, args.started) + GRACE)
