@@ -50,23 +50,37 @@ class Spelling:
         return self("Transpose", self("Reshape", x, self.integers(0, 0, count, -1)), perm=[0, 2, 1, 3])
 
     def additive(self, mask: ir.Value | None, keys: ir.Value) -> ir.Value | None:
-        """A mask [B, S], [B, T, S] or a number of keys [B] as what is added to scores [B, H, T, S]; keys: [B, S, …]."""
+        """A mask [B, S], [B, T, S] or the keys' ends [B] as what is added to scores [B, H, T, S]; keys: [B, S, …]."""
         if mask is None:
             return None
         rank = len(dims(mask))
         if rank == 1:
-            whole = {"kind": ir.DataType.INT64}
-            length = self("Squeeze", self.length(keys), **whole)
-            place = self("Range", self("Squeeze", self.integers(0), **whole), length,
-                         self("Squeeze", self.integers(1), **whole), **whole)  # fmt: skip
-            count = self("Unsqueeze", self("Cast", mask, to=7, **whole), self.integers(1), **whole)
-            mask = self("Less", place, count, kind=ir.DataType.BOOL)
+            mask = self.between(mask, keys)
         elif rank not in (2, 3):
-            raise Refused(f"its mask has rank {rank or 'unknown'}")
+            raise Refused(f"its mask {mask.name!r} has rank {rank or 'unknown'}")
         kept = self("Cast", mask, to=int(self.type.dtype))
         low = attribute(self.node, "mask_filter_value", -10000.0)
         bias = self("Mul", self("Sub", self.number(1), kept), self.number(low))
         return self("Unsqueeze", bias, self.integers(1) if rank == 3 else self.integers(1, 2))
+
+    def between(self, ends: ir.Value, keys: ir.Value) -> ir.Value:
+        """Which keys are kept [B, S], of a text that ends at `ends` [B], or ends and then begins [2 B]."""
+        whole, kind = {"kind": ir.DataType.INT64}, {"kind": ir.DataType.BOOL}
+        (size,), (batch, *_) = dims(ends), dims(keys) or [None]
+        if size != batch and (not size or not batch or size != 2 * batch):
+            raise Refused(
+                f"its mask {ends.name!r} of {size or 'any number of'} integers is neither an end for each of "
+                f"{batch or 'the'} texts nor an end and a begin"
+            )
+        place = self("Range", self("Squeeze", self.integers(0), **whole), self("Squeeze", self.length(keys), **whole),
+                     self("Squeeze", self.integers(1), **whole), **whole)  # fmt: skip
+        places = self("Unsqueeze", self("Cast", ends, to=7, **whole), self.integers(1), **whole)
+        if size == batch or not batch:
+            return self("Less", place, places, **kind)
+        first, last = self.integers(batch), self.integers(2 * batch)
+        end = self("Slice", places, self.integers(0), first, self.integers(0), **whole)
+        begin = self("Slice", places, first, last, self.integers(0), **whole)
+        return self("And", self("Less", place, end, **kind), self("GreaterOrEqual", place, begin, **kind), **kind)
 
     def ids(self, x: ir.Value) -> ir.Value:
         """Before they were made int32, as ONNX Runtime's optimiser makes them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,15 +71,19 @@ def importable_operators() -> frozenset[str]:
     return (frozenset(onnx_frontend._get_convert_map()) | frozenset(DEFINITIONS)) - NAMESAKES
 
 
-def check_operators(model: onnx.ModelProto) -> None:
-    """Raise CompileError naming the first operator (and its node) that cannot be lowered."""
+def check_operators(model: onnx.ModelProto, left: Mapping[str, str] | None = None) -> None:
+    """Raise CompileError naming the first operator (and its node) that cannot be lowered.
+
+    left: why a pass has left operators of a type as they are.
+    """
     importable = importable_operators()
     read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     for node in model.graph.node:
         where = f"node {node.name or node.output[0]!r}"
         if node.domain not in ("", "ai.onnx"):
+            why = f", and {left[node.op_type]}" if left and node.op_type in left else ""
             raise CompileError(
-                f"operator {node.domain}::{node.op_type} ({where}) is not a standard ai.onnx operator: "
+                f"operator {node.domain}::{node.op_type} ({where}) is not a standard ai.onnx operator{why}: "
                 "export the model with standard operators"
             )
         if any(a.HasField("g") or a.graphs for a in node.attribute):

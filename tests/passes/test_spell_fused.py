@@ -66,6 +66,10 @@ CASES = {
     "EmbedLayerNormalization without types": ([IDS, "", *TABLES[:2], "", VECTOR, table(H)], {"outputs": ("y", "")}),
     "Attention": ([X, W, table(3 * H), KEPT], {"num_heads": HEADS}),
     "Attention of a number of keys": ([X, W, table(3 * H), np.array([4], np.int32)], {"num_heads": HEADS}),
+    "Attention of keys from an end back to a begin": (
+        [(2, T, H), W, table(3 * H), np.array([4, 6, 1, 0], np.int32)],
+        {"num_heads": HEADS},
+    ),
     "Attention with a mask for each query": (
         [X, W, table(3 * H), np.tril(np.ones((B, T, T), np.int32))],
         {"num_heads": HEADS},
@@ -93,6 +97,12 @@ def test_each_operator(name):
     ("op", "inputs", "attributes", "reason"),
     [
         ("Attention", [X, W, table(3 * H)], {"num_heads": HEADS, "unidirectional": 1}, "belongs to a decoder"),
+        (
+            "Attention",
+            [X, W, table(3 * H), np.arange(5, dtype=np.int32)],  # as 3 B + 2 packed texts have it
+            {"num_heads": HEADS},
+            "its mask 'x3' of 5 integers is neither an end for each of 1 texts nor an end and a begin",
+        ),
         ("FusedGemm", [(T, H), W], {"activation": "LeakyRelu"}, "activation is LeakyRelu"),
         (
             "MultiHeadAttention",

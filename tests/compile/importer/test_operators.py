@@ -122,6 +122,16 @@ def test_means_of_windows_that_reach_beyond_the_end(graph: type, agree: Callable
     agree(b.model(*(b("AveragePool", x, **one) for one in options)), tokens=9)
 
 
+def test_a_mask_that_no_rule_reads_is_named(graph: type, tmp_path: Path) -> None:
+    b = graph()
+    x, mask = b.input("x", [1, 8, 16]), b.input("ends", [5], TensorProto.INT32)
+    weights = b.normal(16, 48), b.normal(48)
+    y = b("Attention", x, *weights, mask, num_heads=2, domain="com.microsoft", name="culprit")
+    onnx.save(b.model(y), tmp_path / "m.onnx")
+    with pytest.raises(CompileError, match=r"'culprit'.*its mask 'ends' of 5 integers is neither an end for each"):
+        compile.build(tmp_path / "m.onnx", target="host", seq_len=8, out=tmp_path / "out", verify_passes=False)
+
+
 def test_parts_of_any_size(graph: type, agree: Callable) -> None:
     b = graph()
     x = b.input("x", [1, 8, 10])
