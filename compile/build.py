@@ -165,6 +165,8 @@ def build(
     from compile.pipeline import BuildOptions, build_library  # tvm
 
     purpose = read_task(Path(model), head) if side and folder_given else stated if side else None
+    if side and purpose:
+        side = replace(side, settings=side.settings + purpose.settings)
     pooled = purpose is None or purpose.pooling is None  # else the runtime pools, at any length
     source = obtain(str(model), longest, head, random_head, seed, progress, pooled)
     folder = Path(out) if out else Path("build") / f"{name or source.name}-{target}"

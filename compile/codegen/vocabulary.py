@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from compile.errors import CompileError
 from compile.text.compiled import WITHOUT, compile_text
@@ -77,12 +81,24 @@ def write_vocabulary(
     of_task, labels = task_defines(task, outputs, mask)
     _write_defines(DEFAULTS | text.defines | of_task | {"PB_TEXT_INPUTS": ", ".join(inputs)}, folder)
     source = folder / "vocabulary.c"
+    facts = {"pb_facts": np.frombuffer(describe_text(side, task).encode() + b"\0", np.uint8)}
     parts = []
-    for name, table in (text.tables | labels).items():
+    for name, table in (text.tables | labels | facts).items():
         (folder / f"{name}.bin").write_bytes(table.tobytes())
         parts.append(assembler_source(name, alignment=ALIGNMENT))
     source.write_text("".join(parts))
     return [source]
+
+
+def describe_text(side: TextSide, task: Task | None) -> str:
+    """What a library says of itself, as JSON with the manifest's names: what for, how text is read, who says so."""
+    vocabulary = {"pieces": len(side.names), "cased": side.cased, "kind": side.kind, "max_tokens": side.max_tokens}
+    settings = [asdict(setting) for setting in side.settings]
+    facts: dict[str, Any] = {"task": None, "vocabulary": vocabulary | {"settings": settings}}
+    if task:
+        activation = task.activation if task.labels else None
+        facts |= {"task": task.kind, "activation": activation, "pooling": task.pooling, "normalized": task.normalize}
+    return json.dumps(facts)
 
 
 def _write_defines(defines: Mapping[str, str], folder: Path) -> None:

@@ -54,7 +54,7 @@ def read_folder(folder: Path) -> TextSide | None:
     Raises CompileError naming the file: one that is damaged, or a kind of tokenizer that needs its tokenizer.json.
     """
     config = _object(folder / "tokenizer_config.json")
-    longest = _longest(folder, config)
+    longest, limit = _longest(folder, config)
     if (folder / "tokenizer.json").exists():
         tokenizer, settings = _from_json(folder, config)
         where = f"{folder / 'tokenizer.json'}"
@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> TextSide | None:
         names = _read_pieces(folder / "vocab.txt", where)
         tokenizer, settings = _from_vocabulary(folder, config, names, where)
         _add_tokens(tokenizer, folder, config, where)
-        return make_side(tokenizer, settings, where, longest, names)
+        return make_side(tokenizer, settings + limit, where, longest, names)
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         where = f"{folder / 'vocab.json'}"
         _require_class(config, ROBERTA_CLASSES, where)
@@ -79,7 +79,7 @@ def read_folder(folder: Path) -> TextSide | None:
     else:
         return None
     _add_tokens(tokenizer, folder, config, where)
-    return make_side(tokenizer, settings, where, longest)
+    return make_side(tokenizer, settings + limit, where, longest)
 
 
 def _from_json(folder: Path, config: Mapping[str, Any]) -> tuple[Tokenizer, tuple[Setting, ...]]:
@@ -218,16 +218,19 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, config: Mapping[str, Any], w
             )
 
 
-def _longest(folder: Path, config: Mapping[str, Any]) -> int | None:
-    """The least of what the folder says: some write 10³⁰ for no limit."""
+def _longest(folder: Path, config: Mapping[str, Any]) -> tuple[int | None, tuple[Setting, ...]]:
+    """The least of what the folder says, and where: some write 10³⁰ for no limit."""
     limits = []
     for path, key in (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length")):
         value = (config if path == "tokenizer_config.json" else _object(folder / path)).get(key)
         if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 4):
             raise CompileError(f"{folder / path}: {key} is {value!r}: it must be a number of tokens, at least 4")
         if value is not None and value < 1 << 30:
-            limits.append(int(value))
-    return min(limits, default=None)
+            limits.append((int(value), f"{path} {key}"))
+    if not limits:
+        return None, ()
+    longest, source = min(limits)
+    return longest, (Setting("max_tokens", json.dumps(longest), source),)
 
 
 def _class(config: Mapping[str, Any]) -> str:

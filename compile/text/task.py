@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
+from compile.text.side import Setting
 from pocketbert.reading import read_json
 
 Kind = Literal["classify", "entities", "fill", "embed", "answer"]
@@ -40,13 +42,19 @@ MOST_OUTPUTS = 8
 @dataclass(frozen=True)
 class Task:
     """labels: by their numbers; activation: of logits to probabilities; pooling: how tokens' vectors become the text's;
-    None where the model itself does that; normalize: whether that gets length 1."""
+    None where the model itself does that; normalize: whether that gets length 1; settings: who says so of each."""
 
     kind: Kind
     labels: tuple[str, ...] = ()
     activation: Activation = "softmax"
     pooling: str | None = None
     normalize: bool = False
+    settings: tuple[Setting, ...] = field(default=(), compare=False)
+
+
+def settings_of(**said: tuple[Any, str]) -> tuple[Setting, ...]:
+    """Names with their values and who says so."""
+    return tuple(Setting(name, json.dumps(value), source) for name, (value, source) in said.items())
 
 
 def read_task(folder: Path, head: str | None) -> Task | None:
@@ -70,7 +78,12 @@ def read_task(folder: Path, head: str | None) -> Task | None:
         activation = "none"
     elif kind == "classify" and (problem == "multi_label_classification" or len(labels) == 1):
         activation = "sigmoid"
-    return Task(kind, labels, activation)
+    said: dict[str, tuple[Any, str]] = {"task": (kind, "--head" if head else "config.json architectures")}
+    if labels:
+        named = "config.json id2label" if config.get("id2label") is not None else "transformers' default"
+        said["labels"] = len(labels), named
+        said["activation"] = activation, "transformers' default" if problem is None else "config.json problem_type"
+    return Task(kind, labels, activation, settings=settings_of(**said))
 
 
 def stated_task(kind: str | None, head: str | None, labels: Sequence[str] | None) -> Task | None:
@@ -94,7 +107,8 @@ def stated_task(kind: str | None, head: str | None, labels: Sequence[str] | None
     if stated is None:
         return None
     activation: Activation = "sigmoid" if stated == "classify" and len(labels or ()) == 1 else "softmax"
-    return Task(stated, tuple(labels or ()), activation, "mean" if stated == "embed" else None)
+    said = settings_of(task=(stated, "--head" if kind is None else "--task"))
+    return Task(stated, tuple(labels or ()), activation, "mean" if stated == "embed" else None, settings=said)
 
 
 def _is_name(label: object) -> bool:
@@ -129,7 +143,7 @@ def _read_embedding(folder: Path) -> Task | None:
     if kinds == ["Transformer"]:
         return None
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        return Task("embed")
+        return Task("embed", settings=settings_of(task=("embed", "modules.json")))
     path = str(modules[1].get("path"))
     if Path(path).name != path:
         raise CompileError(f"{where}: path {path!r} is not a folder in it")
@@ -142,8 +156,14 @@ def _read_embedding(folder: Path) -> Task | None:
         modes = [mode.removesuffix("token").removesuffix("_tokens")]
         modes = [name for name in modes if name in POOLING.values()]
     if len(modes) != 1 or unknown:
-        return Task("embed")
-    return Task("embed", pooling=modes[0], normalize=kinds[-1] == "Normalize")
+        return Task("embed", settings=settings_of(task=("embed", "modules.json")))
+    normalize = kinds[-1] == "Normalize"
+    said = settings_of(
+        task=("embed", "modules.json"),
+        pooling=(modes[0], f"{path}/config.json"),
+        normalized=(normalize, "modules.json"),
+    )
+    return Task("embed", pooling=modes[0], normalize=normalize, settings=said)
 
 
 def task_defines(

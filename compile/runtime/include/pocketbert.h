@@ -75,6 +75,7 @@ typedef struct {
     int32_t vector;                 /* elements of what `embed` gives */
     int32_t text_tokens;            /* of the longest text that run_text reads whole, special pieces included */
     int32_t batch;                  /* sequences side by side: dimension 0 of every tensor may be 1 to it; 1: one */
+    const char *facts;              /* how text is read, what for, and which file says so: JSON; the library's */
 } pocketbert_description;
 
 /* A buffer of the caller's, which is read or written in place during the run, and not kept after it. Inputs may share

@@ -74,6 +74,11 @@ PB_PUBLIC void PB(describe)(pocketbert_description *description)
         .task = PB_TASK,
         .labels = PB_LABELS,
         .vector = PB_TASK == POCKETBERT_EMBED ? pb_vector_size() : 0,
+#if PB_PIECES
+        .facts = pb_facts,
+#else
+        .facts = "{}",
+#endif
     };
     const size_t size = description->size < sizeof known ? description->size : sizeof known;
     for (size_t i = sizeof known.size; i < size; i++)

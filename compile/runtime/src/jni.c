@@ -8,7 +8,7 @@
 
 /* Libraries of different builds may come together in one process, and then their methods must be the same: raise this,
  * and ABI in Native.java, whenever these methods or what they read changes. */
-enum { JAVA_ABI = 4 };
+enum { JAVA_ABI = 5 };
 _Static_assert(sizeof(pocketbert_functions) == 22 * sizeof(void *), "the table has grown: raise JAVA_ABI");
 _Static_assert(sizeof(pocketbert_label) == 8 && sizeof(pocketbert_entity) <= 32, "Model.java reads them");
 _Static_assert(sizeof(pocketbert_answer) == 24 && sizeof(pocketbert_text) <= 32, "and these");
@@ -298,12 +298,14 @@ static pb_object java_text(pb_env *env, pb_object class, int64_t address)
     return bytes(env, (const char *)(uintptr_t)address);
 }
 
-/* Of the description: its task, how many labels there are, a vector's size, the tokens of the longest text. */
+/* Of the description: its task, how many labels there are, a vector's size, the tokens of the longest text, the address
+ * of its JSON. */
 static void java_facts(pb_env *env, pb_object class, int64_t functions, pb_object facts)
 {
     (void)class;
     const pocketbert_description model = describe(functions);
-    const int64_t values[] = {model.task, model.labels, model.vector, model.text_tokens};
+    const int64_t values[] = {model.task, model.labels, model.vector, model.text_tokens,
+                              (int64_t)(uintptr_t)model.facts};
     (*env)->SetLongArrayRegion(env, facts, 0, sizeof values / sizeof *values, values);
 }
 

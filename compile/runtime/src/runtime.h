@@ -134,6 +134,7 @@ enum { PB_POOL_MEAN, PB_POOL_CLS, PB_POOL_MAX, PB_POOL_LAST };
 
 extern const uint32_t pb_label_offsets[];
 extern const char pb_label_text[];
+extern const char pb_facts[]; /* JSON */
 
 int32_t pb_vector_size(void);
 

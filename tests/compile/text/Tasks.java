@@ -123,6 +123,7 @@ public final class Tasks {
             for (String text : Files.readAllLines(Paths.get(args[0]), StandardCharsets.UTF_8)) {
                 out.println(line(model, args[1], text));
             }
+            out.println(model.facts());
             out.println(shortFormsSayTheSame(model, args[1]));
             String tooLong = new String(new char[400]).replace("\0", "a ");
             for (boolean classify : new boolean[] {true, false}) {

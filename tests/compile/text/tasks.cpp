@@ -83,4 +83,5 @@ int main(int, char **argv) {
   Model model(library.functions());
   std::ifstream texts(argv[1]);
   for (std::string text; std::getline(texts, text);) print(model, argv[2], text);
+  std::cout << model.description().facts << "\n";
 }

@@ -6,12 +6,14 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import compile
+from compile.artifact.manifest import Manifest
 from compile.artifact.maven import Coordinates
 from compile.artifact.packages import PACKAGES
 from compile.running.load import read_manifest
@@ -175,6 +177,25 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]
     return found
 
 
+def assert_said(facts: dict[str, Any], manifest: Manifest) -> None:
+    """What the library says of itself is what its manifest says of it, with who said so first."""
+    vocabulary = facts.pop("vocabulary")
+    assert facts == {name: getattr(manifest, name) for name in ("task", "activation", "pooling", "normalized")}
+    assert manifest.vocabulary
+    settings = vocabulary.pop("settings")
+    assert vocabulary == {
+        name: getattr(manifest.vocabulary, name) for name in ("pieces", "cased", "kind", "max_tokens")
+    }
+    assert settings == [asdict(setting) for setting in manifest.vocabulary.settings]
+    sources = {setting["name"]: setting["source"] for setting in settings}
+    assert sources["lowercase"].startswith("tokenizer")
+    assert sources["task"] == ("modules.json" if facts["task"] == "embed" else "config.json architectures")
+    if facts["task"] == "embed":
+        assert sources["pooling"] == "1_Pooling/config.json"
+    if facts["activation"]:
+        assert sources["labels"] == "config.json id2label"
+
+
 @pytest.mark.parametrize("task", [*MODELS, "encode"])
 def test_every_language_says_the_same(
     task: str, built: Callable, texts: Path, programs: dict[str, list[object]]
@@ -187,12 +208,13 @@ def test_every_language_says_the_same(
     for language, command in programs.items():
         got = run(*command, texts, task, path, library.manifest.name)
         assert got[: len(TEXTS)] == wanted, language
+        assert_said(json.loads(got[len(TEXTS)]), library.manifest)
         if language == "Java":
             refused = [
                 "IllegalArgumentException" if task == kind else "ModelException" for kind in ("classify", "embed")
             ]
             logged = [f"{name}true" for name in refused]
-            assert got[len(TEXTS) : -1] == ["true", *logged, "1 texts and 2 pairs: give as many"]
+            assert got[len(TEXTS) + 1 : -1] == ["true", *logged, "1 texts and 2 pairs: give as many"]
 
 
 JAVASCRIPT = r"""

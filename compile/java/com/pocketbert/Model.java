@@ -228,7 +228,7 @@ public final class Model implements AutoCloseable {
     private static final int ENTITY_BYTES = 32;
 
     private long fact(int index) {
-        long[] facts = new long[4];
+        long[] facts = new long[5];
         Native.facts(functions, facts);
         return facts[index];
     }
@@ -239,6 +239,14 @@ public final class Model implements AutoCloseable {
     public String task() {
         int task = (int) fact(0);
         return task < TASKS.length ? TASKS[task] : "";
+    }
+
+    /**
+     * How text is read, what for, and which of the model's files says so, as JSON with the names of manifest.json:
+     * task, activation (of a problem's type), pooling, normalized, and vocabulary with its settings.
+     */
+    public String facts() {
+        return Native.decode(Native.text(fact(4)));
     }
 
     /** The tokens of the longest text that is read whole, special pieces included; 0 without a tokenizer. */

@@ -13,7 +13,7 @@ import java.util.concurrent.ConcurrentHashMap;
  */
 final class Native {
     /** JAVA_ABI in jni.c: of the methods below and of what they take. */
-    private static final int ABI = 4;
+    private static final int ABI = 5;
 
     /** sizeof(pocketbert_tensor). */
     static final int TENSOR_BYTES = 48;
@@ -179,10 +179,10 @@ final class Native {
     /** The label with this number, or null. */
     static native ByteBuffer label(long functions, int number);
 
-    /** The text at an address that a task gave. */
+    /** The text at an address that a task, or {@link #facts}, gave. */
     static native ByteBuffer text(long address);
 
-    /** The task, how many labels there are, a vector's size, the tokens of the longest text. */
+    /** The task, how many labels there are, a vector's size, the tokens of the longest text, the address of {@code facts}. */
     static native void facts(long functions, long[] facts);
 
     static native void close(long functions, long model);
