@@ -16,8 +16,8 @@ import compile
 from compile.artifact.manifest import Manifest
 from compile.databases import read
 from compile.targets import find_target
+from tests.support.paths import NASTY
 
-NASTY = "- a'b\"c\\d$(touch ran)`touch ran`\n[bold]{0}%s;|&<é模>@x#y~*?=,:\t\x1b[2J"
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
 
 

@@ -26,6 +26,7 @@ from model.distill.transformers_teacher import load_teacher
 from model.processes import join
 from model.settings import TrainSettings, rate
 from model.trainer import Trainer, make_optimizer
+from tests.support.paths import NASTY
 
 TINY = ModelConfig(
     vocab_size=200, max_position_embeddings=32, embedding_size=8, num_hidden_layers=2, hidden_size=16,
@@ -128,9 +129,6 @@ def test_a_run_asked_to_end_keeps_its_checkpoints_and_leaves_nothing_else(
     assert last.startswith("interrupted: " if number == signal.SIGINT else f"stopped by {number.name}: ")
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002.pt"]
     assert not list(tmp_path.rglob("*pocketbert-*"))
-
-
-NASTY = "- a'b\"c\\d$(touch ran)`touch ran`\n[bold]{0}%s;|&<é模>@x#y~*?=,:\t\x1b[2J"
 
 
 def test_training_in_and_into_a_folder_of_any_name(

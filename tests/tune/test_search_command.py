@@ -1,7 +1,10 @@
 """How the search's command line begins a search, goes on with it, and ends."""
 
 import errno
+import os
+import signal
 import sqlite3
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from optuna import TrialPruned
 from optuna.trial import TrialState
 
 from compile.running.runners.base import RunnerError
+from pocketbert.errors import describe
+from tests.support.paths import NASTY
 from tune.__main__ import main, parser
 from tune.errors import TuneError
 from tune.search import command
@@ -23,7 +28,8 @@ from tune.search.candidate import Search
 from tune.search.command import begun, loop
 from tune.search.latency import Unmeasurable
 from tune.search.space import SPACES
-from tune.search.study import DIRECTIONS, settings_of
+from tune.search.storage import load_study, open_storage
+from tune.search.study import DIRECTIONS, Settings, join_study, settings_of
 from tune.search.workers import Worker
 
 
@@ -102,6 +108,68 @@ def test_a_search_whose_time_is_up_has_done_what_it_was_asked(
     monkeypatch.setattr(command, "work", lambda args: time.sleep(60))
     assert main(["search", "--study", "s", "--storage", "sqlite:///none.db", "--time-limit", "0.2"]) == 0
     assert capsys.readouterr().err.startswith("after 0.2 s the time is up: what was measured is kept")
+
+
+def test_a_study_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """An address of SQLAlchemy's has ways of its own to say what such characters are: there, or refused in a line."""
+    place = tmp_path / NASTY
+    place.mkdir()
+    settings = Settings("tiny", "x", "y", 16, 1, "local", "q", 1.0, (0.2, 3.0), 5.0)
+    journal, database = f"journal:{place}/s.log", f"sqlite:///{place}/s.db"
+    join_study("s", journal, settings, None)
+    assert load_study("s", journal).user_attrs["settings"]["space"] == "tiny"
+    with pytest.raises(TuneError, match="cannot be opened") as refused:
+        join_study("s", database, settings, None)
+    assert describe(refused.value).isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == [NASTY]
+    assert {path.name.partition(".")[0] for path in place.iterdir()} == {"s"}
+
+
+@dataclass
+class Patient:
+    """A search whose candidate takes for ever."""
+
+    study: optuna.Study
+    space = SimpleNamespace(reference="ours")
+    reference_ms = 2.0
+
+    def evaluate(self, trial: optuna.Trial) -> Any:
+        trial.suggest_int("x", 0, 10**6)
+        os.kill(os.getpid(), SENT[0])
+        time.sleep(600)
+
+
+SENT: list[signal.Signals] = []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_search_asked_to_end_leaves_its_candidate_to_the_next(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"journal:{tmp_path}/s.log"
+    optuna.create_study(study_name="s", storage=open_storage(address), directions=DIRECTIONS)
+
+    @contextmanager
+    def beginning(args: Any) -> Any:
+        yield Patient(load_study("s", address))
+
+    monkeypatch.setattr(command, "begun", beginning)
+    SENT[:] = [number]
+    child = os.fork()
+    if child == 0:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        with (tmp_path / "said").open("w") as file:
+            os.dup2(file.fileno(), 2)
+            sys.stderr = file
+            os._exit(main(["search", "--study", "s", "--storage", address, "--worker", "w"]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+    *_, last = (tmp_path / "said").read_text().splitlines()
+    word = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+    assert last == f"{word}: what was measured is kept; the same command goes on from there"
+    study = load_study("s", address)
+    assert study.user_attrs["worker:w"]["seen"] == 0.0
+    with Worker(study, "next") as worker:
+        assert worker.take_over() == [0]
 
 
 @dataclass
