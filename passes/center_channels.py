@@ -69,7 +69,8 @@ def _refused(layer: Linear, keep: Keep) -> bool:
 def _center(graph: ir.Graph, node: ir.Node, x: np.ndarray, readers: list[Linear | ir.Value]) -> bool:
     sampled, others = held_out(x)
     mean = sampled.mean(0, dtype=np.float64).astype(np.float32)
-    linears = [reader for reader in readers if isinstance(reader, Linear)]
+    # Matched again: a linear that is added to another norm has its m in its bias by now.
+    linears = [now for one in readers if isinstance(one, Linear) and (now := linear.match(one.node))]
     gains = [_snr(others, layer, mean) - _snr(others, layer, np.float32(0)) for layer in linears]
     if not min(gains) >= WORTH:
         return False

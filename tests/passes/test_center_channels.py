@@ -70,3 +70,16 @@ def test_a_norm_that_linears_read_through_a_reshape_is_centred(build, check, sam
     model = b.model(b("Relu", b.linear(flat, 64, 128, gemm=True)))
     _, report = check(model, "center_channels", options=Options(quantize="int8", calibration=samples))
     assert report.passes[0].applied == 1
+
+
+def test_a_linear_between_two_norms_takes_the_means_of_both(build, check, samples):
+    """It reads one and is added to the other, as the linear that leaves MobileBERT's bottleneck."""
+    b = build()
+    beta = np.where(np.arange(64) % 40 == 7, 40.0, 0.0)
+    stream = b("LayerNormalization", b.input("x", [24, 64]), b.normal(64), b.const(beta))
+    inner = b("Relu", b.linear(stream, 64, 64, gemm=True))
+    inside = b("LayerNormalization", inner, b.normal(64), b.const(beta))
+    z = b("Add", b.linear(inside, 64, 64, gemm=True), stream)
+    model = b.model(b("LayerNormalization", z, b.normal(64), b.normal(64)))
+    _, report = check(model, "center_channels", options=Options(quantize="int8", calibration=samples))
+    assert report.passes[0].applied == 2
