@@ -240,6 +240,12 @@ def test_labels_that_are_asked_for(built: Build, texts: list[str]) -> None:
         for allow, deny in ((["bad", "söso"], []), (None, ["bad"]), (["bad"], ["bad"]), ([], [])):
             wanted = [e for e in every if (allow is None or e.name in allow) and e.name not in deny]
             assert library.classify(texts[0], allow=allow, deny=deny) == wanted
+        assert library.classify(texts[0], threshold=every[1].score) == every[:2]  # at the threshold is above it
+        parts = [{e.name: e.score for e in library.classify(part)} for part in ("a b c d", "e f g h", "i j")]
+        whole = library.classify("a b c d e f g h i j", windows=True, max_tokens=6, stride=0)
+        for each in whole:
+            assert each.score == pytest.approx(sum(part[each.name] for part in parts) / 3, rel=1e-5)
+        assert [e.score for e in whole] == sorted((e.score for e in whole), reverse=True)
         with pytest.raises(compile.CompileError, match="no label 'fine': it has bad"):
             library.classify(texts[0], allow=["fine"])
         long = " ".join(texts)
