@@ -11,14 +11,14 @@ from compile.linking.link import WARNINGS, inside, run_compiler, zig
 from compile.runtime import INCLUDE, TOOLS
 from compile.targets import Target
 
-# What zig calls a Linux with musl. Not 32-bit Arm: there its time and offsets are other types than Android's.
-MUSL = {"aarch64": "aarch64-linux-musl", "x86_64": "x86_64-linux-musl", "riscv64": "riscv64-linux-musl"}
+# What zig calls a Linux with musl.
+MUSL = {arch: f"{arch}-linux-musl" for arch in ("aarch64", "riscv64", "x86_64")} | {"arm": "arm-linux-musleabi"}
 
 
 def musl(target: Target) -> str:
     """What zig calls the target's processor with musl. Raises CompileError where there is no such program for it."""
     if target.arch not in MUSL or "linux" not in target.triple:
-        raise CompileError(f"--package benchmark: it is a program for 64-bit Linux and Android, not for {target.name}")
+        raise CompileError(f"--package benchmark: it is a program for Linux and Android, not for {target.name}")
     return MUSL[target.arch]
 
 

@@ -55,22 +55,30 @@ def test_this_machine_measures_itself(mobilebert: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu: Debian package qemu-user")
-def test_a_phones_program_runs_under_qemu_and_says_so(
-    exported: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("target", "qemu", "core", "cpu"),
+    [
+        ("arm64-android", "qemu-aarch64", "cortex-a76", "cortex-a76"),
+        ("armv7-android", "qemu-arm", "cortex-a7", "armv7"),
+        ("riscv64-linux", "qemu-riscv64", "rv64", "rv64gc"),
+    ],
+)
+def test_another_devices_program_runs_under_qemu_and_says_so(
+    target: str, qemu: str, core: str, cpu: str, exported: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    artifact = build(exported("mobilebert", seq_len=16), "arm64-android", tmp_path, tokens=16)
-    done = run("qemu-aarch64", "-cpu", "cortex-a76", artifact / "benchmark", 1)
+    artifact = build(exported("mobilebert", seq_len=16), target, tmp_path, tokens=16)
+    done = run(qemu, "-cpu", core, artifact / "benchmark", 1)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
-    assert (printed["cpu"], printed["emulated"]) == ("cortex-a76", True)
+    assert (printed["cpu"], printed["emulated"]) == (cpu, True)
     (tmp_path / "emulated.json").write_text(done.stdout)
     assert tune(["import", str(tmp_path / "emulated.json"), "--artifact", str(artifact)]) == 2
     assert "taken under an emulator" in capsys.readouterr().err
 
 
-def test_only_64_bit_linux_has_such_a_program() -> None:
-    with pytest.raises(CompileError, match=r"^--package benchmark: it is a program for 64-bit Linux and Android, not"):
-        compile.build("mobilebert", target="armv7-android", package="benchmark")
+def test_only_linux_and_android_have_such_a_program() -> None:
+    with pytest.raises(CompileError, match=r"^--package benchmark: it is a program for Linux and Android, not"):
+        compile.build("mobilebert", target="arm64-macos", package="benchmark")
     with pytest.raises(
         CompileError, match=r"^--package benchmark: wasm32 libraries do not go into one; choose --package npm$"
     ):

@@ -47,6 +47,7 @@ TESTS = {
     "cpu_features.h": [f"{PLACE}/test_sources.py", *CHECKS],
     "platform.h": [f"{PLACE}/test_sources.py", *CHECKS],
     "platform_linux.c": [f"{PLACE}/test_cores.py", f"{PLACE}/test_sources.py", *CHECKS],
+    "platform_posix.c": [f"{PLACE}/test_resources.py", *CHECKS],
     "profile.c": PROFILE,
     "jni.c": ["tests/e2e/test_java.py"],
     "java.h": ["tests/e2e/test_java.py"],

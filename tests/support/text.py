@@ -13,7 +13,7 @@ from compile.runtime import INCLUDE, SRC
 from compile.targets import find_target
 from compile.text.side import TextSide
 
-SOURCES = ("tokenizer.c", "normalize.c", "words.c", "pieces.c", "platform_linux.c")
+SOURCES = ("tokenizer.c", "normalize.c", "words.c", "pieces.c", "platform_linux.c", "platform_posix.c")
 
 
 class Tokens(NamedTuple):

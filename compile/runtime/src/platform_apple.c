@@ -6,9 +6,6 @@
 #ifdef __APPLE__
 
 void *mmap(void *address, size_t length, int protection, int flags, int file, int64_t offset);
-int munmap(void *address, size_t length);
-int pthread_create(uintptr_t *thread, const void *attributes, void *(*start)(void *), void *argument);
-int pthread_join(uintptr_t thread, void **result);
 int pthread_mutex_init(void *mutex, const void *attributes);
 int pthread_mutex_lock(void *mutex);
 int pthread_mutex_unlock(void *mutex);
@@ -36,20 +33,10 @@ void *pb_pages(size_t bytes, bool present)
     return pages;
 }
 
-void pb_free_pages(void *pages, size_t bytes)
-{
-    munmap(pages, bytes);
-}
-
 uintptr_t pb_reserve_addresses(size_t bytes)
 {
     void *reserved = mmap(NULL, bytes, PB_PROT_NONE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
     return reserved == (void *)-1 ? 0 : (uintptr_t)reserved;
-}
-
-void pb_return_addresses(uintptr_t first, size_t bytes)
-{
-    munmap((void *)first, bytes);
 }
 
 /* What all sleepers sleep on: the one way that every version has, public, to wait for a word in memory. A word changes
@@ -87,16 +74,6 @@ void pb_wake(void *word)
     enter_gate();
     pthread_cond_broadcast(gate.condition);
     pthread_mutex_unlock(gate.mutex);
-}
-
-bool pb_start_thread(uintptr_t *thread, void *(*start)(void *), void *argument)
-{
-    return pthread_create(thread, NULL, start, argument) == 0;
-}
-
-void pb_join_thread(uintptr_t thread)
-{
-    pthread_join(thread, NULL);
 }
 
 /* The number that the system knows by a name; 0 if it knows none. */

@@ -1,5 +1,5 @@
-/* Linux, with any libc: only functions whose types are the same in bionic, glibc and musl appear here (on 32-bit Arm in bionic
- * and glibc), and no struct of theirs. Threads synchronise with atomics and futexes because pthread_mutex_t differs between the three. */
+/* Linux, with any libc: only functions whose types are the same in bionic, glibc and musl appear here, and no
+ * struct of theirs. Threads synchronise with atomics and futexes because pthread_mutex_t differs between the three. */
 #include "cpu_features.h"
 #include "platform.h"
 
@@ -10,12 +10,9 @@
 #endif
 
 void *mmap(void *address, size_t length, int protection, int flags, int file, long offset);
-int munmap(void *address, size_t length);
 int clock_gettime(int clock, long time[2]);
 long syscall(long number, ...);
 unsigned long getauxval(unsigned long type);
-int pthread_create(uintptr_t *thread, const void *attributes, void *(*start)(void *), void *argument);
-int pthread_join(uintptr_t thread, void **result);
 
 /* Linux's own constants, the same for all architectures that we compile for. */
 enum { PB_PROT_NONE = 0, PB_PROT_READ_WRITE = 3, PB_MAP_PRIVATE_ANONYMOUS = 0x22, PB_MAP_POPULATE = 0x8000 };
@@ -31,31 +28,41 @@ enum { PB_SYS_OPENAT = 257, PB_SYS_CLOSE = 3, PB_SYS_READ = 0, PB_SYS_GETPID = 3
 #elif defined(__arm__)
 enum { PB_SYS_FUTEX = 240, PB_SYS_SCHED_SETAFFINITY = 241, PB_SYS_SCHED_GETAFFINITY = 242 };
 enum { PB_SYS_OPENAT = 322, PB_SYS_CLOSE = 6, PB_SYS_READ = 3, PB_SYS_GETPID = 20, PB_SYS_FACCESSAT = 334 };
+enum { PB_SYS_MMAP2 = 192, PB_SYS_CLOCK_GETTIME = 263 };
 #else
 #error "only aarch64, arm, riscv64 and x86_64 are supported"
 #endif
 
+/* On 32-bit Arm not by libc, which may have wider offsets and seconds than the kernel. */
+static void *map(size_t bytes, int protection, int flags)
+{
+#ifdef __arm__
+    return (void *)syscall(PB_SYS_MMAP2, NULL, bytes, protection, flags, -1, 0L);
+#else
+    return mmap(NULL, bytes, protection, flags, -1, 0);
+#endif
+}
+
+static void read_clock(long time[2]) /* struct timespec */
+{
+#ifdef __arm__
+    syscall(PB_SYS_CLOCK_GETTIME, PB_CLOCK_MONOTONIC, time);
+#else
+    clock_gettime(PB_CLOCK_MONOTONIC, time);
+#endif
+}
+
 void *pb_pages(size_t bytes, bool present)
 {
     const int flags = PB_MAP_PRIVATE_ANONYMOUS | (present ? PB_MAP_POPULATE : 0);
-    void *pages = mmap(NULL, bytes, PB_PROT_READ_WRITE, flags, -1, 0);
+    void *pages = map(bytes, PB_PROT_READ_WRITE, flags);
     return pages == (void *)-1 ? NULL : pages;
-}
-
-void pb_free_pages(void *pages, size_t bytes)
-{
-    munmap(pages, bytes);
 }
 
 uintptr_t pb_reserve_addresses(size_t bytes)
 {
-    void *reserved = mmap(NULL, bytes, PB_PROT_NONE, PB_MAP_PRIVATE_ANONYMOUS, -1, 0);
+    void *reserved = map(bytes, PB_PROT_NONE, PB_MAP_PRIVATE_ANONYMOUS);
     return reserved == (void *)-1 ? 0 : (uintptr_t)reserved;
-}
-
-void pb_return_addresses(uintptr_t first, size_t bytes)
-{
-    munmap((void *)first, bytes);
 }
 
 void pb_sleep(void *word, uint32_t value)
@@ -66,16 +73,6 @@ void pb_sleep(void *word, uint32_t value)
 void pb_wake(void *word)
 {
     syscall(PB_SYS_FUTEX, word, PB_FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
-}
-
-bool pb_start_thread(uintptr_t *thread, void *(*start)(void *), void *argument)
-{
-    return pthread_create(thread, NULL, start, argument) == 0;
-}
-
-void pb_join_thread(uintptr_t thread)
-{
-    pthread_join(thread, NULL);
 }
 
 uint32_t pb_system_features(void)
@@ -103,8 +100,8 @@ int32_t pb_this_process(void)
 
 int64_t pb_now(void)
 {
-    long time[2]; /* struct timespec */
-    clock_gettime(PB_CLOCK_MONOTONIC, time);
+    long time[2];
+    read_clock(time);
     return (int64_t)time[0] * 1000000000 + time[1];
 }
 
