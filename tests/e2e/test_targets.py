@@ -16,9 +16,11 @@ import compile
 from compile.artifact.maven import Coordinates
 from compile.artifact.xcframework import write_xcframework
 from compile.cpus import CPUS
+from compile.linking.dylib_rules import check_dylib
 from compile.linking.link import WARNINGS, find_toolchain, run_compiler
 from compile.running.load import read_manifest
-from compile.running.runners import qemu, wine
+from compile.running.runners import node, qemu, wine
+from compile.running.runners.base import RunnerError
 from compile.running.runners.local import run_on_files
 from compile.running.samples import Sample, input_bytes, random_samples, read_outputs
 from compile.runtime import INCLUDE, TOOLS
@@ -126,7 +128,13 @@ def test_dll_under_wine(precision: str, built: Callable, sample: Sample, answer:
 @pytest.mark.skipif(bool(qemu.missing()), reason=f"needs {qemu.missing()}")
 @pytest.mark.parametrize(
     ("target", "precision"),
-    [("arm64-windows", "float32"), ("arm64-windows", "int8"), ("arm64-macos", "int8"), ("arm64-ios", "float32")],
+    [
+        ("arm64-windows", "float32"),
+        ("arm64-windows", "int8"),
+        ("arm64-macos", "int8"),
+        ("arm64-ios", "float32"),
+        ("arm64-ios-simulator", "float32"),
+    ],
 )
 def test_arm64_library_of_a_system_that_is_not_here(
     target: str, precision: str, built: Callable, sample: Sample, answer: Callable, tmp_path: Path
@@ -138,8 +146,8 @@ def test_arm64_library_of_a_system_that_is_not_here(
     arguments = ["-O2", *WARNINGS, f"-I{FOREIGN}", f"-I{INCLUDE}", str(TOOLS / "runner.c"), "-o", "foreign"]
     run_compiler(find_toolchain(TARGETS["arm64-linux"]), arguments, tmp_path)
     given, before = input_bytes(facts, sample), ("-L", str(qemu.ARM64_ROOT))
-    # Every Mac has what zig takes for granted there, and cortex-a76 has not.
-    for core in ["max"] if target == "arm64-macos" else ["cortex-a53", "cortex-a76", "max"]:
+    # Every Mac, and so its simulator, has what zig takes for granted there, and cortex-a76 has not.
+    for core in ["max"] if target in ("arm64-macos", "arm64-ios-simulator") else ["cortex-a53", "cortex-a76", "max"]:
         program = [*qemu.command(core, *before), str(tmp_path / "foreign")]
         _, outputs = run_on_files(program, image, facts, given, (3, 0), 60)
         assert relative_error(read_outputs(facts, outputs), answer(precision)) < 1e-6
@@ -147,14 +155,19 @@ def test_arm64_library_of_a_system_that_is_not_here(
 
 def test_xcframework(built: Callable, tmp_path: Path) -> None:
     """What Xcode reads: two frameworks that say what they are for, each with its headers and a module map."""
-    artifact = built("arm64-ios")
+    artifact, simulator = built("arm64-ios"), built("arm64-ios-simulator")
     device = read_manifest(artifact)
-    both = [(artifact, replace(device, target="arm64-ios-simulator"))]
+    both = [(simulator, read_manifest(simulator))]
     shutil.copytree(artifact, tmp_path, dirs_exist_ok=True)
     package = write_xcframework(tmp_path, device, Coordinates("com.example", device.name, "1.2"), both)
     with zipfile.ZipFile(tmp_path / package.file) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
+        archive.extractall(tmp_path)
     root = f"{device.name}.xcframework"
+    (tmp_path / "app.m").write_text(
+        f"@import {device.name};\n"
+        f"int open_it(pocketbert_model **model) {{ return {device.name}_open(NULL, model) == POCKETBERT_OK; }}\n"
+    )
     libraries = plistlib.loads(files[f"{root}/Info.plist"])["AvailableLibraries"]
     assert [library.get("SupportedPlatformVariant") for library in libraries] == [None, "simulator"]
     for library, platform_name in zip(libraries, ("iPhoneOS", "iPhoneSimulator"), strict=True):
@@ -165,6 +178,12 @@ def test_xcframework(built: Callable, tmp_path: Path) -> None:
         assert f'umbrella header "{device.name}.h"' in files[f"{folder}/Modules/module.modulemap"].decode()
         headers = {name.rpartition("/")[2] for name in files if name.startswith(f"{folder}/Headers/")}
         assert headers == {f"{device.name}.h", "pocketbert.h"}
+        binary = tmp_path / root / library["LibraryIdentifier"] / library["BinaryPath"]
+        target = TARGETS["arm64-ios-simulator" if platform_name.endswith("Simulator") else "arm64-ios"]
+        assert check_dylib(binary, target, device.name)
+        # As Swift's compiler reads it: clang's module, by its map.
+        options = ["-fmodules", f"-fmodules-cache-path={tmp_path / 'modules'}", "-F", str(binary.parent.parent)]
+        run_compiler(find_toolchain(target), [*options, "-c", "app.m", "-o", "app.o"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +233,11 @@ def test_names_of_files(name: str, file: str, install: str) -> None:
         ({"target": "x86_64-windows", "verify": True}, "x86_64-windows libraries run here only with Wine on x86-64"),
         ({"target": "riscv64-linux", "verify": True}, r"only with qemu-riscv64 \(Debian package qemu-user\)"),
         (
+            {"target": "arm64-android", "verify": True},
+            r"only with qemu-aarch64 \(Debian package qemu-user\): install it",
+        ),
+        ({"target": "wasm32", "verify": True}, r"only with Node.js 20 or later \(Debian package nodejs\): install it"),
+        (
             {"target": "ios"},
             "--target ios is one archive for all: give --package xcframework, or name one of arm64-ios",
         ),
@@ -227,6 +251,38 @@ def test_what_is_missing_is_said_before_anything_is_done(
     options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    node.command.cache_clear()
     with pytest.raises(compile.CompileError, match=message):
         compile.build("mobilebert", out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+    node.command.cache_clear()
+
+
+def program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_node_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = program(tmp_path / "node", "echo v12.22.5")
+    monkeypatch.setattr(shutil, "which", lambda name: old)
+    node.command.cache_clear()
+    with pytest.raises(
+        compile.CompileError, match=r"Node.js 20 or later \(Debian.*\), and not with v12.22.5: install it$"
+    ):
+        compile.build("mobilebert", target="wasm32", verify=True, out=tmp_path / "out")
+    node.command.cache_clear()
+
+
+@pytest.mark.skipif(bool(qemu.missing()), reason=f"needs {qemu.missing()}")
+def test_qemu_that_knows_no_such_core_is_named_and_not_the_library(built: Callable, sample: Sample) -> None:
+    artifact = built("arm64-ios")
+    facts = replace(read_manifest(artifact), target="arm64-linux")
+    with (
+        qemu.QemuRunner("cortex-a99") as runner,
+        pytest.raises(
+            RunnerError, match=r"^qemu-aarch64: unable to find CPU model .*: -cpu cortex-a99 takes qemu 7.2 or"
+        ),
+    ):
+        runner.outputs(artifact / facts.library, facts, [sample])

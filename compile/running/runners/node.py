@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,8 @@ from compile.running.runners.base import WARM_UP, Device, Execution, Runner, Run
 from compile.running.runners.local import measuring, run_on_files
 from compile.web import WEB
 
-NEEDED = "Node.js 20 or later (Debian package nodejs)"
+OLDEST = 20
+NEEDED = f"Node.js {OLDEST} or later (Debian package nodejs)"
 # A module whose one function multiplies and adds by relaxed SIMD: an engine without that finds it invalid.
 PROBE = (
     "process.exit(WebAssembly.validate(new Uint8Array([0,97,115,109,1,0,0,0,1,5,1,96,0,1,123,3,2,1,0,10,19,1,17,0,"
@@ -41,7 +43,12 @@ def levels(folder: Path) -> list[str]:
 
 def missing() -> str | None:
     """What to install for modules to run here, None if all is there."""
-    return None if command() else NEEDED
+    node = command()
+    if node is None:
+        return NEEDED
+    version = subprocess.run([node[0], "--version"], check=False, capture_output=True, text=True).stdout.strip()
+    major = re.match(r"v(\d+)\.", version)
+    return None if major and int(major[1]) >= OLDEST else f"{NEEDED}, and not with {version or node[0]}"
 
 
 class NodeRunner(Runner):
@@ -53,12 +60,11 @@ class NodeRunner(Runner):
     def execute(
         self, library: Path, facts: LibraryFacts, inputs: bytes, threads: int, runs: int, timeout: float
     ) -> Execution:
-        node = command()
-        if node is None:
-            raise RunnerError(f"modules run here only with {NEEDED}: install it")
+        if lacking := missing():
+            raise RunnerError(f"modules run here only with {lacking}: install it")
         times = runs + WARM_UP if runs else 0
         with measuring():
-            program = [*node, str(WEB / "runner.mjs"), self.level]
+            program = [*(command() or []), str(WEB / "runner.mjs"), self.level]
             done, outputs = run_on_files(program, library, facts, inputs, (1, times), timeout)
         wall, cpu = parse_times(done.stdout)
         return Execution(wall, outputs, Device(f"Node.js, {self.level}" if self.level else "Node.js", (0,)), cpu)

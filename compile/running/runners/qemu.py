@@ -12,11 +12,12 @@ from pathlib import Path
 from compile.artifact.manifest import LibraryFacts
 from compile.cpus import CPUS
 from compile.linking.link import build_runner
-from compile.running.runners.base import Device, Execution, Runner, RunnerError
+from compile.running.runners.base import Device, Execution, RunFailed, Runner, RunnerError
 from compile.running.runners.local import run_on_files
 from compile.targets import TARGETS, Target
 from pocketbert.temporary import TemporaryFolder
 
+NEEDED = "qemu 7.2 or later"
 # Where Debian's libc6-arm64-cross puts glibc for arm64.
 ARM64_ROOT = Path("/usr/aarch64-linux-gnu")
 
@@ -83,7 +84,13 @@ class QemuRunner(Runner):
         core = self.core or CPUS[facts.cpu].qemu_cpu
         options = ("-L", str(self._emulator.root), "-E", f"LD_LIBRARY_PATH={self._libraries}")
         before = command(core, *options, arch=self.arch)
-        _, outputs = run_on_files([*before, str(self._program)], library, facts, inputs, (threads or 1, 0), timeout)
+        try:
+            _, outputs = run_on_files([*before, str(self._program)], library, facts, inputs, (threads or 1, 0), timeout)
+        except RunFailed as error:
+            _, said, words = str(error).partition(f"{self._emulator.program}: ")
+            if said:  # by qemu and not by the library
+                raise RunnerError(f"{said}{words}: -cpu {core} takes {NEEDED}: install that") from error
+            raise
         return Execution((), outputs, Device(f"{self._emulator.program} -cpu {core}", (0,)))
 
     def close(self) -> None:

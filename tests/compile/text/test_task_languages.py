@@ -157,6 +157,35 @@ def test_the_examples_of_the_page_run(packages: Path) -> None:
             assert best in "".join(lines), kind
 
 
+# What stands around each language's lines on the page; there the model is called reviews.
+AROUND = {
+    "go": (
+        'package main\n\nimport reviews "model"\n\nfunc lines() error {\n%s_ = labels\nreturn nil\n}\n\n'
+        "func main() { println(lines()) }\n"
+    ),
+    "rust": (
+        "use model::{Error, Model, Options, TaskOptions};\n\n"
+        "fn lines(context: &str) -> Result<usize, Error> {\n%sOk(answers.len())\n}\n\n"
+        'fn main() {\n    println!("{:?}", lines(""));\n}\n'
+    ),
+    "csharp": "using System;\nusing ModelLibrary;\n\nstatic class Page { static void Main() {\n%s} }\n",
+}
+
+
+def test_the_lines_of_the_page_compile(packages: Path) -> None:
+    page = (ROOT / "docs" / "bindings.md").read_text()
+    for kind, language, file, command in (
+        ("go", "go", "page/main.go", "go build -o page/page ./page"),
+        ("crate", "rust", "examples/page.rs", "cargo check --offline --quiet --example page"),
+        ("nuget", "csharp", "Page.cs", "mcs -r:ModelLibrary.dll -out:page.exe Page.cs"),
+    ):
+        (lines,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        if (place := packages / kind).exists():
+            (place / file).parent.mkdir(exist_ok=True)
+            (place / file).write_text(AROUND[language] % lines)
+            run("env", "-C", place, *command.split())
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
     """Commands by language, of those whose compiler is here."""

@@ -1,9 +1,11 @@
 """WebAssembly modules, in Node.js: what they compute, what they refuse, and what a browser would refuse of them."""
 
+import argparse
 import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from compile import CompileError
 from compile.linking.module_rules import check_module
 from compile.running.load import read_manifest
 from compile.running.runners import node
-from compile.running.samples import random_samples
+from compile.running.samples import full_sample, random_samples
 from passes.verify import run_model
 from pocketbert.numerics import relative_error
+from tests.support.chromium import CHROMIUM
 
 TOKENS = 24
 
@@ -49,6 +52,24 @@ def script(artifact: Path, body: str) -> Any:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: Debian package chromium")
+def test_the_benchmark_measures_both_precisions_in_a_page(
+    built: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # of which a benchmark replaces the first
+    from benchmarks import web
+
+    for precision in ("float32", "int8"):
+        (tmp_path / precision).symlink_to(built("wasm32", precision), target_is_directory=True)
+    sample = full_sample(read_manifest(tmp_path / "int8"))
+    (tmp_path / "inputs.json").write_text(
+        json.dumps({name: values.ravel().tolist() for name, values in sample.items()})
+    )
+    times = web.in_page(tmp_path, argparse.Namespace(peer=None, runs=2, turns=2))
+    assert [name.partition(" (")[0] for name in times] == ["PocketBERT, float32", "PocketBERT, int8"]
+    assert all(len(values) == 4 and min(values) > 0 for values in times.values())
 
 
 @needs_node
