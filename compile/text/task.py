@@ -68,7 +68,10 @@ def read_task(folder: Path, head: str | None) -> Task | None:
     config = _object(folder / "config.json")
     architectures = config.get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    kind = KINDS.get(head or "For" + architecture.partition("For")[2])
+    ours = (
+        config.get("head") if config.get("model_type") == "pocketbert" else None
+    )  # what transformers has no class for
+    kind = KINDS.get(head or (ours if isinstance(ours, str) else "For" + architecture.partition("For")[2]))
     if kind is None:
         return None
     labels = _labels(config, folder) if kind in ("classify", "entities") else ()
@@ -78,7 +81,9 @@ def read_task(folder: Path, head: str | None) -> Task | None:
         activation = "none"
     elif kind == "classify" and (problem == "multi_label_classification" or len(labels) == 1):
         activation = "sigmoid"
-    said: dict[str, tuple[Any, str]] = {"task": (kind, "--head" if head else "config.json architectures")}
+    said: dict[str, tuple[Any, str]] = {
+        "task": (kind, "--head" if head else f"config.json {'head' if ours else 'architectures'}")
+    }
     if labels:
         named = "config.json id2label" if config.get("id2label") is not None else "transformers' default"
         said["labels"] = len(labels), named

@@ -175,6 +175,17 @@ def test_modules_that_the_model_itself_has(tmp_path: Path) -> None:
         assert read_task(tmp_path, "none") is None
 
 
+def test_a_folder_of_our_own_kind_says_its_head(tmp_path: Path) -> None:
+    """A MobileBERT as the papers' tables have it: transformers has no class for it, so there is no architecture."""
+    config = {"model_type": "pocketbert", "head": "sequence-classification", "id2label": {"0": "bad", "1": "good"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    task = read_task(tmp_path, None)
+    assert task is not None
+    assert (task.kind, task.labels, task.activation) == ("classify", ("bad", "good"), "softmax")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"head": ["none"]}))
+    assert read_task(tmp_path, None) is None
+
+
 def test_no_task(tmp_path: Path) -> None:
     write(tmp_path, config={"architectures": ["BertModel"]})
     assert read_task(tmp_path, None) is None
