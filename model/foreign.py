@@ -125,7 +125,10 @@ def load_foreign(
             config.use_cache = False
             if eager:
                 config._attn_implementation = "eager"
-            kind = getattr(transformers, "AutoModel" if sentence else _class_of(config, head, folder, like))
+            encodes = (config.architectures or [""])[0].endswith("EncoderModel")  # sentence-t5's has no decoder
+            kind = getattr(
+                transformers, _class_of(config, head, folder, like) if encodes or not sentence else "AutoModel"
+            )
             module, info = kind.from_pretrained(
                 encoder, config=config, use_safetensors=any(encoder.glob("*.safetensors")), dtype=torch.float32,
                 output_loading_info=True, local_files_only=True,

@@ -143,6 +143,18 @@ def test_folder_that_is_refused(kind: str, fields: dict, options: dict, message:
     assert "\n" not in str(refusal.value)
 
 
+def test_sentence_t5_has_no_decoder(saved: Callable) -> None:
+    folder = saved("T5EncoderModel", d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate({"": "Transformer", "1_Pooling": "Pooling"}.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    assert [entry.name for entry in build(folder).outputs] == ["sentence_embedding"]
+
+
 MODES = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 
