@@ -26,7 +26,7 @@ from tune.errors import TuneError
 from tune.search import command
 from tune.search.command import TimeUp, loop, spawn, time_limit
 from tune.search.latency import Unmeasurable
-from tune.search.storage import load_study, open_storage
+from tune.search.storage import _database, load_study, open_storage
 from tune.search.study import Settings, join_study
 from tune.search.workers import Worker, _age, alive
 
@@ -363,6 +363,20 @@ def test_a_study_that_is_not_there_names_those_that_are(tmp_path):
 
 
 CABLES = "198.18"  # a network that RFC 2544 keeps for tests
+
+
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [
+        ("sqlite:///s.db", {"connect_args": {"timeout": 60}}),  # while another worker writes
+        ("postgresql://host/s", {"pool_pre_ping": True}),  # a server may have closed the connection meanwhile
+    ],
+)
+def test_a_storage_that_others_use_is_waited_for(address, options, monkeypatch):
+    monkeypatch.setattr("optuna.storages.RDBStorage", lambda *given: given)
+    assert _database(address) == (address, options)
+
+
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
