@@ -40,7 +40,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.command import measure_and_show, new_parser, number
 from benchmarks.families import FAMILIES, TOKENS, Absent, Encoder
-from benchmarks.forms import FORMS, LENGTHS, TOLERANCE, Written, error_in_onnxruntime, feeds, samples
+from benchmarks.forms import FORMS, HALF_TOLERANCE, LENGTHS, TOLERANCE, Written, error_in_onnxruntime, feeds, samples
 from pocketbert.errors import PocketBERTError, first_line
 from pocketbert.files import write_whole
 from pocketbert.numerics import relative_error
@@ -234,7 +234,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/coverage.py --docs docs/models.md` with transformers {result['transformers']} and "
         f"torch {result['torch']}: small random models of each family, five masks at three lengths, at most "
-        f"{TOLERANCE:g} of the output's range from transformers.",
+        f"{TOLERANCE:g} of the output's range from transformers; float16 files {HALF_TOLERANCE:g}, int8 and QDQ files "
+        "half as far again as ONNX Runtime is with the same file.",
         "",
         f"{totals(result)}.",
         "",
