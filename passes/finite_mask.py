@@ -3,9 +3,13 @@
 softmax(s + m) is the same for every m below −1e9 where a row keeps one key and scores stay within ±1e8: exp underflows
 to 0 either way. With a finite mask softmax makes no NaN, so the guard Where(IsNaN(p), 0, p) goes too. (A row whose keys
 are all masked becomes uniform; with −inf it was NaN, or 0 behind the guard. No such row is read by a kept position.)
+Not where a guard stands behind a mask that differs from query to query, as local attention's over padding does: there
+a query without a key is nothing rare.
 
 Only where attention is fused: the compiler, which gets it as products, computes −inf and the guard as they stand.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -26,10 +30,12 @@ def finite_mask(model: ir.Model, options: Options) -> Outcome:
         values = array(value)
         if values is None or not is_float(value) or not values.size or not values.min() < options.mask_value:
             continue
-        if _reaches_softmax(value):
-            raised = constant(model.graph, np.maximum(values, options.mask_value), f"{value.name}")
-            value.replace_all_uses_with(raised)
-            clipped += 1
+        if _softmaxes([value]):
+            uses = [use for use in value.uses() if not _may_hide_every_key(use.node)]
+            raised = constant(model.graph, np.maximum(values, options.mask_value), f"{value.name}") if uses else None
+            for reader, index in uses:
+                reader.replace_input_with(index, raised)
+            clipped += bool(uses)
     for node in list(model.graph):
         kept = _guarded(node)
         if kept is not None:
@@ -39,20 +45,38 @@ def finite_mask(model: ir.Model, options: Options) -> Outcome:
     return Outcome(clipped + guards, {"constants": clipped, "nan_guards": guards})
 
 
-def _reaches_softmax(value: ir.Value) -> bool:
-    """Whether a constant gets to a Softmax, and to nothing else, through operators that make masks."""
-    reaches, waiting, seen = False, [value], {value}
+def _softmaxes(values: Sequence[ir.Value]) -> list[ir.Node]:
+    """Those that values get to through operators that make masks; none where they get to anything else."""
+    found, waiting, seen = [], [*values], {*values}
     while waiting:
         for reader in waiting.pop().consumers():
             if reader.op_type == "Softmax":
-                reaches = True
+                found.append(reader)
             elif reader.op_type in CARRIERS:
                 fresh = [output for output in reader.outputs if output not in seen]
                 seen.update(fresh)
                 waiting += fresh
             else:
-                return False
-    return reaches
+                return []
+    return found
+
+
+def _may_hide_every_key(node: ir.Node) -> bool:
+    """Whether a Where makes a mask that differs from query to query, and a guard says what one without keys gets."""
+    if node.op_type != "Where" or not _differs_by_query(node.inputs[0]):
+        return False
+    readers = [reader for softmax in _softmaxes(node.outputs) for reader in softmax.outputs[0].consumers()]
+    return any(reader.op_type == "IsNaN" for reader in readers)
+
+
+def _differs_by_query(condition: ir.Value | None) -> bool:
+    """As far as shapes tell; what one row for all queries is expanded to does not."""
+    if condition is None or array(condition) is not None:
+        return False
+    node = condition.producer()
+    if node is not None and node.op_type in ("Expand", "Cast", "Not"):
+        return _differs_by_query(node.inputs[0])
+    return condition.shape is None or (len(condition.shape) > 1 and condition.shape[-2] != 1)
 
 
 def _guarded(node: ir.Node) -> ir.Value | None:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
+from passes.verify import run_model
+from pocketbert.numerics import relative_error
 from tests.support.attention import LENGTH, SIZE, additive_mask, attention
 
 LOW = float(np.finfo(np.float32).min)
@@ -96,3 +98,23 @@ def test_masks_become_finite_and_nan_guards_go(build, check, ops, low):
     assert min(values.min() for values in floats) == -1e9
     assert report.passes[0].counts == {"constants": 1, "nan_guards": 1}
     assert ops(result, "IsNaN") == 0
+
+
+@pytest.mark.parametrize(("mask", "stays"), [([2, 1, 6], False), ([2, 6, 6], True)])
+def test_what_a_query_without_keys_gets_stays_where_each_has_a_mask_of_its_own(mask, stays, build, ops):
+    """Local attention over padding: windows of padding alone. A mask that all share hides all keys of no text."""
+    import passes
+
+    b = build()
+    seen = b("Expand", b.input("seen", mask, TensorProto.BOOL), b.const(np.array([2, 6, 6])))
+    scores = b("Add", b.input("x", [2, 6, 6]), b("Where", seen, b.const(np.zeros(1)), b.const(np.full(1, -np.inf))))
+    p = b("Softmax", scores)
+    model = b.model(b("Where", b("IsNaN", p), b.const(0.0), p))
+    result, _ = passes.run(model, only=["finite_mask"], verify=False)
+    assert ops(result, "IsNaN") == stays
+    x = np.random.default_rng(0).standard_normal((2, 6, 6)).astype(np.float32)
+    keys = np.arange(6) < np.array([[[6]], [[2]]])
+    near = abs(np.arange(6)[:, None] - np.arange(6)) <= 1
+    feeds = [{"x": x, "seen": keys & near if stays else keys}]
+    before, after = (run_model(one, feeds)[0] for one in (model, result))
+    assert relative_error(before, after) < 1e-6
