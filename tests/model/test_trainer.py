@@ -660,15 +660,17 @@ train = {{ batch_size = 2, accumulate = 2, device = "cpu" }}
 """)
     shared = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-c", ONE_OF_TWO, str(tmp_path), json.dumps(RUNS)]
-    both = [subprocess.Popen(command, env=shared | {"RANK": str(i)}, stderr=subprocess.PIPE, text=True) for i in (0, 1)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, env=shared | {"RANK": str(i)}, **pipes) for i in (0, 1)]
     for name, sets in RUNS.items():
         words = [word for text in (f"output={tmp_path}/{name}", *sets.split()) for word in ("--set", text)]
         file = tmp_path / "pretrain.toml" if name == "pretrain" else config
         assert main([file.stem, str(file), *words]) == 0
     try:
-        for process in both:
-            _, errors = process.communicate(timeout=200)
+        for first, process in zip((True, False), both, strict=True):
+            said, errors = process.communicate(timeout=200)
             assert process.returncode == 0, errors[-3000:]
+            assert bool(said) == first  # one speaks for both
     finally:
         for process in both:
             process.kill()
