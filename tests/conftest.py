@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -133,38 +134,52 @@ def _zig_keeps_what_it_built(pytestconfig: pytest.Config) -> None:
     os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(pytestconfig.cache.mkdir("zig")))
 
 
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Where object files are kept for all processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "objects"
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _objects_are_compiled_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """A kernel, or a source of the runtime, is not compiled again for the same target by any process of this run."""
-    from compile import pipeline
+def _runtime_is_compiled_once(objects: Path) -> Iterator[None]:
+    """A source of the runtime is not compiled again from the same bytes by the same command."""
     from compile.linking import link
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "objects"
-    compile_source, compile_kernels = link._compile_source, pipeline.compile_kernels
+    compile_source = link._compile_source
 
-    def source_once(toolchain: Any, target: Any, work: Path, source: Path, name: str) -> Path:
+    def once(toolchain: Any, target: Any, work: Path, source: Path, name: str) -> Path:
         make = partial(compile_source, toolchain, target, work, source, name)
         if source.parent != link.SRC:  # a generated one
             return make()
         headers = sorted((path.name, path.read_bytes()) for path in work.glob("*.h"))
-        keep(
-            folder, (toolchain, target, source, name, headers, link.WARNINGS), output := work / f"{source.stem}.o", make
-        )
+        output = work / f"{source.stem}.o"
+        keep(objects, (toolchain, target, source, name, headers, link.WARNINGS), output, make)
         return output
 
-    def kernels_once(named: Any, target: Any, work: Path, cpu: Any = None, dump: Path | None = None) -> list[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(link, "_compile_source", once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _kernels_are_compiled_once(objects: Path) -> None:
+    """From when a test has imported what compiles them, which takes seconds. A kernel's name says what it does."""
+    pipeline = sys.modules.get("compile.pipeline")
+    if pipeline is None or hasattr(pipeline.compile_kernels, "__wrapped__"):
+        return
+    compile_kernels = pipeline.compile_kernels
+
+    @wraps(compile_kernels)
+    def once(named: Any, target: Any, work: Path, cpu: Any = None, dump: Path | None = None) -> list[Path]:
         if dump:
             return compile_kernels(named, target, work, cpu, dump)
-        for name, kernel in named.items():  # whose name says what it does
+        for name, kernel in named.items():
             make = partial(compile_kernels, {name: kernel}, target, work, cpu)
-            keep(folder, (name, str(target.llvm(cpu))), work / f"{name}.o", make)
+            keep(objects, (name, str(target.llvm(cpu))), work / f"{name}.o", make)
         return [work / f"{name}.o" for name in named]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(link, "_compile_source", source_once)
-        patch.setattr(pipeline, "compile_kernels", kernels_once)
-        yield
+    pipeline.compile_kernels = once
 
 
 @dataclass
