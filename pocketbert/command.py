@@ -57,21 +57,26 @@ def exit_status(action: Callable[[argparse.Namespace], int | None], args: argpar
             status = action(args) or 0
             sys.stdout.flush()
             return status
-    except KeyboardInterrupt:
-        say(f"interrupted: {interrupted}")
-        return 130
-    except Terminated as signal_:
-        say(f"stopped by {signal_}: {interrupted}")
-        return signal_.exit_status
     except BrokenPipeError:
         _forget_output()
         return 141
-    except Exception as error:
+    except (KeyboardInterrupt, Terminated, Exception) as error:
+        if (asked := _asked_to_end(error)) is not None:
+            by_signal = isinstance(asked, Terminated)
+            say(f"{f'stopped by {asked}' if by_signal else 'interrupted'}: {interrupted}")
+            return getattr(asked, "exit_status", 130)
         if getattr(args, "debug", False):
             raise
         _forget_output()
         say(f"error: {describe(error)}")
         return 2
+
+
+def _asked_to_end(error: BaseException | None) -> BaseException | None:
+    """What came from outside, also where an error came of it, as of a storage's lock that was half released."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | Terminated):
+        error = error.__context__
+    return error
 
 
 def say(line: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pocketbert.__main__ import COMMANDS
-from pocketbert.command import Parser, exit_status
+from pocketbert.command import Parser, Terminated, exit_status
 from pocketbert.errors import PocketBERTError, describe, disk_is_full, first_line
 from pocketbert.silence import silent
 
@@ -282,3 +282,25 @@ def test_what_help_calls_the_default_is_the_default(command: str, monkeypatch: p
             assert [type(value)(said[1]) for value in given] == given, name
             checked += 1
     assert checked
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        (Terminated(signal.SIGHUP), 129, "stopped by SIGHUP: it goes on"),
+        (KeyboardInterrupt(), 130, "interrupted: it goes on"),
+    ],
+)
+def test_an_error_that_came_of_being_asked_to_end_is_none(
+    asked: BaseException, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a signal comes while a storage's lock is being released, whose file is then not where it should be."""
+
+    def release(_: argparse.Namespace) -> None:
+        try:
+            raise asked
+        finally:
+            (tmp_path / "lock").unlink()
+
+    assert exit_status(release, argparse.Namespace(debug=False), "it goes on") == status
+    assert capsys.readouterr().err == f"{said}\n"
