@@ -463,7 +463,7 @@ def test_workers_on_several_hosts_share_a_postgresql_server_and_one_is_killed(se
 
     killed = start_on_host("killed", 600)
     until(lambda: TrialState.RUNNING in states(address) and load_study("s", address).trials[-1].params)
-    others = [start_on_host(name, 0.4) for name in ("one", "two")]
+    others = [start_on_host(name, 0.8) for name in ("one", "two")]  # so long that the later one takes part
     killed.kill()
     killed.join()
     assert [ended(process) for process in others] == [0, 0]
