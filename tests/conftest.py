@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.kept import keep
+from tests.support.kept import keep, keep_kernels
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 1000, "max_position_embeddings": 160}
 NARROW = {"hidden_size": 192, "embedding_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
@@ -164,22 +164,10 @@ def _runtime_is_compiled_once(objects: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _kernels_are_compiled_once(objects: Path) -> None:
-    """From when a test has imported what compiles them, which takes seconds. A kernel's name says what it does."""
+    """From when a test has imported what compiles them, which takes seconds."""
     pipeline = sys.modules.get("compile.pipeline")
-    if pipeline is None or hasattr(pipeline.compile_kernels, "__wrapped__"):
-        return
-    compile_kernels = pipeline.compile_kernels
-
-    @wraps(compile_kernels)
-    def once(named: Any, target: Any, work: Path, cpu: Any = None, dump: Path | None = None) -> list[Path]:
-        if dump:
-            return compile_kernels(named, target, work, cpu, dump)
-        for name, kernel in named.items():
-            make = partial(compile_kernels, {name: kernel}, target, work, cpu)
-            keep(objects, (name, str(target.llvm(cpu))), work / f"{name}.o", make)
-        return [work / f"{name}.o" for name in named]
-
-    pipeline.compile_kernels = once
+    if pipeline is not None and not hasattr(pipeline.compile_kernels, "__wrapped__"):
+        pipeline.compile_kernels = keep_kernels(pipeline.compile_kernels, objects)
 
 
 @dataclass

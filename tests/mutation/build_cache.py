@@ -10,7 +10,7 @@ import passes
 from compile import pipeline
 from compile.linking import link
 from compile.runtime import INCLUDE, SRC
-from tests.support.kept import keep
+from tests.support.kept import keep, keep_kernels
 
 FOLDER = Path(__file__).parents[3] / "built"
 
@@ -20,13 +20,7 @@ def digests(*paths: Path) -> list[tuple[str, str]]:
 
 
 def pytest_configure() -> None:
-    compile_kernels, run_compiler, run_passes = pipeline.compile_kernels, link.run_compiler, passes.run
-
-    def kernels(named: Any, target: Any, folder: Path, cpu: Any = None, dump: Any = None) -> list[Path]:
-        for name, kernel in named.items():
-            key = (name, str(target.llvm(cpu)))
-            keep(FOLDER, key, folder / f"{name}.o", partial(compile_kernels, {name: kernel}, target, folder, cpu, dump))
-        return [folder / f"{name}.o" for name in named]
+    run_compiler, run_passes = link.run_compiler, passes.run
 
     def compiler(toolchain: Any, arguments: list[str], folder: Path) -> None:
         options = [word for word in arguments if not word.startswith("-I")]
@@ -45,4 +39,5 @@ def pytest_configure() -> None:
         keep(FOLDER, key, place, lambda: place.write_bytes(pickle.dumps(run_passes(model, **options))))
         return pickle.loads(place.read_bytes())
 
-    pipeline.compile_kernels, link.run_compiler, passes.run = kernels, compiler, rewrite
+    pipeline.compile_kernels = keep_kernels(pipeline.compile_kernels, FOLDER)
+    link.run_compiler, passes.run = compiler, rewrite

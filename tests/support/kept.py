@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,18 @@ def keep(folder: Path, key: Any, place: Path, make: Callable[[], Any]) -> None:
     own = kept.with_name(f"{kept.name}-{os.getpid()}-{threading.get_ident()}")
     shutil.copyfile(place, own)
     own.rename(kept)
+
+
+def keep_kernels(compile_kernels: Callable[..., list[Path]], folder: Path) -> Callable[..., list[Path]]:
+    """`compile_kernels` that compiles none again for the same target: a kernel's name says what it does."""
+
+    @wraps(compile_kernels)
+    def once(named: Any, target: Any, work: Path, cpu: Any = None, dump: Path | None = None) -> list[Path]:
+        if dump:
+            return compile_kernels(named, target, work, cpu, dump)
+        for name, kernel in named.items():
+            make = partial(compile_kernels, {name: kernel}, target, work, cpu)
+            keep(folder, (name, str(target.llvm(cpu))), work / f"{name}.o", make)
+        return [work / f"{name}.o" for name in named]
+
+    return once
