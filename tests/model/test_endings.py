@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from model import load_checkpoint
 from model.__main__ import main
 from model.trainer import Trainer
+from tests.support.asked import last_words
 from tests.support.paths import NASTY
 
 FIELDS = {
@@ -73,15 +73,7 @@ def test_a_command_asked_to_end_keeps_its_checkpoint_and_goes_on_from_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", ask_to_end)
-        child = os.fork()
-        if child == 0:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            with (tmp_path / "said").open("w") as file:
-                os.dup2(file.fileno(), 2)
-                sys.stderr = file
-                os._exit(main(arguments))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
-    last = (tmp_path / "said").read_text().splitlines()[-1]
+        last = last_words(lambda: main(arguments), number, tmp_path / "said")
     assert last.startswith("interrupted: " if number == signal.SIGINT else f"stopped by {number.name}: ")
     assert {path.name for path in tmp_path.iterdir()} == {*before, "run", "said"}
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002.pt"]

@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import sqlite3
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from optuna.trial import TrialState
 
 from compile.running.runners.base import RunnerError
 from pocketbert.errors import describe
+from tests.support.asked import last_words
 from tests.support.paths import NASTY
 from tune.__main__ import main, parser
 from tune.errors import TuneError
@@ -155,15 +155,8 @@ def test_a_search_asked_to_end_leaves_its_candidate_to_the_next(
 
     monkeypatch.setattr(command, "begun", beginning)
     SENT[:] = [number]
-    child = os.fork()
-    if child == 0:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        with (tmp_path / "said").open("w") as file:
-            os.dup2(file.fileno(), 2)
-            sys.stderr = file
-            os._exit(main(["search", "--study", "s", "--storage", address, "--worker", "w"]))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
-    *_, last = (tmp_path / "said").read_text().splitlines()
+    given = ["search", "--study", "s", "--storage", address, "--worker", "w"]
+    last = last_words(lambda: main(given), number, tmp_path / "said")
     word = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
     assert last == f"{word}: what was measured is kept; the same command goes on from there"
     study = load_study("s", address)
