@@ -62,8 +62,8 @@ def exit_status(action: Callable[[argparse.Namespace], int | None], args: argpar
         return 141
     except (KeyboardInterrupt, Terminated, Exception) as error:
         if (asked := _asked_to_end(error)) is not None:
-            by_signal = isinstance(asked, Terminated)
-            say(f"{f'stopped by {asked}' if by_signal else 'interrupted'}: {interrupted}")
+            word = f"stopped by {asked}" if isinstance(asked, Terminated) else "interrupted"
+            say(f"{word}: {interrupted}")
             return getattr(asked, "exit_status", 130)
         if getattr(args, "debug", False):
             raise

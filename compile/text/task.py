@@ -68,9 +68,8 @@ def read_task(folder: Path, head: str | None) -> Task | None:
     config = _object(folder / "config.json")
     architectures = config.get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    ours = (
-        config.get("head") if config.get("model_type") == "pocketbert" else None
-    )  # what transformers has no class for
+    # What transformers has no class for.
+    ours = config.get("head") if config.get("model_type") == "pocketbert" else None
     kind = KINDS.get(head or (ours if isinstance(ours, str) else "For" + architecture.partition("For")[2]))
     if kind is None:
         return None
