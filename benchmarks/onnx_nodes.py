@@ -98,10 +98,11 @@ def attempt(case: Case) -> str:
             onnx.save(model, path)
             try:
                 built = compile.build(path, target="host", out=Path(folder) / "artifact")
+                with compile.load(built.folder, threads=1) as library:
+                    inputs = library.manifest.inputs
+                    got = library.run({e.name: np.asarray(feeds[e.name]).astype(e.dtype) for e in inputs})
             except PocketBERTError as error:
                 return f"refused: {error}" if "\n" not in str(error) else f"several lines: {error}"
-            with compile.load(built.folder, threads=1) as library:
-                got = library.run({e.name: np.asarray(feeds[e.name]).astype(e.dtype) for e in library.manifest.inputs})
         for info, want in zip(model.graph.output, map(plain, outputs), strict=True):
             found = got[info.name]
             if found.shape != want.shape:

@@ -168,8 +168,8 @@ def lower_model(
         if (rest := spelt_out(optimised, known)) is not optimised:  # what passes know better, but not this form of it
             optimised, report = rewrite(rest)
     with clock.phase("import into Relax"):
-        refusals = [refusal.reason for entry in report.passes for refusal in entry.refusals]
-        check_operators(optimised, dict(reason.split(" is left: ", 1) for reason in refusals if " is left: " in reason))
+        refusals = [refusal for entry in report.passes for refusal in entry.refusals]
+        check_operators(optimised, {refusal.operator: refusal.reason for refusal in refusals})
         shapes = input_shapes(optimised, options.seq_len)
         with _naming_the_node(optimised, options.seq_len, target):
             graph = import_shaped(optimised, shapes)

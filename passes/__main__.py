@@ -134,7 +134,7 @@ def print_report(console: Console, report: Report) -> None:
     console.print(table)
     for entry in report.passes:
         for refusal in entry.refusals:
-            console.print(f"{entry.name}: {refusal.times} × {escape(refusal.reason)} (first: {escape(refusal.where)})")
+            console.print(f"{entry.name}: {refusal.times} × {escape(str(refusal))} (first: {escape(refusal.where)})")
     layers = [layer for entry in report.passes for layer in entry.layers]
     if layers:
         _print_layers(console, layers, report.int8_snr)

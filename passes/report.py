@@ -1,17 +1,24 @@
 """What the pipeline did, as facts other programs can read."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A place where a rewrite could have fired and did not: `times` places share the reason, `where` is the first."""
+    """A place where a rewrite could have fired and did not: `times` places share the reason, `where` is the first.
+
+    operator: what stays in the graph for that reason and only this rewrite would have replaced; "" for none.
+    """
 
     reason: str
     where: str
     times: int = 1
+    operator: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.operator} is left: {self.reason}" if self.operator else self.reason
 
 
 @dataclass(frozen=True)
@@ -111,11 +118,11 @@ class Refusals:
     """Collects refusals; the same reason is kept once, with the number of places."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[str, int]] = {}
+        self._found: dict[tuple[str, str], Refusal] = {}
 
-    def add(self, reason: str, where: str) -> None:
-        first, times = self._found.get(reason, (where, 0))
-        self._found[reason] = (first, times + 1)
+    def add(self, reason: str, where: str, operator: str = "") -> None:
+        found = self._found.get((reason, operator), Refusal(reason, where, 0, operator))
+        self._found[reason, operator] = replace(found, times=found.times + 1)
 
     def all(self) -> tuple[Refusal, ...]:
-        return tuple(Refusal(reason, where, times) for reason, (where, times) in self._found.items())
+        return tuple(self._found.values())

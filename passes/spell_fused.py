@@ -280,7 +280,7 @@ def spell_fused(model: ir.Model, options: Options) -> Outcome:
             except NothingToSpell:
                 continue
             except Refused as reason:
-                refusals.add(f"{node.op_type} is left: {reason}", node.name or "")
+                refusals.add(str(reason), node.name or "", node.op_type)
         RemoveUnusedNodesPass()(model)
         if counts.total() == before:
             return Outcome(before, dict(counts), refusals.all(), tolerance=ROUNDING if before and rounds else None)

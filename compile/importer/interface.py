@@ -10,16 +10,27 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
+from compile.errors import CompileError
+
 FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 SMALL = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 OWN: dict[int, int] = dict.fromkeys(FLOATS, TensorProto.FLOAT)
 OWN |= dict.fromkeys(SMALL, TensorProto.INT32)
 OWN |= {TensorProto.UINT32: TensorProto.INT64, TensorProto.UINT64: TensorProto.INT64}
+# UNDEFINED: of an output whose type the file does not say.
+TAKEN = {TensorProto.UNDEFINED, TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, *OWN}
 
 
 def with_own_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with casts at its in- and outputs of other types; the one given is left as it is."""
+    """`model` with casts at its in- and outputs of other types; the one given is left as it is.
+
+    Raises CompileError for text, complex numbers, and numbers of fewer than 8 bits or of 8-bit floats.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
+    for way, value in [*(("input", v) for v in model.graph.input), *(("output", v) for v in model.graph.output)]:
+        if value.name not in weights and value.type.HasField("tensor_type") and _kind(value) not in TAKEN:
+            found = TensorProto.DataType.Name(_kind(value)).lower()
+            raise CompileError(f"{way} {value.name!r} has type {found}: cast it to float32, int32, int64 or bool")
     inputs = [value.name for value in model.graph.input if value.name not in weights and _kind(value) in OWN]
     outputs = [value.name for value in model.graph.output if _kind(value) in OWN]
     if not inputs and not outputs:

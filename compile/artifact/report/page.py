@@ -275,7 +275,7 @@ def passes(manifest: Manifest) -> Markup:
             continue
         counts = [f"{key.replace('_', ' ')}: {value}" for key, value in entry.counts.items() if value]
         refusals = [
-            tag("li", refusal.reason, tag("small", f"{refusal.times} × · first at {refusal.where}"))
+            tag("li", str(refusal), tag("small", f"{refusal.times} × · first at {refusal.where}"))
             for refusal in entry.refusals
         ]
         notes = [tag("p", ", ".join(counts), class_="counts")] if counts else []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from compile.errors import CompileError
 from compile.importer.interface import with_own_types
 from compile.pipeline import BuildOptions, build_library
 from compile.running.load import load
@@ -34,6 +35,18 @@ def test_inputs_and_outputs_of_every_type_have_those_of_the_library(host, tmp_pa
     for name, kind in names.items():
         assert str(got[name].dtype) == TYPES[kind]
         np.testing.assert_array_equal(got[name], wanted[name].astype(got[name].dtype))
+
+
+@pytest.mark.parametrize("kind", ["STRING", "COMPLEX64", "INT4", "UINT2", "FLOAT8E4M3FN", "FLOAT4E2M1"])
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_type_that_no_library_has_is_refused_by_name(kind, place):
+    b = Builder()
+    model = b.model(b("Abs", b.input("x", [1, 8])))
+    getattr(model.graph, place)[0].type.tensor_type.elem_type = getattr(TensorProto, kind)
+    with pytest.raises(
+        CompileError, match=rf"^{place} '\w+' has type {kind.lower()}: cast it to float32, int32, .* bool$"
+    ):
+        with_own_types(model)
 
 
 def test_a_shape_that_a_subgraph_reads_is_of_the_input_as_it_was(host):
