@@ -10,7 +10,9 @@ quantised may be −128 too. Activations are quantised at run time, each token's
 ⌊·⌉ rounds the exact value once, ties to even: one fused multiply-add onto 1.5 · 2^23 + z leaves q in the lowest bits of
 its result. Because z is rounded from the same product, −½ ≤ lo · inv + z ≤ ½ and hi · inv + z < 254.6: q lies in
 [0, 255] and needs no clamp (this is why it is 254 and not 255). Where no element is negative, z = 0. A row of zeros has
-q = z = 0. A row with a NaN or an infinity, or whose r overflows, gets s = NaN: its results are NaN, no other row's are.
+q = z = 0. A row with one infinity has s = ∞, q − z = ±1 there and 0 elsewhere: its results are infinities of the sign
+that the weight gives, and NaN where that is 0. Another row with NaN or infinities, or whose r overflows, has s = NaN:
+its results are NaN, no other row's are.
 
     c[n] = Σ_k q[k] · w[k, n] − z · Σ_k w[k, n]        exact in int32 for K ≤ 65536
     y[n] = float(c[n]) · s · s_w[n] + b[n]             float(c) · s rounded, then one fused multiply-add
@@ -36,7 +38,7 @@ MAX_K = 65536
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """q: (rows, K) uint8; scale: (rows,) float32, NaN where a row is not finite; zero: (rows,) int32 in [0, 254]."""
+    """q: (rows, K) uint8; scale: (rows,) float32, of rows that are not finite ∞ or NaN; zero: (rows,) int32, to 254."""
 
     q: NDArray[np.uint8]
     scale: NDArray[np.float32]
@@ -60,6 +62,9 @@ def quantize_rows(x: NDArray[np.float32], extremes: NDArray[np.float32] | None =
     scale = np.where(finite, span * np.float32(1.0 / STEPS), np.float32(np.nan))
     zero = _round_fma(-low, inverse, np.zeros_like(low, np.int64))
     q = _round_fma(safe, inverse[:, None], zero[:, None])
+    if extremes is None:
+        one = (np.isinf(x).sum(axis=1) == 1) & ~np.isnan(x).any(axis=1)
+        q[one], scale[one], zero[one] = 1 + np.where(np.isinf(x), np.sign(x), 0)[one], np.inf, 1
     return QuantizedRows(q.astype(np.uint8), scale, zero.astype(np.int32))
 
 
@@ -79,8 +84,9 @@ def linear(
     rows = quantize_rows(x, extremes)
     total = rows.q.astype(np.int64) @ weight.astype(np.int64)
     total -= rows.zero[:, None] * weight.astype(np.int64).sum(axis=0)
-    scaled = total.astype(np.float32) * rows.scale[:, None]
-    return scaled * weight_scale if bias is None else fma(scaled, weight_scale, bias)
+    with np.errstate(invalid="ignore"):  # 0 · ∞
+        scaled = total.astype(np.float32) * rows.scale[:, None]
+        return scaled * weight_scale if bias is None else fma(scaled, weight_scale, bias)
 
 
 def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from tvm import tirx
 
 from compile.cpus import RELAXED, SIMD128, Isa
-from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, lane, loop
+from compile.kernels.builder import Expr, Pointer, bind, broadcast, const, fma, fold_lanes, integer, lane, loop, when
 from compile.kernels.int8_reference import SMALLEST_RANGE, STEPS
 from compile.kernels.microkernel import unrolled
 
@@ -29,6 +29,7 @@ NOT_FINITE = 0x34800000
 # The same in float64, of the upper words there.
 WIDE_ROUND = 1.5 * 2.0**52
 WIDE_NOT_FINITE = 0x3CC00000
+INFINITY = 0x7F800000  # the bits of a float32, without its sign; greater ones are NaN's
 SIGNED_OFFSET = 128
 WASM = (SIMD128.name, RELAXED.name)
 NARROW = "llvm.wasm.narrow.unsigned"
@@ -98,7 +99,7 @@ class QuantizedRows:
         tile, band = tirx.truncdiv(row, rows), tirx.truncmod(tirx.truncdiv(row, BAND), self.bands)
         return 2 * self._capacity() + tile * (rows * self.row_words) + band * STEP
 
-    def word(self, row: int, group: Expr) -> Expr:
+    def word(self, row: int | Expr, group: Expr) -> Expr:
         """Where word `group` of row `row` of a band lies, from its beginning; of a row where it is not banded."""
         if not self.banded:
             return group * (2 if self.isa.dot == "maddwd" else 1)
@@ -118,6 +119,9 @@ class QuantizedRows:
         else:
             with loop(self.rows) as row:
                 self._row(x, bind(row * ldx), row, offset, registers)
+        if self.extremes is None:
+            with loop(self.rows) as row, when((self.memory.load(row) & integer(0x7FFFFFFF)) > INFINITY):
+                self._infinite(x, bind(row * ldx), row, offset, registers)
 
     def _offset(self) -> Expr:
         """What is taken off elements and zero points: 128 where products are of signed numbers."""
@@ -207,6 +211,34 @@ class QuantizedRows:
                 bits = [quantized(i, k, 1) for k in range(element, min(element + GROUP, self.k))]
                 (word,) = self._words(bits)
                 self.memory.store(at + self.word(i, tirx.const(element // GROUP, "int32")), word)
+
+    def _infinite(self, x: Pointer, start: Expr, row: Expr, offset: Expr, registers: Any) -> None:
+        """A row whose scale is NaN: with one infinity and no NaN it is the infinity's sign, times an infinite scale."""
+        inner = tirx.truncmod(row, BAND) if self.banded else integer(0)
+        at = bind(self.at(row - inner))
+        zero = bind(integer(0 if self.nonnegative else 1) - tirx.Cast("int32", offset))
+        (found,) = registers(1, 1, "int32")
+        found.store(0, integer(0))
+
+        def element(k: Expr) -> Expr:
+            bits = bind(tirx.reinterpret("int32", x.load(start + k)))
+            size = bind(bits & integer(0x7FFFFFFF))
+            count = tirx.Select(size == INFINITY, integer(1), tirx.Select(size > INFINITY, integer(2), integer(0)))
+            found.store(0, found.load(0) + count)
+            sign = tirx.Select(bits < 0, integer(-1), integer(1))
+            return bind(zero + tirx.Select(size == INFINITY, sign, integer(0)))
+
+        def store(group: Expr, elements: int) -> None:
+            for i, word in enumerate(self._words([element(group * GROUP + i) for i in range(elements)])):
+                self.memory.store(at + self.word(inner, group) + i, word)
+
+        with loop(self.k // GROUP) as group:
+            store(group, GROUP)
+        if self.k % GROUP:
+            store(integer(self.k // GROUP), self.k % GROUP)
+        with when(found.load(0) == 1):
+            self.memory.store(row, integer(INFINITY))
+            self.memory.store(self._capacity() + row, zero)
 
     def _extremes(self, x: Pointer, start: Expr, registers: Any) -> tuple[Expr, Expr]:
         """min(0, min x) and max(0, max x) of a row, in two chains each."""

@@ -192,6 +192,8 @@ def rows_of(rng: np.random.Generator, rows: int, k: int) -> np.ndarray:
     special = [0.0, np.nan, np.inf, -np.inf, 1e-37, 3e38]
     for row, value in zip(range(1, rows, 2), special, strict=False):
         x[row, rng.integers(k) if value else slice(None)] = value
+    for row, values in zip(range(2, rows, 2), ([np.inf, -np.inf], [np.inf, np.inf], [-np.inf, np.nan]), strict=False):
+        x[row, rng.permutation(k)[:2]] = values[: min(k, 2)]
     x[rows // 2] = np.abs(x[rows // 2])
     return x
 

@@ -44,13 +44,17 @@ def test_a_quantised_row_is_within_half_a_step(shift: float) -> None:
 
 def test_rows_of_zeros_are_exact_and_ones_that_are_not_finite_stay_alone() -> None:
     rng = np.random.default_rng(2)
-    x = rng.standard_normal((6, 16)).astype(np.float32)
+    x = rng.standard_normal((9, 16)).astype(np.float32)
     x[1], x[2, 3], x[3, 0], x[4, 15] = 0, np.nan, np.inf, -np.inf
-    weight, scale = rng.integers(-127, 128, (16, 5)).astype(np.int8), rng.uniform(0.1, 1, 5).astype(np.float32)
+    x[6, :2], x[7, :2], x[8, :2] = [np.inf, np.inf], [np.inf, -np.inf], [np.inf, np.nan]
+    weight, scale = rng.integers(1, 128, (16, 5)).astype(np.int8), rng.uniform(0.1, 1, 5).astype(np.float32)
+    weight[:, 0], weight[0, 1] = -weight[:, 0], 0
     bias = rng.standard_normal(5).astype(np.float32)
     y = reference.linear(x, weight, scale, bias)
     assert np.array_equal(y[1], bias)
-    assert np.isnan(y[2:5]).all()
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(y[2:5], (x @ (weight * scale) + bias)[2:5])  # infinities of both signs, and NaN
+    assert np.isnan(y[6:]).all()
     assert np.isfinite(y[[0, 5]]).all()
 
 
