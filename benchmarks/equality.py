@@ -1,7 +1,9 @@
-"""How many of many texts get from a library what transformers says of them: labels, entities, pieces, vectors, answers.
+"""How many of many texts get from a library what transformers says of them: labels, entities, pieces, answers; and
+what sentence-transformers (pip install it for `embed`) says: vectors.
 
     python benchmarks/equality.py [--texts 10000] [--task answer] [--json]      small models with random weights
     python benchmarks/equality.py --folder runs/squad/model --squad dev.json    a model of yours, on SQuAD's questions
+    python benchmarks/equality.py --folder all-MiniLM-L6-v2 --lines dev.tsv     one for vectors, half on texts of a file
 
 Texts are words of many scripts, odd blanks, emoji, marks, NUL and special pieces (`tests/support/tokenizers.py`),
 contexts several of them. Results are equal where names and places are, in an order that may differ among scores that
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,26 +70,19 @@ def random_folder(task: str, folder: Path) -> Path:
     return folder
 
 
-def referee(task: str, folder: Path) -> Callable[..., Any]:
-    """What transformers says: `Found` of a text, or a vector, or answers."""
-    import torch
+def referee(task: str, folder: Path, tokens: int) -> Callable[..., Any]:
+    """What transformers says: `Found` of a text, or a vector (of so many tokens at most), or answers."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     if task == "answer":
         return Pipeline(folder)
     if task == "embed":
-        model, tokenizer = (
-            kind.from_pretrained(folder) for kind in (transformers.AutoModel, transformers.AutoTokenizer)
-        )
-        model.eval()
+        from sentence_transformers import SentenceTransformer
 
-        def embed(text: str) -> Any:
-            with torch.no_grad():
-                hidden = model(**tokenizer(text, return_tensors="pt", truncation=True)).last_hidden_state
-            return torch.nn.functional.normalize(hidden.mean(1), dim=-1)[0].numpy()
-
-        return embed
+        model = SentenceTransformer(str(folder), device="cpu")
+        model.max_seq_length = min(tokens, model.max_seq_length or tokens)
+        return lambda text: model.encode(text, show_progress_bar=False)
     options = {"aggregation_strategy": "simple"} if task == "entities" else {}
     pipe = transformers.pipeline(PIPELINES[task], model=str(folder), tokenizer=str(folder), device="cpu", **options)
     if task == "classify":
@@ -135,10 +131,22 @@ def questions(args: argparse.Namespace, rng: random.Random) -> Iterator[tuple[st
             yield question, context
 
 
+def texts_of(args: argparse.Namespace, rng: random.Random) -> Iterator[str]:
+    """Random ones; with --lines every second a line of a file, or what stands between its tabs."""
+    lines = [line for path in args.lines for line in path.read_text(encoding="utf-8").splitlines()]
+    fields = sorted({field for line in lines for field in line.split("\t") if " " in field})
+    rng.shuffle(fields)
+    while True:
+        yield random_text(rng, BERT)
+        if fields:
+            yield fields.pop()
+
+
 def measure_task(task: str, folder: Path, artifact: Path, args: argparse.Namespace) -> dict[str, Any]:
     rng, worst, other, begin = random.Random(args.seed), 0.0, [], time.perf_counter()
-    theirs, bound = referee(task, folder), VECTORS if task == "embed" else SCORES
+    bound = VECTORS if task == "embed" else SCORES
     with compile.load(artifact, threads=1) as library:
+        theirs = referee(task, folder, library.manifest.tokens)
         if task == "answer":
             most = min(384, library.manifest.tokens)
             given: Any = questions(args, rng)
@@ -149,7 +157,7 @@ def measure_task(task: str, folder: Path, artifact: Path, args: argparse.Namespa
                 wanted = theirs(*pair, 3, **settings)
                 return difference(*([((e.text, e.begin, e.end), e.score) for e in found] for found in (got, wanted)))
         else:
-            given, own = iter(lambda: random_text(rng, BERT), None), ours(task, library)
+            given, own = texts_of(args, rng), ours(task, library)
 
             def compare(text: str) -> float:
                 text = f"{text.replace('[MASK]', '')[:60]} [MASK] the" if task == "fill" else text
@@ -170,6 +178,9 @@ def measure_task(task: str, folder: Path, artifact: Path, args: argparse.Namespa
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
+    vectors = (args.folder / "modules.json").exists() if args.folder else "embed" in args.task
+    if vectors and not find_spec("sentence_transformers"):
+        raise CompileError("vectors are compared with sentence-transformers': pip install it, or choose another --task")
     results = {}
     with tempfile.TemporaryDirectory(prefix="pocketbert-") as kept:
         for task in args.task if args.folder is None else [None]:
@@ -197,6 +208,7 @@ def main() -> int:
     parser.add_argument("--task", nargs="+", choices=HEADS, default=list(HEADS))
     parser.add_argument("--folder", type=Path, help="a fine-tuned folder in place of random weights")
     parser.add_argument("--squad", type=Path, help="a file of SQuAD, whose questions are asked")
+    parser.add_argument("--lines", type=Path, nargs="+", default=[], help="files of whose lines half of the texts are")
     parser.add_argument("--seq-len", type=number(int, 8, 512), default=TOKENS)
     parser.add_argument("--seed", type=number(int, 0, 1 << 31), default=0)
     return measure_and_show(parser, measure, show)

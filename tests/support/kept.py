@@ -11,16 +11,26 @@ from typing import Any
 
 
 def keep(folder: Path, key: Any, place: Path, make: Callable[[], Any]) -> None:
-    """`place` as `make` leaves it, or left it before for a key of the same `repr`."""
+    """`place`, a file or a folder, as `make` leaves it, or left it before for a key of the same `repr`."""
     kept = folder / hashlib.sha256(repr(key).encode()).hexdigest()
     if kept.exists():
-        shutil.copyfile(kept, place)
+        _copy(kept, place)
         return
     make()
     folder.mkdir(parents=True, exist_ok=True)
     own = kept.with_name(f"{kept.name}-{os.getpid()}-{threading.get_ident()}")
-    shutil.copyfile(place, own)
-    own.rename(kept)
+    _copy(place, own)
+    try:
+        own.rename(kept)
+    except OSError:  # a folder that another process has put there
+        shutil.rmtree(own)
+
+
+def _copy(source: Path, to: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, to)
+    else:
+        shutil.copyfile(source, to)
 
 
 def keep_kernels(compile_kernels: Callable[..., list[Path]], folder: Path) -> Callable[..., list[Path]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.kept import keep
+
 
 @pytest.fixture(scope="session")
 def folder_of_bert(randomized: Callable) -> Callable[..., Path]:
@@ -31,7 +33,7 @@ def folder_of_bert(randomized: Callable) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def built(
-    folder_of_bert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    folder_of_bert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory, objects: Path
 ) -> Callable[..., tuple[Path, Path]]:
     """built(head, labels, modules, config): an artifact for this machine, and the folder that it was built from.
 
@@ -41,13 +43,7 @@ def built(
 
     import compile
 
-    made: dict[str, tuple[Path, Path]] = {}
-
-    def make(head: str, labels: int = 2, modules: bool = False, **config: Any) -> tuple[Path, Path]:
-        key = json.dumps([head, labels, modules, config])
-        if key in made:
-            return made[key]
-        folder = tmp_path_factory.mktemp("tasks") / "model"
+    def write(folder: Path, head: str, labels: int, modules: bool, config: dict[str, Any]) -> None:
         letters = [chr(code) for code in range(0x21, 0x7F)] + list("éабвгд日本語한국😀")
         special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
         pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), "the", "model", "##ing"])
@@ -66,9 +62,20 @@ def built(
                 "pooling_mode_cls_token": False,
             }
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        artifact = compile.build(folder, target="host", seq_len=48, out=folder.parent / "artifact").folder
-        made[key] = artifact, folder
-        return made[key]
+
+    made: dict[str, Path] = {}
+
+    def make(head: str, labels: int = 2, modules: bool = False, **config: Any) -> tuple[Path, Path]:
+        key = json.dumps([head, labels, modules, config])
+        if key not in made:
+            made[key] = place = tmp_path_factory.mktemp("tasks") / "task"
+
+            def build() -> None:
+                write(place / "model", head, labels, modules, config)
+                compile.build(place / "model", target="host", seq_len=48, out=place / "artifact")
+
+            keep(objects, ("a task", key), place, build)
+        return made[key] / "artifact", made[key] / "model"
 
     return make
 
