@@ -61,6 +61,22 @@ export interface TaskOptions {
 /** Best first. `overflow` is how many tokens were cut off. */
 export type Labels = Label[] & { overflow: number };
 
+/** How a tokenizer, or a task, is set, in JSON, and the file (and key) that says so. */
+export interface Setting {
+  name: string;
+  value: string;
+  source: string;
+}
+
+/** How text is read and what for, with the names of manifest.json; without a tokenizer none of it. */
+export interface Facts {
+  task?: string | null;
+  activation?: string | null;
+  pooling?: string | null;
+  normalized?: boolean;
+  vocabulary?: { pieces: number; cased: boolean; kind: string; max_tokens: number | null; settings: Setting[] };
+}
+
 /** code: POCKETBERT_ERROR_* of pocketbert.h. */
 export class PocketBERTError extends Error {
   code: number;
@@ -77,6 +93,7 @@ export class Model {
   readonly tokens: number;
   readonly task: "none" | "classify" | "entities" | "fill" | "embed" | "answer";
   readonly labels: string[];
+  readonly facts: Facts;
 
   /** One inference. Inputs by name, or in order; a shorter sequence is computed at its own length. */
   run(inputs: Record<string, Tensor | Numbers | number[]>): Record<string, Tensor>;

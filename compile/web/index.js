@@ -9,7 +9,7 @@ const PROBE = "@PROBE@";
 const MEMBERS =
   "options info info.name info.type info.rank info.shape info.token_axis info.bytes description description.tokens " +
   "description.input_count description.inputs description.output_count description.outputs " +
-  "description.task description.labels description.vector description.text_tokens tensor tensor.data tensor.type " +
+  "description.task description.labels description.vector description.text_tokens description.facts tensor tensor.data tensor.type " +
   "tensor.rank tensor.shape label label.label label.score entity entity.name entity.score entity.begin entity.end " +
   "answer answer.score answer.begin answer.end task_options task_options.long_text task_options.no_answer " +
   "task_options.threshold task_options.max_tokens task_options.stride task_options.longest task_options.allow " +
@@ -185,6 +185,7 @@ export class Model {
     this.outputs = tensors(number("outputs"), number("output_count"));
     this.task = TASKS[number("task")] ?? "none";
     this.labels = Array.from({ length: number("labels") }, (_, i) => this.#string(this.#call("label", i)));
+    this.facts = JSON.parse(this.#string(number("facts")));
     this.#vector = number("vector");
     this.#textTokens = number("text_tokens");
   }

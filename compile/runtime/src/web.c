@@ -49,6 +49,7 @@ PB_PUBLIC const int32_t *PB(web_layout)(void)
         AT(description, labels),
         AT(description, vector),
         AT(description, text_tokens),
+        AT(description, facts),
         SIZE(tensor),
         AT(tensor, data),
         AT(tensor, type),

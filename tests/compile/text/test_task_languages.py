@@ -281,7 +281,7 @@ const refused = [
 const messages = refused.map((work) => {
   try { return work(); } catch (error) { return `${error.code} ${error.message}`; }
 });
-console.log(JSON.stringify({ rows: lines.map((text) => answers.TASK(text)), messages }));
+console.log(JSON.stringify({ rows: lines.map((text) => answers.TASK(text)), messages, facts: model.facts }));
 """
 
 
@@ -337,6 +337,7 @@ def test_javascript_says_nearly_the_same(
     got = printed["rows"]
     with compile.load(artifact) as library:
         wanted = [in_python(library, task, text) for text in TEXTS]
+    assert_said(printed["facts"], library.manifest)
     assert [[word for word, *_ in row] for row in got] == [[word for word, _ in row] for row in wanted]
     for ours, theirs in zip(got, wanted, strict=True):
         for (_, *values), (_, numbers) in zip(ours, theirs, strict=True):

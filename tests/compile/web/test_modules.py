@@ -215,6 +215,52 @@ def test_npm_installs_the_package(exported: Callable, tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=tmp_path / "app", check=True, capture_output=True).stdout == b"3\n"
 
 
+TYPED = """
+import { Facts, Label, levels, load, Model, PocketBERTError, Tensor } from "my-model";
+
+export async function use(weights: Uint8Array): Promise<void> {
+  const model: Model = await load({ level: levels()[0], weights, progress: (bytes, all) => console.log(bytes / all) });
+  const labels: Label[] = model.classify("a", "b", { longText: "windows", allow: ["good"], top: 1 });
+  const masks: Label[][] & { overflow: number } = model.fill("[MASK]");
+  const facts: Facts = model.facts;
+  const sources: string[] | undefined = facts.vocabulary?.settings.map(({ name, source }) => `${name}: ${source}`);
+  const tensors: Record<string, Tensor> = model.runText("a");
+  const code: number = new PocketBERTError().code;
+  // @ts-expect-error
+  model.classify("a", "b", { longText: "cut" });
+  // @ts-expect-error
+  model.labels = [];
+  // @ts-expect-error
+  await load({ level: "simd64" });
+  // @ts-expect-error
+  model.guess("a");
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("tsc"), reason="needs TypeScript: Debian package node-typescript")
+def test_types_are_those_of_the_page_and_of_a_strict_program(built: Callable, tmp_path: Path) -> None:
+    """The page's code and a program that uses the rest, and what it must not do."""
+    (code,) = re.findall(r"```js\n(.*?)```", (Path(__file__).parents[3] / "docs" / "web.md").read_text(), re.DOTALL)
+    (tmp_path / "page.mts").write_text(code)
+    (tmp_path / "typed.mts").write_text(TYPED)
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "my-model").symlink_to(built("wasm32", "int8"))
+    options = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext"]
+    done = subprocess.run(["tsc", *options, "page.mts", "typed.mts"], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b""), done.stdout.decode()
+
+
+@needs_node
+def test_every_method_has_its_type(built: Callable) -> None:
+    artifact = built("wasm32", "int8")
+    names = script(artifact, "console.log(JSON.stringify(Object.getOwnPropertyNames(Object.getPrototypeOf(model))));")
+    declared = (artifact / "index.d.ts").read_text().partition("export class Model {")[2].partition("\n}")[0]
+    assert {"constructor", *re.findall(r"^  (\w+)\(", declared, re.MULTILINE)} == set(names)
+    own = script(artifact, "console.log(JSON.stringify(Object.keys(model)));")
+    assert set(re.findall(r"^  readonly (\w+):", declared, re.MULTILINE)) == set(own)
+
+
 def test_rules_of_a_module(built: Callable, tmp_path: Path) -> None:
     artifact = built("wasm32", "int8")
     rules = check_module(artifact / "mobilebert.wasm", "mobilebert")
