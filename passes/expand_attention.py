@@ -1,6 +1,6 @@
 """The reverse of `fuse_attention`, for readers that want matmuls: an Attention operator becomes its definition.
 
-    Attention(q, k, v, mask)  ->  softmax(scale · q kᵀ + mask) v, head by head
+    Attention(q, k, v, mask)  ->  softmax(scale · q kᵀ + mask) v, head by head; 0 for a query whose keys are all masked
 
 Refuses caches, causal masks, soft caps and grouped heads: encoders have none.
 """
@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from passes.graph import attribute, constant, dims, is_float, make, replace_output
+from passes.finite_mask import CARRIERS
+from passes.graph import array, attribute, constant, dims, is_float, make, replace_output
 from passes.options import Options
 from passes.report import Outcome, Refusals
 
@@ -91,11 +92,30 @@ def _expand(graph: ir.Graph, node: ir.Node, options: Options) -> None:
         if maker is not None and maker.op_type == "Expand" and len(dims(maker.inputs[0])) == 4:
             mask = maker.inputs[0]  # Add broadcasts
         if mask is not None and mask.dtype == ir.DataType.BOOL:
-            mask = new("Where", [mask, number(0.0, "kept"), number(options.mask_value, "masked")], dims(mask))
+            mask = new("Where", [mask, number(0.0, "kept"), number(-math.inf, "masked")], dims(mask))
         scores = new("Add", [scores, mask], dims(scores))
     weights = new("Softmax", [scores], dims(scores), axis=ir.AttrInt64("axis", -1))
+    if mask is not None and _may_be_infinite(mask):
+        rows = [*dims(mask)[:-1], 1]
+        greatest = new("ReduceMax", [mask, constant(graph, np.array([-1]), f"{base}.keys", np.int64)], rows)
+        hidden = new("Equal", [greatest, number(-math.inf, "no_key")], rows)
+        hidden.type = ir.TensorType(ir.DataType.BOOL)
+        weights = new("Where", [hidden, number(0.0, "nothing"), weights], dims(scores))
     attended = new("MatMul", [weights, v], [batch, heads, queries, width])
     if len(dims(node.inputs[0])) == 3:
         columns = (heads or 0) * (width or 0)
         attended = reshaped(permuted(attended, [0, 2, 1, 3]), [batch, queries, columns], "merged")
     replace_output(result, attended)
+
+
+def _may_be_infinite(mask: ir.Value | None) -> bool:
+    """Whether −inf may be in it, as far as what it is made of tells."""
+    values = array(mask)
+    if mask is None or values is not None:
+        return values is not None and bool(np.isneginf(values).any())
+    node = mask.producer()
+    if mask.dtype is not None and not mask.dtype.is_floating_point():
+        return False
+    if node is None or node.op_type not in CARRIERS | {"Sub", "Gather"}:
+        return True
+    return any(_may_be_infinite(value) for value in node.inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from compile.importer.graph import Node, scalar
@@ -9,6 +10,7 @@ from compile.kernels.attention import Window
 from compile.lowering.heads import KEYS_LAST, TOKENS_FIRST, heads_of, through_ones
 from compile.lowering.patterns import constant_of, permutation
 from compile.lowering.scores import (
+    RESHAPES,
     Choice,
     Constant,
     Relative,
@@ -27,6 +29,7 @@ class AttentionMatch:
     mask: (1, 1, 1 or T, T); others: tensors (1, H or 1, T or 1, T) that are added too.
     window: which keys a query looks at, where those are not all.
     guarded: whether a row of the softmax that is not a number, as one without any key is, counts as zeros.
+    keyless: whether only one that the mask leaves no key does.
     """
 
     query: Node
@@ -42,6 +45,7 @@ class AttentionMatch:
     window: Window | None
     biases: tuple[Constant | Relative, ...]
     others: tuple[Node, ...]
+    keyless: bool
 
     @property
     def width(self) -> int:
@@ -57,6 +61,7 @@ def match_attention(node: Node) -> AttentionMatch | None:
         return None
     _, tokens, heads, size = node.shape
     probabilities, guarded = _without_guard(through_ones(context.inputs[0]))
+    probabilities, hiding = _without_keyless(probabilities)
     if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, len(probabilities.shape) - 1):
         return None
     summands, choices = summands_of(probabilities.inputs[0], tokens)
@@ -87,9 +92,15 @@ def match_attention(node: Node) -> AttentionMatch | None:
             masks.append(part)
         else:
             computed.append(part)
+    if hiding is not None and not (
+        (masks == [hiding] and not choices) or (not masks and [c.condition for c in choices] == hiding.inputs[:1])
+    ):
+        return None
+    if hiding is not None and (biases or computed or window or guarded):
+        return None
     return AttentionMatch(
         query[0], key[0], value[0], scale * query[1] * key[1], heads, size, key_heads, guarded,
-        masks[0] if masks else None, tuple(choices), window, tuple(biases), tuple(computed),
+        masks[0] if masks else None, tuple(choices), window, tuple(biases), tuple(computed), hiding is not None,
     )  # fmt: skip
 
 
@@ -113,3 +124,19 @@ def _without_guard(node: Node) -> tuple[Node, bool]:
         if test.op == "isnan" and test.inputs[0] is kept and scalar(zero) == 0.0:
             return through_ones(kept), True
     return node, False
+
+
+def _without_keyless(node: Node) -> tuple[Node, Node | None]:
+    """p and the mask m where `node` is where(max(m) == −inf, 0, p), the greatest of each query's row."""
+    if node.op != "where" or len(node.inputs) != 3 or scalar(node.inputs[1]) != 0.0:
+        return node, None
+    test, _, kept = node.inputs
+    if test.op != "equal" or scalar(test.inputs[1]) != -math.inf or test.inputs[0].op != "max":
+        return node, None
+    greatest = test.inputs[0]
+    mask = greatest.inputs[0]
+    if greatest.shape != (*mask.shape[:-1], 1):
+        return node, None
+    while mask.op in RESHAPES and mask.inputs[0].shape[-2:] == mask.shape[-2:]:
+        mask = mask.inputs[0]
+    return through_ones(kept), mask

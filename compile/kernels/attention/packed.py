@@ -44,7 +44,11 @@ class Packed(Tiles):
             return _find_peaks(scores, span, peak, lanes)
 
         span = self.scores(first, tile.height, compute)
-        _softmax_columns(scores, partial, span, peak, total, lanes, self.spec.guarded)
+        _softmax_columns(scores, partial, span, peak, total, lanes)
+        if self.spec.guarded or self.spec.keyless:
+            _clear_keyless(scores, span, peak, total, lanes, mask if self.spec.keyless else None)
+        for register in total:
+            register.store(0, const(1.0, lanes) / register.load(0, lanes), lanes)
         for column in range(0, d, self.tile.nr):
             store = self.weighted_sum(head, column, scores.factors, span)
             for i in range(tile.height):
@@ -118,9 +122,8 @@ def _softmax_columns(
     peak: list[Pointer],
     total: list[Pointer],
     lanes: int,
-    guarded: bool,
 ) -> None:
-    """scores[t] becomes e^{s − max} over the span, for as many queries as it is high; 1 / Σ is left in `total`."""
+    """scores[t] becomes e^{s − max} over the span, for as many queries as it is high; Σ is left in `total`."""
 
     def exponential(t: Expr, slot: Expr, v: int) -> None:
         value = bind(exp(scores.vector(t, v * lanes) - peak[v].load(0, lanes), lanes))
@@ -136,17 +139,33 @@ def _softmax_columns(
             half = len(sums) // 2
             sums = [bind(a + b) for a, b in zip(sums[:half], sums[half:], strict=True)]
         register.store(0, sums[0], lanes)
-    if guarded:
-        numbers = [opaque(is_number(register.load(0, lanes), lanes), lanes) for register in total]
-        half = const(0.5, lanes)
 
-        def clear(t: Expr, _: Expr, v: int) -> None:
-            value = scores.vector(t, v * lanes)
-            scores.store(t, v * lanes, tirx.Select(numbers[v] > half, value, const(0.0, lanes)))
 
-        with when(fold_lanes(reduce(tirx.min, numbers), lanes, tirx.min) < const(0.5)):
-            _sweep(span, len(peak), clear)
-        for register, number in zip(total, numbers, strict=True):
-            register.store(0, tirx.Select(number > half, register.load(0, lanes), const(1.0, lanes)), lanes)
-    for register in total:
-        register.store(0, const(1.0, lanes) / register.load(0, lanes), lanes)
+def _clear_keyless(
+    scores: PackedTile, span: Span, has_key: list[Pointer], total: list[Pointer], lanes: int, mask: PackedTile | None
+) -> None:
+    """Weights of queries whose sum is not a number become 0; with a mask only where it is −∞ for every key.
+
+    has_key: memory for a number a query.
+    """
+    half = const(0.5, lanes)
+
+    def find(t: Expr, _: Expr, v: int) -> None:
+        assert mask is not None
+        hidden = mask.vector(t, v * lanes) == const(LOWEST, lanes)
+        has_key[v].store(0, tirx.Select(hidden, has_key[v].load(0, lanes), const(1.0, lanes)), lanes)
+
+    def clear(t: Expr, _: Expr, v: int) -> None:
+        value = scores.vector(t, v * lanes)
+        scores.store(t, v * lanes, tirx.Select(has_key[v].load(0, lanes) > half, value, const(0.0, lanes)))
+
+    for register, number in zip(total, has_key, strict=True):
+        number.store(0, opaque(is_number(register.load(0, lanes), lanes), lanes), lanes)
+    numbers = [number.load(0, lanes) for number in has_key]
+    with when(fold_lanes(reduce(tirx.min, numbers), lanes, tirx.min) < const(0.5)):
+        if mask is not None:
+            _sweep(span, len(has_key), find)
+        _sweep(span, len(has_key), clear)
+        for register, number in zip(total, has_key, strict=True):
+            one = const(1.0, lanes)
+            register.store(0, tirx.Select(number.load(0, lanes) > half, register.load(0, lanes), one), lanes)

@@ -64,6 +64,7 @@ class Attention(TiledKernel):
     q, y and biases point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask
     row, else the mask has a row a query and points at the block's first; without a mask neither is read. head_size is
     d; scale is usually 1/√d. guarded: a query whose softmax is not a number, as one without any key's is, gives zeros.
+    keyless: only a query whose mask is −inf for every key does; what else is not a number stays.
     key_heads: heads of K and V, each shared by as many of Q's; 0 where all have their own.
     window: which keys a query looks at, where those are not all. A query that finds all of these masked looks at every
     key: masked ones and those beyond may weigh the same then.
@@ -79,12 +80,18 @@ class Attention(TiledKernel):
     biases: tuple[Bias, ...] = ()
     key_heads: int = 0
     window: Window | None = None
+    keyless: bool = False
 
     family = "attention"
 
     @property
     def name(self) -> str:
-        mask = "_mask" * self.has_mask + "_guard" * self.guarded + f"_kv{self.key_heads}" * bool(self.key_heads)
+        mask = (
+            "_mask" * self.has_mask
+            + "_guard" * self.guarded
+            + "_keyless" * self.keyless
+            + f"_kv{self.key_heads}" * bool(self.key_heads)
+        )
         mask += "".join(f"_bias{bias.head}x{bias.key}" for bias in self.biases)
         numbers = f"_s{self.scale:.6g}"
         if self.window:

@@ -39,7 +39,7 @@ def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
         Linear(24, 40, True, (step,), tile, isa) for step in ("relu", "gelu", "tanh", "gelu_tanh", "sigmoid", "silu")
     ]
     kernels += [Attention(HEADS, SIZE, 0.25, mask, tile, isa) for mask in (False, True)]
-    kernels += [Attention(HEADS, SIZE, 0.25, True, tile, isa, guarded=True)]
+    kernels += [Attention(HEADS, SIZE, 0.25, True, tile, isa, **{guard: True}) for guard in ("guarded", "keyless")]
     return link_kernels([*kernels, LayerNorm(40, 1e-12, isa)])
 
 
@@ -75,8 +75,8 @@ def test_layer_norm(special: float, isa: Isa, call: Callable, strided: type, at_
         assert np.isfinite(np.delete(y.view, 3, 0)).all()
 
 
-def attend(call: Callable, isa: Isa, strided: type, at_64_bytes: Callable, q, k, v, mask, guarded=False) -> np.ndarray:
-    kernel = Attention(HEADS, SIZE, 0.25, mask is not None, default_tile(isa), isa, guarded)
+def attend(call: Callable, isa: Isa, strided: type, at_64_bytes: Callable, q, k, v, mask, **guard: bool) -> np.ndarray:
+    kernel = Attention(HEADS, SIZE, 0.25, mask is not None, default_tile(isa), isa, **guard)
     q, k, v = (strided(TOKENS, HEADS * SIZE, gap=3, values=x) for x in (q, k, v))
     rows = strided(TOKENS, TOKENS, values=0.0 if mask is None else mask)
     y = strided(TOKENS, HEADS * SIZE)
@@ -130,6 +130,23 @@ def test_a_guard_gives_zeros(special: float, isa: Isa, call: Callable, strided: 
     q, k, v = (rng.standard_normal((TOKENS, HEADS * SIZE)).astype(np.float32) for _ in range(3))
     mask = np.zeros((TOKENS, TOKENS), np.float32)
     mask[::3] = special
-    plain, guarded = (attend(call, isa, strided, at_64_bytes, q, k, v, mask, guard) for guard in (False, True))
+    plain = attend(call, isa, strided, at_64_bytes, q, k, v, mask)
+    guarded = attend(call, isa, strided, at_64_bytes, q, k, v, mask, guarded=True)
     assert np.isnan(plain[::3]).all()
     assert np.array_equal(guarded, np.nan_to_num(plain, nan=0.0))
+
+
+def test_only_a_query_without_keys_gives_zeros(isa: Isa, call: Callable, strided: type, at_64_bytes: Callable) -> None:
+    """Not one of whose numbers some are NaN, nor one that has a key left whose score is."""
+    rng = np.random.default_rng(6)
+    q, k, v = (rng.standard_normal((TOKENS, HEADS * SIZE)).astype(np.float32) for _ in range(3))
+    mask = np.where(rng.random((TOKENS, TOKENS)) < 0.3, -INF, 0.0).astype(np.float32)
+    mask[::3] = -INF
+    mask[1, 2], mask[4, :], mask[4, 0], q[7, 1] = NAN, -INF, INF, NAN
+    plain = attend(call, isa, strided, at_64_bytes, q, k, v, mask)
+    keyless = attend(call, isa, strided, at_64_bytes, q, k, v, mask, keyless=True)
+    hidden = (mask == -INF).all(axis=1)
+    assert hidden.sum() == len(range(0, TOKENS, 3))
+    np.testing.assert_array_equal(keyless[hidden], 0)
+    np.testing.assert_array_equal(keyless[~hidden], plain[~hidden])
+    assert np.isnan(keyless[~hidden]).any(axis=1).sum() == 3
