@@ -62,11 +62,14 @@ def random_folder(task: str, folder: Path) -> Path:
     pieces = {piece: n for n, piece in enumerate(vocab.read_text().splitlines())}
     transformers.BertTokenizer(vocab=pieces, model_max_length=TOKENS).save_pretrained(folder)
     if task == "embed":
-        modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in
-                   (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))]  # fmt: skip
+        kinds = enumerate((("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")))
+        modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                   for i, (kind, path) in kinds]  # fmt: skip
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir()
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+        (folder / "1_Pooling" / "config.json").write_text(
+            json.dumps({"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True})
+        )
     return folder
 
 

@@ -157,6 +157,8 @@ class Library(Tasks):
         self._profile = getattr(self._library, f"{name}_profile")
         self._profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         self._cancel = ctypes.c_int32()
+        if log is not None and not callable(log):
+            raise CompileError(f"log is {log!r}: give a function of a line")
         self._log = _LOG(lambda _, message: log(message.decode()) if log else None)
         options = _Options(
             *(ctypes.sizeof(_Options), threads, bool(profile), 0, ctypes.addressof(self._cancel)),

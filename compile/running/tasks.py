@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -150,7 +150,7 @@ class Tasks:
 
     def classify_all(
         self,
-        texts: Sequence[Text | tuple[Text, Text]],
+        texts: Iterable[Text | tuple[Text, Text]],
         top: int | None = None,
         threshold: float = 0.0,
         truncate: bool = False,
@@ -192,7 +192,7 @@ class Tasks:
 
     def embed_all(
         self,
-        texts: Sequence[Text],
+        texts: Iterable[Text],
         truncate: bool = False,
         *,
         windows: bool = False,
@@ -301,7 +301,8 @@ class Tasks:
         """
         options = self._options(False, True, max_tokens, stride, threshold)
         options.no_answer, options.longest = bool(no_answer), whole_number(longest, "longest", 1, INT32[1])
-        data, count = text_and_pair(question, context), ctypes.c_int32()
+        data = text_and_pair(utf8(question, "question"), utf8(context, "context"))
+        count = ctypes.c_int32()
         answers = (_Answer * whole_number(top, "top", 1, 1 << 16))()
         self._call("answer", *data, ctypes.byref(options), answers, len(answers), ctypes.byref(count))
         places = characters(data[2] or b"") if isinstance(context, str) else np.arange(data[3] + 1)
@@ -377,12 +378,14 @@ def text_and_pair(text: Text, pair: Text | None) -> tuple[bytes, int, bytes | No
     return first, len(first), second, len(second or b"")
 
 
-def _views(texts: Sequence[Text | tuple[Text, Text]]) -> Any:
+def _views(texts: Iterable[Text | tuple[Text, Text]]) -> Any:
     """pocketbert_text[], which keeps its bytes."""
-    if isinstance(texts, (str, bytes)):
-        raise CompileError("texts is one text: give a list of them")
-    data = (text_and_pair(*text) if isinstance(text, tuple) else text_and_pair(text, None) for text in texts)
-    return (_Text * len(texts))(*(_Text(*each) for each in data))
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise CompileError(f"texts is of type {type(texts).__name__}: give a list of texts")
+    pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise CompileError(f"texts has a tuple of {len(wrong[0])}: give single texts and pairs")
+    return (_Text * len(pairs))(*(_Text(*text_and_pair(*pair)) for pair in pairs))
 
 
 def characters(data: bytes) -> NDArray[np.int64]:

@@ -23,7 +23,8 @@ static int32_t read_options(pb_model *model, int32_t task, bool complete, const 
     if (pb_the_plan.output_count > PB_MOST_OUTPUTS)
         return pb_fail(model, POCKETBERT_ERROR_TASK, "the model has more outputs than a task reads");
     if (!complete)
-        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT, "a pointer to what the task gives is NULL, or has no room");
+        return pb_fail(model, POCKETBERT_ERROR_ARGUMENT,
+                       "a text, or a place for what the task gives, is NULL or has no room");
     if (!pb_read_struct(given, sizeof *given, options, sizeof *options))
         return pb_fail(model, POCKETBERT_ERROR_ARGUMENT,
                        "options->size is not sizeof(pocketbert_task_options), or an option is set that this library "

@@ -100,6 +100,12 @@ def test_wrong_options(asked: tuple[compile.Library, Pipeline], given: dict[str,
         asked[0].answer("the?", "the model " * 30, **given)
 
 
+def test_what_is_no_text_is_called_by_its_name(asked: tuple[compile.Library, Pipeline]) -> None:
+    for given, words in (((None, "the"), "question is of type NoneType"), (("the?", None), "context is of type None")):
+        with pytest.raises(compile.CompileError, match=words):
+            asked[0].answer(*given)
+
+
 def test_question_that_fills_a_window(asked: tuple[compile.Library, Pipeline]) -> None:
     with pytest.raises(compile.CompileError, match="leaves no room for a window") as refused:
         asked[0].answer("the " * 60, "the model " * 30)

@@ -223,7 +223,15 @@ def test_many_texts_in_one_call(built: Build, texts: list[str]) -> None:
     with compile.load(artifact, threads=2) as library:
         vectors = library.embed_all(texts)
         assert all(np.array_equal(row, library.embed(text)) for row, text in zip(vectors, texts, strict=True))
-        for wrong, words in (("a text", "give a list"), ([3], "text is of type int"), ([("a", "b")], "NULL")):
+        assert np.array_equal(library.embed_all(iter(texts)), vectors)
+        for wrong, words in (
+            ("a text", "texts is of type str: give a list"),
+            (None, "texts is of type NoneType: give a list"),
+            ([3], "text is of type int"),
+            ([("a", "b")], "NULL"),
+            (["a", ("a",)], "a tuple of 1"),
+            ([(), ("a", "b", "c")], "a tuple of 0"),
+        ):
             with pytest.raises(compile.CompileError, match=words):
                 library.embed_all(wrong)
 
@@ -277,6 +285,8 @@ def test_cancelled_runs_and_log(built: Build, texts: list[str]) -> None:
                 call(texts[0])
             assert refused.value.code == "CANCELLED"
         assert any("cancelled" in line for line in lines)
+        with pytest.raises(compile.CompileError, match="log is 3: give a function"):
+            compile.load(artifact, log=3)
         library.cancelled = False
         assert library.classify(texts[0]) == wanted
 
