@@ -83,6 +83,13 @@ def run_study(args: argparse.Namespace) -> dict[str, float]:
             "study": (ours.children_user + ours.children_system - burnt) / whole}  # fmt: skip
 
 
+def together(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """Of two parts of a study: seconds are added, shares weighted by them."""
+    seconds = first["seconds"] + second["seconds"]
+    shares = {k: (first[k] * first["seconds"] + second[k] * second["seconds"]) / seconds for k in first}
+    return shares | {"seconds": seconds}
+
+
 def build_accepted(args: argparse.Namespace) -> dict[str, Any]:
     """What the study found, and a library of every architecture that it measured."""
     from tune.__main__ import parser
@@ -124,7 +131,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     file = args.work / RESULT
     if args.only != "again":
         args.work.mkdir(parents=True, exist_ok=True)
-        result = {"load": run_study(args), **build_accepted(args)}
+        before, load = json.loads(file.read_text()) if file.is_file() else None, run_study(args)
+        result = {"load": together(before["load"], load) if before else load, **build_accepted(args)}
         file.write_text(json.dumps(result, indent=1))
     elif file.is_file():
         result = json.loads(file.read_text())

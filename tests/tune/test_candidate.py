@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -170,6 +171,7 @@ def beginning(monkeypatch: pytest.MonkeyPatch, reference_ms: tuple[float, ...] =
     monkeypatch.setattr(search, "program", lambda config, build: (config, build))
     monkeypatch.setattr(candidates, "library", lambda made, build, name, out: made)
     monkeypatch.setattr(candidates, "measure_beside", lambda *_: taken)
+    monkeypatch.setattr(candidates, "PAUSE", 0.0)
     return search
 
 
@@ -194,10 +196,31 @@ def test_a_study_begins_with_what_the_reference_takes_and_on_what(monkeypatch: p
 def test_a_reference_that_is_not_as_fast_as_itself_begins_no_study(monkeypatch: pytest.MonkeyPatch) -> None:
     for times in ((1.9, 1.9, 1.9), (2.6, 2.6, 2.6)):
         search = beginning(monkeypatch, times)
-        with search, pytest.raises(Unmeasurable, match=r"the reference beside itself takes .* the machine is busy"):
+        said = r"too busy to begin: the reference beside itself takes .*, in the last of 5 attempts; the same command"
+        with search, pytest.raises(Unmeasurable, match=said):
             search.prepare()
         assert search.study.user_attrs == {}
         assert search.study.trials == []
+
+
+def test_a_busy_moment_does_not_keep_a_study_from_beginning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def beside(*_: Any) -> Beside:
+        if (attempt := next(attempts)) == 1:
+            raise Unmeasurable("34 turns were disturbed")
+        return Beside((2.0 if attempt == 3 else 2.5,) * 3, (2.0,) * 3, "M", 1, "m", False)
+
+    attempts = count(1)
+    with beginning(monkeypatch) as search:
+        monkeypatch.setattr(candidates, "measure_beside", beside)
+        search.prepare()
+    assert search.reference_ms == 2.0
+    assert next(attempts) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "the machine is busy: 34 turns were disturbed; attempt 2 of 5 in 0 s",
+        "the machine is busy: the reference beside itself takes 1.25 × its time; attempt 3 of 5 in 0 s",
+    ]
 
 
 @pytest.mark.parametrize("all_at_once", [True, False])

@@ -7,6 +7,7 @@ question is pruned with the reason. The papers' rows are never pruned: they are 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -20,18 +21,21 @@ from compile.program import Call, Program
 from compile.running.load import read_manifest
 from compile.running.runners.base import Runner
 from model import ModelConfig, ModelError
+from pocketbert.command import say
 from pocketbert.temporary import TemporaryFolder
 from tune.errors import TuneError
 from tune.search import predictor
 from tune.search import study as shared
 from tune.search.artifact import Build, export, library, program
-from tune.search.latency import Unmeasurable, measure_beside
+from tune.search.latency import Beside, Unmeasurable, measure_beside
 from tune.search.noise import qualities
 from tune.search.probe import probe
 from tune.search.quality import Quality
 from tune.search.space import Limit, Space, limits
 
 PROBE_TURNS = 5
+FIRST_ATTEMPTS = 5  # at the reference's latency, when a study begins
+PAUSE = 5.0  # seconds between two of them
 ABOVE_PEAK = 1.05  # × the rate of a core that waits for nothing: no library computes faster
 AS_PREDICTED = 1.5  # × or ÷ the predicted latency, beyond which a second measurement must say the same
 THE_SAME = 0.1  # relative difference of two measurements
@@ -69,11 +73,7 @@ class Search:
         self.reference = library(made, self.build, "reference", self.folder / "reference")
         begun = self.study.user_attrs.get("reference")
         if begun is None:
-            measurement = measure_beside(self.runner, self.reference, self.reference, self.threads)
-            if abs(measurement.ratio - 1) > THE_SAME:
-                raise Unmeasurable(
-                    f"the reference beside itself takes {measurement.ratio:.2f} × its time: the machine is busy"
-                )
+            measurement = self.beside_itself()
             begun = {
                 "ms": min(measurement.reference_ms),
                 "device": measurement.device,
@@ -89,6 +89,24 @@ class Search:
                     f"--study {self.study.study_name} was measured with {what} {begun[what]!r}, here it is {ours!r}: "
                     "latencies could not be compared; begin another study"
                 )
+
+    def beside_itself(self) -> Beside:
+        """The reference's first measurement, which all others stand on. Raises Unmeasurable after some attempts."""
+        for attempt in range(1, FIRST_ATTEMPTS + 1):
+            try:
+                taken = measure_beside(self.runner, self.reference, self.reference, self.threads)
+                if same(1.0, taken.ratio):
+                    return taken
+                reason = f"the reference beside itself takes {taken.ratio:.2f} × its time"
+            except Unmeasurable as error:
+                reason = str(error)
+            if attempt < FIRST_ATTEMPTS:
+                say(f"the machine is busy: {reason}; attempt {attempt + 1} of {FIRST_ATTEMPTS} in {PAUSE:g} s")
+                time.sleep(PAUSE)
+        raise Unmeasurable(
+            f"the machine is too busy to begin: {reason}, in the last of {FIRST_ATTEMPTS} attempts; the same command "
+            "begins again when it is quiet"
+        )
 
     @property
     def builds(self) -> list[Build]:
