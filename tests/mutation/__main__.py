@@ -14,7 +14,6 @@ line, separated by tabs).
 import argparse
 import contextlib
 import difflib
-import functools
 import json
 import os
 import random
@@ -23,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,9 +41,11 @@ ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 ROOMS = ("pocketbert", "model", "passes", "compile", "tune", "runtime")
 TESTS_OF = {"compile": ["tests/compile", "tests/attack", "tests/e2e"]}
+# Builds take from before what the fault does not change, and a test has hung after three minutes.
+QUICKER = ["-p", "tests.mutation.build_cache", "-o", "timeout=180"]
 # A fault's tests have hung after so many times the seconds that they take without one, and as many to start.
 HUNG, START = 5, 60
-LONGEST = 1200  # seconds that a file's tests may take, before it is known
+LONGEST = 1200  # seconds that they may take where that is not known
 NAMING = 6  # files of tests that are asked with --quick
 # Faults of a kind that people make. The others mostly replace an operator by one that its operands do not have.
 KINDS = re.compile(
@@ -133,14 +133,13 @@ class Copy:
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
-    def noticed(self, fault: Fault, tests: list[str], seconds: float) -> str:
-        """The first of `tests` that fails with the fault in the copy, "" if none does; they take `seconds` without."""
+    def noticed(self, fault: Fault, tests: list[str], limit: float) -> str:
+        """The first of `tests` that fails with the fault in the copy, "" if none does within `limit` seconds."""
         if not tests:
             return ""
         place = self.folder / fault.path
         place.write_text(fault.after)
         try:
-            limit = HUNG * seconds + START
             return self.run(["-x", *(c.OPTIONS if fault.path.startswith(c.RUNTIME) else []), *tests], limit)
         finally:
             place.write_text(fault.before)
@@ -149,18 +148,9 @@ class Copy:
         """The first test that fails, or what went wrong instead; "" if nothing does."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps([limit, ["--no-header", "-n", "0", "-q", *arguments]]) + "\n")
+        self.process.stdin.write(json.dumps([limit, ["--no-header", "-n", "0", "-q", *QUICKER, *arguments]]) + "\n")
         self.process.stdin.flush()
         return str(json.loads(self.process.stdout.readline()))
-
-
-@functools.cache
-def timed(copy: Copy, tests: str) -> float:
-    """Seconds that a file's tests take without a fault, everything built before."""
-    copy.run([*c.OPTIONS, tests])
-    begun = time.monotonic()
-    copy.run([*c.OPTIONS, tests])
-    return time.monotonic() - begun
 
 
 @contextlib.contextmanager
@@ -202,14 +192,14 @@ def main() -> int:
         print(*("\n".join([f"\n{fault.path}:{fault.line}", *fault.difference]) for fault in faults), sep="\n")
         return 0
     with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
-        print(f"{len(faults)} faults; running the tests without one", flush=True)
+        print(f"{len(faults)} faults", flush=True)
+        seconds: dict[str, float] = {}  # that tests take without a fault, where it is known
         if args.room == "runtime":
-            seconds = {file: timed(folders[0], file) for fault in faults for file in c.tests(fault.path)}
             tests = {(fault.path, fault.line): c.tests(fault.path) for fault in faults}
         elif args.quick:
             tests = {(fault.path, fault.line): naming(fault.path, wanted) for fault in faults}
-            seconds = {test: LONGEST / HUNG / len(of) for of in tests.values() for test in of}
         else:
+            print("running the tests without one", flush=True)
             covering = Covering(args.room, wanted, folders[0].folder, args.jobs)
             seconds = covering.seconds
             tests = {place: covering.tests(*place) for place in {(fault.path, fault.line) for fault in faults}}
@@ -220,7 +210,8 @@ def main() -> int:
         def attempt(fault: Fault) -> str:
             folder, trying = free.get(), tests.get((fault.path, fault.line), [])
             try:
-                return folder.noticed(fault, trying, sum(seconds.get(test, 0) for test in trying))
+                limit = HUNG * sum(seconds.get(test, 0) for test in trying) + START if seconds else LONGEST
+                return folder.noticed(fault, trying, limit)
             finally:
                 free.put(folder)
 
@@ -229,10 +220,9 @@ def main() -> int:
             by[test].append(fault)
             print(f"\n{fault.path}:{fault.line}", *fault.difference, f"{test or 'UNNOTICED'}", sep="\n", flush=True)
         # What fails without a fault as well notices nothing: the others are asked.
-        options = c.OPTIONS[:2] if args.room == "runtime" else []
         noticing = [test for test in by if "::" in test]
-        for test in noticing if folders[0].run([*options, *noticing]) else ():
-            if not folders[0].run([*options, test]):
+        for test in noticing if folders[0].run(noticing) else ():
+            if not folders[0].run([test]):
                 continue
             print(f"\nfails without a fault, too: {test}")
             tests = {place: [other for other in of if other != test] for place, of in tests.items()}

@@ -1,11 +1,13 @@
-"""A plugin for pytest: builds take from before what does not change with the C runtime: passes, kernels, sources."""
+"""A plugin for pytest: builds take from before what a fault elsewhere does not change: passes, kernels, sources."""
 
 import hashlib
 import pickle
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import compile
 import passes
 from compile import pipeline
 from compile.linking import link
@@ -33,11 +35,17 @@ def pytest_configure() -> None:
         key = (toolchain, [Path(word).name for word in options], digests(*read))
         return keep(FOLDER, key, folder / options[-1], make)
 
-    def rewrite(model: Any, **options: Any) -> Any:
-        key = (hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(), options)
-        place = FOLDER.with_name(f"passes-{id(model)}")
-        keep(FOLDER, key, place, lambda: place.write_bytes(pickle.dumps(run_passes(model, **options))))
-        return pickle.loads(place.read_bytes())
+    in_passes, code = Path(passes.__file__).parent, Path(compile.__file__).parent
+    rules = digests(*in_passes.rglob("*.py"))
 
-    pipeline.compile_kernels = keep_kernels(pipeline.compile_kernels, FOLDER)
+    def rewrite(model: Any, **options: Any) -> Any:
+        key = (hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(), options, rules)
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder, "rewritten")
+            keep(FOLDER, key, place, lambda: place.write_bytes(pickle.dumps(run_passes(model, **options))))
+            return pickle.loads(place.read_bytes())
+
+    makers = [*(code / "kernels").rglob("*.py"), *(code / "codegen").glob("*.py"), *code.glob("*.py")]
+    of_makers = FOLDER / hashlib.sha256(repr(digests(*makers)).encode()).hexdigest()
+    pipeline.compile_kernels = keep_kernels(pipeline.compile_kernels, of_makers)
     link.run_compiler, passes.run = compiler, rewrite

@@ -13,8 +13,9 @@ from pathlib import Path
 
 RUNTIME = "compile/runtime"
 SOURCES = ("src/*.[ch]", "include/*.h", "include/*.hpp")
-# Builds take from before what a fault does not change. What is left out takes minutes, and notices little more.
-OPTIONS = ["-p", "tests.mutation.build_cache", "-m", "not slow"]
+ELSEWHERE = ("platform_apple.c", "platform_windows.c")  # nothing here runs them
+# What is left out takes minutes, and notices little more.
+OPTIONS = ["-m", "not slow"]
 OPTIONS += ["-k", "not (real_text or of_the_page or test_arm64 or megabyte or thread- or -thread or [thread)"]
 # Which tests should notice, those that take long last.
 PLACE, RUNNING = "tests/compile/runtime", "tests/compile/running"
@@ -33,6 +34,7 @@ EVERY = [*CHECKS, *PROFILE, *PYTHON, f"{PLACE}/test_sources.py", f"{PLACE}/test_
 TEXTS = [f"{PLACE}/test_tokenizer.py", "tests/compile/text/test_equality.py", f"{PLACE}/test_sanitizers.py"]
 TASKS = ["tests/compile/text/test_tasks.py", f"{PLACE}/test_sanitizers.py"]
 WINDOWS = [*TASKS, "tests/compile/text/test_answers.py"]
+WEB = ["tests/compile/web/test_modules.py"]
 TESTS = {
     "tokenizer.c": TEXTS,
     "normalize.c": TEXTS,
@@ -49,6 +51,8 @@ TESTS = {
     "platform_linux.c": [f"{PLACE}/test_cores.py", f"{PLACE}/test_sources.py", *CHECKS],
     "platform_posix.c": [f"{PLACE}/test_resources.py", *CHECKS],
     "profile.c": PROFILE,
+    "platform_wasm.c": WEB,
+    "web.c": WEB,
     "jni.c": ["tests/e2e/test_java.py"],
     "java.h": ["tests/e2e/test_java.py"],
     "pocketbert_loader.h": [f"{PLACE}/test_loader.py", "tests/e2e/test_cpp.py"],
@@ -74,7 +78,8 @@ NO_CODE = re.compile(
 
 
 def sources(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for glob in SOURCES for path in (root / RUNTIME).glob(glob))
+    paths = [path for glob in SOURCES for path in (root / RUNTIME).glob(glob) if path.name not in ELSEWHERE]
+    return sorted(str(path.relative_to(root)) for path in paths)
 
 
 def faults(text: str) -> Iterator[tuple[int, str]]:
@@ -129,6 +134,8 @@ def compiles(root: Path, path: str, text: str) -> bool:
         (Path(copy) / path).write_text(text)
         command = ["clang", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Isrc", "-Iinclude"]
         units = [Path(copy) / path] if path.endswith(".c") else [*folder.glob("src/*.c")]
+        if units[0].name in ("platform_wasm.c", "web.c"):
+            command.append("--target=wasm32")
         if "/include/" in path:
             command = ["clang", "-std=c++17", "-x", "c++", "-fsyntax-only"]
             units = [folder / "include" / "pocketbert.hpp"]

@@ -1,6 +1,6 @@
 """Runs pytest, [seconds, arguments] a line of JSON, each in a process of its own that has the large libraries loaded.
 
-Answers each with the first test that failed, "" if none did. What takes more than those seconds is killed and "hung".
+Answers each with the first test that failed, crashed or hung, "" if none did. After those seconds it is killed.
 """
 
 import importlib
@@ -17,20 +17,30 @@ LIBRARIES = ("hypothesis", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscrip
 
 
 class Failure:
-    """A plugin that writes which test failed first."""
+    """A plugin that writes which test failed first, and before that which one runs."""
 
     def __init__(self, file: int) -> None:
-        self.file = file
+        self.file, self.failed = file, False
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def write(self, test: str) -> None:
+        if not self.failed:
+            os.ftruncate(self.file, 0)
+            os.pwrite(self.file, test.encode(), 0)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.write(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         if report.failed:
-            os.write(self.file, report.nodeid.encode())
+            self.write(report.nodeid)
+            self.failed = True
 
-    pytest_collectreport = pytest_runtest_logreport
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.pytest_runtest_logreport(report)
 
 
 def run(seconds: float, arguments: list[str]) -> str:
-    reading, writing = os.pipe()
+    test = os.memfd_create("test")
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -39,20 +49,18 @@ def run(seconds: float, arguments: list[str]) -> str:
             os.dup2(silent, file)
         status = 1
         with suppress(BaseException):
-            status = int(pytest.main(arguments, [Failure(writing)]))
+            status = int(pytest.main(arguments, [Failure(test)]))
         os._exit(status)
-    os.close(writing)
     end = time.monotonic() + seconds
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
         time.sleep(0.05)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    with os.fdopen(reading, "rb") as pipe:
-        test = pipe.read().decode()
     if ended[0] == 0:
-        os.waitpid(child, 0)
-        return "hung"
-    return test or (f"ended with status {os.waitstatus_to_exitcode(ended[1])}" if ended[1] else "")
+        ended = os.waitpid(child, 0)
+    with os.fdopen(test, "rb") as file:
+        file.seek(0)
+        return (file.read().decode() or f"ended with status {ended[1]}") if ended[1] else ""
 
 
 if __name__ == "__main__":
