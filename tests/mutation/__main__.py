@@ -34,6 +34,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 
+from pocketbert.command import exit_status
 from tests.mutation import c
 from tests.mutation.covering import Covering
 
@@ -166,10 +167,12 @@ def copies(count: int) -> Iterator[list[Copy]]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         made = [Copy(folder) for folder in folders]
-        yield made
-        for copy in made:
-            copy.process.terminate()
-            copy.process.wait()
+        try:
+            yield made
+        finally:
+            for copy in made:
+                copy.process.terminate()
+                copy.process.wait()
 
 
 def main() -> int:
@@ -182,7 +185,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="ask the tests that name the module, and measure none")
     parser.add_argument("--list", action="store_true", help="print the faults drawn, and try none")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="the tests that should notice (default: the room's)")
-    args = parser.parse_args()
+    return exit_status(count, parser.parse_args(), "the faults above were tried")
+
+
+def count(args: argparse.Namespace) -> None:
+    """Print what notices each of the faults drawn, and how many were noticed."""
     in_python = sorted(str(path.relative_to(ROOT)) for path in (ROOT / args.room).rglob("*.py"))
     paths = args.only or in_python or c.sources(ROOT)
     os.environ["PYTHONPATH"] = ""
@@ -190,8 +197,8 @@ def main() -> int:
     faults = draw(paths, args.sample, args.seed)
     if args.list:
         print(*("\n".join([f"\n{fault.path}:{fault.line}", *fault.difference]) for fault in faults), sep="\n")
-        return 0
-    with copies(args.jobs) as folders, ThreadPoolExecutor(args.jobs) as pool:
+        return
+    with ThreadPoolExecutor(args.jobs) as pool, copies(args.jobs) as folders:
         print(f"{len(faults)} faults", flush=True)
         seconds: dict[str, float] = {}  # that tests take without a fault, where it is known
         if args.room == "runtime":
@@ -231,7 +238,6 @@ def main() -> int:
         unnoticed = by[""]
     share = 1 - len(unnoticed) / max(1, len(faults))
     print(f"\n{args.room}: {len(faults) - len(unnoticed)} of {len(faults)} faults noticed ({share:.0%})")
-    return 0
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def run(seconds: float, arguments: list[str]) -> str:
     child = os.fork()
     if child == 0:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         silent = os.open(os.devnull, os.O_RDWR)
         for file in range(3):
             os.dup2(silent, file)
@@ -52,10 +53,12 @@ def run(seconds: float, arguments: list[str]) -> str:
             status = int(pytest.main(arguments, [Failure(test)]))
         os._exit(status)
     end = time.monotonic() + seconds
-    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
-        time.sleep(0.05)
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+    try:
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     if ended[0] == 0:
         ended = os.waitpid(child, 0)
     with os.fdopen(test, "rb") as file:
@@ -64,6 +67,7 @@ def run(seconds: float, arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for name in LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(name)
