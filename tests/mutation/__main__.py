@@ -47,7 +47,7 @@ QUICKER = ["-p", "tests.mutation.build_cache", "-o", "timeout=180"]
 # A fault's tests have hung after so many times the seconds that they take without one, and as many to start.
 HUNG, START = 5, 60
 LONGEST = 1200  # seconds that they may take where that is not known
-NAMING = 6  # files of tests that are asked with --quick
+NAMING = 8  # files of tests that are asked with --quick
 # Faults of a kind that people make. The others mostly replace an operator by one that its operands do not have.
 KINDS = re.compile(
     r"core/(AddNot|ExceptionReplacer|NumberReplacer|ReplaceAndWithOr|ReplaceOrWithAnd|ReplaceBreakWithContinue"
@@ -111,17 +111,18 @@ def planted(paths: list[str], seed: int) -> Iterator[Fault]:
 
 
 def naming(path: str, wanted: list[str]) -> list[str]:
-    """Files of tests that name a module, then those in the folder of its name, the shortest first."""
+    """The files of tests that have a module's name, those that name it, and those of its folder; the shortest first."""
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     places = [ROOT / place for place in wanted]
     files = [file for place in places for file in (place.rglob("test_*.py") if place.is_dir() else [place])]
     files.sort(key=lambda file: file.stat().st_size)
-    named = [file for file in files if re.search(rf"{re.escape(module)}\b", file.read_text())]
     own, folder = Path(path).stem, Path(path).parent.name
-    beside = [
-        f for f in files if f not in named and (f.parent.name == folder or f.stem in (f"test_{own}", f"test_{folder}"))
-    ]
-    return ["-m", "not slow", *(str(file.relative_to(ROOT)) for file in (named + beside)[:NAMING])]
+    called = [file for file in files if file.stem == f"test_{own}"]
+    imports = re.compile(rf"{re.escape(module)}\b|from {re.escape(module.rpartition('.')[0])} import .*\b{own}\b")
+    named = [file for file in files if imports.search(file.read_text())]
+    beside = [file for file in files if file.parent.name == folder or file.stem == f"test_{folder}"]
+    ordered = dict.fromkeys(called + named + beside)
+    return ["-m", "not slow", *(str(file.relative_to(ROOT)) for file in list(ordered)[:NAMING])]
 
 
 class Copy:
