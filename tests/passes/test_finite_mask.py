@@ -59,9 +59,9 @@ def test_a_nan_guard_on_an_infinite_mask_given_at_run_time_of_no_softmax_stays(b
     assert ops(result, "IsNaN") == 1
 
 
-def guarded(b, other="same", replacement=0.0, test="IsNaN", source="Softmax"):
+def guarded(b, other="same", replacement=0.0, test="IsNaN", source="Softmax", added=-np.inf):
     x = b.input("x", [3, 4])
-    p = b(source, b("Add", x, b.const(np.array([0.0, -np.inf, 0.0, 0.0]))))
+    p = b(source, b("Add", x, b.const(np.array([0.0, added, 0.0, 0.0]))))
     tested = p if other == "same" else b("Softmax", x)
     return b("Where", b(test, tested), b.const(replacement), p)
 
@@ -73,6 +73,8 @@ def guarded(b, other="same", replacement=0.0, test="IsNaN", source="Softmax"):
         {"replacement": 1.0},
         {"test": "IsInf"},
         {"source": "Relu"},
+        {"added": np.inf},
+        {"added": np.nan},
     ],
 )
 def test_what_is_no_guard_of_a_softmax_stays(build, ops, case):

@@ -184,6 +184,28 @@ def test_the_temperature_is_the_hottest_of_the_processors(
     assert waits == []
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (124, "hung: no result after 5 s"), (139, "crashed with signal 11"), (2, "failed: no symbol"),
+        (128, "failed: no symbol"),
+    ],
+)  # fmt: skip
+def test_what_a_library_that_fails_on_the_device_said_last(
+    status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb.AdbRunner, "__init__", lambda self: None)
+    runner: Any = AdbRunner()
+    runner.cool, runner.cores = None, ()
+    (tmp_path / "m.so").write_bytes(b"m")
+    phone: Any = SimpleNamespace(
+        folder="/A", pushed=set(), cores=(0,), call_adb=lambda *_, **__: None, wait_until_cool=lambda cool: None,
+        shell=lambda command, **_: (status, "a warning\nno symbol\n"),
+    )  # fmt: skip
+    with pytest.raises(RunFailed, match=f"^{said}$"):
+        runner._execute_on(phone, tmp_path / "m.so", "m", b"", 1, 1, 5.0)
+
+
 def test_a_damaged_library_is_the_librarys_fault(fake_adb: Path, linear_library: Callable, tmp_path: Path) -> None:
     attach(fake_adb, "A1")
     broken = tmp_path / "broken.so"

@@ -127,7 +127,7 @@ def test_a_suspect_latency_teaches_the_prediction_nothing(predicting: Callable) 
     search = predicting(2.0)
     for suspect in ("", "too fast"):
         attributes = {"kernel_sum_ms": 1.0, "suspect": suspect}
-        values = (1.0, 50.0 if suspect else 1.0, 1.0)
+        values = (7.0, 50.0 if suspect else 1.0, 9.0)
         search.study.add_trial(create_trial(values=values, user_attrs=attributes))
     assert search.predict(search.study.ask(), None, search.build) == pytest.approx(2.0)
 

@@ -27,7 +27,9 @@ def linked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name not in made:
             target, folder = TARGETS[name], tmp_path_factory.mktemp(name)
             code = [f"PUBLIC int m_{function}(int x) {{ return x; }}" for function in public_functions()]
-            code += ["int kernel(int x);", "PUBLIC int JNI_OnLoad(void) { return kernel(1) + kernel(2); }"]
+            taken = "" if target.is_windows else " + getpid()"  # of the system's
+            code += ["int kernel(int x);", "int getpid(void);"]
+            code += [f"PUBLIC int JNI_OnLoad(void) {{ return kernel(1) + kernel(2){taken}; }}"]
             code += ["int DllMainCRTStartup(void) { return 1; }"] * target.is_windows
             (folder / "m.c").write_text("\n".join([PUBLIC, *code, ""]))
             word = "__declspec(dllexport) " * target.is_windows
@@ -81,7 +83,8 @@ SECTION_FLAGS = SECTIONS + 36
     [
         (CHARACTERISTICS, struct.pack("<H", 0x22), "a DLL in PE32"),
         (MACHINE, struct.pack("<H", 0xAA64), "machine is x86_64"),
-        (FLAGS, struct.pack("<H", 0x100), "any address of 64 bits"),
+        (FLAGS, struct.pack("<H", 0x120), "any address of 64 bits"),
+        (FLAGS, struct.pack("<H", 0x140), "any address of 64 bits"),
         (FLAGS, struct.pack("<H", 0x60), "data is not executable"),
         (EXCEPTIONS, struct.pack("<II", 0, 0), "frames that can be undone"),
         (TLS, struct.pack("<II", 0x1000, 40), "no thread-local storage"),
@@ -120,6 +123,7 @@ def test_dylib_that_breaks_a_rule(linked: Callable, tmp_path: Path) -> None:
         (version + 12, struct.pack("<I", 15 << 16), "made for arm64-ios 14.0"),
         (text + 56, struct.pack("<I", 7), "both writable and executable"),
         (path.read_bytes().index(b"@rpath/m.fr"), b"@rpath/n", "install name is @rpath/m.framework/m"),
+        (path.read_bytes().index(b"dyld_stub_binder\0"), b"dyld_stub_finder", "takes public functions alone"),
         (path.read_bytes().index(b"/usr/lib/libSystem.B"), b"/usr/lib/libSystem.C", "needs nothing but"),
     ):
         with pytest.raises(CompileError, match=rule):

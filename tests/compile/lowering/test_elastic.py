@@ -92,6 +92,17 @@ def transposed(b: Any, tokens: int) -> str:
     return b.linear(x, tokens, WIDTH)
 
 
+def keys_of_a_table(b: Any, tokens: int) -> str:
+    """Attention whose keys are a constant's: a shorter sequence would have fewer of them, and other ones."""
+    x, heads = embedded(b, tokens), b.const(np.array([1, tokens, 2, WIDTH // 2]))
+    q, v = (
+        b("Transpose", b("Reshape", b.linear(x, WIDTH, WIDTH), heads), perm=[0, 2, 1, 3]) for _ in range(2)
+    )  # fmt: skip
+    scores = b("Mul", b("MatMul", q, b.normal(1, 2, WIDTH // 2, tokens)), b.const(np.float32(0.5)))
+    context = b("Transpose", b("MatMul", b("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
+    return b("Reshape", context, b.const(np.array([1, tokens, WIDTH])))
+
+
 def all_in_one_row(b: Any, tokens: int) -> str:
     x = b("Reshape", b.linear(embedded(b, tokens), WIDTH, WIDTH), b.const(np.array([1, tokens * WIDTH])))
     return b.linear(x, tokens * WIDTH, 4)
@@ -103,7 +114,7 @@ def other_rows(b: Any, tokens: int) -> str:
 
 RIGID = [
     last_row, third_row, softmax_over_tokens, reversed_tokens, permuted_tokens, mixed_tokens, transposed,
-    all_in_one_row, other_rows,
+    keys_of_a_table, all_in_one_row, other_rows,
 ]  # fmt: skip
 
 
