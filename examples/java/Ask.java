@@ -17,6 +17,9 @@ public final class Ask {
         }
         try (Model model = Model.open(new File(args[0]), new Model.Options())) {
             ask(model, args[1], args.length > 2 ? args[2] : null);
+        } catch (RuntimeException error) {
+            System.err.println("Ask: " + error.getMessage());
+            System.exit(1);
         }
     }
 
@@ -31,9 +34,11 @@ public final class Ask {
                 }
                 break;
             case "fill": // a list for each mask
-                for (List<Label> pieces : model.fill(text)) {
-                    pieces.forEach(Ask::print);
+                List<List<Label>> masks = model.fill(text);
+                if (masks.isEmpty()) {
+                    throw new IllegalArgumentException("there is no [MASK] (or <mask>) in the text");
                 }
+                masks.forEach(pieces -> pieces.forEach(Ask::print));
                 break;
             case "embed":
                 float[] vector = model.embed(text);

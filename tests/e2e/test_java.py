@@ -336,6 +336,9 @@ def test_commands_of_the_page(workplace: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(workplace)
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     outputs = [execute(line) or capsys.readouterr().out for line in lines]
+    without_mask = shlex.split(lines[-1].replace("[MASK]", ""))
+    done = subprocess.run(without_mask, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Ask: there is no [MASK] (or <mask>) in the text\n")
     folder = workplace / "build/mobilebert-mlm-arm64-android"
     assert (folder / read_manifest(folder).package.file).exists()
     assert f"com.pocketbert:mobilebert_mlm:{package_version()}" in outputs[0]

@@ -22,7 +22,11 @@ class MainActivity : Activity() {
         button.setOnClickListener {
             val sentence = text.text.toString()
             worker.execute {
-                val lines = ask?.ask(sentence) ?: return@execute
+                val lines = try {
+                    ask?.ask(sentence) ?: return@execute
+                } catch (error: RuntimeException) { // as of a question that leaves no room for the text
+                    listOf(error.message)
+                }
                 runOnUiThread { answer.text = lines.joinToString("\n") }
             }
         }
