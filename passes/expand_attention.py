@@ -26,7 +26,7 @@ def expand_attention(model: ir.Model, options: Options) -> Outcome:
         if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
             reason = _obstacle(node)
             if reason:
-                refusals.add(reason, node.name or "")
+                refusals.add(reason, node.name or "", node.op_type)
                 continue
             _expand(model.graph, node, options)
             model.graph.remove(node, safe=True)

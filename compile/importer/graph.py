@@ -10,6 +10,7 @@ import gc
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def importable_operators() -> frozenset[str]:
     return (frozenset(onnx_frontend._get_convert_map()) | frozenset(DEFINITIONS)) - NAMESAKES
 
 
-def check_operators(model: onnx.ModelProto, left: Mapping[str, str] | None = None) -> None:
+def check_operators(model: onnx.ModelProto, left: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise CompileError naming the first operator (and its node) that cannot be lowered.
 
     left: why a pass has left operators of a type as they are.
@@ -81,7 +82,7 @@ def check_operators(model: onnx.ModelProto, left: Mapping[str, str] | None = Non
     for node in model.graph.node:
         where = f"node {node.name or node.output[0]!r}"
         if node.domain not in ("", "ai.onnx"):
-            why = f", and {left[node.op_type]}" if left and node.op_type in left else ""
+            why = f", and {left[node.op_type]}" if node.op_type in left else ""
             raise CompileError(
                 f"operator {node.domain}::{node.op_type} ({where}) is not a standard ai.onnx operator{why}: "
                 "export the model with standard operators"
@@ -91,7 +92,8 @@ def check_operators(model: onnx.ModelProto, left: Mapping[str, str] | None = Non
         if reason := why_refused(node, read):
             raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {reason}")
         if node.op_type not in importable:
-            raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: rewrite it with other operators")
+            remedy = left.get(node.op_type, "rewrite it with other operators")
+            raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {remedy}")
 
 
 def input_shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:

@@ -24,13 +24,15 @@ TAKEN = {TensorProto.UNDEFINED, TensorProto.FLOAT, TensorProto.INT32, TensorProt
 def with_own_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with casts at its in- and outputs of other types; the one given is left as it is.
 
-    Raises CompileError for text, complex numbers, and numbers of fewer than 8 bits or of 8-bit floats.
+    Raises CompileError for what is no tensor, for text, complex numbers, numbers of fewer than 8 bits, 8-bit floats.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     for way, value in [*(("input", v) for v in model.graph.input), *(("output", v) for v in model.graph.output)]:
         if value.name not in weights and value.type.HasField("tensor_type") and _kind(value) not in TAKEN:
             found = TensorProto.DataType.Name(_kind(value)).lower()
             raise CompileError(f"{way} {value.name!r} has type {found}: cast it to float32, int32, int64 or bool")
+        if value.type.WhichOneof("value") not in ("tensor_type", None):
+            raise CompileError(f"{way} {value.name!r} is a sequence, a map or optional: give the model tensors alone")
     inputs = [value.name for value in model.graph.input if value.name not in weights and _kind(value) in OWN]
     outputs = [value.name for value in model.graph.output if _kind(value) in OWN]
     if not inputs and not outputs:

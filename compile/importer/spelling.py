@@ -6,7 +6,7 @@ an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -55,12 +55,9 @@ def _clip(write: _Writer, node: NodeProto) -> bool:
 
     A bound that is left out is the least or the greatest finite number, as ONNX defines it: infinite numbers are none.
     """
-    graph = write.model.graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
-    kinds |= {value.name: value.data_type for value in graph.initializer}
     low, high = [*node.input[1:], "", ""][:2]
     bounds = [bound for bound in (low, high) if bound] or [node.input[0]]
-    if any(kinds.get(bound) != TensorProto.FLOAT for bound in bounds):
+    if not _are_float32(write.model.graph, bounds):
         return False
     limit = float(np.finfo(np.float32).max)
     low, high = low or write.constant(-limit), high or write.constant(limit)
@@ -105,6 +102,38 @@ def _log_sum_exp(write: _Writer, node: NodeProto) -> bool:
     return True
 
 
+def _is_inf(write: _Writer, node: NodeProto) -> bool:
+    """Infinities of one sign, where TVM takes both."""
+    x, attributes = node.input[0], _attributes(node)
+    positive, negative = (attributes.get(f"detect_{sign}", 1) for sign in ("positive", "negative"))
+    if positive and negative:
+        return False
+    zero = write.constant(0.0)
+    sign = write("Greater", x, zero) if positive else write("Less", x, zero if negative else x)
+    write("And", write("IsInf", x), sign, to=node.output[0])
+    return True
+
+
+def _mod(write: _Writer, node: NodeProto) -> bool:
+    """The remainder with the divisor's sign, from C's fmod: TVM multiplies an infinite divisor with 0."""
+    x, y = node.input
+    if _attributes(node).get("fmod", 0) or not _are_float32(write.model.graph, [x, y]):
+        return False
+    zero = write.constant(0.0)
+    rest = write("Mod", x, y, fmod=1)
+    other_sign = write("Xor", write("Less", rest, zero), write("Less", y, zero))
+    moved = write("And", other_sign, write("Not", write("Equal", rest, zero)))
+    write("Where", moved, write("Add", rest, y), rest, to=node.output[0])
+    return True
+
+
+def _are_float32(graph: onnx.GraphProto, names: Iterable[str]) -> bool:
+    """As far as the graph says."""
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    kinds |= {value.name: value.data_type for value in graph.initializer}
+    return all(kinds.get(name) == TensorProto.FLOAT for name in names)
+
+
 def _attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
@@ -113,6 +142,8 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
 SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
     "Atanh": _atanh,
     "Clip": _clip,
+    "IsInf": _is_inf,
+    "Mod": _mod,
     "ThresholdedRelu": _thresholded_relu,
     "ReduceLogSumExp": _log_sum_exp,
 }

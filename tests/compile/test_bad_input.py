@@ -134,6 +134,33 @@ def test_operator_of_another_domain(refused: Callable, small_model: Path) -> Non
     refused(small_model, "--seq-len", 8, words=("com.example", "special"))
 
 
+@pytest.mark.parametrize(
+    ("domain", "op", "inputs", "attributes", "reason"),
+    [
+        ("", "Attention", ["q", "k", "v", "", "k", "v"], {}, "cannot be lowered: the attention has a cache"),
+        (
+            "com.microsoft",
+            "MultiHeadAttention",
+            list("qkv"),
+            {"num_heads": 2, "unidirectional": 1},
+            ", and it belongs to",
+        ),
+    ],
+)
+def test_operator_that_a_pass_has_left_with_its_reason(
+    domain: str, op: str, inputs: list[str], attributes: dict[str, int], reason: str, refused: Callable, tmp_path: Path
+) -> None:
+    shape = [1, 8, 8] if domain else [1, 2, 8, 4]
+    given = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "qkv"]
+    outputs = ["y"] if domain else ["y", "keys", "values"]
+    made = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
+    node = helper.make_node(op, inputs, outputs, domain=domain, **attributes)
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph([node], "g", given, made)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "a.onnx")
+    refused(tmp_path / "a.onnx", "--seq-len", 8, words=(op, reason))
+
+
 def test_checkpoint_with_a_tensor_of_the_wrong_shape(refused: Callable, randomized: Callable, tmp_path: Path) -> None:
     from dataclasses import replace
 

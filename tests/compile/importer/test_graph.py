@@ -256,6 +256,15 @@ def test_infinities_and_what_is_not_a_number(operators: tuple[str, ...], graph: 
     agree(b.model(*outputs), tokens=3)
 
 
+def test_infinities_of_one_sign_and_infinite_divisors(graph: type, agree: Callable) -> None:
+    b = graph(opset=28)
+    zero = b("Mul", b("Exp", b.input("x", [1, 3, 4])), b.const(0.0))
+    x, y = b("Add", zero, b.const(EXTREMES)), b("Add", zero, b.const(EXTREMES[:, ::-1, ::-1].copy()))
+    flags = [{"detect_positive": p, "detect_negative": n} for p in (0, 1) for n in (0, 1)]
+    found = [b("Cast", b("IsInf", x, **each), to=TensorProto.FLOAT) for each in flags]
+    agree(b.model(*found, *(b("Mod", x, y, fmod=c) for c in (0, 1)), b("Mod", x, b.const(-0.3))), tokens=3)
+
+
 @pytest.mark.parametrize(
     ("operator", "word"),
     [

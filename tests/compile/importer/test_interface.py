@@ -49,6 +49,14 @@ def test_a_type_that_no_library_has_is_refused_by_name(kind, place):
         with_own_types(model)
 
 
+def test_an_output_that_is_no_tensor_is_refused_by_name():
+    b = Builder()
+    model = b.model(b("SequenceConstruct", b.input("x", [1, 8])))
+    model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("all", TensorProto.FLOAT, [1, 8]))
+    with pytest.raises(CompileError, match=r"^output 'all' is a sequence, a map"):
+        with_own_types(model)
+
+
 def test_a_shape_that_a_subgraph_reads_is_of_the_input_as_it_was(host):
     """Names that are taken by a cast are renamed in branches as well."""
     x, y, z = (helper.make_tensor_value_info(name, TensorProto.FLOAT16, [2]) for name in "xyz")
