@@ -3,7 +3,6 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -440,12 +439,24 @@ def test_every_token_is_fullest_in_one_window_and_answers_may_not_be_long(vocabu
     size = made[0].offset + len(made[0].characters) + 1
     start, end = np.zeros(size), np.zeros(size)
     start[made[0].offset], end[made[0].offset + 20] = 9.0, 9.0
-    settings = SpanSettings(stride=10, answer_length=5)
-    (ranked,), _ = best_answers([question], made[:1], [(start, end)], settings)
-    assert ranked[0].score == 9.0  # not 18: that answer would be 21 tokens long
-    wide = replace(settings, answer_length=30)
-    (ranked,), _ = best_answers([question], made[:1], [(start, end)], wide)
-    assert ranked[0].score == 18.0
+    for length, score in ((5, 9.0), (20, 9.0), (21, 18.0)):  # that answer is 21 tokens long
+        settings = SpanSettings(stride=10, answer_length=length)
+        (ranked,), _ = best_answers([question], made[:1], [(start, end)], settings)
+        assert ranked[0].score == score
+
+
+def test_the_score_of_no_answer_is_the_least_of_a_questions_windows(vocabulary: Path, words: list[str]) -> None:
+    context = " ".join(words[:60])
+    questions = [Question(name, words[0], context, (), ()) for name in ("a", "b")]
+    made = windows(read_vocabulary(vocabulary), questions, 40, SpanSettings(stride=10))
+    first = [window.question for window in made].count(0)
+    scores = [3.0, -1.0, *[2.0] * (first - 2), *[7.0] * (len(made) - first)]
+    logits = []
+    for window, score in zip(made, scores, strict=True):
+        start = np.full(window.offset + len(window.characters) + 1, -9.0)
+        start[0] = score / 2
+        logits.append((start, start.copy()))
+    assert best_answers(questions, made, logits, SpanSettings())[1] == [-1.0, 7.0]
 
 
 @pytest.mark.parametrize(

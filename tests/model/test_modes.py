@@ -12,8 +12,9 @@ from model import Model
 from model.data.instances import IGNORED, Masking
 from model.distill import Distillation, Stage, Weights
 from model.finetune.embedding import embed, sentence_part
-from model.finetune.losses import predict
+from model.finetune.losses import Classification, Taught, predict
 from model.finetune.spans import SpanSettings
+from model.finetune.teacher import TeacherModel
 from model.recipes.distill import Transfer
 from model.recipes.embed import Objective
 from model.recipes.evaluate import evaluate_words
@@ -100,6 +101,15 @@ def test_a_teacher_stands_still_while_its_student_trains(pair: tuple[Model, Mode
     assert {id(p) for p in task.parameters()} == {id(p) for p in student.parameters()}
     assert not any(name.startswith("_teacher") for name in task.state_dict())
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_a_tasks_teacher_stands_still_too(small: Callable, randomized: Callable) -> None:
+    student, teacher = (randomized(small("bert-base", **BERT), "sequence-classification", seed) for seed in (1, 2))
+    task = Taught(Classification(student), TeacherModel(teacher.train()), 0.0, 1.0).train()
+    assert student.training
+    assert not any(part.training for part in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert {id(p) for p in task.parameters()} == {id(p) for p in student.parameters()}
 
 
 @pytest.mark.parametrize("pretraining", [False, True])
