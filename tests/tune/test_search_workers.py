@@ -292,6 +292,15 @@ def test_a_worker_beats_while_it_works_and_after_a_moment_without_its_storage(ad
     assert seen() == 0.0
 
 
+def test_a_worker_is_heard_of_several_times_before_it_would_count_as_dead(monkeypatch):
+    waits = []
+    for silence in (0.4, 4.0, 120.0, 600.0):
+        worker = Worker(optuna.create_study(), "w", silence)
+        monkeypatch.setattr(worker._stop, "wait", lambda seconds: waits.append(seconds) or True)
+        worker._beat()
+    assert waits == [0.1, 1.0, 10.0, 10.0]
+
+
 def test_a_full_disk_under_sqlite_is_one_line(tmp_path, capsys):
     from pocketbert.command import exit_status
 

@@ -1,4 +1,4 @@
-/* resources (returned|refused|text|threads|many): what a library takes from libc, which this program stands between.
+/* resources (returned|refused|text|tasks|threads|many): what a library takes from libc, which this program stands between.
  *
  * Link with a library and -DMODEL=<name>. Every mode prints what it has seen, or says what is wrong and exits with 1.
  */
@@ -35,9 +35,10 @@ static struct map {
     size_t real_bytes;
 } maps[MAX_MAPS], reserved[MAX_MAPS];
 static int map_count, reserved_count, threads, files;
-static int calls, refused_call; /* of mmap and pthread_create */
-static int cores;               /* that the process may use; 0: as it is */
-static int fixed;               /* no thread may be given to cores */
+static int calls, refused_call;                           /* of mmap and pthread_create */
+static int cores;                                         /* that the process may use; 0: as it is */
+static int fixed;                                         /* no thread may be given to cores */
+static pthread_mutex_t alone = PTHREAD_MUTEX_INITIALIZER; /* texts side by side ask for memory at once */
 
 static void check(int holds, const char *what)
 {
@@ -50,7 +51,7 @@ static void check(int holds, const char *what)
 #define REAL(name) ((__typeof__(&name))(uintptr_t)dlsym(RTLD_NEXT, #name))
 
 /* What is given out ends, up to a cache line, where a page begins that nobody may touch. */
-void *mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset)
+static void *map_pages(void *address, size_t bytes, int protection, int flags, int file, off_t offset)
 {
     if (++calls == refused_call)
         return MAP_FAILED;
@@ -68,14 +69,24 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int file, off
     return memory;
 }
 
+void *mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset)
+{
+    pthread_mutex_lock(&alone);
+    void *pages = map_pages(address, bytes, protection, flags, file, offset);
+    pthread_mutex_unlock(&alone);
+    return pages;
+}
+
 int munmap(void *address, size_t bytes)
 {
+    pthread_mutex_lock(&alone);
     struct map *map = maps;
     while (map < maps + map_count && map->address != address)
         map++;
     check(map < maps + map_count && map->bytes == bytes, "what is given back is not what was taken");
     const struct map old = *map;
     *map = maps[--map_count];
+    pthread_mutex_unlock(&alone);
     return REAL(munmap)(old.real, old.real_bytes);
 }
 
@@ -216,6 +227,43 @@ static void refused_text(void)
     printf("%s\n", refusals ? "refused" : "nothing was asked for");
 }
 
+static int32_t classify(pocketbert_model *model, int many)
+{
+    static const pocketbert_text texts[] = {{"a b", 3, NULL, 0}, {"the", 3, "c", 1}, {"d, e", 4, NULL, 0}};
+    pocketbert_label labels[9];
+    int32_t count, overflows[3];
+    return many ? api->classify_all(model, texts, 3, NULL, labels, 3, overflows)
+                : api->classify(model, "a b", 3, NULL, 0, NULL, labels, 9, &count, overflows);
+}
+
+/* A task on one text, and on three by two threads: each piece of memory that it asks for is refused. */
+static void refused_task(void)
+{
+    for (int many = 0; many < 2; many++) {
+        pocketbert_model *model;
+        int32_t status = POCKETBERT_ERROR_MEMORY;
+        int refusals = 0;
+        check(open_model((pocketbert_options){.threads = 1 + many}, &model) == POCKETBERT_OK, api->last_error(NULL));
+        for (int call = 1; status != POCKETBERT_OK; call++) {
+            calls = 0;
+            refused_call = call;
+            status = classify(model, many);
+            check(status == POCKETBERT_OK || status == POCKETBERT_ERROR_MEMORY, "not an error of memory");
+            check(status == POCKETBERT_OK || strstr(api->last_error(model), "memory"), "no message");
+            refusals += status != POCKETBERT_OK;
+        }
+        refused_call = 0;
+        const int maps_before = map_count;
+        for (int i = 0; i < 3; i++) {
+            check(classify(model, many) == POCKETBERT_OK, api->last_error(model));
+            check(map_count == maps_before, "a task keeps memory");
+        }
+        api->close(model);
+        all_returned();
+        printf("%s\n", refusals ? "refused" : "nothing was asked for");
+    }
+}
+
 /* How many threads a model has where the process may use 1, 2, … cores, and how many with 1, 2, … that it is told. */
 static void count_threads(void)
 {
@@ -246,7 +294,7 @@ static void many(void)
 
 int main(int argc, char **argv)
 {
-    check(argc == 2, "usage: resources (returned|refused|text|threads|many)");
+    check(argc == 2, "usage: resources (returned|refused|text|tasks|threads|many)");
     api = JOIN(MODEL, _functions)();
     api->describe(&description);
     allocate(inputs, description.inputs, description.input_count);
@@ -258,6 +306,8 @@ int main(int argc, char **argv)
         refused();
     else if (strcmp(argv[1], "text") == 0)
         refused_text();
+    else if (strcmp(argv[1], "tasks") == 0)
+        refused_task();
     else if (strcmp(argv[1], "threads") == 0)
         count_threads();
     else

@@ -1,6 +1,7 @@
 """What a model takes of memory, threads and files it gives back, also where it is refused some of it."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,16 @@ MEMORY, THREAD, ARGUMENT = 4, 6, 1
 
 
 @pytest.fixture(scope="session")
-def resources(small_library: Callable, program: Callable, execute: Callable) -> Callable[[str], list[str]]:
-    """resources(mode): the lines that resources.c prints."""
+def resources(small_library: Callable, program: Callable, execute: Callable) -> Callable[..., list[str]]:
+    """resources(mode, head): the lines that resources.c prints."""
     options = ("-DMODEL=small", "-Wl,--export-dynamic")
-    path = program(Path(__file__).with_name("resources.c"), small_library(), options=options)
 
-    def run(mode: str) -> list[str]:
-        done = execute(path, mode)
+    @cache
+    def linked(head: str) -> Path:
+        return program(Path(__file__).with_name("resources.c"), small_library(head=head), options=options)
+
+    def run(mode: str, head: str = "") -> list[str]:
+        done = execute(linked(head), mode)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -41,6 +45,10 @@ def test_every_refusal_is_an_error_that_leaves_nothing(resources: Callable) -> N
 
 def test_text_without_memory_is_refused_and_the_model_goes_on(resources: Callable) -> None:
     assert resources("text") == ["refused"]
+
+
+def test_task_without_memory_is_refused_and_keeps_none(resources: Callable) -> None:
+    assert resources("tasks", "sequence-classification") == ["refused", "refused"]
 
 
 def test_threads_follow_the_cores_up_to_four_and_the_options_up_to_the_tokens(resources: Callable) -> None:
