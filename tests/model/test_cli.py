@@ -53,6 +53,7 @@ BAD = [
         "inspect ./mobilebert-tyny",
         "./mobilebert-tyny does not exist: give a folder",
     ),
+    ("inspect runs/mobilebert-tyny", "runs/mobilebert-tyny does not exist: give a folder"),
     ("inspect", "give either a preset or folder, or --all"),
     ("inspect tinybert --seq-len 513", "--seq-len 513 is outside the position table: 1 to 512"),
     ("inspect .", "has no config.json"),

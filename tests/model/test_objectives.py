@@ -178,6 +178,9 @@ def test_layers_learn_from_those_at_the_same_share_of_the_depth(
     task = Distillation(student, teacher, stage, Weights())
     assert [task.teacher_layer(i) for i in range(ours)] == expected
     assert task.teacher_depth() == theirs
+    words = Stage("words", 1, (1.0,) * ours, transfer=(), pretraining=True)
+    for alpha, depth in ((0.5, theirs), (1.0, 0)):  # where the words alone teach, the teacher runs no layer
+        assert Distillation(student, teacher, words, Weights(alpha=alpha)).teacher_depth() == depth
 
 
 def test_lamb_follows_its_algorithm() -> None:
