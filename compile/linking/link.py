@@ -6,11 +6,13 @@ libraries that define the same symbols under the target's sonames.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,6 +22,7 @@ from compile.errors import CompileError
 from compile.linking.symbols import DLLS, ELF_TABLE, LIBC, LIBM, LIBSYSTEM, available, hide_symbols, symbols
 from compile.runtime import INCLUDE, SRC, TOOLS
 from compile.targets import Target, runs_here
+from pocketbert.files import write_whole
 
 ANDROID_API = 23
 
@@ -27,6 +30,8 @@ SANITIZERS = frozenset(["address", "fuzzer", "thread", "undefined"])
 # What sanitized code calls: the program that loads the library is linked with the sanitizers, and so defines it.
 SANITIZER_SYMBOLS = ("__asan_", "__sanitizer_", "__sancov_", "__start_", "__stop_", "__tsan_", "__ubsan_")
 WASM_MEMORY = 1 << 31  # what lies above is for handles (runtime/src/platform_wasm.c)
+KEPT_OBJECTS = 128  # of some kilobytes each
+_runtime_objects: OrderedDict[str, bytes] = OrderedDict()  # by all that makes them, the oldest first
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=c11"]
 
 
@@ -162,9 +167,29 @@ def link_library(
 
 
 def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources: list[Path], name: str) -> list[Path]:
-    """Their object files, in `folder`, under the names of the sources."""
+    """Their object files, in `folder`, under the names of the sources.
+
+    Those of the runtime are most of a small library's build. A process that builds the next one of the same name, as a
+    search does for every kernel, has them already.
+    """
+    made_of = [*SRC.iterdir(), *INCLUDE.iterdir(), *folder.glob("*.h")]
+    contents = hashlib.sha256(repr([(f.name, f.read_bytes()) for f in sorted(made_of) if f.is_file()]).encode())
+
+    def compile_one(source: Path) -> Path:
+        if source.parent != SRC:  # generated for this library
+            return _compile_source(toolchain, target, folder, source, name)
+        key, output = repr((toolchain, target, name, source, contents.hexdigest())), folder / f"{source.stem}.o"
+        if (known := _runtime_objects.get(key)) is not None:
+            write_whole(output, known, CompileError)
+            return output
+        _compile_source(toolchain, target, folder, source, name)
+        _runtime_objects[key] = output.read_bytes()
+        if len(_runtime_objects) > KEPT_OBJECTS:
+            _runtime_objects.popitem(last=False)
+        return output
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda source: _compile_source(toolchain, target, folder, source, name), sources))
+        return list(pool.map(compile_one, sources))
 
 
 def inside(path: Path, folder: Path) -> str:
