@@ -254,13 +254,12 @@ export class Model {
   #withText(text, pair, work) {
     return this.#within((take) => {
       const put = (string) => {
-        if (string === undefined) return [0, 0];
         const bytes = encode(string);
         const at = take(bytes.length);
         this.#array(Uint8Array, at, bytes.length).set(bytes);
         return [at, bytes.length];
       };
-      return work(take, [...put(text), ...put(pair)]);
+      return work(take, [...put(text), ...(pair === undefined ? [0, 0] : put(pair))]);
     });
   }
 
@@ -299,7 +298,11 @@ export class Model {
     });
   }
 
-  #options(take, { longText = "refuse", noAnswer = false, threshold = 0, maxTokens = 0, stride, longest = 0, allow, deny } = {}) {
+  #options(take, { longText = "refuse", noAnswer = false, threshold = 0, maxTokens = 0, stride, longest = 0, allow, deny, top, ...others } = {}) {
+    const [other] = Object.keys(others);
+    if (other) throw new PocketBERTError(ERROR_ARGUMENT, `there is no option ${other}`);
+    for (const [name, value] of Object.entries({ maxTokens, stride: stride ?? 0, longest }))
+      if (!Number.isInteger(value)) throw new PocketBERTError(ERROR_ARGUMENT, `${name} is ${value}: give a whole number`);
     const known = LONG_TEXTS.indexOf(longText);
     if (known < 0) throw new PocketBERTError(ERROR_ARGUMENT, `longText must be one of ${LONG_TEXTS.join(", ")}`);
     const at = take(this.#at.task_options);
@@ -430,7 +433,7 @@ export class Model {
 
   answer(question, context, top = 1, options) {
     checkTop(top);
-    return this.#withText(question, context, (take, place) => {
+    return this.#withText(question, context ?? null, (take, place) => { // null is no text, undefined no pair
       const answers = take(this.#at.answer * top), count = take(4), chosen = this.#options(take, options);
       this.#check(this.#call("answer", this.#handle, ...place, chosen, answers, top, count));
       const utf8 = this.#array(Uint8Array, place[2], place[3]).slice();

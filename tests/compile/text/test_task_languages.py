@@ -276,6 +276,12 @@ const refused = [
   () => model.classify("the", undefined, { deny: ["nothing"] }),
   () => model.classifyAll(["the", "a ".repeat(200)]),
   () => model.fill("[MASK]", 1e9),
+  () => model.classify(),
+  () => model.tokenize(),
+  () => model.classify("the", undefined, { maxTokens: "12" }),
+  () => model.classify("the", undefined, { stride: 1.5 }),
+  () => model.classify("the", undefined, { maxtokens: 12 }),
+  () => model.answer("the"),
   () => model.classifyAll([]),
 ];
 const messages = refused.map((work) => {
@@ -292,6 +298,12 @@ REFUSED = (
     "1 deny: the model has no label nothing: it has bad, söso",
     "12 ",
     "4 out of memory",
+    "1 a text must be a string",
+    "1 a text must be a string",
+    "1 maxTokens is 12: give a whole number",
+    "1 stride is 1.5: give a whole number",
+    "1 there is no option maxtokens",
+    "1 a text must be a string",
 )
 
 
