@@ -1,5 +1,7 @@
 """Tiles: that they fit the registers of their instruction set, and which one a kernel gets."""
 
+from itertools import product
+
 import pytest
 
 from compile.cpus import CPUS, Isa
@@ -29,8 +31,11 @@ def test_accumulators_a_row_of_weights_and_activations_fit_the_registers(of: Isa
         assert rest == 0
         assert tile.mr * vectors + vectors + activations <= of.registers, tile
         assert not of.by_element or tile.mr in (4, 8)
-    largest = max(tile.mr * tile.nr // of.lanes for tile in tiles)
-    assert largest >= of.registers * 5 // 8  # none that fits is left out
+    shapes = {(tile.mr, tile.nr // of.lanes) for tile in tiles}
+    for mr, vectors in product((4, 8) if of.by_element else range(1, 17), range(1, 9)):
+        needed = mr * vectors + vectors + (mr // 4 if of.by_element else 1)
+        large = mr * vectors >= of.registers // 2
+        assert not large or needed > of.registers or (mr, vectors) in shapes  # none that fits is left out
 
 
 @pytest.mark.parametrize(

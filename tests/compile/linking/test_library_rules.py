@@ -1,5 +1,6 @@
 """What no library may have, each in one that has it and nothing else wrong."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from elftools.elf.constants import P_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from compile.errors import CompileError
+from compile.linking import link
 from compile.linking.library_rules import check_library
-from compile.linking.link import find_toolchain, link_library, run_compiler
+from compile.linking.link import Toolchain, find_toolchain, link_library, run_compiler
 from compile.targets import TARGETS
 
 TARGET = TARGETS["x86_64-linux"]
@@ -129,3 +131,19 @@ def test_code_that_calls_libc_and_libm_gets_them_by_their_sonames(tmp_path: Path
     run_compiler(find_toolchain(TARGET), ["-fPIC", "-c", "m.c", "-o", "kernel.o"], tmp_path)
     link_library(find_toolchain(TARGET), TARGET, tmp_path, [], [tmp_path / "kernel.o"], "m", tmp_path / "libm.so")
     assert check_library(tmp_path / "libm.so", TARGET, "m")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "line"),
+    [
+        (-9, "", "exit status -9"),  # killed, and so without a word
+        (1, "a note\nm.c:1: error: no such type\nmore", "m.c:1: error: no such type"),
+        (1, "it went wrong\nmore", "it went wrong"),
+    ],
+)
+def test_compiler_that_fails(
+    status: int, said: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], status, "", said))
+    with pytest.raises(CompileError, match=f"^zig failed: {line}$"):
+        run_compiler(Toolchain(("zig",), "zig"), [], tmp_path)

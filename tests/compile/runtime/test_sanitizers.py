@@ -112,3 +112,10 @@ def test_sanitizers_that_cannot_be(changes: dict, words: str, tmp_path: Path) ->
     with pytest.raises(compile.CompileError, match=words):
         compile.build("mobilebert", **{"target": "host", "out": tmp_path / "out", **changes})
     assert not (tmp_path / "out").exists()
+
+
+def test_sanitizers_without_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(compile.CompileError, match=r"^--sanitize needs clang \(Debian package clang\): install it$"):
+        compile.build("mobilebert", target="host", sanitize="address", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

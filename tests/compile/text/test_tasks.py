@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 import compile
 from compile.errors import CompileError
-from compile.text.task import Task, read_task, stated_task
+from compile.runtime import SRC
+from compile.text.task import Task, read_task, stated_task, task_defines
 from tests.support.tokenizers import WORDS, random_text
 
 MOODS = {"0": "bad", "1": "söso", "2": 'g"ood'}
@@ -314,6 +316,46 @@ def test_task_of_a_preset_is_its_heads_and_of_a_file_what_is_stated() -> None:
     assert stated_task("classify", None, ["spam"]) == Task("classify", ("spam",), "sigmoid")
     assert stated_task("embed", None, None) == Task("embed", (), "softmax", "mean")
     assert stated_task(None, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "activation"),
+    [
+        ({}, "softmax"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"problem_type": "regression"}, "none"),
+        ({"id2label": {"0": "score"}}, "sigmoid"),
+        ({"id2label": {"0": "score"}, "problem_type": "regression"}, "none"),
+    ],
+    ids=str,
+)
+def test_what_becomes_of_logits_is_what_the_configuration_says(said: dict, activation: str, tmp_path: Path) -> None:
+    config = {"architectures": ["BertForSequenceClassification"], "id2label": MOODS} | said
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    task = read_task(tmp_path, None)
+    assert task is not None
+    assert (task.kind, task.labels, task.activation) == ("classify", tuple(config["id2label"].values()), activation)
+    config["architectures"] = ["BertForTokenClassification"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert (other := read_task(tmp_path, None)) is not None
+    assert (other.kind, other.activation) == ("entities", "softmax")
+
+
+def test_a_task_has_as_many_outputs_as_the_runtime_has_places_for() -> None:
+    most = int(re.search(r"PB_MOST_OUTPUTS = (\d+),", (SRC / "config.h").read_text())[1])  # type: ignore[index]
+    outputs = [("logits", (1, 3)), *((f"other_{i}", (1, 8)) for i in range(most - 1))]
+    task = Task("classify", ("a", "b", "c"))
+    assert task_defines(task, outputs, None)[0]["PB_TASK_OUTPUT"] == "0"
+    with pytest.raises(CompileError, match="build with --no-text"):
+        task_defines(task, [*outputs, ("one more", (1, 8))], None)
+
+
+@pytest.mark.parametrize("method", ["classify", "embed", "entities", "fill", "answer"])
+def test_how_long_texts_are_read_is_said_by_name(method: str) -> None:
+    parameters = signature(getattr(compile.Library, method)).parameters
+    by_name = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    assert {"max_tokens", "stride"} <= by_name
 
 
 def test_file_with_a_stated_task_answers_as_its_folder_does(
