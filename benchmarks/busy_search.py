@@ -96,7 +96,6 @@ def build_accepted(args: argparse.Namespace) -> dict[str, Any]:
     from tune.search.artifact import export, library, program
     from tune.search.command import begun
     from tune.search.findings import find
-    from tune.search.study import artifact_name
 
     given = argparse.Namespace(given=[], started=time.monotonic())
     with begun(parser("tune").parse_args(options(args), given)) as search:
@@ -106,7 +105,7 @@ def build_accepted(args: argparse.Namespace) -> dict[str, Any]:
         for name, config in configs.items():
             if not (args.work / name).exists():
                 made = program(export(config, search.folder / f"{name}.onnx", args.seq_len), search.build)
-                library(made, search.build, artifact_name(config), args.work / name)
+                library(made, search.build, "again", args.work / name)
     return {
         "device": found.device, "reference_ms": reference_ms, "unmeasured": found.unmeasured,
         "predictor": found.accuracy and asdict(found.accuracy), "pruned": found.pruned.total(), "failed": found.failed,
@@ -152,7 +151,7 @@ def show(result: dict[str, Any]) -> None:
     print(f"not measured  {len(result['unmeasured'])}")
     for trial, reason in result["unmeasured"]:
         print(f"  trial {trial}: {reason}")
-    print(f"failed        {result['failed']}")
+    print(f"failed        {result['failed']}, interrupted ones with them")
     if result["predictor"]:
         print(f"predictor     MAPE {result['predictor']['mape']:.1f} %, τ {result['predictor']['tau']:.2f}")
     if again := [t for t in accepted if "again_ms" in t]:

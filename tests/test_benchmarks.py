@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ COUNTS = {
     "passes": ("--layers", "--runs"),
     "quantization": ("--seeds", "--examples", "--pairs"),
     "startup": ("--layers", "--processes", "--models", "--runs"),
+    "teacher_to_library": ("--threads", "--runs"),
     "tokenizer": ("--runs",),
     "tuning": ("--layers", "--threads", "--rounds"),
 }
@@ -41,6 +43,7 @@ WRONG = [
     *(("tokenizer", f"--megabytes={value}") for value in ("0", "-1", "nan", "inf", "many")),
     *(("busy_search", f"--load={value}") for value in ("-0.1", "1.1", "nan", "many")),
     *(("busy_search", f"--time-limit={value}") for value in ("0", "nan", "inf")),
+    *(("teacher_to_library", f"--scale={value}") for value in ("0", "-1", "nan", "101")),
     *(("tuning", f"--stock-seconds={value}") for value in ("-1", "nan", "inf", "many")),
     *(("tuning", f"--tasks={value}") for value in ("-1", "1.5", "many")),
     *((name, "--model=mobile") for name in ("arm64_cost", "latency", "startup", "tuning")),
@@ -371,6 +374,36 @@ def test_burners_work_as_long_as_they_are_wanted() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert not any(process.is_running() for process in started)
+
+
+def test_the_load_of_a_study_in_parts_is_that_of_the_whole() -> None:
+    from benchmarks.busy_search import together
+
+    first, second = {"seconds": 100.0, "burners": 0.5, "idle": 0.0}, {"seconds": 300.0, "burners": 0.1, "idle": 0.2}
+    assert together(first, second) == pytest.approx({"seconds": 400.0, "burners": 0.2, "idle": 0.15})
+
+
+def test_a_step_that_was_interrupted_goes_on_and_one_that_is_done_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.teacher_to_library import Run
+    from pocketbert.errors import PocketBERTError
+
+    clock, ends = [0.0], [1, 0]  # processor seconds of children; exit statuses
+
+    def run(*_: object, **__: object) -> SimpleNamespace:
+        clock[0] += 3.0
+        return SimpleNamespace(returncode=ends.pop(0))
+
+    monkeypatch.setattr("benchmarks.teacher_to_library.subprocess.run", run)
+    monkeypatch.setattr("benchmarks.teacher_to_library.os.times", lambda: (9.0, 9.0, clock[0], 0.0, 0.0))
+    args = SimpleNamespace(work=tmp_path)
+    with pytest.raises(PocketBERTError, match="teacher ended with status 1; the same command goes on from there"):
+        Run(args).step("teacher", ["model"], dict)  # type: ignore[arg-type]
+    for _ in range(2):
+        again = Run(args)  # type: ignore[arg-type]
+        again.step("teacher", ["model"], lambda: {"mlm": 6.0})
+        assert (again.steps["teacher"].cpu_s, again.steps["teacher"].metrics) == (6.0, {"mlm": 6.0})
 
 
 def test_a_wrong_latency_that_a_busy_search_accepted_is_told(capsys: pytest.CaptureFixture) -> None:
