@@ -21,7 +21,7 @@ def written_whole(path: str | Path, error: type[PocketBERTError] = PocketBERTErr
     are made. Raises `error` where it cannot be written, a full disk included.
     """
     try:
-        path = _place(Path(path), error)
+        path = _place(_named(path, error), error)
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFolder(path.parent) as folder:
             with open(folder / path.name, "wb") as file:
@@ -46,7 +46,7 @@ def digest(path: str | Path, error: type[PocketBERTError] = PocketBERTError) -> 
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as failure:
+    except (OSError, ValueError) as failure:  # a name with a NUL
         raise error(f"cannot read {path}: {_reason(failure)}") from failure
 
 
@@ -56,7 +56,7 @@ def files_written_whole(folder: str | Path, error: type[PocketBERTError] = Pocke
 
     So `m.onnx.data` is there before `m.onnx`, which needs it. Raises `error` as `written_whole` does.
     """
-    folder = Path(folder)
+    folder = _named(folder, error)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFolder(folder) as unfinished:
@@ -67,6 +67,12 @@ def files_written_whole(folder: str | Path, error: type[PocketBERTError] = Pocke
         if isinstance(failure, PocketBERTError) or not (isinstance(failure, OSError) or disk_is_full(failure)):
             raise
         raise error(f"cannot write {folder}: {_reason(failure)}; choose another folder") from failure
+
+
+def _named(path: str | Path, error: type[PocketBERTError]) -> Path:
+    if "\0" in str(path):
+        raise error(f"cannot write {str(path)!r}: no file's name holds a NUL; choose another")
+    return Path(path)
 
 
 def _place(path: Path, error: type[PocketBERTError]) -> Path:

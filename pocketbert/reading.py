@@ -27,8 +27,8 @@ def read_bytes(path: str | Path, error: type[PocketBERTError] = PocketBERTError,
             raise error(f"{path} is not a file")
         with open(path, "rb") as file:
             data = file.read(limit + 1)
-    except OSError as failure:
-        raise error(f"cannot read {path}: {failure.strerror}") from failure
+    except (OSError, ValueError) as failure:  # a name with a NUL
+        raise error(f"cannot read {path}: {getattr(failure, 'strerror', failure)}") from failure
     if len(data) > limit:
         raise error(f"{path} is larger than {limit >> 20} MiB: not a file of this kind")
     return data

@@ -74,6 +74,7 @@ def writable(array: Any, entry: Tensor) -> NDArray[Any]:
     """An output, which C writes in place: raises CompileError where it would write something else."""
     if not isinstance(array, np.ndarray):
         raise CompileError(f"output {entry.name!r} is of type {type(array).__name__}: give an array to write to")
+    array = np.asarray(array)  # as it is in memory, whatever a class of its own says
     _require_type(array, array.dtype, "output", entry)
     if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
         raise CompileError(f"output {entry.name!r} is strided, misaligned or read-only: give a dense array to write to")

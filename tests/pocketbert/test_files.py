@@ -9,6 +9,7 @@ import pytest
 
 from pocketbert.errors import PocketBERTError
 from pocketbert.files import digest, files_written_whole, write_whole, written_whole
+from pocketbert.reading import read_bytes
 
 
 class OwnError(PocketBERTError):
@@ -142,6 +143,15 @@ def test_error_of_ours_in_the_block_is_not_wrapped(tmp_path: Path) -> None:
         raise PocketBERTError("mine")
     with pytest.raises(PocketBERTError, match=r"^mine$"), files_written_whole(tmp_path, OwnError):
         raise PocketBERTError("mine")
+
+
+def test_name_with_a_nul_is_an_error_of_the_room() -> None:
+    for use in (
+        lambda: write_whole("a\0b", b"", OwnError), lambda: files_written_whole("a\0b", OwnError).__enter__(),
+        lambda: digest("a\0b", OwnError), lambda: read_bytes("a\0b", OwnError),
+    ):  # fmt: skip
+        with pytest.raises(OwnError, match=r"^cannot (read|write) .*(NUL|null byte)"):
+            use()
 
 
 def test_reason_is_named_and_what_was_there_is_kept(tmp_path: Path) -> None:

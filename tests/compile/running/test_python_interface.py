@@ -202,6 +202,24 @@ def test_output_that_cannot_be_written_in_place(layout: str, index: int, library
     assert np.isnan(output).all()
 
 
+class Wider(np.ndarray):
+    """Says that it is as large as the model's output, and is not."""
+
+    shape = (1, 128, 512)  # type: ignore[assignment]
+
+
+def test_output_of_a_class_that_says_another_shape_than_it_has(library: Any, arrays: Arrays) -> None:
+    place = next(i for i, output in enumerate(arrays.outputs) if output.shape == Wider.shape)
+    arrays.outputs[place] = np.zeros((1, 1, 1), np.float32).view(Wider)
+    with pytest.raises(compile.CompileError, match="another shape than the model's"):
+        library.run_into(arrays.inputs, arrays.outputs)
+    held = np.ma.masked_all_like(arrays.outputs[1 - place])
+    arrays.outputs[place] = np.zeros(Wider.shape, np.float32)
+    arrays.outputs[1 - place] = held  # a mask hides what is written, and does not keep it out
+    library.run_into(arrays.inputs, arrays.outputs)
+    assert np.array_equal(held.data, arrays.wanted[1 - place])
+
+
 def test_wrong_number_of_arrays(library: Any, arrays: Arrays) -> None:
     for inputs, outputs in ((arrays.inputs[:2], arrays.outputs), (arrays.inputs, [*arrays.outputs, *arrays.outputs])):
         with pytest.raises(compile.CompileError, match="the model has"):
