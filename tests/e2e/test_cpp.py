@@ -235,6 +235,7 @@ def test_every_mistake_is_thrown_with_its_code(checks: Path, artifact: Path) -> 
         "wrong threads: 1",
         "no profile: 1",
         "no room: 2",
+        "no outputs: 1",
         "no tokens: 1",
         "no piece: 0",
         "no library: 8",

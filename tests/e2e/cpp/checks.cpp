@@ -64,6 +64,8 @@ static void text(const pocketbert_functions *functions, const char *from, const 
     const std::optional<std::string_view> pair =
         tab == line.npos ? std::optional<std::string_view>() : whole.substr(tab + 1);
     const Tokens tokens = model.tokenize(one, pair);
+    const Tokens window = model.window(one, pair, 0);  // which holds all of a text that fits
+    if (window.ids != tokens.ids || window.words != tokens.words || window.overflow != 0) throw 2;
     for (const std::int64_t id : tokens.ids) std::cout << id << ' ' << model.token(id) << ' ';
     std::cout << '\n';
     Buffers outputs(model.outputs(), model.description().tokens);
@@ -101,6 +103,10 @@ static void mistakes(const pocketbert_functions *functions, const char *path, co
   attempt("no room", [&] {
     pocketbert_tensor small[] = {output(three, 1, 1, 3), output(three, 1, 3)};
     model.run_text("a", small);
+  });
+  attempt("no outputs", [&] {
+    std::vector<pocketbert_tensor> none;
+    model.run_text("a", none);
   });
   attempt("no tokens", [&] { model.tokenize("a", {}, 1); });
   attempt("no piece", [&] { if (model.token(-1).empty() && model.token(1ll << 40).empty()) throw Error(0, "empty"); });
