@@ -63,7 +63,10 @@ def run(seconds: float, arguments: list[str]) -> str:
         ended = os.waitpid(child, 0)
     with os.fdopen(test, "rb") as file:
         file.seek(0)
-        return (file.read().decode() or f"ended with status {ended[1]}") if ended[1] else ""
+        test, status = file.read().decode(), os.waitstatus_to_exitcode(ended[1])
+    if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return ""
+    return test or f"ended with status {status}"
 
 
 if __name__ == "__main__":

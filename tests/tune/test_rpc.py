@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -33,6 +34,14 @@ def start(*arguments: str) -> tuple[subprocess.Popen, str]:
 def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         return found.getsockname()[1]
+
+
+def test_servers_of_another_key_are_others_and_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"server_info": [{"key": f"server:{key}"} for key in ("mine", "mine-too", "others", "mine")]}
+    monkeypatch.setattr(RpcRunner, "_connect", lambda self: SimpleNamespace(summary=lambda: known))
+    assert RpcRunner("127.0.0.1:9190", "mine").slots == 2
+    with pytest.raises(RunnerError, match=r"has no server 'min' \(mine, mine-too, others\): start one"):
+        RpcRunner("127.0.0.1:9190", "min")
 
 
 @pytest.fixture(scope="module")
