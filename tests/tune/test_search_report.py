@@ -110,6 +110,7 @@ def test_the_page_tells_of_every_trial_that_matters(findings: Findings) -> None:
     assert "&lt;CPU&gt;" in text
     assert "F1 &lt;of&gt; ours" in text
     assert not re.search("<busy>|<CPU>|<of>|<papers|<fast>", text)
+    assert re.search(r"\bpre {[^}]*white-space: pre-wrap; overflow-wrap: anywhere", text)  # commands are long
 
 
 def test_the_pages_figures(findings: Findings) -> None:
