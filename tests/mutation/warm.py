@@ -1,6 +1,7 @@
 """Runs pytest, [seconds, arguments] a line of JSON, each in a process of its own that has the large libraries loaded.
 
-Answers each with the first test that failed, crashed or hung, "" if none did. After those seconds it is killed.
+Answers each with the first test that failed or crashed, "" if none did. What takes more than those seconds is killed:
+"hung in" and the test.
 """
 
 import importlib
@@ -60,10 +61,12 @@ def run(seconds: float, arguments: list[str]) -> str:
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
     if ended[0] == 0:
-        ended = os.waitpid(child, 0)
+        os.waitpid(child, 0)
     with os.fdopen(test, "rb") as file:
         file.seek(0)
         test, status = file.read().decode(), os.waitstatus_to_exitcode(ended[1])
+    if ended[0] == 0:
+        return f"hung in {test}"
     if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return ""
     return test or f"ended with status {status}"

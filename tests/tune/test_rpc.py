@@ -1,5 +1,6 @@
 """The rpc runner on a tracker and two servers of this machine, one of which is killed in the middle."""
 
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 from compile.running.load import read_manifest
-from compile.running.runners.base import RunFailed, RunnerError
+from compile.running.runners.base import Device, Execution, RunFailed, RunnerError
 from compile.running.samples import full_sample
 from tune.runners.rpc import RpcRunner
 
@@ -42,6 +44,29 @@ def test_servers_of_another_key_are_others_and_are_told_of(monkeypatch: pytest.M
     assert RpcRunner("127.0.0.1:9190", "mine").slots == 2
     with pytest.raises(RunnerError, match=r"has no server 'min' \(mine, mine-too, others\): start one"):
         RpcRunner("127.0.0.1:9190", "min")
+
+
+def test_a_server_runs_on_the_cores_that_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tvm
+
+    from tune.runners import rack as served
+
+    asked: list[Any] = []
+
+    @contextmanager
+    def runner(cores: Any, program: Path) -> Any:
+        asked.append(cores)
+        yield SimpleNamespace(execute=lambda *_: Execution((1.5,), b"out", Device("a CPU", (3,)), (1.0,)))
+
+    monkeypatch.setattr(served, "LocalRunner", runner)
+    monkeypatch.setattr(tvm, "get_global_func", lambda name: lambda file: str(tmp_path / file))
+    (tmp_path / "inputs").write_bytes(b"")
+    about = {"library": {"name": "m", "target": "x86_64-linux", "cpu": "x86-64-v3"}, "threads": 1, "runs": 1}
+    for cores in ([3, 5], []):
+        answer = json.loads(served.run_order(json.dumps(about | {"timeout": 1.0, "cores": cores}), tmp_path / "p"))
+        assert (answer["samples_ms"], answer["cpu_ms"], answer["device"]["cores"]) == ([1.5], [1.0], [3])
+    assert asked == [[3, 5], None]
+    assert (tmp_path / "outputs").read_bytes() == b"out"
 
 
 @pytest.fixture(scope="module")
