@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import Model
+from model import Model, ModelConfig
 from model.data.instances import IGNORED, Masking
 from model.distill import Distillation, Stage, Weights
 from model.finetune.embedding import embed, sentence_part
@@ -196,7 +196,7 @@ def test_defaults_are_berts() -> None:
     assert asdict(SpanSettings()) == {
         "stride": 128, "question_length": 64, "answer_length": 30, "best": 20, "null_threshold": 0.0,
     }  # fmt: skip
-    assert TrainSettings().weight_decay == 0.01
+    assert (TrainSettings().weight_decay, ModelConfig().pad_token_id) == (0.01, 0)
     transfer = asdict(Transfer())  # the factors: "The default factors are the papers'"
     assert (transfer["strategy"], transfer["transfer_steps"], transfer["calibrate"]) == ("progressive", 0, True)
     assert asdict(Objective()) == {

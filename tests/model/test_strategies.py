@@ -86,6 +86,7 @@ def test_ends_fit_where_every_size_is_the_same(pair: tuple, randomized: Callable
 def test_strategies_take_the_same_number_of_steps() -> None:
     for strategy in (auxiliary, joint, progressive):
         assert sum(stage.steps for stage in strategy(3, 7, 5)) == 12
+        assert {len(stage.layers) for stage in strategy(3, 7, 5)} == {3}
     assert [stage.steps for stage in progressive(3, 7, 5)] == [3, 2, 2, 5]
     assert [stage.name for stage in progressive(3, 7, 5)] == ["layer 1", "layer 2", "layer 3", "distillation"]
     with pytest.raises(ModelError, match="needs one a layer, 3"):

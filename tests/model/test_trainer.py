@@ -17,13 +17,14 @@ from torch import Tensor
 
 from model import ModelConfig, ModelError, create, export, load_checkpoint, processes, save_checkpoint
 from model.__main__ import main
-from model.data import PreTrainingBatches
+from model.data import PreTrainingBatches, read_vocabulary
 from model.data.instances import IGNORED
 from model.distill import PreTraining
 from model.distill.objectives import inputs, predictions
 from model.distill.strategies import pretraining
 from model.distill.transformers_teacher import load_teacher
 from model.processes import join
+from model.recipes.corpus import same_vocabulary
 from model.settings import TrainSettings, rate
 from model.trainer import Trainer, make_optimizer
 from tests.support.paths import NASTY
@@ -330,6 +331,23 @@ def test_tensorboard_and_log_tell_the_same(prepared: Path, tmp_path: Path) -> No
     for name in ("loss", "mlm", "nsp", "tokens_per_second", "data_wait"):
         assert [e.value for e in events.Scalars(name)] == pytest.approx([row[name] for row in rows])
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_vocabularies_are_the_same_by_their_pieces_and_not_by_their_files(vocabulary: Path, tmp_path: Path) -> None:
+    names = ("own.txt", "other.txt", "own.json", "spaced.json", "other.json")
+    own, other, own_json, spaced_json, other_json = (tmp_path / name for name in names)
+    own.write_text(vocabulary.read_text())
+    other.write_text(vocabulary.read_text() + "other\n")
+    for text, tokenizer in ((own, own_json), (other, other_json)):
+        read_vocabulary(text).save(str(tokenizer))
+    spaced_json.write_text(own_json.read_text() + "\n")
+    assert same_vocabulary(own, own)
+    assert same_vocabulary(tmp_path / "not there", own)
+    assert same_vocabulary(own, own_json)
+    assert same_vocabulary(own_json, spaced_json)
+    assert not same_vocabulary(own, other)
+    assert not same_vocabulary(own, other_json)
+    assert not same_vocabulary(own_json, other_json)
 
 
 def test_another_vocabulary_than_the_teachers_is_refused(
