@@ -93,9 +93,25 @@ def every_operator(b: Any) -> str:
     return b("Where", chosen, x, b("Mul", b("Sigmoid", x), b("Tanh", y)))
 
 
+def comparisons_with_equals(b: Any) -> str:
+    """A bit for each comparison of an id with 3."""
+    ids, x = embedded(b)
+    number, bits = b("Cast", ids, to=TensorProto.FLOAT), []
+    for place, operator in enumerate(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")):
+        holds = b("Cast", b(operator, number, b.const(np.float32(3))), to=TensorProto.FLOAT)
+        bits.append(b("Mul", holds, b.const(np.float32(1 << place))))
+    total = bits[0]
+    for bit in bits[1:]:
+        total = b("Add", total, bit)
+    return b("Mul", x, b("Unsqueeze", total, b.const(np.array([2]))))
+
+
 @pytest.mark.parametrize(
     "graph",
-    [glu, mask_by_ids, positions_of_what_is_no_padding, attention_within_a_window, rotary_attention, every_operator],
-)
+    [
+        glu, mask_by_ids, positions_of_what_is_no_padding, attention_within_a_window, rotary_attention, every_operator,
+        comparisons_with_equals,
+    ],
+)  # fmt: skip
 def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
     check_every_length(graph, host, tmp_path, TOKENS, 6)
