@@ -241,6 +241,7 @@ def test_the_pictures_show_every_point(findings: Findings) -> None:
         assert [(line.get_xdata()[0], to_hex(line.get_markeredgecolor())) for line in crosses] == [(1.0, SUSPECT)]
         (interval,) = axes.containers  # of the one with several seeds
         assert [segment[:, 1].tolist() for segment in interval.lines[2][0].get_segments()] == [[0.25, 0.75]]
+        assert min(interval.lines[2][0].get_linewidths()) > 0
         fill = {p.number: to_hex(drawn[f"trial-{p.number}"].get_markerfacecolor()) for p in POINTS}
         assert len(set(fill.values())) == 5
         assert (bar.get_ylim(), bar.get_ylabel()) == ((10.0, 95.0), "size of the library, MiB")
