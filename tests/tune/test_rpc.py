@@ -20,7 +20,7 @@ import pytest
 from compile.running.load import read_manifest
 from compile.running.runners.base import Device, Execution, RunFailed, RunnerError
 from compile.running.samples import full_sample
-from tune.runners.rpc import RpcRunner
+from tune.runners.rpc import RpcRunner, refuse_beyond_loopback
 
 KEY = "rack-of-the-test"
 
@@ -174,6 +174,12 @@ def test_nothing_listens_beyond_this_machine_and_no_key_is_empty(arguments: list
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["é" * 70 + ".x", "no-such-host.invalid"])  # the first is no name at all
+def test_a_host_that_is_none_is_said_so(host: str) -> None:
+    with pytest.raises(RunnerError, match=f"^--host {host}: there is no such address$"):
+        refuse_beyond_loopback("--host", host)
 
 
 def test_a_runner_goes_to_no_tracker_beyond_this_machine() -> None:
