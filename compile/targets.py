@@ -16,6 +16,9 @@ from compile.errors import CompileError
 LINUX_NAMES = {"asimddp": "dotprod", "asimdhp": "fp16", "avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni"}
 LINUX_NAMES |= {"sse4_2": "sse42"}
 SYSTEMS = ("Android", "Windows", "Linux", "Unknown")
+# Kernels are written in vectors already. LLVM's pass for straight code would only glue accumulators into wider ones and
+# spill, and its pass for loops (of LLVM 22) forgets that the remainder of an index comes round: x[i % 4] became x[i].
+VECTORIZERS = ("-vectorize-slp:bool=false", "-vectorize-loops:bool=false")
 # For LLVM: whether all functions say how their frames are undone. Windows ends a process that stops in one that does
 # not. Told for every target, because what one sets stays for those that the process builds for after it.
 UNWINDING = "-disable-nounwind-inference:bool={}"
@@ -103,8 +106,7 @@ class Target:
             "mtriple": self.triple,
             "mcpu": cpu.llvm_cpu,
             "num-cores": num_cores,
-            # Kernels are written in vectors already; this pass would only glue accumulators into wider ones and spill.
-            "cl-opt": ["-vectorize-slp:bool=false", UNWINDING.format(str(self.is_windows).lower())],
+            "cl-opt": [*VECTORIZERS, UNWINDING.format(str(self.is_windows).lower())],
         }
         if self.arch in ("wasm32", "riscv64"):
             spec["vector-width"] = 32 * cpu.isa.lanes  # TVM does not know

@@ -17,7 +17,8 @@ def spelt_out(model: onnx.ModelProto, importable: Container[str]) -> onnx.ModelP
         lacking = {
             (node.domain, node.op_type)
             for node in model.graph.node
-            if (node.domain or node.op_type not in importable or why_refused(node, read)) and _is_function(node, model)
+            if (node.domain or node.op_type not in importable or why_refused(node, read, model.graph))
+            and _is_function(node, model)
         }
         if not lacking:
             break

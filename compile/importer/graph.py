@@ -89,7 +89,7 @@ def check_operators(model: onnx.ModelProto, left: Mapping[str, str] = MappingPro
             )
         if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise CompileError(f"operator {node.op_type} ({where}) holds a subgraph: control flow cannot be compiled")
-        if reason := why_refused(node, read):
+        if reason := why_refused(node, read, model.graph):
             raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {reason}")
         if node.op_type not in importable:
             remedy = left.get(node.op_type, "rewrite it with other operators")

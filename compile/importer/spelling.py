@@ -149,7 +149,7 @@ SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
 }
 
 
-def why_refused(node: NodeProto, read: Container[str]) -> str | None:
+def why_refused(node: NodeProto, read: Container[str], graph: onnx.GraphProto) -> str | None:
     """What TVM gets wrong of this node and nothing else spells, or None; read: names that a node or an output takes."""
     attributes = _attributes(node)
     others = any(name in read for name in node.output[1:])
@@ -163,4 +163,18 @@ def why_refused(node: NodeProto, read: Container[str]) -> str | None:
         "SpaceToDepth": (attributes.get("mode", b"DCR") != b"DCR", "TVM does not heed its mode"),
     }
     applies, reason = wrong.get(node.op_type, (False, ""))
+    if not applies and node.op_type == "Resize":
+        applies, reason = _rounds_sizes(node, graph), "TVM takes the scale from the sizes, which rounding has changed"
     return reason if applies else None
+
+
+def _rounds_sizes(node: NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a size times its scale may not be whole."""
+    name = [*node.input, "", ""][2]
+    scales = next((numpy_helper.to_array(value) for value in graph.initializer if value.name == name), None)
+    if scales is None or not scales.size:
+        return False
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.value_info)}
+    sizes = [dim.dim_value for dim in shapes.get(node.input[0], ())]
+    product = scales * np.array(sizes, np.float32) if len(sizes) == len(scales) else scales
+    return bool((product != np.rint(product)).any())

@@ -256,6 +256,13 @@ def test_infinities_and_what_is_not_a_number(operators: tuple[str, ...], graph: 
     agree(b.model(*outputs), tokens=3)
 
 
+@pytest.mark.parametrize("repeats", [(1, 6, 4, 2), (7, 6, 4, 2), (1, 1, 16, 1), (3, 1, 1, 8)])
+def test_repeats_come_round(repeats: tuple[int, ...], graph: type, agree: Callable) -> None:
+    """The loop vectoriser of LLVM 22 took the remainder by a power of two for the number itself."""
+    b = graph()
+    agree(b.model(b("Tile", b.input("x", [1, 3, 4, 5]), b.const(np.array(repeats)))), tokens=3)
+
+
 def test_infinities_of_one_sign_and_infinite_divisors(graph: type, agree: Callable) -> None:
     b = graph(opset=28)
     zero = b("Mul", b("Exp", b.input("x", [1, 3, 4])), b.const(0.0))
@@ -270,6 +277,7 @@ def test_infinities_of_one_sign_and_infinite_divisors(graph: type, agree: Callab
     [
         (lambda b, x: b("LayerNormalization", x, b.normal(16), outputs=2, name="culprit")[1], "mean"),
         (lambda b, x: b("Resize", x, "", b.normal(3), mode="linear", antialias=1, name="culprit"), "antialias"),
+        (lambda b, x: b("Resize", x, "", b.const(np.float32([1, 0.7, 1])), mode="linear", name="culprit"), "rounding"),
         (lambda b, x: b("Dropout", x, b.const(0.5), b.const(np.array(True)), name="culprit"), "training"),
     ],
 )
