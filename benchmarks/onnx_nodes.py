@@ -50,14 +50,15 @@ def plain(value: Any) -> Any:
 
 
 def with_constants(model: onnx.ModelProto, inputs: list[Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The model with constants in place of inputs that shapes depend on, and what is left to feed.
+    """The model with constants in place of inputs that shapes depend on or that hold nothing, and what is left to feed.
 
     Those are vectors of integers after the first input, and where that leaves a shape open all vectors and numbers.
     """
     values = [plain(given) for given in inputs]
+    empty = [isinstance(value, np.ndarray) and not value.size for value in values]
     vectors = [isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "biuf" for value in values]
     integers = [vector and index > 0 and values[index].dtype.kind == "i" for index, vector in enumerate(vectors)]
-    fixed, feeds = _with_constants(model, values, integers)
+    fixed, feeds = _with_constants(model, values, [a or b for a, b in zip(empty, integers, strict=True)])
     return (fixed, feeds) if _is_static(fixed) else _with_constants(model, values, vectors)
 
 

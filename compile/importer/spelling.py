@@ -1,4 +1,4 @@
-"""ONNX operators that TVM's importer gets wrong, spelt with those that it gets right, and those to refuse.
+"""ONNX operators that TVM gets wrong or has no kernel for, spelt with those that it gets right, and those to refuse.
 
 Each is right in a definition of its own; what is wrong is what TVM makes of infinities, of what is not a number, or of
 an attribute.
@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+MOST_SUMMED = 1024  # numbers whose running sum is a product
 
 
 class _Writer:
@@ -22,12 +25,12 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
 
-    def __call__(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        name = to or f"{self.node.output[0]}.{self.number}.{len(self.nodes)}"
+    def __call__(self, op: str, *inputs: str, into: str = "", **attributes: Any) -> str:
+        name = into or f"{self.node.output[0]}.{self.number}.{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=self.node.name, **attributes))
         return name
 
-    def constant(self, value: float) -> str:
+    def constant(self, value: float | NDArray[np.float32]) -> str:
         name = f"{self.node.output[0]}.{self.number}.constant.{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
@@ -62,7 +65,7 @@ def _clip(write: _Writer, node: NodeProto) -> bool:
     limit = float(np.finfo(np.float32).max)
     low, high = low or write.constant(-limit), high or write.constant(limit)
     above = write("Where", write("Less", node.input[0], low), low, node.input[0])
-    write("Where", write("Greater", above, high), high, above, to=node.output[0])
+    write("Where", write("Greater", above, high), high, above, into=node.output[0])
     return True
 
 
@@ -73,14 +76,62 @@ def _atanh(write: _Writer, node: NodeProto) -> bool:
     for coefficient in (1 / 5, 1 / 3, 1.0):
         series = write("Add", write("Mul", series, square), write.constant(coefficient))
     near = write("Less", write("Abs", x), write.constant(1 / 8))
-    write("Where", near, write("Mul", x, series), write("Atanh", x), to=node.output[0])
+    write("Where", near, write("Mul", x, series), write("Atanh", x), into=node.output[0])
+    return True
+
+
+def _asinh(write: _Writer, node: NodeProto) -> bool:
+    """x − x³/6 + 3 x⁵/40 near 0, else the logarithm of |x| + √(x² + 1) with x's sign: TVM asks the system for it."""
+    x, one = node.input[0], write.constant(1.0)
+    square, size = write("Mul", x, x), write("Abs", x)
+    series = write("Add", write("Mul", square, write.constant(3 / 40)), write.constant(-1 / 6))
+    series = write("Mul", x, write("Add", write("Mul", series, square), one))
+    far = write("Log", write("Add", size, write("Sqrt", write("Add", square, one))))
+    write("Where", write("Less", size, write.constant(1 / 16)), series, write("Mul", write("Sign", x), far),
+          into=node.output[0])  # fmt: skip
+    return True
+
+
+def _acosh(write: _Writer, node: NodeProto) -> bool:
+    """log(x + √((x − 1) (x + 1))); TVM asks the system for it."""
+    x, one = node.input[0], write.constant(1.0)
+    root = write("Sqrt", write("Mul", write("Sub", x, one), write("Add", x, one)))
+    write("Log", write("Add", x, root), into=node.output[0])
+    return True
+
+
+def _cum_sum(write: _Writer, node: NodeProto) -> bool:
+    """Along the first axis a product with ones on one side of the diagonal: TVM has no kernel."""
+    x, axis = node.input
+    graph = write.model.graph
+    axes = next((numpy_helper.to_array(value) for value in graph.initializer if value.name == axis), None)
+    shape = _shapes(graph).get(x, [])
+    if axes is None or axes.size != 1 or axes.reshape(()) != 0 or not _are_float32(graph, [x]):
+        return False
+    if len(shape) not in (1, 2) or not 0 < shape[0] <= MOST_SUMMED:
+        return False
+    attributes = _attributes(node)
+    ones = np.tri(shape[0], k=-attributes.get("exclusive", 0), dtype=np.float32)
+    write("MatMul", write.constant(ones.T if attributes.get("reverse", 0) else ones), x, into=node.output[0])
+    return True
+
+
+def _pow(write: _Writer, node: NodeProto) -> bool:
+    """In float32 where one of both is not: TVM wants two numbers of one type, no integers."""
+    kinds = [_kinds(write.model.graph).get(name, TensorProto.FLOAT) for name in node.input]
+    if kinds == [TensorProto.FLOAT] * 2:
+        return False
+    x, y = (write("Cast", name, to=TensorProto.FLOAT) for name in node.input)
+    power = write("Pow", x, y)
+    whole = write("Round", power) if TensorProto.FLOAT not in kinds else power
+    write("Cast", whole, to=kinds[0], into=node.output[0])
     return True
 
 
 def _thresholded_relu(write: _Writer, node: NodeProto) -> bool:
     """A choice, where TVM multiplies with 0."""
     above = write("Greater", node.input[0], write.constant(_attributes(node).get("alpha", 1.0)))
-    write("Where", above, node.input[0], write.constant(0.0), to=node.output[0])
+    write("Where", above, node.input[0], write.constant(0.0), into=node.output[0])
     return True
 
 
@@ -98,7 +149,7 @@ def _log_sum_exp(write: _Writer, node: NodeProto) -> bool:
         return write("Where", write("IsInf", greatest), write.constant(0.0), greatest)
 
     total = write("ReduceSum", write("Exp", write("Sub", x, finite_greatest(1))), *axes, keepdims=kept, **attributes)
-    write("Add", write("Log", total), finite_greatest(kept), to=node.output[0])
+    write("Add", write("Log", total), finite_greatest(kept), into=node.output[0])
     return True
 
 
@@ -110,7 +161,7 @@ def _is_inf(write: _Writer, node: NodeProto) -> bool:
         return False
     zero = write.constant(0.0)
     sign = write("Greater", x, zero) if positive else write("Less", x, zero if negative else x)
-    write("And", write("IsInf", x), sign, to=node.output[0])
+    write("And", write("IsInf", x), sign, into=node.output[0])
     return True
 
 
@@ -123,15 +174,25 @@ def _mod(write: _Writer, node: NodeProto) -> bool:
     rest = write("Mod", x, y, fmod=1)
     other_sign = write("Xor", write("Less", rest, zero), write("Less", y, zero))
     moved = write("And", other_sign, write("Not", write("Equal", rest, zero)))
-    write("Where", moved, write("Add", rest, y), rest, to=node.output[0])
+    write("Where", moved, write("Add", rest, y), rest, into=node.output[0])
     return True
 
 
 def _are_float32(graph: onnx.GraphProto, names: Iterable[str]) -> bool:
     """As far as the graph says."""
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
-    kinds |= {value.name: value.data_type for value in graph.initializer}
+    kinds = _kinds(graph)
     return all(kinds.get(name) == TensorProto.FLOAT for name in names)
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
+    """0 for what is not known."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
+def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    return kinds | {value.name: value.data_type for value in graph.initializer}
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -140,10 +201,14 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
 
 # Whether it could: a form that is not known here is left to TVM.
 SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
+    "Acosh": _acosh,
+    "Asinh": _asinh,
     "Atanh": _atanh,
     "Clip": _clip,
+    "CumSum": _cum_sum,
     "IsInf": _is_inf,
     "Mod": _mod,
+    "Pow": _pow,
     "ThresholdedRelu": _thresholded_relu,
     "ReduceLogSumExp": _log_sum_exp,
 }
@@ -174,7 +239,6 @@ def _rounds_sizes(node: NodeProto, graph: onnx.GraphProto) -> bool:
     scales = next((numpy_helper.to_array(value) for value in graph.initializer if value.name == name), None)
     if scales is None or not scales.size:
         return False
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.value_info)}
-    sizes = [dim.dim_value for dim in shapes.get(node.input[0], ())]
+    sizes = _shapes(graph).get(node.input[0], [])
     product = scales * np.array(sizes, np.float32) if len(sizes) == len(scales) else scales
     return bool((product != np.rint(product)).any())

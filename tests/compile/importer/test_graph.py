@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from compile.errors import CompileError
 from compile.importer.graph import file_tokens, import_model, input_shapes
+from compile.linking import symbols
 from compile.lowering.lower import lower
 from compile.pipeline import BuildOptions, build_library
 from compile.targets import Target
@@ -186,12 +187,15 @@ def values_that_differ(b, x: str) -> str:
 
 
 def inverse(b, x: str) -> str:
-    return b("Asinh", x, name="culprit")
+    return b("Atan", x, name="culprit")
 
 
 @pytest.mark.parametrize("operator", [transform, values_that_differ, inverse])
-def test_whatever_stage_fails_the_node_is_named(operator: Callable, graph: type, host: Target, tmp_path: Path) -> None:
-    """Operators that TVM cannot import, legalise or generate code for, in the middle of a model that is fine."""
+def test_whatever_stage_fails_the_node_is_named(
+    operator: Callable, graph: type, host: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Operators that TVM cannot import or legalise, and one whose kernel calls what a system lacks, in a fine model."""
+    monkeypatch.setattr(symbols, "LIBM", symbols.LIBM - {"atanf"})
     b = graph()
     y = b("Relu", b.linear(b.input("x", [1, 8, 16]), 16, 16))
     model = b.model(b("Tanh", operator(b, y)))
@@ -261,6 +265,21 @@ def test_repeats_come_round(repeats: tuple[int, ...], graph: type, agree: Callab
     """The loop vectoriser of LLVM 22 took the remainder by a power of two for the number itself."""
     b = graph()
     agree(b.model(b("Tile", b.input("x", [1, 3, 4, 5]), b.const(np.array(repeats)))), tokens=3)
+
+
+def test_operators_that_tvm_has_no_kernel_for(graph: type, agree: Callable) -> None:
+    b = graph()
+    x = b.input("x", [1, 3, 4])
+    wide = b("Mul", x, b.const(np.exp(np.linspace(-9, 3, 12)).reshape(3, 4).astype(np.float32)))
+    outputs = [b("Asinh", wide), b("Acosh", b("Add", b("Abs", wide), b.const(1.0)))]
+    whole = b("Cast", b("Round", b("Mul", x, b.const(3.0))), to=TensorProto.INT64)
+    exponents = b.const(np.array([0, 1, 2, 3]))
+    outputs += [b("Pow", b("Abs", x), exponents), b("Pow", b("Abs", whole), b.const(0.5)), b("Pow", whole, exponents)]
+    for shape in ([12], [3, 4], [4, 3]):
+        flat = b("Reshape", x, b.const(np.array(shape)))
+        for flags in ({}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}):
+            outputs.append(b("CumSum", flat, b.const(np.array(0)), **flags))
+    agree(b.model(*outputs), tokens=3)
 
 
 def test_infinities_of_one_sign_and_infinite_divisors(graph: type, agree: Callable) -> None:
