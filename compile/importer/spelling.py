@@ -86,18 +86,23 @@ def _asinh(write: _Writer, node: NodeProto) -> bool:
     square, size = write("Mul", x, x), write("Abs", x)
     series = write("Add", write("Mul", square, write.constant(3 / 40)), write.constant(-1 / 6))
     series = write("Mul", x, write("Add", write("Mul", series, square), one))
-    far = write("Log", write("Add", size, write("Sqrt", write("Add", square, one))))
-    write("Where", write("Less", size, write.constant(1 / 16)), series, write("Mul", write("Sign", x), far),
-          into=node.output[0])  # fmt: skip
+    far = write("Mul", write("Sign", x), _log_of_sum(write, size, write("Sqrt", write("Add", square, one))))
+    write("Where", write("Less", size, write.constant(1 / 16)), series, far, into=node.output[0])
     return True
 
 
 def _acosh(write: _Writer, node: NodeProto) -> bool:
-    """log(x + √((x − 1) (x + 1))); TVM asks the system for it."""
+    """The logarithm of x + √((x − 1) (x + 1)); TVM asks the system for it."""
     x, one = node.input[0], write.constant(1.0)
     root = write("Sqrt", write("Mul", write("Sub", x, one), write("Add", x, one)))
-    write("Log", write("Add", x, root), into=node.output[0])
+    write("Identity", _log_of_sum(write, x, root), into=node.output[0])
     return True
+
+
+def _log_of_sum(write: _Writer, x: str, root: str) -> str:
+    """log(x + root), where squares overflow log 2 x, which root is as large as."""
+    large = write("Add", write("Log", x), write.constant(np.log(2.0)))
+    return write("Where", write("Greater", x, write.constant(1e9)), large, write("Log", write("Add", x, root)))
 
 
 def _cum_sum(write: _Writer, node: NodeProto) -> bool:

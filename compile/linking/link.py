@@ -178,7 +178,10 @@ def compile_sources(toolchain: Toolchain, target: Target, folder: Path, sources:
     def compile_one(source: Path) -> Path:
         if source.parent != SRC:  # generated for this library
             return _compile_source(toolchain, target, folder, source, name)
-        key, output = repr((toolchain, target, name, source, contents.hexdigest())), folder / f"{source.stem}.o"
+        key, output = (
+            repr((toolchain, target, name, source, WARNINGS, contents.hexdigest())),
+            folder / f"{source.stem}.o",
+        )
         if (known := _runtime_objects.get(key)) is not None:
             write_whole(output, known, CompileError)
             return output
