@@ -7,18 +7,17 @@ from collections.abc import Container
 import onnx
 from onnx.inliner import inline_selected_functions
 
-from compile.importer.spelling import why_refused
+from compile.importer.spelling import Known, why_refused
 
 
 def spelt_out(model: onnx.ModelProto, importable: Container[str]) -> onnx.ModelProto:
     """`model` without the operators that only their definition can be compiled of; as it is where it has none."""
     for _ in range(8):  # a definition may have others in it
-        read = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+        known = Known(model)
         lacking = {
             (node.domain, node.op_type)
             for node in model.graph.node
-            if (node.domain or node.op_type not in importable or why_refused(node, read, model.graph))
-            and _is_function(node, model)
+            if (node.domain or node.op_type not in importable or why_refused(node, known)) and _is_function(node, model)
         }
         if not lacking:
             break

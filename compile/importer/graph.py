@@ -18,7 +18,8 @@ import onnx
 from numpy.typing import NDArray
 
 from compile.errors import CompileError
-from compile.importer.spelling import respelt, why_refused
+from compile.importer.interface import no_tensor
+from compile.importer.spelling import Known, respelt, why_refused
 from pocketbert.silence import silent
 
 RESHAPES = ("reshape", "squeeze", "expand_dims", "flatten")
@@ -78,7 +79,7 @@ def check_operators(model: onnx.ModelProto, left: Mapping[str, str] = MappingPro
     left: why a pass has left operators of a type as they are.
     """
     importable = importable_operators()
-    read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
+    known = Known(model)
     for node in model.graph.node:
         where = f"node {node.name or node.output[0]!r}"
         if node.domain not in ("", "ai.onnx"):
@@ -89,7 +90,7 @@ def check_operators(model: onnx.ModelProto, left: Mapping[str, str] = MappingPro
             )
         if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise CompileError(f"operator {node.op_type} ({where}) holds a subgraph: control flow cannot be compiled")
-        if reason := why_refused(node, read, model.graph):
+        if reason := why_refused(node, known):
             raise CompileError(f"operator {node.op_type} ({where}) cannot be lowered: {reason}")
         if node.op_type not in importable:
             remedy = left.get(node.op_type, "rewrite it with other operators")
@@ -111,7 +112,7 @@ def _shapes(model: onnx.ModelProto, seq_len: int) -> dict[str, list[int]]:
         if value.name in constants:
             continue
         if not value.type.HasField("tensor_type"):
-            raise CompileError(f"input {value.name!r} is a sequence, a map or optional: give the model tensors alone")
+            raise no_tensor("input", value)
         dims = value.type.tensor_type.shape.dim
         for i, dim in enumerate(dims):
             if i > 1 and dim.dim_param and named - {""} and dim.dim_param not in named:

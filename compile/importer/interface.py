@@ -32,7 +32,7 @@ def with_own_types(model: onnx.ModelProto) -> onnx.ModelProto:
             found = TensorProto.DataType.Name(_kind(value)).lower()
             raise CompileError(f"{way} {value.name!r} has type {found}: cast it to float32, int32, int64 or bool")
         if value.type.WhichOneof("value") not in ("tensor_type", None):
-            raise CompileError(f"{way} {value.name!r} is a sequence, a map or optional: give the model tensors alone")
+            raise no_tensor(way, value)
     inputs = [value.name for value in model.graph.input if value.name not in weights and _kind(value) in OWN]
     outputs = [value.name for value in model.graph.output if _kind(value) in OWN]
     if not inputs and not outputs:
@@ -61,6 +61,11 @@ def with_own_types(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     del graph.value_info[:]
     return changed
+
+
+def no_tensor(way: str, value: onnx.ValueInfoProto) -> CompileError:
+    """What is wrong with an in- or output that no library can have."""
+    return CompileError(f"{way} {value.name!r} is a sequence, a map or optional: give the model tensors alone")
 
 
 def _kind(value: onnx.ValueInfoProto) -> int:

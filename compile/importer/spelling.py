@@ -6,7 +6,7 @@ an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,31 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 MOST_SUMMED = 1024  # numbers whose running sum is a product
 
 
+class Known:
+    """What a graph says of its values by name, looked up once: types, shapes (0 for what is open) and constants.
+
+    read: names that a node or an output takes.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self.version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        self.read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        self.constants = {value.name: value for value in graph.initializer}
+        self.kinds: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in values}
+        self.kinds |= {name: value.data_type for name, value in self.constants.items()}
+        self.shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+    def are_float32(self, names: Iterable[str]) -> bool:
+        return all(self.kinds.get(name) == TensorProto.FLOAT for name in names)
+
+
 class _Writer:
     """Collects nodes and constants whose names nothing else in the graph has."""
 
-    def __init__(self, model: onnx.ModelProto, node: NodeProto, number: int) -> None:
-        self.model, self.node, self.number = model, node, number
+    def __init__(self, known: Known, node: NodeProto, number: int) -> None:
+        self.known, self.node, self.number = known, node, number
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
 
@@ -43,8 +63,9 @@ def respelt(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.node[:]
+    known = Known(model)
     for number, node in enumerate(model.graph.node):
-        write = _Writer(model, node, number)
+        write = _Writer(known, node, number)
         if node.op_type in SPELLINGS and SPELLINGS[node.op_type](write, node):
             changed.graph.node.extend(write.nodes)
             changed.graph.initializer.extend(write.constants)
@@ -60,7 +81,7 @@ def _clip(write: _Writer, node: NodeProto) -> bool:
     """
     low, high = [*node.input[1:], "", ""][:2]
     bounds = [bound for bound in (low, high) if bound] or [node.input[0]]
-    if not _are_float32(write.model.graph, bounds):
+    if not write.known.are_float32(bounds):
         return False
     limit = float(np.finfo(np.float32).max)
     low, high = low or write.constant(-limit), high or write.constant(limit)
@@ -108,10 +129,12 @@ def _log_of_sum(write: _Writer, x: str, root: str) -> str:
 def _cum_sum(write: _Writer, node: NodeProto) -> bool:
     """Along the first axis a product with ones on one side of the diagonal: TVM has no kernel."""
     x, axis = node.input
-    graph = write.model.graph
-    axes = next((numpy_helper.to_array(value) for value in graph.initializer if value.name == axis), None)
-    shape = _shapes(graph).get(x, [])
-    if axes is None or axes.size != 1 or axes.reshape(()) != 0 or not _are_float32(graph, [x]):
+    known = write.known
+    shape = known.shapes.get(x, [])
+    if axis not in known.constants or not known.are_float32([x]):
+        return False
+    axes = numpy_helper.to_array(known.constants[axis])
+    if axes.size != 1 or axes.reshape(()) != 0:
         return False
     if len(shape) not in (1, 2) or not 0 < shape[0] <= MOST_SUMMED:
         return False
@@ -123,7 +146,7 @@ def _cum_sum(write: _Writer, node: NodeProto) -> bool:
 
 def _pow(write: _Writer, node: NodeProto) -> bool:
     """In float32 where one of both is not: TVM wants two numbers of one type, no integers."""
-    kinds = [_kinds(write.model.graph).get(name, TensorProto.FLOAT) for name in node.input]
+    kinds = [write.known.kinds.get(name, TensorProto.FLOAT) for name in node.input]
     if kinds == [TensorProto.FLOAT] * 2:
         return False
     x, y = (write("Cast", name, to=TensorProto.FLOAT) for name in node.input)
@@ -142,8 +165,7 @@ def _thresholded_relu(write: _Writer, node: NodeProto) -> bool:
 
 def _log_sum_exp(write: _Writer, node: NodeProto) -> bool:
     """log Σ exp(x − m) + m where m is the greatest, or 0 where that is infinite, which TVM subtracts from itself."""
-    version = next((entry.version for entry in write.model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if version < 18:  # axes are an attribute
+    if write.known.version < 18:  # axes are an attribute
         return False
     x, *axes = node.input
     attributes = {key: value for key, value in _attributes(node).items() if key != "keepdims"}
@@ -173,7 +195,7 @@ def _is_inf(write: _Writer, node: NodeProto) -> bool:
 def _mod(write: _Writer, node: NodeProto) -> bool:
     """The remainder with the divisor's sign, from C's fmod: TVM multiplies an infinite divisor with 0."""
     x, y = node.input
-    if _attributes(node).get("fmod", 0) or not _are_float32(write.model.graph, [x, y]):
+    if _attributes(node).get("fmod", 0) or not write.known.are_float32([x, y]):
         return False
     zero = write.constant(0.0)
     rest = write("Mod", x, y, fmod=1)
@@ -181,23 +203,6 @@ def _mod(write: _Writer, node: NodeProto) -> bool:
     moved = write("And", other_sign, write("Not", write("Equal", rest, zero)))
     write("Where", moved, write("Add", rest, y), rest, into=node.output[0])
     return True
-
-
-def _are_float32(graph: onnx.GraphProto, names: Iterable[str]) -> bool:
-    """As far as the graph says."""
-    kinds = _kinds(graph)
-    return all(kinds.get(name) == TensorProto.FLOAT for name in names)
-
-
-def _shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
-    """0 for what is not known."""
-    values = (*graph.input, *graph.value_info, *graph.output)
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-
-
-def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
-    return kinds | {value.name: value.data_type for value in graph.initializer}
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -219,10 +224,10 @@ SPELLINGS: dict[str, Callable[[_Writer, NodeProto], bool]] = {
 }
 
 
-def why_refused(node: NodeProto, read: Container[str], graph: onnx.GraphProto) -> str | None:
-    """What TVM gets wrong of this node and nothing else spells, or None; read: names that a node or an output takes."""
+def why_refused(node: NodeProto, known: Known) -> str | None:
+    """What TVM gets wrong of this node and nothing else spells, or None."""
     attributes = _attributes(node)
-    others = any(name in read for name in node.output[1:])
+    others = any(name in known.read for name in node.output[1:])
     wrong = {
         "BatchNormalization": (attributes.get("training_mode"), "it is in training mode"),
         "ConvTranspose": ("output_shape" in attributes, "TVM does not heed output_shape"),
@@ -234,16 +239,16 @@ def why_refused(node: NodeProto, read: Container[str], graph: onnx.GraphProto) -
     }
     applies, reason = wrong.get(node.op_type, (False, ""))
     if not applies and node.op_type == "Resize":
-        applies, reason = _rounds_sizes(node, graph), "TVM takes the scale from the sizes, which rounding has changed"
+        applies, reason = _rounds_sizes(node, known), "TVM takes the scale from the sizes, which rounding has changed"
     return reason if applies else None
 
 
-def _rounds_sizes(node: NodeProto, graph: onnx.GraphProto) -> bool:
+def _rounds_sizes(node: NodeProto, known: Known) -> bool:
     """Whether a size times its scale may not be whole."""
     name = [*node.input, "", ""][2]
-    scales = next((numpy_helper.to_array(value) for value in graph.initializer if value.name == name), None)
-    if scales is None or not scales.size:
+    scales = numpy_helper.to_array(known.constants[name]) if name in known.constants else np.empty(0)
+    if not scales.size:
         return False
-    sizes = _shapes(graph).get(node.input[0], [])
+    sizes = known.shapes.get(node.input[0], [])
     product = scales * np.array(sizes, np.float32) if len(sizes) == len(scales) else scales
     return bool((product != np.rint(product)).any())

@@ -92,12 +92,10 @@ def match_attention(node: Node) -> AttentionMatch | None:
             masks.append(part)
         else:
             computed.append(part)
-    if hiding is not None and not (
-        (masks == [hiding] and not choices) or (not masks and [c.condition for c in choices] == hiding.inputs[:1])
-    ):
-        return None
-    if hiding is not None and (biases or computed or window or guarded):
-        return None
+    if hiding is not None:
+        added = [*masks, *(choice.condition for choice in choices)]
+        if added not in ([hiding], hiding.inputs[:1]) or biases or computed or window or guarded:
+            return None
     return AttentionMatch(
         query[0], key[0], value[0], scale * query[1] * key[1], heads, size, key_heads, guarded,
         masks[0] if masks else None, tuple(choices), window, tuple(biases), tuple(computed), hiding is not None,
