@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from compile.importer.graph import Node, scalar
-from compile.kernels.attention import Window
+from compile.kernels.attention import Window, Zeros
 from compile.lowering.heads import KEYS_LAST, TOKENS_FIRST, heads_of, through_ones
 from compile.lowering.patterns import constant_of, permutation
 from compile.lowering.scores import (
@@ -28,8 +28,7 @@ class AttentionMatch:
 
     mask: (1, 1, 1 or T, T); others: tensors (1, H or 1, T or 1, T) that are added too.
     window: which keys a query looks at, where those are not all.
-    guarded: whether a row of the softmax that is not a number, as one without any key is, counts as zeros.
-    keyless: whether only one that the mask leaves no key does.
+    zeros: which rows of the softmax count as zeros, whatever it says.
     """
 
     query: Node
@@ -39,13 +38,12 @@ class AttentionMatch:
     heads: int
     head_size: int
     key_heads: int
-    guarded: bool
+    zeros: Zeros | None
     mask: Node | None
     choices: tuple[Choice, ...]
     window: Window | None
     biases: tuple[Constant | Relative, ...]
     others: tuple[Node, ...]
-    keyless: bool
 
     @property
     def width(self) -> int:
@@ -60,8 +58,10 @@ def match_attention(node: Node) -> AttentionMatch | None:
     if context.op != "matmul":
         return None
     _, tokens, heads, size = node.shape
-    probabilities, guarded = _without_guard(through_ones(context.inputs[0]))
-    probabilities, hiding = _without_keyless(probabilities)
+    guarded = through_ones(context.inputs[0])
+    undefined, hiding = _without_guard(guarded), _without_keyless(guarded)
+    zeros = Zeros.UNDEFINED if undefined else Zeros.KEYLESS if hiding else None
+    probabilities = undefined or (hiding[0] if hiding else guarded)
     if probabilities.op != "nn.softmax" or int(probabilities.attrs.axis) not in (-1, len(probabilities.shape) - 1):
         return None
     summands, choices = summands_of(probabilities.inputs[0], tokens)
@@ -92,13 +92,13 @@ def match_attention(node: Node) -> AttentionMatch | None:
             masks.append(part)
         else:
             computed.append(part)
-    if hiding is not None:
+    if hiding:
         added = [*masks, *(choice.condition for choice in choices)]
-        if added not in ([hiding], hiding.inputs[:1]) or biases or computed or window or guarded:
+        if added not in ([hiding[1]], hiding[1].inputs[:1]) or biases or computed or window:
             return None
     return AttentionMatch(
-        query[0], key[0], value[0], scale * query[1] * key[1], heads, size, key_heads, guarded,
-        masks[0] if masks else None, tuple(choices), window, tuple(biases), tuple(computed), hiding is not None,
+        query[0], key[0], value[0], scale * query[1] * key[1], heads, size, key_heads, zeros,
+        masks[0] if masks else None, tuple(choices), window, tuple(biases), tuple(computed),
     )  # fmt: skip
 
 
@@ -115,26 +115,26 @@ def _is_product(node: Node) -> bool:
     return node.op == "matmul" and all(constant_of(operand) is None for operand in node.inputs)
 
 
-def _without_guard(node: Node) -> tuple[Node, bool]:
-    """p where `node` is where(isnan(p), 0, p), and whether it is."""
+def _without_guard(node: Node) -> Node | None:
+    """p where `node` is where(isnan(p), 0, p)."""
     if node.op == "where" and len(node.inputs) == 3:
         test, zero, kept = node.inputs
         if test.op == "isnan" and test.inputs[0] is kept and scalar(zero) == 0.0:
-            return through_ones(kept), True
-    return node, False
+            return through_ones(kept)
+    return None
 
 
-def _without_keyless(node: Node) -> tuple[Node, Node | None]:
+def _without_keyless(node: Node) -> tuple[Node, Node] | None:
     """p and the mask m where `node` is where(max(m) == −inf, 0, p), the greatest of each query's row."""
     if node.op != "where" or len(node.inputs) != 3 or scalar(node.inputs[1]) != 0.0:
-        return node, None
+        return None
     test, _, kept = node.inputs
     if test.op != "equal" or scalar(test.inputs[1]) != -math.inf or test.inputs[0].op != "max":
-        return node, None
+        return None
     greatest = test.inputs[0]
     mask = greatest.inputs[0]
     if greatest.shape != (*mask.shape[:-1], 1):
-        return node, None
+        return None
     while mask.op in RESHAPES and mask.inputs[0].shape[-2:] == mask.shape[-2:]:
         mask = mask.inputs[0]
     return through_ones(kept), mask

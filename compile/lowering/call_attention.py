@@ -42,7 +42,7 @@ def attention(low: Lowering, node: Node) -> View | None:
     key_heads = 0 if match.key_heads == match.heads else match.key_heads
     kernel = Attention(
         match.heads, match.head_size, match.scale, mask is not None, default_tile(low.isa), low.isa,
-        match.guarded, tuple(biases), key_heads, match.window, match.keyless,
+        match.zeros, tuple(biases), key_heads, match.window,
     )  # fmt: skip
     return low.emit(low.tiled(kernel), operands, low.result(node, tokens, match.width), node)
 

@@ -1,5 +1,5 @@
 """softmax(scale · Q Kᵀ + mask + biases) V, in two layouts of its tiles."""
 
-from compile.kernels.attention.spec import Attention, Bias, Window
+from compile.kernels.attention.spec import Attention, Bias, Window, Zeros
 
-__all__ = ["Attention", "Bias", "Window"]
+__all__ = ["Attention", "Bias", "Window", "Zeros"]

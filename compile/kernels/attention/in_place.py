@@ -104,10 +104,10 @@ class InPlace(Tiles):
             self.keys.store(at + v * lanes, value, lanes)
             sums.store(0, sums.load(0, lanes) + value, lanes)
         self.sums[i].store(0, fold_lanes(sums.load(0, lanes), lanes, lambda a, b: a + b))
-        if self.spec.guarded or self.spec.keyless:
+        if self.spec.zeros:
             has_key = self.peak[i]  # which is not read any more
             has_key.store(0, opaque(is_number(self.sums[i].load(0), 1), 1))
-            if self.spec.keyless:
+            if self.spec.zeros == "keyless":
                 with when(has_key.load(0) < const(0.5)), loop(self.tokens) as t:
                     mask = self.keys.load(self.mask_at + tirx.Select(self.own, i * self.width, 0) + t)
                     has_key.store(0, tirx.Select(mask == const(LOWEST), has_key.load(0), const(1.0)))

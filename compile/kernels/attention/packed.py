@@ -45,8 +45,8 @@ class Packed(Tiles):
 
         span = self.scores(first, tile.height, compute)
         _softmax_columns(scores, partial, span, peak, total, lanes)
-        if self.spec.guarded or self.spec.keyless:
-            _clear_keyless(scores, span, peak, total, lanes, mask if self.spec.keyless else None)
+        if self.spec.zeros:
+            _clear(scores, span, peak, total, lanes, mask if self.spec.zeros == "keyless" else None)
         for register in total:
             register.store(0, const(1.0, lanes) / register.load(0, lanes), lanes)
         for column in range(0, d, self.tile.nr):
@@ -141,7 +141,7 @@ def _softmax_columns(
         register.store(0, sums[0], lanes)
 
 
-def _clear_keyless(
+def _clear(
     scores: PackedTile, span: Span, has_key: list[Pointer], total: list[Pointer], lanes: int, mask: PackedTile | None
 ) -> None:
     """Weights of queries whose sum is not a number become 0; with a mask only where it is −∞ for every key.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ class Bias:
     key: int = 1
 
 
+class Zeros(StrEnum):
+    """Which queries give zeros."""
+
+    UNDEFINED = "guard"  # whose softmax is not a number, as one without any key's is
+    KEYLESS = "keyless"  # whose mask is −inf for every key; what else is not a number stays
+
+
 @dataclass(frozen=True)
 class Window:
     """A key further than `reach` tokens from a query has the score `beyond`, which is far below what others have."""
@@ -63,8 +71,7 @@ class Attention(TiledKernel):
 
     q, y and biases point at the block's first row, k and v at token 0. ldmask is 0 where all queries share one mask
     row, else the mask has a row a query and points at the block's first; without a mask neither is read. head_size is
-    d; scale is usually 1/√d. guarded: a query whose softmax is not a number, as one without any key's is, gives zeros.
-    keyless: only a query whose mask is −inf for every key does; what else is not a number stays.
+    d; scale is usually 1/√d. zeros: of which queries the results are 0, whatever the softmax says.
     key_heads: heads of K and V, each shared by as many of Q's; 0 where all have their own.
     window: which keys a query looks at, where those are not all. A query that finds all of these masked looks at every
     key: masked ones and those beyond may weigh the same then.
@@ -76,22 +83,17 @@ class Attention(TiledKernel):
     has_mask: bool
     tile: TileConfig
     isa: Isa
-    guarded: bool = False
+    zeros: Zeros | None = None
     biases: tuple[Bias, ...] = ()
     key_heads: int = 0
     window: Window | None = None
-    keyless: bool = False
 
     family = "attention"
 
     @property
     def name(self) -> str:
-        mask = (
-            "_mask" * self.has_mask
-            + "_guard" * self.guarded
-            + "_keyless" * self.keyless
-            + f"_kv{self.key_heads}" * bool(self.key_heads)
-        )
+        mask = "_mask" * self.has_mask + (f"_{self.zeros}" if self.zeros else "")
+        mask += f"_kv{self.key_heads}" * bool(self.key_heads)
         mask += "".join(f"_bias{bias.head}x{bias.key}" for bias in self.biases)
         numbers = f"_s{self.scale:.6g}"
         if self.window:

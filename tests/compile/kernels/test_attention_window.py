@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compile.cpus import Isa
-from compile.kernels.attention import Attention, Bias, Window
+from compile.kernels.attention import Attention, Bias, Window, Zeros
 from compile.kernels.tiles import default_tile
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -21,7 +21,8 @@ BIAS = Bias(2 * TOKENS - 1)  # by distance
 def kernels(isa: Isa, window: Window) -> tuple[Attention, Attention]:
     """With the window, and with a mask of its own for each query; a bias beside it for some."""
     biases = (BIAS,) if window.reach == 5 else ()
-    every = Attention(HEADS, SIZE, 0.3, True, default_tile(isa), isa, window.beyond == -math.inf, biases)
+    zeros = Zeros.UNDEFINED if window.beyond == -math.inf else None
+    every = Attention(HEADS, SIZE, 0.3, True, default_tile(isa), isa, zeros, biases)
     return replace(every, window=window), every
 
 

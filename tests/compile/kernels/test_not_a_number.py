@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compile.cpus import Isa
-from compile.kernels.attention import Attention
+from compile.kernels.attention import Attention, Zeros
 from compile.kernels.contract import pack_vector
 from compile.kernels.linear import Linear, pack_weight
 from compile.kernels.reference import UNARY
@@ -39,7 +39,7 @@ def call(isa: Isa, link_kernels: Callable) -> Callable[..., None]:
         Linear(24, 40, True, (step,), tile, isa) for step in ("relu", "gelu", "tanh", "gelu_tanh", "sigmoid", "silu")
     ]
     kernels += [Attention(HEADS, SIZE, 0.25, mask, tile, isa) for mask in (False, True)]
-    kernels += [Attention(HEADS, SIZE, 0.25, True, tile, isa, **{guard: True}) for guard in ("guarded", "keyless")]
+    kernels += [Attention(HEADS, SIZE, 0.25, True, tile, isa, zeros) for zeros in Zeros]
     return link_kernels([*kernels, LayerNorm(40, 1e-12, isa)])
 
 
@@ -75,8 +75,10 @@ def test_layer_norm(special: float, isa: Isa, call: Callable, strided: type, at_
         assert np.isfinite(np.delete(y.view, 3, 0)).all()
 
 
-def attend(call: Callable, isa: Isa, strided: type, at_64_bytes: Callable, q, k, v, mask, **guard: bool) -> np.ndarray:
-    kernel = Attention(HEADS, SIZE, 0.25, mask is not None, default_tile(isa), isa, **guard)
+def attend(
+    call: Callable, isa: Isa, strided: type, at_64_bytes: Callable, q, k, v, mask, zeros: Zeros | None = None
+) -> np.ndarray:
+    kernel = Attention(HEADS, SIZE, 0.25, mask is not None, default_tile(isa), isa, zeros)
     q, k, v = (strided(TOKENS, HEADS * SIZE, gap=3, values=x) for x in (q, k, v))
     rows = strided(TOKENS, TOKENS, values=0.0 if mask is None else mask)
     y = strided(TOKENS, HEADS * SIZE)
@@ -131,7 +133,7 @@ def test_a_guard_gives_zeros(special: float, isa: Isa, call: Callable, strided: 
     mask = np.zeros((TOKENS, TOKENS), np.float32)
     mask[::3] = special
     plain = attend(call, isa, strided, at_64_bytes, q, k, v, mask)
-    guarded = attend(call, isa, strided, at_64_bytes, q, k, v, mask, guarded=True)
+    guarded = attend(call, isa, strided, at_64_bytes, q, k, v, mask, Zeros.UNDEFINED)
     assert np.isnan(plain[::3]).all()
     assert np.array_equal(guarded, np.nan_to_num(plain, nan=0.0))
 
@@ -144,7 +146,7 @@ def test_only_a_query_without_keys_gives_zeros(isa: Isa, call: Callable, strided
     mask[::3] = -INF
     mask[1, 2], mask[4, :], mask[4, 0], q[7, 1] = NAN, -INF, INF, NAN
     plain = attend(call, isa, strided, at_64_bytes, q, k, v, mask)
-    keyless = attend(call, isa, strided, at_64_bytes, q, k, v, mask, keyless=True)
+    keyless = attend(call, isa, strided, at_64_bytes, q, k, v, mask, Zeros.KEYLESS)
     hidden = (mask == -INF).all(axis=1)
     assert hidden.sum() == len(range(0, TOKENS, 3))
     np.testing.assert_array_equal(keyless[hidden], 0)
