@@ -33,10 +33,10 @@ class Referee:
             }
             for seed in seeds
         ]
-        self.data = model.SerializeToString()
+        self.model = model  # the previous stage
         self.outputs: list[Outputs] | None = None  # of a type that ONNX Runtime cannot compute in, until it is another
         try:
-            self.outputs = run_model(self.data, self.feeds)
+            self.outputs = run_model(model, self.feeds)
         except Exception as error:
             if has_other_floats(model):
                 return
@@ -53,15 +53,14 @@ class Referee:
     ) -> float | None:
         """Compare with the previous stage; return the error over the range, or raise BrokenPassError.
 
-        A model with the bytes of the previous stage is not run again. None: the previous one could not be run.
+        A model that equals the previous stage is not run again. None: the previous one could not be run.
         overflows: what was not finite may be anything now. rounds: the pass rounds weights, so that outputs may change
         by more than the tolerance where rounding them at random does too: scores that cancel almost to nothing.
         """
-        data = model.SerializeToString()
-        if data == self.data:
+        if model == self.model:
             return 0.0
         try:
-            outputs = run_model(data, self.feeds)
+            outputs = run_model(model, self.feeds)
         except Exception as error:
             if self.outputs is None:  # nor could it before
                 raise _cannot_run(error) from error
@@ -69,7 +68,7 @@ class Referee:
         before = _finite(self.outputs, outputs) if overflows else self.outputs
         if overflows or self.outputs is None:
             self.first = self.outputs = outputs
-            self.data = data
+            self.model = model
         if before is None:
             return None
         try:
@@ -83,13 +82,14 @@ class Referee:
             if difference == np.inf:
                 change = "values that are no longer finite, or no longer NaN or infinite"
             raise BrokenPassError(name, f"changed the outputs by {change}")
-        self.outputs, self.data = outputs, data
+        self.outputs, self.model = outputs, model
         return difference
 
     def _rounded_at_random(self) -> float:
         """How much the previous stage's outputs change where each matrix is rounded to int8, up or down by chance."""
         assert self.outputs is not None
-        model, rng = onnx.load_from_string(self.data), np.random.default_rng(0)
+        model, rng = onnx.ModelProto(), np.random.default_rng(0)
+        model.CopyFrom(self.model)
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if values.ndim == 2 and values.dtype == np.float32:
@@ -118,18 +118,17 @@ def _finite(before: list[Outputs] | None, after: list[Outputs]) -> list[Outputs]
     ]
 
 
-def open_session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:
+def open_session(model: onnx.ModelProto) -> ort.InferenceSession:
     """A session without graph optimisations, prepacked weights or worker threads that spin."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    data = model if isinstance(model, bytes) else model.SerializeToString()
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run_model(model: onnx.ModelProto | bytes, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Outputs]:
+def run_model(model: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Outputs]:
     """ONNX Runtime's outputs, by name, for each of `feeds`."""
     session = open_session(model)
     names = [output.name for output in session.get_outputs()]
