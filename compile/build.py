@@ -161,14 +161,14 @@ def build(
     for one in (spec, *others) if verify else ():
         if missing := can_run(one):
             raise CompileError(f"--verify: {one.name} libraries run here only with {missing}: install it")
-    from compile.importer.graph import file_tokens
-    from compile.pipeline import BuildOptions, build_library  # tvm
-
     purpose = read_task(Path(model), head) if side and folder_given else stated if side else None
     if side and purpose:
         side = replace(side, settings=side.settings + purpose.settings)
     pooled = purpose is None or purpose.pooling is None  # else the runtime pools, at any length
     source = obtain(str(model), longest, head, random_head, seed, progress, pooled)
+    from compile.importer.graph import file_tokens
+    from compile.pipeline import BuildOptions, build_library  # tvm: a model that is none should not wait for it
+
     folder = Path(out) if out else Path("build") / f"{name or source.name}-{target}"
     keep = Path(dump) if dump else None
     options = BuildOptions(

@@ -50,8 +50,6 @@ from compile.importer.graph import (
     input_shapes,
 )
 from compile.importer.interface import with_own_types
-from compile.linking.dll_rules import check_dll
-from compile.linking.dylib_rules import check_dylib
 from compile.linking.library_rules import check_library
 from compile.linking.link import find_toolchain, link_library, require_space
 from compile.linking.module_rules import check_modules
@@ -319,8 +317,14 @@ def build_program(
 def _check(library: Path, target: Target, name: str) -> list[str]:
     """The rules of its target that the library meets. Raises CompileError naming the first that it breaks."""
     if target.is_windows:
+        from compile.linking.dll_rules import check_dll  # lief
+
         return check_dll(library, target, name)
-    return check_dylib(library, target, name) if target.is_apple else check_library(library, target, name)
+    if target.is_apple:
+        from compile.linking.dylib_rules import check_dylib  # lief
+
+        return check_dylib(library, target, name)
+    return check_library(library, target, name)
 
 
 def _task_facts(task: Task | None) -> dict[str, Any]:
