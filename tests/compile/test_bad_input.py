@@ -76,6 +76,10 @@ def test_mistakes_do_not_wait_for_tvm_to_be_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_greatest_numbers_are_taken(refused: Callable) -> None:
+    refused("nowhere.onnx", "--seq-len", 1 << 20, "--batch", 4096, "--threads", 64, words=("no such file",))
+
+
 def test_unknown_preset(refused: Callable) -> None:
     refused("mobilebart", words=("'mobilebart'", "mobilebert"))
 

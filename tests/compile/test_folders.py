@@ -113,6 +113,21 @@ def test_an_exporter_that_took_a_choice_by_its_example_is_not_believed(tmp_path:
     assert re.match(r"ONNX Runtime cannot run its file \(.*Reshape", why_not(short))
 
 
+def test_an_exporter_that_took_the_last_column_for_the_last_token_is_not_believed(tmp_path: Path) -> None:
+    """It is right where padding stands before the text, or within."""
+
+    class Module:
+        module, input_names = SimpleNamespace(config=SimpleNamespace()), ["input_ids", "attention_mask"]
+
+        def answers(self, samples: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+            return [{"y": np.float32(one["input_ids"][:, one["attention_mask"].nonzero()[1][-1:]])} for one in samples]
+
+    graph = "f (int64[1, n] input_ids, int64[1, n] attention_mask) => (float[1, 1] y) { "
+    graph += "i = Constant <value_ints = [-1]> () x = Gather <axis = 1> (input_ids, i) y = Cast <to = 1> (x) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {graph}'), tmp_path / "m.onnx")
+    assert "where a text is padded" in str(_why_not(Module(), 9, tmp_path / "m.onnx"))
+
+
 def test_without_transformers_the_reason_says_what_to_install(saved: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved("ElectraModel", embedding_size=16)
     monkeypatch.setattr("model.foreign.find_spec", lambda name: None)

@@ -86,6 +86,20 @@ def test_a_file_for_four_is_compiled_for_up_to_four(host, tmp_path):
             np.testing.assert_allclose(value, wanted[name], rtol=0, atol=1e-5)
 
 
+def test_a_file_for_four_may_have_its_constants_in_nodes():
+    """As torch writes them; another kind of constant among them."""
+    model = encoder(4, TOKENS)
+    graph = model.graph
+    for tensor in [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64]:
+        graph.initializer.remove(tensor)
+        graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    graph.node.insert(0, onnx.helper.make_node("Constant", [], ["unused"], value_ints=[4, TOKENS]))
+    one = one_sequence(model, 4, {"input_ids": [1, TOKENS], "attention_mask": [1, TOKENS]})
+    assert {name: value.shape for name, value in run_model(one, [sample(1, TOKENS)])[0].items()} == {
+        name: (1, *value.shape[1:]) for name, value in run_model(model, [sample(4, TOKENS)])[0].items()
+    }
+
+
 def test_a_file_for_one_is_run_for_each(host, tmp_path):
     given = sample(2, TOKENS)
     (wanted,) = run_model(encoder("b", "t"), [given])

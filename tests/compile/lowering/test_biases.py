@@ -119,6 +119,18 @@ def in_three_dimensions(b: Any) -> str:
     return b("Reshape", b("Transpose", context, perm=[0, 2, 1, 3]), array(b, 1, -1, WIDTH))
 
 
+def transposed_in_three_dimensions(b: Any) -> str:
+    """(T, H, d) becomes (H, T, d), as torch's MultiheadAttention has it."""
+    x = embedded(b)
+    query, key, value = (
+        b("Transpose", b("Reshape", b.linear(x, WIDTH, WIDTH), array(b, -1, HEADS, SIZE)), perm=list(perm))
+        for perm in ((1, 0, 2), (1, 2, 0), (1, 0, 2))
+    )
+    context = b("MatMul", b("Softmax", b("MatMul", query, key), axis=-1), value)
+    context = b("Reshape", context, array(b, 1, HEADS, -1, SIZE))
+    return b("Reshape", b("Transpose", context, perm=[0, 2, 1, 3]), array(b, 1, -1, WIDTH))
+
+
 def heads_that_share_keys(b: Any) -> str:
     x = embedded(b)
 
@@ -143,7 +155,8 @@ def queries_keys_and_values_by_head(b: Any) -> str:
 
 
 GRAPHS = [
-    t5, mpnet, alibi, deberta, in_three_dimensions, heads_that_share_keys, queries_keys_and_values_by_head,
+    t5, mpnet, alibi, deberta, in_three_dimensions, transposed_in_three_dimensions, heads_that_share_keys,
+    queries_keys_and_values_by_head,
 ]  # fmt: skip
 
 
@@ -170,7 +183,28 @@ def softmax_over_queries(b: Any) -> str:
     return b("Reshape", b("Transpose", context, perm=[0, 2, 1, 3]), array(b, 1, -1, WIDTH))
 
 
-@pytest.mark.parametrize("graph", [chosen_number_that_leaves_scores, two_products, softmax_over_queries])
+def number_for_each_head(b: Any, x: str, axes: tuple[int, ...]) -> str:
+    """Of each token one for each head, (1, H, T, 1) or (1, H, 1, T)."""
+    return b("Transpose", b("Unsqueeze", b.linear(x, WIDTH, HEADS), array(b, 3)), perm=list(axes))
+
+
+def numbers_of_queries(b: Any) -> str:
+    x = embedded(b)
+    return attend(b, b("Add", product(b, x), number_for_each_head(b, x, (0, 2, 1, 3))), heads(b, x))
+
+
+def half_of_what_is_computed(b: Any) -> str:
+    x = embedded(b)
+    scores = b("Add", product(b, x), number_for_each_head(b, x, (0, 2, 3, 1)))
+    return attend(b, b("Mul", scores, b.const(np.float32(0.5))), heads(b, x))
+
+
+NO_SUCH = [
+    chosen_number_that_leaves_scores, two_products, softmax_over_queries, numbers_of_queries, half_of_what_is_computed,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", NO_SUCH)
 def test_what_is_no_such_attention(graph: Callable[[Any], str], host: Any, tmp_path: Path) -> None:
     """TVM's operators compute it then, of the compiled length."""
     from compile.pipeline import BuildOptions, build_library

@@ -15,6 +15,9 @@ from compile.program import Rows
 
 def gelu_with_erf(b, x: str, spelling: str) -> str:
     half, one, root = (b.const(np.float32(v)) for v in (0.5, 1.0, 2.0**0.5))
+    if spelling == "½((1+erf)x), √½x":
+        gate = b("Add", one, b("Erf", b("Mul", b.const(np.float32(0.5**0.5)), x)))
+        return b("Mul", half, b("Mul", gate, x))
     gate = b("Add", b("Erf", b("Div", x, root)), one)
     if spelling == "x(1+erf)/2":
         return b("Mul", b("Mul", x, gate), half)
@@ -23,7 +26,7 @@ def gelu_with_erf(b, x: str, spelling: str) -> str:
     return b("Mul", x, b("Mul", gate, half))
 
 
-@pytest.mark.parametrize("spelling", ["x(1+erf)/2", "(x/2)(1+erf)", "x((1+erf)/2)"])
+@pytest.mark.parametrize("spelling", ["x(1+erf)/2", "(x/2)(1+erf)", "x((1+erf)/2)", "½((1+erf)x), √½x"])
 def test_gelu_spelt_out_with_erf_is_part_of_the_linear(
     spelling: str, graph: type, lowered: Callable, families: Callable, agree: Callable
 ) -> None:
@@ -44,10 +47,12 @@ def test_gelu_operator_and_its_approximation(graph: type, lowered: Callable, fam
     assert [call.kernel.steps for call in program.calls] == [("gelu",), ("gelu_tanh",)]
 
 
-def test_almost_a_gelu_is_not_one(graph: type, lowered: Callable, agree: Callable) -> None:
+@pytest.mark.parametrize("operands", [("x", 1.5), (0.5**0.5, "x")], ids=["another number", "upside down"])
+def test_almost_a_gelu_is_not_one(operands: tuple, graph: type, lowered: Callable, agree: Callable) -> None:
     b = graph()
     x = b.linear(b.input("x", [1, 8, 24]), 24, 24)
-    gate = b("Add", b("Erf", b("Div", x, b.const(np.float32(1.5)))), b.const(np.float32(1.0)))
+    inner = b("Div", *(x if operand == "x" else b.const(np.float32(operand)) for operand in operands))
+    gate = b("Add", b("Erf", inner), b.const(np.float32(1.0)))
     model = b.model(b("Mul", b("Mul", x, gate), b.const(np.float32(0.5))))
     assert not any("gelu" in call.kernel.name for call in lowered(model).calls)
     agree(model)

@@ -257,8 +257,9 @@ def test_tables_name_layers_kernels_and_the_rest(mobilebert_library: Path, capsy
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--runs", "0"], "--runs 0"),
-        (["--threads", "65"], "--threads 65"),
+        (["--runs", "0"], "--runs 0: choose 1 to 100000"),
+        (["--runs", "100001"], "--runs 100001"),
+        (["--threads", "65"], "--threads 65: choose 1 to 64"),
         (["--tokens", "129"], "1 to 128"),
         (["--tokens", "0"], "1 to 128"),
         (["--trace", "nowhere/t.json"], "nowhere"),
@@ -272,6 +273,11 @@ def test_wrong_option_is_refused_in_a_line(
     message = capsys.readouterr().err
     assert words in message
     assert len(message.splitlines()) == 1
+
+
+def test_the_greatest_numbers_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert command_line.main([str(tmp_path / "nowhere"), "--runs", "100000", "--threads", "64"]) == 2
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_chart_without_matplotlib_is_refused_before_anything_runs(

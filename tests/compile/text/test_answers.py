@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def test_texts_equal_but_for_case_are_one_answer(asked: tuple[compile.Library, P
     wanted = referee("the?", context, 30, **settings)
     assert len({answer.text.lower() for answer in wanted}) == len(wanted)
     assert_same(library.answer("the?", context, 30, **settings), wanted)
+
+
+@pytest.mark.parametrize("question", ["the?", None])
+@pytest.mark.parametrize("stride", [0, 3])
+def test_windows_share_the_stride_and_leave_nothing_out(
+    question: str | None, stride: int, asked: tuple[compile.Library, Pipeline]
+) -> None:
+    context = "model a b c d e é f g h i j k l m n the o p q r s t"
+    given, last = ((question, context), 1) if question else ((context, None), 0)
+    whole = asked[0].encode(*given)
+    parts = [window.ids[window.texts == last].tolist() for window in asked[0].each_window(*given, 12, stride)]
+    assert len(parts) > 2
+    assert all(part[:stride] == before[len(before) - stride :] for before, part in pairwise(parts))
+    assert sum((part[stride:] for part in parts[1:]), parts[0]) == whole.ids[whole.texts == last].tolist()
+    with pytest.raises(compile.CompileError, match=f"stride {len(parts[0])}: a window has no more tokens of the text"):
+        list(asked[0].each_window(*given, 12, len(parts[0])))
 
 
 def test_places_are_of_what_was_given(asked: tuple[compile.Library, Pipeline]) -> None:

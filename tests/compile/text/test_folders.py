@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import compile
+from compile.text.compiled import _items
 from compile.text.read import read_folder
 from compile.text.side import TextSide
 from pocketbert.errors import PocketBERTError
@@ -165,6 +166,14 @@ def test_ids_beyond_every_vocabulary(tmp_path: Path) -> None:
     write(tmp_path / "tokenizer.json", {"model": model | {"vocab": {"[UNK]": 0, "a": 2**31}}})
     with pytest.raises(compile.CompileError, match="the id 2147483648"):
         read_folder(tmp_path)
+
+
+def test_template_of_at_most_64_pieces_with_ids_of_31_bits() -> None:
+    most = (1 << 31) - 1
+    assert _items([("SPECIAL", 0, most), ("SPECIAL", most, 0)] * 32).count("PB_PIECE_SPECIAL") == 64
+    for items in ([("FIRST", 0, 0)] * 65, *([("SPECIAL", n, 0)] for n in (-1, 1 << 31, 1 << 40)), [("FIRST", 0, -1)]):
+        with pytest.raises(compile.CompileError, match="a template of more than 64 pieces"):
+            _items(items)
 
 
 def test_folder_builds_a_library_that_reads_text_as_transformers_does(
