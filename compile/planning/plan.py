@@ -175,11 +175,13 @@ def _offset(block: _Block) -> int:
 
 def _place_scratch(program: Program, stages: list[Stage], places: dict[Value, Place]) -> int:
     """Place what a stage's rows make and use up themselves; returns the bytes that the hungriest stage needs a row."""
-    outside = set(program.outputs)
+    outside, made = set(program.outputs), set[Value]()
     for stage in stages:
         made_here = {value for call in stage.rows for value in call.outputs}
-        outside |= {value for call in stage.serial for value, _ in call.reads()}
-        outside |= {value for call in stage.rows for value, whole in call.reads() if whole or value not in made_here}
+        outside |= made & made_here  # whose parts are made in several stages
+        made |= made_here
+        outside |= {value for call in stage.serial for value in (*call.outputs, *(read for read, _ in call.reads()))}
+        outside |= {value for call in stage.rows for value, _ in call.reads() if value not in made_here}
     total = 0
     for calls in (stage.rows for stage in stages):
         blocks: dict[Value, _Block] = {}
