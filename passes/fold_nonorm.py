@@ -95,7 +95,7 @@ class _Walk:
         output = node.outputs[0]
         now = self.affine(step.x)
         after = now.then(step)
-        private = now.private and step.x in self.once
+        private = now.private
         base, scale, shift = after.base, after.scale, after.shift
         if not (_representable(scale) and _representable(shift)):
             self.refusals.add("the carried constants would leave float32's range", node.name or "")

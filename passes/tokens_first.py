@@ -153,10 +153,9 @@ class _Walk:
         outs, ins, width = weights.shape
         groups, step = int(attribute(node, "group", 1)), (ints(node, "dilations") or [1])[0]
         before, after = ints(node, "pads") or [0, 0]
-        automatic = node.attributes.get("auto_pad")
-        if (automatic is not None and automatic.as_string() != "NOTSET") or (ints(node, "strides") or [1]) != [1]:
-            return None
-        if before + after != step * (width - 1) or (groups > 1 and (width > 1 or groups > MOST_GROUPS)):
+        if before + after != step * (width - 1) or (ints(node, "strides") or [1]) != [1]:
+            return None  # auto_pad comes without pads
+        if groups > 1 and (width > 1 or groups > MOST_GROUPS):
             return None
         twin = self.twins[x]
         if (tokens := dims(twin)[1]) is None or max(before, after) >= tokens:

@@ -41,11 +41,12 @@ def test_a_second_vector_that_is_added_is_not_beta(build, check, ops):
     assert (ops(result, "LayerNormalization"), ops(result, "Add")) == (1, 1)
 
 
-@pytest.mark.parametrize("case", ["other_axis", "scale_per_token", "scale_at_run_time"])
+@pytest.mark.parametrize("case", ["other_axis", "scale_per_token", "a_vector_a_token", "scale_at_run_time"])
 def test_look_alikes_of_layer_norm_stay(build, check, ops, case):
     b = build()
     x = b.input("x", [2, 8, 8])
-    gamma = {"scale_per_token": b.normal(8, 1), "scale_at_run_time": b.input("g", [8])}.get(case)
+    kinds = {"scale_per_token": (8, 1), "a_vector_a_token": (8, 8)}
+    gamma = b.input("g", [8]) if case == "scale_at_run_time" else b.normal(*kinds[case]) if case in kinds else None
     y = layer_norm(b, x, 8, axis=1 if case == "other_axis" else -1, gamma=gamma)
     result, _ = check(b.model(y), "fuse_layer_norm", bound=1e-6)
     assert ops(result, "LayerNormalization") == 0

@@ -75,6 +75,13 @@ def test_attention_with_channels_first(build, check, ops):
     assert sorted(turned) == [(0, 2, 1, 3)] * 3 + [(0, 2, 3, 1)]
 
 
+@pytest.mark.parametrize("axis", [1, -2])
+def test_a_reduction_over_channels_reads_what_it_did(build, check, axis):
+    b = build()
+    y = b("Relu", b("Conv", tokens_in_columns(b), b.normal(6, C, 3), pads=[1, 1]))
+    check(b.model(b("ReduceMax", y, b.const(np.array([axis])), keepdims=0)), "tokens_first")
+
+
 @pytest.mark.parametrize("op", ["ReduceMax", "ReduceMean", "GlobalMaxPool", "GlobalAveragePool"])
 def test_pools_over_tokens(build, check, ops, op):
     b = build()
@@ -92,6 +99,7 @@ def test_pools_over_tokens(build, check, ops, op):
         (1, 3, {"pads": [1, 1], "group": C}),  # each channel alone
         (1, 1, {"group": C}),
         (C, 3, {"auto_pad": "SAME_UPPER"}),
+        (C, 2 * T + 1, {"pads": [T, T]}),  # reads further than there are tokens
     ],
 )
 def test_other_convolutions_stay(build, check, ops, applied, channels, width, attributes):

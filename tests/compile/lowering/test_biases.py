@@ -109,6 +109,23 @@ def deberta(b: Any) -> str:
     return attend(b, b("Where", none, b.const(np.float32(LOWEST)), scores), heads(b, x))
 
 
+def scaled_before_the_lookup(b: Any) -> str:
+    x = embedded(b)
+    square = b("Expand", b("Unsqueeze", distances(b, x), array(b, 0, 1)), b("Shape", product(b, x)))
+    near = b("Clip", b("Add", square, b.const(np.array(4))), b.const(np.array(0)), b.const(np.array(7)))
+    queries = b("Mul", heads(b, x), b.const(np.float32(0.5)))
+    towards = b("Mul", b("MatMul", queries, b.normal(1, HEADS, SIZE, 8)), b.const(np.float32(0.3)))
+    return attend(b, b("Add", product(b, x), b("GatherElements", towards, near, axis=-1)), heads(b, x))
+
+
+def kept_keys_get_a_large_number(b: Any) -> str:
+    """In which scores are lost: all kept keys weigh the same."""
+    x = embedded(b)
+    keys = b("Unsqueeze", mask_bool(b), array(b, 1, 2))
+    mask = b("Where", keys, b.const(np.float32(1e12)), b.const(np.float32(LOWEST)))
+    return attend(b, b("Add", product(b, x), mask), heads(b, x))
+
+
 def in_three_dimensions(b: Any) -> str:
     """(H, T, d) without a batch, as baddbmm has it."""
     x = embedded(b)
@@ -155,8 +172,8 @@ def queries_keys_and_values_by_head(b: Any) -> str:
 
 
 GRAPHS = [
-    t5, mpnet, alibi, deberta, in_three_dimensions, transposed_in_three_dimensions, heads_that_share_keys,
-    queries_keys_and_values_by_head,
+    t5, mpnet, alibi, deberta, scaled_before_the_lookup, kept_keys_get_a_large_number, in_three_dimensions,
+    transposed_in_three_dimensions, heads_that_share_keys, queries_keys_and_values_by_head,
 ]  # fmt: skip
 
 
@@ -170,6 +187,23 @@ def chosen_number_that_leaves_scores(b: Any) -> str:
     x = embedded(b)
     keys = b("Unsqueeze", mask_bool(b), array(b, 1, 2))
     return attend(b, b("Where", keys, product(b, x), b.const(np.float32(-1e4))), heads(b, x))
+
+
+def lowest_number_made_small(b: Any) -> str:
+    """where(m, s, −3.4e38) · 1e-38 leaves a masked key e^−3.4."""
+    x = embedded(b)
+    keys = b("Unsqueeze", mask_bool(b), array(b, 1, 2))
+    chosen = b("Where", keys, product(b, x), b.const(np.float32(LOWEST)))
+    return attend(b, b("Mul", chosen, b.const(np.float32(1e-38))), heads(b, x))
+
+
+def buckets_that_differ_by_head(b: Any) -> str:
+    x = embedded(b)
+    own = b.const(np.arange(HEADS).reshape(1, HEADS, 1, 1))
+    square = b("Expand", b("Add", distances(b, x), own), b("Shape", product(b, x)))
+    near = b("Clip", b("Add", square, b.const(np.array(4))), b.const(np.array(0)), b.const(np.array(7)))
+    looked_up = b("GatherElements", b("MatMul", heads(b, x), b.normal(1, HEADS, SIZE, 8)), near, axis=-1)
+    return attend(b, b("Add", product(b, x), looked_up), heads(b, x))
 
 
 def two_products(b: Any) -> str:
@@ -200,7 +234,8 @@ def half_of_what_is_computed(b: Any) -> str:
 
 
 NO_SUCH = [
-    chosen_number_that_leaves_scores, two_products, softmax_over_queries, numbers_of_queries, half_of_what_is_computed,
+    chosen_number_that_leaves_scores, lowest_number_made_small, buckets_that_differ_by_head, two_products,
+    softmax_over_queries, numbers_of_queries, half_of_what_is_computed,
 ]  # fmt: skip
 
 

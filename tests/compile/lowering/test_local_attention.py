@@ -63,7 +63,14 @@ def masked_scores(b: Any) -> str:
     return attend(b, b("Where", away, b.const(np.float32(LOWEST)), product(b, x)), heads(b, x))
 
 
-FORMS = [eager, scaled_dot_product, filled, masked_scores]
+def chosen_unless(b: Any) -> str:
+    """What is neither near nor kept is chosen away."""
+    x = embedded(b)
+    away = b("Not", b("And", near(b, x), keys(b)))
+    return attend(b, b("Where", away, b.const(np.float32(LOWEST)), product(b, x)), heads(b, x))
+
+
+FORMS = [eager, scaled_dot_product, filled, masked_scores, chosen_unless]
 
 
 @pytest.mark.parametrize("graph", FORMS)
@@ -71,15 +78,14 @@ def test_every_length(graph: Callable[[Any], str], host: Any, tmp_path: Path) ->
     check_every_length(graph, host, tmp_path, TOKENS, 50)
 
 
-def attention_of(graph: Callable[[Any], str], host: Any, tokens: int) -> tuple[Any, list[Any]]:
+def attention_of(graph: Callable[[Any], str], host: Any, tokens: int, skip: str = "") -> tuple[Any, list[Any]]:
     """The attention's call of a build for `tokens` tokens, and all calls."""
     from compile.pipeline import BuildOptions, Clock, lower_model
     from tests.support.graphs import Builder
 
     b = Builder()
-    calls = lower_model(b.model(graph(b)), host, BuildOptions(seq_len=tokens), Clock(None), verify_passes=False)[
-        0
-    ].calls
+    options = BuildOptions(seq_len=tokens, skip=(skip,) if skip else ())
+    calls = lower_model(b.model(graph(b)), host, options, Clock(None), verify_passes=False)[0].calls
     (attention,) = [call for call in calls if call.kernel.family == "attention"]
     return attention, calls
 
@@ -90,6 +96,11 @@ def test_a_window_is_the_kernels_and_its_mask_one_row(graph: Callable[[Any], str
     assert attention.kernel.window == Window(REACH, -np.inf if graph is scaled_dot_product else LOWEST)
     assert attention.kernel.has_mask
     assert all(value.size < TOKENS**2 or value.shape[-1] > TOKENS for call in calls for value in call.outputs)
+
+
+def test_a_window_behind_a_not(host: Any) -> None:
+    """onnxsim writes it otherwise."""
+    assert attention_of(chosen_unless, host, TOKENS, "onnxsim")[0].kernel.window == Window(REACH, LOWEST)
 
 
 def test_sequence_no_longer_than_a_window_has_none(host: Any) -> None:

@@ -286,6 +286,42 @@ def test_empty_part_of_a_graph_is_refused(graph: type, lowered: Callable) -> Non
         lowered(b.model(b("Concat", b("Slice", x, *ends), x, axis=1)))
 
 
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("first", [False, True], ids=["x, vector", "vector, x"])
+def test_a_vector_on_either_side_of_an_operator(
+    op: str, first: bool, graph: type, lowered: Callable, agree: Callable
+) -> None:
+    b = graph()
+    vector = b.const(np.linspace(0.5, 2, 16, dtype=np.float32))
+    x = b("Relu", b.linear(b.input("x", [1, 8, 16]), 16, 16))
+    y = b("Add", b("Sigmoid", x), x)
+    model = b.model(b(op, vector, y) if first else b(op, y, vector))
+    assert bool(lowered(model).generic) == (op == "Div" and first)
+    agree(model)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_lookup_along_either_axis_of_a_table(axis: int, graph: type, agree: Callable) -> None:
+    b = graph()
+    ids = b.input("ids", [1, 8], TensorProto.INT64)
+    agree(b.model(b("Relu", b("Gather", b.normal(8, 8), ids, axis=axis))))
+
+
+@pytest.mark.parametrize(
+    ("divisor", "exact"), [(1e-39, False), (3e38, False), (0.0, True), (np.inf, True), (7.0, True)]
+)
+def test_a_divisor_without_an_inverse_in_float32_divides(
+    divisor: float, exact: bool, graph: type, lowered: Callable, agree: Callable
+) -> None:
+    b = graph()
+    vector = np.ones(16, np.float32)
+    vector[5] = divisor
+    x = b("Sigmoid", b.input("x", [1, 8, 16]))
+    model = b.model(b("Mul", b("Div", x, b.const(vector)), b.const(np.float32(1e-3))))
+    assert bool(lowered(model).generic) != exact
+    agree(model)
+
+
 LOWEST = float(np.finfo(np.float32).min)
 
 
