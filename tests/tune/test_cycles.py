@@ -81,6 +81,12 @@ def test_each_block_gets_its_own_cycles_and_a_lone_jump_one() -> None:
     assert fused > 1
 
 
+def test_cycles_are_those_of_a_hundred_turns_so_that_the_first_one_weighs_little() -> None:
+    (cycles,) = estimated_cycles([["addq $1, %rax"]], "x86_64", "skylake-avx512")  # one a cycle, and some to begin
+    assert 1.0 < cycles < 1.1
+    assert 100 * cycles == pytest.approx(round(100 * cycles), abs=1e-6)
+
+
 def test_what_llvm_does_not_know_is_refused() -> None:
     with pytest.raises(RunnerError, match="llvm-mca failed"):
         estimated_cycles([["vfmadd231ps %zmm0, %zmm1"]], "x86_64", "skylake-avx512")

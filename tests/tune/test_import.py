@@ -41,7 +41,8 @@ def printed(artifact: Path, tmp_path: Path) -> Callable[..., Path]:
             facts = {"capacity": 1024, "max_khz": 0, "governor": "schedutil", "temperature": 31.5}
             return {"cores": cores, **facts, "results": list(results)}
 
-        big = cluster([6, 7], result(1, 50, calls_ms=calls), result(2, 30))
+        twice = [2 * ms for ms in calls]  # no program prints them of two threads: the first result's count
+        big = cluster([6, 7], result(1, 50, calls_ms=calls), result(2, 30, calls_ms=twice))
         clusters = [big, cluster([0, 1], result(1, 200, calls_ms=calls))]
         data = {"format": 1, "model": manifest.name, "target": manifest.target, "precision": manifest.precision}
         data |= {"sha256": manifest.sha256, "cpu": manifest.cpu, "tokens": manifest.tokens, "weight_bytes": 1}
@@ -95,16 +96,18 @@ def test_a_measured_tile_replaces_an_estimate_and_not_a_measured_one(
     assert f"{len(tiled)} of them chosen" in capsys.readouterr().out
 
 
-def test_a_slower_tile_of_the_same_device_is_not_chosen(artifact: Path, printed: Callable, tmp_path: Path) -> None:
-    """Here the file says that another tile took less."""
-    manifest, database = read_manifest(artifact), tmp_path / "db.jsonl"
-    cpu = CPUS[manifest.cpu]
+@pytest.mark.parametrize(("ms", "stays"), [(1e-3, True), (1e6, False)])
+def test_of_two_tiles_of_the_same_device_the_faster_is_chosen(
+    ms: float, stays: bool, artifact: Path, printed: Callable, tmp_path: Path
+) -> None:
+    """Here the database says that another tile took so long."""
+    database, cpu = tmp_path / "db.jsonl", CPUS[read_manifest(artifact).cpu]
     assert take(printed(), artifact, "--db", database) == 0
     lines = [json.loads(line) for line in database.read_text().splitlines()]
-    other = [line | {"tile": [1, 16, 1], "status": "chosen", "ms": 1e-3} for line in lines if "source" in line]
+    other = [line | {"tile": [1, 16, 1], "status": "chosen", "ms": ms} for line in lines if "source" in line]
     database.write_text("".join(json.dumps(line) + "\n" for line in other))
     assert take(printed(), artifact, "--db", database) == 0
-    assert {record.tile.mr for record in read(database, cpu).chosen.values()} == {1}
+    assert {record.tile.mr == 1 for record in read(database, cpu).chosen.values()} == {stays}
 
 
 @pytest.mark.parametrize("other", ["A phone", "Zenfone"])
@@ -195,6 +198,8 @@ def test_a_file_that_breaks_off_is_named(artifact: Path, printed: Callable, caps
 def test_tiles_for_another_instruction_set_are_not_taken(
     artifact: Path, printed: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert take(printed(cpu="armv7"), artifact, "--db", tmp_path / "db.jsonl") == 0
-    assert "nothing, since the device ran other tiles, for armv7" in capsys.readouterr().out
-    assert not (tmp_path / "db.jsonl").exists()
+    database = tmp_path / "db.jsonl"
+    assert take(printed(cpu="armv7"), artifact, "--db", database) == 0
+    said = "nothing, since the device ran other tiles, for armv7: build with --cpu armv7"
+    assert f"{database}: {said}\n" in capsys.readouterr().out  # in one line, wherever it goes
+    assert not database.exists()

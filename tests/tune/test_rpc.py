@@ -69,6 +69,26 @@ def test_a_server_runs_on_the_cores_that_it_is_asked_for(tmp_path: Path, monkeyp
     assert (tmp_path / "outputs").read_bytes() == b"out"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"), [(RuntimeError("Traceback:\n  socket closed\n"), "  socket closed"), (EOFError(), "EOFError")]
+)
+def test_servers_that_are_lost_again_and_again_are_told_of(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def lose(self: RpcRunner, seconds: float) -> None:
+        asked.append(seconds)
+        raise error
+
+    monkeypatch.setattr(RpcRunner, "_servers", lambda self: 1)
+    monkeypatch.setattr(RpcRunner, "_request", lose)
+    facts: Any = SimpleNamespace(name="m", target="x86_64-linux", cpu="x86-64-v3")
+    with pytest.raises(RunnerError, match=rf"^servers 'k' at 127\.0\.0\.1:9 were lost 5 times \({said}\): look"):
+        RpcRunner("127.0.0.1:9", "k").execute(tmp_path / "m.so", facts, b"", 1, 1, 7.0)
+    assert asked == [7.0 + 60.0] * 5
+
+
 @pytest.fixture(scope="module")
 def rack() -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """The tracker's address, and the servers."""

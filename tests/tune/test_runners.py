@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from compile.running.runners.base import RunFailed, RunnerError
 from compile.running.runners.local import LocalRunner
 from compile.running.samples import full_sample
 from compile.targets import host_target
+from tune.runners import emulated
 from tune.runners.emulated import EmulatedRunner
 
 
@@ -65,6 +68,16 @@ def test_what_this_machine_cannot_run_is_refused(local_runner: LocalRunner, line
 def test_nothing_to_measure_is_refused(wrong: dict, local_runner: LocalRunner, linear_library: Callable) -> None:
     with pytest.raises(CompileError, match="at least one of each"):
         local_runner.measure(linear_library("host"), **wrong)
+
+
+def test_an_emulator_that_counts_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated, "command", lambda *words: ["qemu-aarch64", *words])
+    monkeypatch.setattr(emulated, "run_on_files", lambda *_: (SimpleNamespace(stderr="no such plugin"), b""))
+    runner = EmulatedRunner.__new__(EmulatedRunner)
+    runner.core, runner._plugin, runner._program = None, Path("count.so"), Path("device")
+    facts: Any = SimpleNamespace(target="arm64-linux", cpu="cortex-a76")
+    with pytest.raises(RunnerError, match=r"^qemu-aarch64 counted nothing: its plugins do not work$"):
+        runner.execute(Path("m.so"), facts, b"", 1, 1, 1.0)
 
 
 def test_emulation_counts_the_same_each_time_and_says_that_it_estimates(

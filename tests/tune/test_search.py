@@ -14,6 +14,7 @@ import onnx
 import optuna
 import pytest
 
+import model
 from compile.running.load import read_manifest
 from compile.running.runners.local import LocalRunner
 from model.commands.config import read
@@ -23,7 +24,7 @@ from model.recipes.distill import DistillConfig
 from model.recipes.pretrain import PretrainConfig
 from tune.__main__ import main
 from tune.errors import TuneError
-from tune.search import candidate, latency
+from tune.search import artifact, candidate, latency
 from tune.search import space as spaces
 from tune.search.artifact import Build
 from tune.search.candidate import Search
@@ -188,7 +189,9 @@ def test_the_report_needs_nothing_else(address, tmp_path, capsys):
     assert set(points) == {str(p.number) for p in findings.points}
     for name in ("front", "hypervolume", "importances", "predictor"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "on the front" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "on the front" in said
+    assert "predictor: too few architectures to tell\n" in said
 
 
 def test_optunas_dashboard_opens_the_storage(address):
@@ -365,6 +368,27 @@ def test_a_mistake_is_one_line_and_status_2(arguments, said, address, tmp_path, 
     assert said in error
     assert error.count("\n") == 1
     assert list(tmp_path.glob("*.onnx")) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("search", "--study, --storage"), ("report", "--study, --storage"), ("export", "-o/--output"),
+        ("import", "FILE, --artifact"),
+    ],
+)  # fmt: skip
+def test_a_command_asks_for_what_it_cannot_do_without(command, needed, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([command])
+    assert f"the following arguments are required: {needed};" in capsys.readouterr().err
+
+
+def test_random_weights_are_the_same_on_every_machine_and_for_ever(tmp_path):
+    """A library is known by its hash: what a study measured long ago can be built once more."""
+    module = model.create(REFERENCE, seed=0)
+    model.randomize_norms(module, 0)
+    again = model.export(module, tmp_path / "again.onnx", seq_len=16, batch=1)
+    assert artifact.export(REFERENCE, tmp_path / "first.onnx", 16).read_bytes() == again.read_bytes()
 
 
 def test_the_command_line_knows_its_commands():

@@ -35,9 +35,11 @@ class Machine:
     disturb: Any = lambda folder, call: 0.0
     slower: Any = lambda call: 1.0
     calls: list[Path] = field(default_factory=list)
+    runs: int = 0
 
     def measure(self, folder: Path, *, threads: int, runs: int) -> Measurement:
         self.calls.append(folder)
+        self.runs += runs
         own = (0.3 if folder == OURS else 4.0) * self.slower(len(self.calls))
         lost = self.disturb(folder, len(self.calls))
         return Measurement((own + lost,) * runs, "a CPU", (0,), threads, "", None, "t", False, (own,) * runs)
@@ -93,6 +95,12 @@ def test_turns_go_in_both_orders() -> None:
 def test_a_reference_can_stand_beside_itself() -> None:
     taken = measure_beside(Machine(), REFERENCE, REFERENCE, 1, turns=3)  # type: ignore[arg-type]
     assert taken.ratio == 1.0
+
+
+def test_a_latency_costs_eleven_turns_of_five_runs_each() -> None:
+    machine = Machine()
+    assert len(measure_beside(machine, OURS, REFERENCE, 1).candidate_ms) == 11  # type: ignore[arg-type]
+    assert machine.runs == 2 * 11 * 5
 
 
 def test_the_ratio_is_the_median_of_the_turns_ratios() -> None:

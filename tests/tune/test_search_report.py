@@ -130,6 +130,9 @@ def test_the_pages_figures(findings: Findings) -> None:
     assert "float32, 1 thread, 128" in shown(one)
     assert "deviation of a quality" not in shown(one)
     assert "<b>–</b>" in shown(one)
+    predicted = ", each predicted by a calibration that has not seen it"
+    assert "Kendall&#x27;s τ 0.50, 5 architectures" + predicted in text
+    assert "too few architectures to tell" + predicted in shown(one)
     assert re.findall(r'<td class="n">(\d+|trial \d+)</td><td>(.*?)</td></tr>', text)[-3:] == [
         ("3", "too many parameters"),
         ("1", "measured before"),
@@ -258,6 +261,8 @@ def test_the_pictures_show_every_point(findings: Findings) -> None:
         (axes,) = figures["importances"].axes
         assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ffn", "attention heads"]
         assert [round(bar.get_width(), 6) for bar in axes.patches] == [0.25, 0.75, 0.375, 0.0]
+        heights = [round(bar.get_y() + bar.get_height() / 2, 6) for bar in axes.patches]
+        assert heights == [0.27, 1.27, 0.0, 1.0]  # above each other in the legend's order, the second on its name
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["quality", "latency, ms"]
         (axes,) = figures["predictor"].axes
         (diagonal, points) = axes.lines

@@ -202,7 +202,7 @@ def test_an_error_within_metaschedule_ends_the_session_but_for_the_end_of_its_ti
     made._search()
 
 
-def test_what_a_session_shows_of_each_task(session: Callable) -> None:
+def test_what_a_session_shows_of_each_task(session: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     made = session(Bench(first={DEFAULT: 0.0, OTHER: 1.0}), trials=4)
     made.tasks.append(replace(task(48), calls=2))
     made.progress.append(sessions.Progress(made.tasks[1]))
@@ -225,6 +225,10 @@ def test_what_a_session_shows_of_each_task(session: Callable) -> None:
     assert "%" not in "".join(shown(0.0)[0])
     made.bench.runner = SimpleNamespace(estimate=True, unit="M cycles")
     assert shown(0.0)[0][5].strip() == "1.000"
+    assert table(made, 0.0).title == CPU.name  # type: ignore[union-attr]
+    monkeypatch.setattr(sessions.time, "monotonic", lambda: made.started + 12.0)
+    for made.seconds, left in ((60.0, 48), (10.0, 0)):
+        assert table(made, 0.0).title == f"{CPU.name}, {left} s left"  # type: ignore[union-attr]
 
 
 def test_what_was_chosen_before_stays_unless_something_new_was_tried(session: Callable) -> None:
