@@ -12,6 +12,7 @@ import transformers as hf
 import model
 from model import HEADS, ModelError
 from model.foreign import AUTO
+from model.hugging_face import config_from_json
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -191,6 +192,15 @@ def test_config_that_does_not_fit_is_refused(changes: dict, message: str, tiny_b
     edit_config(tiny_bert, **changes)
     with pytest.raises(ModelError, match=message):
         model.load(tiny_bert)
+
+
+@pytest.mark.parametrize("family", ["Bert", "MobileBert", "DistilBert"])
+def test_what_config_json_does_not_say_is_as_transformers_takes_it(family: str) -> None:
+    whole = json.loads(getattr(hf, f"{family}Config")().to_json_string(use_diff=False))
+    for name in whole.keys() - {"model_type"}:
+        without = {key: value for key, value in whole.items() if key != name}
+        assert config_from_json(without) == config_from_json(whole), name
+    assert config_from_json({"model_type": whole["model_type"]}) == config_from_json(whole)
 
 
 def test_decoder_that_is_not_the_embedding_table_is_refused(tmp_path: Path, small: Callable) -> None:

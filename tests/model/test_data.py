@@ -526,3 +526,10 @@ def test_long_sequences_begin_where_they_are_asked_for(prepared: Path) -> None:
     short, long = (PreTrainingBatches(prepared, length, 200) for length in (16, 32))
     both = TwoLengths(short, long, 3)
     assert [both.batch(k, 0, 1, 2)["input_ids"].shape[1] for k in range(5)] == [16, 16, 16, 32, 32]
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 1.0, 1.5, float("nan")])
+def test_a_share_of_long_sequences_is_between_none_and_all(share: float) -> None:
+    assert TextData("folder", long_share=0.5).longest == 128
+    with pytest.raises(ModelError, match=rf"^data\.long_share is {share}: it must be between 0 and 1$"):
+        TextData("folder", long_share=share)

@@ -21,8 +21,10 @@ from model.finetune.losses import Classification, Taught
 from model.finetune.spans import SpanSettings, _fullest, best_answers, final_answers, windows
 from model.finetune.squad import Question
 from model.quantize import fake_quantized, round_rows, round_weight
-from model.recipes.finetune import FinetuneConfig, sweep
-from model.recipes.task import TaskTeacher, load_teacher
+from model.recipes import evaluate as evaluating
+from model.recipes.attention_maps import _maps
+from model.recipes.finetune import FinetuneConfig, claim, sweep
+from model.recipes.task import TaskData, TaskTeacher, load_teacher
 
 SQUAD = Path("../shared/data/squad/dev-v2.0.json")
 VOCABULARY = Path("../shared/data/vocab/bert-base-uncased-vocab.txt")
@@ -347,7 +349,38 @@ def test_results_are_not_handed_to_a_run_of_other_settings_data_or_model(
     assert "holds the results of an unknown run" in capsys.readouterr().err
 
 
-def test_answers_are_learnt_from_windows(tmp_path: Path, vocabulary: Path, words: list[str]) -> None:
+def test_a_runs_settings_are_compared_before_its_checkpoint_is_read(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/step-00000001.pt").write_bytes(b"cut short")
+    (tmp_path / "made-from.json").write_text('{"epochs": 3.0}')
+    claim(tmp_path, {"epochs": 3.0})
+    with pytest.raises(ModelError, match=r"holds a run with another epochs \(3\.0 then, 4\.0 now\)"):
+        claim(tmp_path, {"epochs": 4.0})
+
+
+def test_each_file_without_labels_is_predicted_into_the_servers_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "predict_glue", lambda model, examples, *_: [2.0] * len(examples))
+    given: Any = None
+    for count, name in enumerate(("test", "test_mismatched", "diagnostic"), 1):
+        rows = "".join(f"{i}\ta\tb\n" for i in range(count))
+        (tmp_path / name).write_text("index\tsentence1\tsentence2\n" + rows)
+    three = TaskData(**{name: str(tmp_path / name) for name in ("test", "test_mismatched", "diagnostic")})
+    assert evaluating.evaluate_task(given, "mnli", three, tmp_path, 8) == {}
+    for count, file in enumerate(("MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"), 1):
+        answers = "".join(f"{i}\tneutral\n" for i in range(count))
+        assert (tmp_path / file).read_text() == "index\tprediction\n" + answers
+    for task, output, said in (
+        ("rte", tmp_path, "data.diagnostic is predicted by the model of mnli"),
+        ("mnli", None, "and needs an output folder"), ("squad-v1.1", tmp_path, "data.test is for the tasks of GLUE"),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=said):
+            evaluating.evaluate_task(given, task, three, output, 8)
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+def test_answers_are_learnt_from_windows(version: str, tmp_path: Path, vocabulary: Path, words: list[str]) -> None:
     rng, qas = random.Random(0), []
     paragraphs = []
     for i in range(24):
@@ -357,11 +390,20 @@ def test_answers_are_learnt_from_windows(tmp_path: Path, vocabulary: Path, words
             {"id": f"{i}", "question": words[0], "answers": [{"text": answer, "answer_start": context.find(answer)}]}
         ]
         paragraphs.append({"context": context, "qas": qas})
+    if version == "2.0":
+        paragraphs[0]["qas"][0] |= {"answers": [], "is_impossible": True}
     (tmp_path / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-    path = config(tmp_path, vocabulary, "squad-v1.1", train=f"{tmp_path}/squad.json", dev=f"{tmp_path}/squad.json")
+    file = f"{tmp_path}/squad.json"
+    path = config(tmp_path, vocabulary, f"squad-v{version}", train=file, dev=file)
     assert main(["finetune", str(path), "--set", "epochs=1", "--set", "data.stride=8"]) == 0
-    assert {p.name for p in (tmp_path / "run").glob("dev-*")} == {"dev-predictions.json", "dev-n-best.json"}
-    assert set(json.loads((tmp_path / "run/metrics.json").read_text())["dev"]) == {"exact_match", "f1"}
+    files = {"dev-predictions.json", "dev-n-best.json"} | ({"dev-null-odds.json"} if version == "2.0" else set())
+    assert {p.name for p in (tmp_path / "run").glob("dev-*")} == files
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())["dev"]
+    if version == "1.1":
+        assert set(metrics) == {"exact_match", "f1"}
+    else:
+        assert metrics.keys() >= {"exact", "f1", "NoAns_exact", "best_exact", "best_f1_thresh"}
+        assert (metrics["total"], metrics["NoAns_total"]) == (24, 1)
 
 
 def perfect(made: list, targets: list) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -470,6 +512,8 @@ def test_the_score_of_no_answer_is_the_least_of_a_questions_windows(vocabulary: 
         ([(0, 9), (4, 14)], 6, 1),  # as full in both, and the second is longer
         ([(0, 9), (4, 12)], 6, 0),
         ([(0, 9), (4, 24)], 5, 0),  # not where it is merely longer
+        ([(0, 300), (252, 302)], 301, 1),  # nor where it is much longer and ends before the token
+        ([(0, 50), (2, 302)], 1, 0),  # or begins behind it
     ],
 )
 def test_a_tokens_fullest_window(spans: list[tuple[int, int]], token: int, window: int) -> None:
@@ -530,6 +574,12 @@ models = {{ teacher = "{tmp_path}/model", student = "{tmp_path}/model" }}
     assert main(["attention-maps", str(path), "--set", "layers=[1, 2]"]) == 0
     for layer in (0, 3):
         assert main(["attention-maps", str(path), "--set", f"layers=[1, {layer}]"]) == 2
+    made = load_checkpoint(tmp_path / "model")
+    last, first = _maps(made, [2, 5, 6, 7, 3], [0, 0, 1, 1, 1], (2, 1))
+    assert np.array_equal(_maps(made, [2, 5, 6, 7, 3], [0, 0, 1, 1, 1], (1,))[0], first)
+    for each in (first, last):
+        assert each.shape == (2, 5, 5)
+        np.testing.assert_allclose(each.sum(-1), 1, rtol=1e-5)  # of a query over its keys
 
 
 def test_settings_are_checked(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:

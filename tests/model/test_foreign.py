@@ -113,6 +113,8 @@ def test_what_cannot_be_loaded_is_one_line(kind: str, edit: dict, message: str, 
     with pytest.raises(ModelError, match=message) as refusal:
         load_foreign(saved(tmp_path, kind, edit))
     assert "\n" not in str(refusal.value)
+    ours = "transformers" not in message  # said in our own words, and nobody else is blamed
+    assert ("transformers cannot load it" in str(refusal.value)) == (not ours)
 
 
 def test_a_model_that_writes_gives_its_encoder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model import ModelError
 from model.__main__ import main
 from model.finetune import glue, squad
 from model.finetune.metrics import compute
@@ -42,6 +43,7 @@ def test_metrics_are_their_definitions() -> None:
     got = compute(("pearson", "spearman"), a, b)
     assert got == pytest.approx({"pearson": pearson(a, b), "spearman": pearson(rank(a), rank(b))})
     assert compute(("pearson", "matthews"), [0, 1, 1], [1, 1, 1]) == {"pearson": 0, "matthews": 0}
+    assert compute(("f1", "accuracy"), [0, 0], [0, 0]) == {"f1": 0, "accuracy": 1}  # nothing to find, nothing found
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,13 @@ def test_scores_agree_with_torchmetrics() -> None:
     assert 1 < ours["exact_match"] < ours["f1"] < 60
 
 
+def test_a_file_larger_than_a_gibibyte_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate((1 << 30) + 1)  # of nothing: it takes no place
+    with pytest.raises(ModelError, match=r"a\.json is larger than 1024 MiB: not a file of this kind"):
+        squad.read_questions(tmp_path / "a.json")
+
+
 def test_glue_predictions_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     task = glue.TASKS["rte"]
     rows = "".join(f"{i}\ta\tb\t{task.labels[i % 2]}\n" for i in range(6))
@@ -179,6 +188,8 @@ BAD = [
     ("rte", HEADER, GOOD_P, r"data has no rows"),
     ("rte", HEADER + "0\ta\tb\tentailment\n", "0\tentailment\n", r"predictions:1: predictions begin with the header"),
     ("rte", HEADER + "0\ta\tb\tentailment\n", GOOD_P + "0\tentailment\n", r"predictions:3: index 0 was predicted"),
+    ("rte", HEADER + "0\ta\tb\tentailment\n", GOOD_P + "1\n", r"predictions:3: 1 columns, not 2: index<TAB>prediction"),
+    ("rte", HEADER + "0\ta\tb\tentailment\n", GOOD_P + "1\ta\tb\n", r"predictions:3: 3 columns, not 2"),
     ("rte", HEADER + "0\ta\tb\tentailment\n", "index\tprediction\n", r"no prediction for index 0 (1 of 1"),
     ("rte", HEADER + "0\ta\tb\tentailment\n", GOOD_P + "1\tentailment\n", r"index 1 is not in"),
     ("rtee", "", "", r"did you mean rte?"),

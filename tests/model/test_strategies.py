@@ -10,7 +10,7 @@ from model.data import PreTrainingBatches
 from model.distill import Distillation, Stage, Weights, auxiliary, copy_ends, ends_fit, joint, progressive
 from model.distill.objectives import project
 from model.distill.strategies import without_copies
-from model.processes import join
+from model.processes import gathered, join
 from model.settings import TrainSettings
 from model.trainer import Trainer
 
@@ -32,7 +32,10 @@ def parts(before: dict, after: dict) -> set[str]:
     return {".".join(n.split(".")[1:3]) if ".layers." in n else n.split(".")[0 if n[0] == "h" else 1] for n in moved}
 
 
-def run(stages: tuple[Stage, ...], student: Model, teacher: Model, prepared: Path, folder: Path) -> list[set[str]]:
+def run(
+    stages: tuple[Stage, ...], student: Model, teacher: Model, prepared: Path, folder: Path,
+    settings: TrainSettings = SETTINGS,
+) -> list[set[str]]:  # fmt: skip
     """What moved in each stage, the copy at its beginning left out."""
     seen, moved = [], []
 
@@ -45,7 +48,7 @@ def run(stages: tuple[Stage, ...], student: Model, teacher: Model, prepared: Pat
 
     batches = PreTrainingBatches(prepared, 32, 200)
     task = lambda model, stage: Distillation(model, teacher, stage, Weights())  # noqa: E731
-    Trainer(student, task, stages, batches, folder, SETTINGS, join("cpu"), begin).fit()
+    Trainer(student, task, stages, batches, folder, settings, join("cpu"), begin).fit()
     return [*moved, parts(seen.pop(), student.state_dict())]
 
 
@@ -75,6 +78,16 @@ def test_each_stage_moves_its_own_parameters(
     taught = {name: value.clone() for name, value in teacher.state_dict().items()}
     assert run(stages, student, teacher, prepared, tmp_path / "run") == expected
     assert all(torch.equal(taught[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_what_a_stage_gives_no_gradient_does_not_decay_in_it(
+    pair: tuple[Model, Model], prepared: Path, tmp_path: Path
+) -> None:
+    """Though it may move, and had a gradient in the stage before."""
+    rates = (1.0, 1.0, 1.0)
+    stages = (Stage("words", 2, rates), Stage("first", 2, rates, transfer=(0,), pretraining=False))
+    decaying = replace(SETTINGS, weight_decay=0.1)
+    assert run(stages, *pair, prepared, tmp_path, decaying) == [EVERYTHING, {"embeddings", "layers.0"}]
 
 
 def test_ends_fit_where_every_size_is_the_same(pair: tuple, randomized: Callable) -> None:
@@ -146,3 +159,14 @@ def test_features_of_another_width_are_projected_narrower_and_wider(ours: int, t
     project(student, teacher, 0)
     made = [tuple(p.shape) for name, p in student.named_parameters() if name.startswith("transfer.")]
     assert made == [(theirs, ours)] * (TINY.num_hidden_layers if ours != theirs else 0)
+
+
+def test_a_model_is_gathered_with_its_projections(pair: tuple[Model, Model]) -> None:
+    student, teacher = pair
+    project(student, create(replace(TINY, hidden_size=24, embedding_size=8), "mlm", 3), seed=0)
+    student.encoder.gradient_checkpointing = True
+    whole = gathered(student)
+    assert whole.encoder.gradient_checkpointing
+    ours, theirs = student.state_dict(), whole.state_dict()
+    assert ours.keys() == theirs.keys() > teacher.state_dict().keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
