@@ -197,6 +197,7 @@ def test_checkpoint_with_a_tensor_of_the_wrong_shape(refused: Callable, randomiz
         (["--seq-len", "8,0"], ("--seq-len 8,0",)),
         (["--threads", "65"], ("--threads 65", "64")),
         (["--threads", "-1"], ("--threads -1",)),
+        (["--name", "My Model"], ("--name My Model: it begins every function", "my_model")),
         (["--frobnicate"], ("--frobnicate", "--help")),
         (["mobilebert-tiny", "--seq-len", "513"], ("513", "512")),
     ],

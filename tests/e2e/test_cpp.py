@@ -140,8 +140,8 @@ def test_c_program_of_the_page(artifact: Path, execute: Callable) -> None:
     assert np.float32(execute(blocks("sh")[2])) == wanted
 
 
-def cpp(source: Path, output: Path, artifact: Path) -> Path:
-    command = [compilers[0], "-std=c++17", *WARNINGS, "-I", artifact / "include", source]
+def cpp(source: Path, output: Path, artifact: Path, *options: str) -> Path:
+    command = [compilers[0], "-std=c++17", *WARNINGS, *options, "-I", artifact / "include", source]
     run(*command, artifact / read_manifest(artifact).library, f"-Wl,-rpath,{artifact}", "-ldl", "-o", output)
     return output
 
@@ -171,7 +171,9 @@ def test_headers_have_no_warnings(compiler: str, artifact: Path) -> None:
 
 @pytest.fixture(scope="module")
 def checks(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cpp(HERE / "cpp" / "checks.cpp", tmp_path_factory.mktemp("checks") / "checks", artifact)
+    """It stops where it reads or writes beyond a buffer."""
+    place = tmp_path_factory.mktemp("checks") / "checks"
+    return cpp(HERE / "cpp" / "checks.cpp", place, artifact, "-g", "-fsanitize=address")
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +232,7 @@ def test_every_mistake_is_thrown_with_its_code(checks: Path, artifact: Path) -> 
         "few inputs: 1",
         "shape of other elements: 2",
         "output of another size: 2",
+        "output of its size: nothing",
         "wrong shape: 2",
         "wrong id: 3",
         "wrong threads: 1",

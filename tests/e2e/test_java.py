@@ -19,6 +19,7 @@ from compile import __main__ as command_line
 from compile.artifact.maven import package_version
 from compile.running.load import read_manifest
 from compile.runtime import INCLUDE, SRC
+from tests.support.graphs import Builder
 
 ROOT = Path(__file__).parents[2]
 JAVA = Path(__file__).parent / "java"
@@ -130,9 +131,20 @@ def test_text_needs_a_vocabulary(java: Callable, mobilebert_library: Path) -> No
     assert [line.split(" | ")[:2] for line in outcomes] == [["run", MODEL], ["tokenize", MODEL], ["token", ARGUMENT]]
 
 
-def test_description_is_the_manifests(java: Callable, artifact: Path, library: Path) -> None:
-    facts = read_manifest(artifact)
-    tokens, *lines = java("describe", library).splitlines()
+@pytest.fixture(scope="module")
+def of_every_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact whose tensors have one to four dimensions."""
+    folder, b = tmp_path_factory.mktemp("ranks"), Builder()
+    shapes = ([7], [1, 8], [1, 3, 5], [1, 2, 3, 5])
+    onnx.save(b.model(*(b("Neg", b.input(f"x{len(shape)}", shape)) for shape in shapes)), folder / "ranks.onnx")
+    return compile.build(folder / "ranks.onnx", target="host", seq_len=8, out=folder / "artifact").folder
+
+
+@pytest.mark.parametrize("which", ["artifact", "of_every_rank"])
+def test_description_is_the_manifests(which: str, java: Callable, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(which)
+    facts = read_manifest(folder)
+    tokens, *lines = java("describe", folder / facts.library).splitlines()
     assert int(tokens) == facts.tokens
     for line, entry in zip(lines, facts.inputs + facts.outputs, strict=True):
         limits = ", {} <= id < {}".format(*entry.range) if entry.range else ""

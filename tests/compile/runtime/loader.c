@@ -59,5 +59,8 @@ int main(int argc, char **argv)
         pocketbert_unload(&libraries[i]);
         pocketbert_unload(&libraries[i]);
     }
+    for (int i = 0; i < count; i++)
+        if (dlopen(argv[3 * i + 2], RTLD_NOW | RTLD_NOLOAD))
+            return 6;
     return next_file() == before ? 0 : 5;
 }

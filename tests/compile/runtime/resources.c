@@ -227,11 +227,18 @@ static void refused_text(void)
     printf("%s\n", refusals ? "refused" : "nothing was asked for");
 }
 
-static int32_t classify(pocketbert_model *model, int many)
+/* The library's task: labels, many: of three texts; entities, answers. */
+static int32_t ask(pocketbert_model *model, int many)
 {
     static const pocketbert_text texts[] = {{"a b", 3, NULL, 0}, {"the", 3, "c", 1}, {"d, e", 4, NULL, 0}};
     pocketbert_label labels[9];
+    pocketbert_entity entities[9];
+    pocketbert_answer answers[9];
     int32_t count, overflows[3];
+    if (description.task == POCKETBERT_ENTITIES)
+        return api->entities(model, "the a b", 7, NULL, entities, 9, &count, NULL);
+    if (description.task == POCKETBERT_ANSWER)
+        return api->answer(model, "a", 1, "b the c", 7, NULL, answers, 9, &count);
     return many ? api->classify_all(model, texts, 3, NULL, labels, 3, overflows)
                 : api->classify(model, "a b", 3, NULL, 0, NULL, labels, 9, &count, overflows);
 }
@@ -247,7 +254,7 @@ static void refused_task(void)
         for (int call = 1; status != POCKETBERT_OK; call++) {
             calls = 0;
             refused_call = call;
-            status = classify(model, many);
+            status = ask(model, many);
             check(status == POCKETBERT_OK || status == POCKETBERT_ERROR_MEMORY, "not an error of memory");
             check(status == POCKETBERT_OK || strstr(api->last_error(model), "memory"), "no message");
             refusals += status != POCKETBERT_OK;
@@ -255,7 +262,7 @@ static void refused_task(void)
         refused_call = 0;
         const int maps_before = map_count;
         for (int i = 0; i < 3; i++) {
-            check(classify(model, many) == POCKETBERT_OK, api->last_error(model));
+            check(ask(model, many) == POCKETBERT_OK, api->last_error(model));
             check(map_count == maps_before, "a task keeps memory");
         }
         api->close(model);

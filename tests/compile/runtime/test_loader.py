@@ -114,3 +114,20 @@ def test_no_file_may_be_opened_any_more(how: str, loader: Path, library: Path) -
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout in ("memory: Too many open files\n", "file: Too many open files\n")
+
+
+def test_on_windows_what_fails_is_closed_and_named(program: Callable, execute: Callable, tmp_path: Path) -> None:
+    (tmp_path / "windows.h").write_text("")
+    options = ("-D_GNU_SOURCE", "-U__linux__", "-D_WIN32", f"-I{INCLUDE}", f"-I{tmp_path}")
+    windows = program(HERE / "windows_loader.c", options=options)
+    missing, alone = "no such file", "this system loads libraries by their paths alone"
+    expected = {
+        ("model.dll", "model"): "0 model.dll 1 0",
+        ("model.dll", "other"): "8 other_functions: not in the library: is that the model's name? 0 0",
+        **{(number, "model"): f"8 {number}: {missing} 0 0" for number in ("2", "3", "126")},
+        ("193", "model"): "8 193: not a library for this processor, or damaged 0 0",
+        ("5", "model"): "8 5: Windows cannot load it 0 0",
+        ("é", "model"): "8 é: Windows cannot load it 0 0",
+    }
+    lines = execute(windows, *(word for pair in expected for word in pair)).stdout.splitlines()
+    assert lines == [*expected.values(), f"8 file: {alone}", f"8 memory: {alone}"]

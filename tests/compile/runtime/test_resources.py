@@ -47,8 +47,9 @@ def test_text_without_memory_is_refused_and_the_model_goes_on(resources: Callabl
     assert resources("text") == ["refused"]
 
 
-def test_task_without_memory_is_refused_and_keeps_none(resources: Callable) -> None:
-    assert resources("tasks", "sequence-classification") == ["refused", "refused"]
+@pytest.mark.parametrize("head", ["sequence-classification", "token-classification", "question-answering"])
+def test_task_without_memory_is_refused_and_keeps_none(head: str, resources: Callable) -> None:
+    assert resources("tasks", head) == ["refused", "refused"]
 
 
 def test_threads_follow_the_cores_up_to_four_and_the_options_up_to_the_tokens(resources: Callable) -> None:

@@ -142,7 +142,8 @@ def test_feature_counts_where_the_operating_system_saves_its_registers(host: Tar
     (tmp_path / "saved.c").write_text(
         '#include <stdio.h>\n#include "cpu.c"\n'
         "int main(void)\n{\n"
-        "    uint32_t r[4 * LEAVES], saved[] = {0, 2, 4, 6, 0x26, 0x66, 0xa6, 0xc6, 0xe0, 0xe6, ~0u};\n"
+        "    uint32_t r[4 * LEAVES] = {0}, saved[] = {0, 2, 4, 6, 0x26, 0x66, 0xa6, 0xc6, 0xe0, 0xe6, ~0u};\n"
+        "    if (features_of(r, ~0u))\n        return 1;\n"
         "    for (int i = 0; i < 4 * LEAVES; i++)\n        r[i] = ~0u;\n"
         "    for (unsigned i = 0; i < sizeof saved / sizeof *saved; i++)\n"
         '        printf("%#x %d\\n", saved[i], __builtin_popcount(features_of(r, saved[i])));\n}\n'

@@ -33,7 +33,7 @@ static class Tasks
         case "classify":
             Print(m.Classify(text, options: cut));
             options = Windows(12);
-            options.Allow = new[] { "bad", "söso" };
+            options.Allow = new[] { "g\"ood", "bad" };
             options.Deny = new[] { "bad" };
             Print(m.Classify("the", text, options));
             Print(m.ClassifyAll(new Text[] { text, "the", "" }, cut).ToArray());

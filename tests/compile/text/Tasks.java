@@ -38,7 +38,7 @@ public final class Tasks {
         TaskOptions cut = new TaskOptions().longText(TaskOptions.LongText.TRUNCATE);
         if (task.equals("classify")) {
             line.append(bits(model.classify(text, null, true)));
-            line.append(bits(model.classify("the", text, inWindows(12).allow("bad", "söso").deny("bad"))));
+            line.append(bits(model.classify("the", text, inWindows(12).allow("g\"ood", "bad").deny("bad"))));
             List<String> texts = Arrays.asList(text, "the", "");
             for (List<Label> labels : model.classifyAll(texts, cut)) {
                 line.append(bits(labels));

@@ -35,7 +35,7 @@ static void print(Model &model, const std::string &task, const std::string &text
   if (task == "classify") {
     print(model.classify(text, {}, cut));
     TaskOptions some = in_windows(12);
-    some.allow = {"bad", "söso"};
+    some.allow = {"g\"ood", "bad"};
     some.deny = {"bad"};
     print(model.classify("the", text, some));
     for (const std::vector<Label> &labels : model.classify_all({text, "the", ""}, cut)) print(labels);

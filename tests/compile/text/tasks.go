@@ -44,7 +44,7 @@ func tell(m *model.Model, task, text string) {
 		all, err := m.Classify(text, cut)
 		check(err)
 		options := windows(12)
-		options.Allow, options.Deny = []string{"bad", "söso"}, []string{"bad"}
+		options.Allow, options.Deny = []string{"g\"ood", "bad"}, []string{"bad"}
 		some, err := m.ClassifyPair("the", text, options)
 		check(err)
 		every, err := m.ClassifyAll([]model.Text{{Text: text}, {Text: "the"}, {Text: ""}}, cut)

@@ -24,7 +24,7 @@ fn tell(m: &Model, task: &str, text: &str) -> model::Result<()> {
         "classify" => {
             labels(&m.classify(text, &cut)?);
             let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-            let (allow, deny) = (Some(names(&["bad", "söso"])), Some(names(&["bad"])));
+            let (allow, deny) = (Some(names(&["g\"ood", "bad"])), Some(names(&["bad"])));
             labels(&m.classify(("the", text), &TaskOptions { allow, deny, ..windows(12) })?);
             m.classify_all(&texts("the"), &cut)?.iter().for_each(|row| labels(row));
             let pairs = [Text::from((text, "the")), Text::from("the"), Text::from(("", text))];

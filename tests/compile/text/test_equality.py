@@ -160,13 +160,16 @@ def test_real_vocabulary(tmp_path: Path) -> None:
 
 
 def test_random_vocabularies_of_unigram(tmp_path: Path) -> None:
-    """Pieces that contradict each other, of equal scores, with the unknown one among them and twice in the list."""
+    """Pieces that contradict each other, of equal scores, one twice in the list, and the unknown one anywhere in it."""
     from tokenizers import models
 
     rng = random.Random(6)
     for number in range(3):
-        words = ["<unk>", *{"".join(rng.choices("abcé日", k=rng.randrange(1, 5))) for _ in range(30)}, "ab", "ab"]
-        tokenizer = Tokenizer(models.Unigram([(word, float(rng.randrange(-4, 0))) for word in words], 0))
+        words = list(dict.fromkeys("".join(rng.choices("abcé日", k=rng.randrange(1, 5))) for _ in range(30)))
+        words += ["ab", "ab"]
+        unknown = number * len(words) // 2
+        words.insert(unknown, "<unk>")
+        tokenizer = Tokenizer(models.Unigram([(word, float(rng.randrange(-4, 0))) for word in words], unknown))
         (tmp_path / str(number)).mkdir()
         pair = Pair(make_side(tokenizer, (), "x"), tmp_path / str(number))
         for _ in range(500):

@@ -52,7 +52,7 @@ def expected(library: compile.Library, task: str, text: str) -> str:
 
     windows: dict[str, Any] = {"windows": True, "stride": 3}
     if task == "classify":
-        some = library.classify("the", text, allow=["bad", "söso"], deny=["bad"], max_tokens=12, **windows)
+        some = library.classify("the", text, allow=['g"ood', "bad"], deny=["bad"], max_tokens=12, **windows)
         every = library.classify_all([text, "the", ""], truncate=True)
         every += library.classify_all([(text, "the"), "the", ("", text)], truncate=True)
         return "".join(map(labels, [library.classify(text, truncate=True), some, *every]))
@@ -254,7 +254,7 @@ const pairs = (labels) => labels.map(({ label, score }) => [label, score]);
 const answers = {
   classify: (text) => [
     ...pairs(model.classify(text, undefined, cut)),
-    ...pairs(model.classify("the", text, { ...windows, allow: ["bad", "söso"], deny: ["bad"] })),
+    ...pairs(model.classify("the", text, { ...windows, allow: ['g"ood', "bad"], deny: ["bad"] })),
     ...pairs(model.classify("the", undefined, { top: 1 })),
     ...model.classifyAll([text, ["the", text], "", ["", ""]], cut)
       .flatMap((labels) => [...pairs(labels), [`${labels.overflow}`]]),
@@ -314,7 +314,7 @@ def in_python(library: compile.Library, task: str, text: str) -> list[tuple[str,
         return [(label.name, [label.score]) for label in labels]
 
     if task == "classify":
-        some = library.classify("the", text, allow=["bad", "söso"], deny=["bad"], stride=3, **windows)
+        some = library.classify("the", text, allow=['g"ood', "bad"], deny=["bad"], stride=3, **windows)
         rows = [*pairs(library.classify(text, truncate=True)), *pairs(some), *pairs(library.classify("the", top=1))]
         for first, second in ((text, None), ("the", text), ("", None), ("", "")):
             rows += pairs(library.classify(first, second, truncate=True))

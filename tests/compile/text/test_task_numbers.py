@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import compile
+from compile.text.read import read_vocabulary
+from compile.text.side import TextSide, make_side
 from compile.text.task import Kind, Task
 from tests.support.graphs import Builder
 
@@ -74,6 +77,21 @@ def test_poolings_and_what_is_no_number_in_them(mode: str, normalize: bool, open
         for precision in ("int8", "binary"):
             with pytest.raises(compile.CompileError, match="infinite or no number"):
                 library.embed("a n b", precision=precision)
+
+
+def test_windows_of_a_template_that_begins_with_the_text(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def side(model: Path, vocab: Path, cased: bool) -> TextSide:
+        tokenizer = read_vocabulary(vocab, cased).tokenizer
+        tokenizer.post_processor = TemplateProcessing(
+            "$A [SEP]", "$A [SEP] $B [SEP]", [("[SEP]", PIECES.index("[SEP]"))]
+        )
+        return make_side(tokenizer, (), "case")
+
+    monkeypatch.setattr(sys.modules["compile.build"], "_read_text_side", side)
+    library = opened("embed", "max")
+    parts = [rows(part)[1:] for part in ("a b c", "c a b", "b c")]
+    wanted = sum(len(part) * part.max(0) for part in parts) / (4 + 4 + 3)
+    assert np.allclose(library.embed("a b c a b c", windows=True, max_tokens=4, stride=1), wanted, atol=1e-6)
 
 
 def test_answers_are_looked_for_in_windows_and_none_is_not_sure_where_nothing_is(opened: Open) -> None:

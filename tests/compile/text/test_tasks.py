@@ -1,5 +1,6 @@
 """What a library says of texts, against transformers' pipelines and sentence-transformers' rules on the same folder."""
 
+import ctypes
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import pytest
 
 import compile
 from compile.errors import CompileError
+from compile.running.tasks import _Answer, _Entity, _Label, _Text
 from compile.runtime import SRC
 from compile.text.task import Task, read_task, stated_task, task_defines
 from tests.support.tokenizers import WORDS, random_text
@@ -349,6 +351,73 @@ def test_a_task_has_as_many_outputs_as_the_runtime_has_places_for() -> None:
     assert task_defines(task, outputs, None)[0]["PB_TASK_OUTPUT"] == "0"
     with pytest.raises(CompileError, match="build with --no-text"):
         task_defines(task, [*outputs, ("one more", (1, 8))], None)
+
+
+def with_lists(built: Build) -> list[Path]:
+    """An artifact for each task that gives a list."""
+    kinds = [("sequence-classification", 3, MOODS), ("token-classification", len(TYPES), TYPES)]
+    made = [built(head, labels, id2label=names) for head, labels, names in kinds]
+    return [artifact for artifact, _ in (*made, built("mlm"), built("question-answering"))]
+
+
+def test_nothing_is_written_behind_the_room_in_c(built: Build) -> None:
+    text, count = b"a [MASK] b [MASK] c [MASK] the model", ctypes.c_int32()
+    whole, none, at = (text, len(text)), (None, 0), ctypes.byref(count)
+    calls: dict[str, tuple[type, Callable[[Any], tuple[Any, ...]]]] = {
+        "classify": (_Label, lambda to: (*whole, *none, None, to, 2, at, None)),
+        "classify_all": (_Label, lambda to: ((_Text * 1)(whole), 1, None, to, 2, None)),
+        "entities": (_Entity, lambda to: (*whole, None, to, 2, at, None)),
+        "fill": (_Label, lambda to: (*whole, None, to, 1, 2, at, None)),
+        "answer": (_Answer, lambda to: (b"the", 3, *whole, None, to, 2, at)),
+    }
+    for artifact in with_lists(built):
+        with compile.load(artifact, threads=1) as library:
+            for task in (task for task in calls if task.removesuffix("_all") == library.manifest.task):
+                kind, arguments = calls[task]
+                size = ctypes.sizeof(kind)
+                places = (kind * 3).from_buffer(bytearray(b"\xa5" * (3 * size)))
+                library._call(task, *arguments(places))
+                assert count.value >= 2
+                assert bytes(places)[size : 2 * size] != b"\xa5" * size, task
+                assert bytes(places)[2 * size :] == b"\xa5" * size, task
+
+
+def test_a_place_that_is_null_or_has_no_room_is_refused_in_c(built: Build) -> None:
+    text, none, labels, vector, count = (
+        (b"the", 3),
+        (None, 0),
+        (_Label * 3)(),
+        (ctypes.c_float * 32)(),
+        ctypes.c_int32(),
+    )
+    one, two, at = (_Text * 1)((b"the", 3)), (_Text * 1)((b"the", 3, b"a", 1)), ctypes.byref(count)
+    wrong: dict[str, list[tuple[Any, ...]]] = {
+        "classify": [(*text, *none, None, *to, None) for to in ((None, 3, at), (labels, 0, at), (labels, 3, None))],
+        "classify_all": [
+            (None, 1, None, labels, 3, None), (one, -1, None, labels, 3, None),
+            (one, 1, None, None, 3, None), (one, 1, None, labels, 0, None),
+        ],
+        "embed": [(*text, None, None, 32, None), (*text, None, vector, 31, None)],
+        "embed_all": [
+            (None, 1, None, vector, 32, None), (one, -1, None, vector, 32, None), (two, 1, None, vector, 32, None),
+            (one, 1, None, None, 32, None), (one, 1, None, vector, 31, None), (one, 1, None, vector, 33, None),
+        ],
+        "entities": [(*text, None, *to, None) for to in ((None, 1, at), (vector, 0, at), (vector, 1, None))],
+        "fill": [
+            (*text, None, *to, None)
+            for to in ((None, 1, 3, at), (labels, 0, 3, at), (labels, 3, 2, at), (labels, 1, 3, None))
+        ],
+        "answer": [
+            (*text, *none, None, vector, 1, at), (*text, *text, None, None, 1, at),
+            (*text, *text, None, vector, 0, at), (*text, *text, None, vector, 1, None),
+        ],
+    }  # fmt: skip
+    for artifact in (*with_lists(built), built("none", modules=True)[0]):
+        with compile.load(artifact, threads=1) as library:
+            for task in (task for task in wrong if task.removesuffix("_all") == library.manifest.task):
+                for arguments in wrong[task]:
+                    with pytest.raises(compile.CompileError, match="is NULL or has no room"):
+                        library._call(task, *arguments)
 
 
 @pytest.mark.parametrize("method", ["classify", "embed", "entities", "fill", "answer"])

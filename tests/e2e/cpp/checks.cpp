@@ -66,6 +66,8 @@ static void text(const pocketbert_functions *functions, const char *from, const 
     const Tokens tokens = model.tokenize(one, pair);
     const Tokens window = model.window(one, pair, 0);  // which holds all of a text that fits
     if (window.ids != tokens.ids || window.words != tokens.words || window.overflow != 0) throw 2;
+    const Tokens exact = model.tokenize(one, pair, static_cast<std::int32_t>(tokens.ids.size()));
+    if (exact.ids != tokens.ids || exact.ends != tokens.ends || exact.overflow != 0) throw 3;
     for (const std::int64_t id : tokens.ids) std::cout << id << ' ' << model.token(id) << ' ';
     std::cout << '\n';
     Buffers outputs(model.outputs(), model.description().tokens);
@@ -95,6 +97,8 @@ static void mistakes(const pocketbert_functions *functions, const char *path, co
   attempt("few inputs", [&] { model.run({input(ids, 1, n)}, outputs.tensors); });
   attempt("shape of other elements", [&] { input(ids, 1, n + 1); });
   attempt("output of another size", [&] { output(three, model.outputs()[0]); });
+  std::vector<float> whole(model.outputs()[0].bytes / sizeof(float));
+  attempt("output of its size", [&] { output(whole, model.outputs()[0]); });
   attempt("wrong shape", [&] { model.run({input(ids, n, 1), input(mask, 1, n), input(ids, 1, n)}, outputs.tensors); });
   ids[0] = -1;
   attempt("wrong id", [&] { model.run({input(ids, 1, n), input(mask, 1, n), input(mask, 1, n)}, outputs.tensors); });
