@@ -575,11 +575,14 @@ models = {{ teacher = "{tmp_path}/model", student = "{tmp_path}/model" }}
     for layer in (0, 3):
         assert main(["attention-maps", str(path), "--set", f"layers=[1, {layer}]"]) == 2
     made = load_checkpoint(tmp_path / "model")
+    for layer in made.encoder.layers:
+        layer.attention.query.weight.data *= 10_000  # random weights attend to all alike
     last, first = _maps(made, [2, 5, 6, 7, 3], [0, 0, 1, 1, 1], (2, 1))
     assert np.array_equal(_maps(made, [2, 5, 6, 7, 3], [0, 0, 1, 1, 1], (1,))[0], first)
     for each in (first, last):
         assert each.shape == (2, 5, 5)
         np.testing.assert_allclose(each.sum(-1), 1, rtol=1e-5)  # of a query over its keys
+        assert np.abs(each.sum(1) - 1).max() > 0.01
 
 
 def test_settings_are_checked(tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture) -> None:
