@@ -46,9 +46,7 @@ typedef struct {
 /* leading, trailing: blanks in it, which its offsets may leave out; word: the number of the word that it is of. */
 typedef struct {
     int32_t id;
-    uint32_t begin, end;
-    uint16_t leading, trailing;
-    uint32_t word;
+    uint32_t begin, end, leading, trailing, word;
 } pb_found;
 
 typedef struct {

@@ -34,12 +34,7 @@ void pb_emit(pb_reader *r, int32_t id, uint32_t begin, uint32_t end, size_t lead
     const size_t bytes = (r->token_count + 1) * sizeof(pb_found);
     pb_found *tokens = pb_reserve(r, &r->tokens, bytes <= r->tokens.bytes ? bytes : 2 * bytes);
     if (tokens)
-        tokens[r->token_count++] = (pb_found){id,
-                                              begin,
-                                              end,
-                                              (uint16_t)(leading < 0xFFFF ? leading : 0xFFFF),
-                                              (uint16_t)(trailing < 0xFFFF ? trailing : 0xFFFF),
-                                              r->word};
+        tokens[r->token_count++] = (pb_found){id, begin, end, (uint32_t)leading, (uint32_t)trailing, r->word};
 }
 
 /* The character that begins at p, and its bytes. What is not UTF-8 is U+FFFD, once for the longest part of a character

@@ -126,6 +126,14 @@ def test_long_text_of_one_kind(kind: str, unit: str, made: Callable[[str], Pair]
     pair.ours((unit * 300_000).encode(), None, 8)
 
 
+@pytest.mark.parametrize("kind", ["RoBERTa", "RoBERTa with blanks in offsets"])
+def test_more_blanks_before_a_token_than_16_bits_count(kind: str, made: Callable[[str], Pair]) -> None:
+    pair, text = made(kind), f"a{' ' * 70_000}<mask> b"
+    pair.referee.no_truncation()
+    got, wanted = pair.ours(text.encode()), pair.referee.encode(text)
+    assert (got.ids, got.offsets[2]) == (wanted.ids, wanted.offsets[2])
+
+
 @pytest.mark.parametrize("kind", ["BERT uncased", "RoBERTa with a space before"])
 def test_windows_cover_a_long_text(kind: str, made: Callable[[str], Pair]) -> None:
     pair, rng = made(kind), random.Random(4)
