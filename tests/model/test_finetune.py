@@ -88,7 +88,7 @@ def test_a_classifier_that_is_trained_for_int8_reports_what_int8_answers(
 
 
 def test_a_classifier_learns_and_its_predictions_score_as_reported(
-    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture
+    tmp_path: Path, vocabulary: Path, words: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sentiment(tmp_path, vocabulary, words)
     assert main(["finetune", str(path)]) == 0
@@ -107,7 +107,10 @@ data = {{ vocabulary = "{vocabulary}", dev = "{tmp_path}/dev.tsv", sequence_leng
 """)
     assert main(["evaluate", str(evaluate)]) == 0
     assert json.loads(capsys.readouterr().out)["dev"] == metrics
+    quantized: list[Any] = []
+    monkeypatch.setattr("model.quantize.fake_quantized", lambda model: quantized.append(model) or fake_quantized(model))
     assert main(["evaluate", str(evaluate), "--set", "quantize=int8"]) == 0
+    assert len(quantized) == 1
     assert json.loads(capsys.readouterr().out)["dev"]["accuracy"] > 0.85
     rows = [line.split("\t")[0] for line in (tmp_path / "dev.tsv").read_text().splitlines()[1:]]
     (tmp_path / "test.tsv").write_text("index\tsentence\n" + "".join(f"{i}\t{row}\n" for i, row in enumerate(rows)))
@@ -248,7 +251,7 @@ def test_halving_tries_everything_briefly_and_the_best_third_longer(
     tmp_path: Path, vocabulary: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sentiment(tmp_path, vocabulary, words)
-    sets = ["sweep.batch_size=[16, 32]", "sweep.learning_rate=[1e-5, 2e-5, 3e-5]", "sweep.epochs=[2, 3, 5, 6, 10]"]
+    sets = ["sweep.batch_size=[16, 32]", "sweep.learning_rate=[1e-5, 2e-5, 3e-5]", "sweep.epochs=[2, 3, 5, 6, 8, 10]"]
     ran: list[tuple[int, float, float]] = []
 
     def run_once(run: FinetuneConfig) -> dict:
@@ -266,7 +269,7 @@ def test_halving_tries_everything_briefly_and_the_best_third_longer(
     assert ran[6:] == [(32, 3e-5, 6), (16, 3e-5, 6), (32, 3e-5, 10)]
     ran.clear()
     sweep(read(path, FinetuneConfig, [*sets, "sweep.halving=false"]))
-    assert len(set(ran)) == 30
+    assert len(set(ran)) == 36
 
 
 def finished(folder: Path, task: str, metrics: dict, *predictions: str) -> Path:

@@ -196,6 +196,8 @@ def test_defaults_are_berts() -> None:
     assert asdict(SpanSettings()) == {
         "stride": 128, "question_length": 64, "answer_length": 30, "best": 20, "null_threshold": 0.0,
     }  # fmt: skip
+    stage = Stage("everything", 1, (1.0,))
+    assert (stage.embeddings, stage.head, stage.transfer, stage.pretraining) == (1.0, 1.0, (), True)
     assert (TrainSettings().weight_decay, ModelConfig().pad_token_id) == (0.01, 0)
     transfer = asdict(Transfer())  # the factors: "The default factors are the papers'"
     assert (transfer["strategy"], transfer["transfer_steps"], transfer["calibrate"]) == ("progressive", 0, True)

@@ -39,6 +39,8 @@ def test_a_disk_has_whole_cylinders_and_the_files_where_its_entries_say() -> Non
     assert len(disk) == 512 * 16 * 63  # the first that holds them
     size, registers, arguments, entries = struct.unpack_from("<4Q", disk)
     assert (registers, arguments, entries) == (0xE7, 2, 4)
+    words = [struct.unpack_from("<48s2Q", disk, 32 + 64 * number) for number in range(2)]
+    assert [(word.rstrip(b"\0"), *place) for word, *place in words] == [(b"device", 0, 0), (b"1", 0, 0)]
     for number, (name, data) in enumerate(files.items(), 2):
         found, place, length = struct.unpack_from("<48s2Q", disk, 32 + 64 * number)
         assert (found.rstrip(b"\0").decode(), length) == (name, len(data))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from compile.running.runners.measurement import toolchain_hash
 from tune.__main__ import main
 from tune.errors import TuneError
 from tune.measured.benchmark import read_benchmark
+from tune.measured.take_over import tile_times
 
 
 @pytest.fixture
@@ -58,9 +60,13 @@ def take(file: Path, artifact: Path, *more: object) -> int:
     return main(["import", str(file), "--artifact", str(artifact), *map(str, more)])
 
 
-def test_latencies_stand_in_the_manifest_and_on_the_page(artifact: Path, printed: Callable, tmp_path: Path) -> None:
-    for _ in range(2):  # a second time they replace the first ones
-        assert take(printed(), artifact, "--db", tmp_path / "db.jsonl") == 0
+def test_latencies_stand_in_the_manifest_and_on_the_page(
+    artifact: Path, printed: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more in (("--db", tmp_path / "db.jsonl"), ()):  # a second time they replace the first ones
+        assert take(printed(), artifact, *more) == 0
+    assert (tmp_path / f"build/{read_manifest(artifact).cpu}.jsonl").exists()  # where nothing else is said
     taken = [(m.device, m.cores, m.threads, m.median_ms, m.runs, m.estimate) for m in read_manifest(artifact).measured]
     assert taken == [
         ("Pixel 4", (6, 7), 1, 51.0, 3, False),
@@ -182,6 +188,12 @@ def test_times_are_held_to_what_a_clock_can_say(printed: Callable) -> None:
             path.write_text(json.dumps(data))
             with nullcontext() if right else pytest.raises(TuneError, match=name):
                 read_benchmark(path)
+    for name, outside, inside in (("cores", [], [0]), ("cores", [0] * 65, [0] * 64), ("results", [], [result])):
+        for value, right in ((outside, False), (inside, True)):
+            data["clusters"][0][name] = value
+            path.write_text(json.dumps(data))
+            with nullcontext() if right else pytest.raises(TuneError, match=name):
+                read_benchmark(path)
     result["cpu_ms"] = result["cpu_ms"][1:]
     path.write_text(json.dumps(data))
     with pytest.raises(TuneError, match="not every sample has its processor's time"):
@@ -203,3 +215,20 @@ def test_tiles_for_another_instruction_set_are_not_taken(
     said = "nothing, since the device ran other tiles, for armv7: build with --cpu armv7"
     assert f"{database}: {said}\n" in capsys.readouterr().out  # in one line, wherever it goes
     assert not database.exists()
+
+
+@pytest.mark.parametrize(("ran", "taken"), [("cortex-a53", {8, 16}), ("cortex-a76", {8}), ("x86-64-v3", set())])
+def test_int8_tiles_are_those_of_one_way_to_multiply(ran: str, taken: set[int]) -> None:
+    """Built for a core without dot products; float32 kernels are the same with them."""
+    kernels = [
+        SimpleNamespace(
+            name=precision, family="linear", precision=precision,
+            tiling=SimpleNamespace(mr=4, nr=8, k_unroll=1, k=64, n=n),
+        )
+        for precision, n in (("float32", 8), ("int8", 16))
+    ]  # fmt: skip
+    calls = [SimpleNamespace(kernel=kernel.name, rows=16) for kernel in kernels]
+    manifest: Any = SimpleNamespace(cpu="cortex-a53", tokens=16, kernels=kernels, calls=calls)
+    results = (SimpleNamespace(calls_ms=(1.0, 2.0)),)
+    benchmark: Any = SimpleNamespace(cpu=ran, clusters=(SimpleNamespace(results=results),))
+    assert {key.n for key, _ in tile_times(benchmark, manifest)} == taken

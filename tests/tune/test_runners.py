@@ -72,12 +72,20 @@ def test_nothing_to_measure_is_refused(wrong: dict, local_runner: LocalRunner, l
 
 def test_an_emulator_that_counts_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emulated, "command", lambda *words: ["qemu-aarch64", *words])
-    monkeypatch.setattr(emulated, "run_on_files", lambda *_: (SimpleNamespace(stderr="no such plugin"), b""))
+    given: list[Any] = []
+
+    def run(*arguments: Any) -> Any:
+        given.extend(arguments)
+        return SimpleNamespace(stderr="no such plugin"), b""
+
+    monkeypatch.setattr(emulated, "run_on_files", run)
     runner = EmulatedRunner.__new__(EmulatedRunner)
     runner.core, runner._plugin, runner._program = None, Path("count.so"), Path("device")
     facts: Any = SimpleNamespace(target="arm64-linux", cpu="cortex-a76")
     with pytest.raises(RunnerError, match=r"^qemu-aarch64 counted nothing: its plugins do not work$"):
-        runner.execute(Path("m.so"), facts, b"", 1, 1, 1.0)
+        runner.execute(Path("m.so"), facts, b"", 0, 1, 7.0)
+    assert given[0][0] == "qemu-aarch64"
+    assert given[-2:] == [(1, 0), 70.0]  # first without an inference; emulation has ten times as long
 
 
 def test_emulation_counts_the_same_each_time_and_says_that_it_estimates(

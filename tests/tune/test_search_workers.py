@@ -184,6 +184,14 @@ def test_a_worker_that_says_what_is_wrong_is_not_replaced(spawned):
     assert spawned("sys.exit(2 if name == 'w-2' else 0)") == (2, ["w-1", "w-2"])
 
 
+def test_the_command_waits_five_seconds_longer_than_its_workers(spawned, monkeypatch):
+    rung = []
+    monkeypatch.setattr(command, "left_of", lambda seconds, since: 40.0)
+    monkeypatch.setattr(command.signal, "setitimer", lambda which, seconds: rung.append(seconds))
+    assert spawned("", limit=45.0)[0] == 0
+    assert rung == [40.0, 45.0, 0]
+
+
 def test_workers_time_begins_with_the_commands_and_they_stop_with_it(spawned, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "GRACE", 0.5)
     started = time.monotonic()
