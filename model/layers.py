@@ -55,6 +55,21 @@ class Embeddings(nn.Module):
         self.norm = norm(config, config.hidden_size, TORCH_EPS if config.family == "mobilebert" else None)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
+    def ignore_padding(self, pad: int | None) -> None:
+        """Read padding as zeros, which is what follows a text that nothing is behind; in training, before any step.
+
+        Else a last token, which reads its neighbour, says something else of the same text in a longer batch, as with
+        the released weights in `transformers`: libraries, which read no padding, would compute another model.
+        """
+        if self.trigram_input and pad is not None and 0 <= pad < len(self.word.weight):
+            self.word.register_forward_hook(lambda _, given, x: x.masked_fill((given[0] == pad)[..., None], 0.0))
+
+    @torch.no_grad()
+    def clear_padding(self, pad: int | None) -> None:
+        """Make that so in the table itself."""
+        if self.trigram_input and pad is not None and 0 <= pad < len(self.word.weight):
+            self.word.weight[pad] = 0.0
+
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         x = self.word(input_ids)  # (B, T) -> (B, T, E)
         if self.trigram_input:  # a convolution of width 3 as one linear: next, current and previous token side by side

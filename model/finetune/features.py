@@ -33,19 +33,25 @@ class Row:
 
 
 def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], length: int) -> list[Row]:
-    """Rows that fit `length`; of a pair that does not, the longer sentence loses its end, token by token."""
+    """Rows that fit `length`; of a pair the longer text loses its end first, as `tokenizers` cuts it."""
     firsts = tokenizer.encode_batch_fast([example.first for example in examples], add_special_tokens=False)
     seconds = tokenizer.encode_batch_fast([example.second or "" for example in examples], add_special_tokens=False)
     rows = []
     for example, a, b in zip(examples, firsts, seconds, strict=True):
         pair = example.second is not None
-        first, second = list(a.ids), list(b.ids) if pair else []
-        room = length - (3 if pair else 2)
-        while len(first) + len(second) > room:
-            (first if len(first) >= len(second) else second).pop()
+        first, second = kept(len(a.ids), len(b.ids), length - 3) if pair else (length - 2, 0)
         targets = {} if example.label is None else {"label": example.label}
-        rows.append(Row(first, second if pair else None, targets))
+        rows.append(Row(a.ids[:first], b.ids[:second] if pair else None, targets))
     return rows
+
+
+def kept(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of a pair's texts stay: of an odd number that is left of both, the longer text has one more."""
+    short, long = sorted((first, second))
+    if short + long > room:
+        short = min(short, room // 2)
+        long = room - short
+    return (short, long) if first <= second else (long, short)
 
 
 class RowBatches:

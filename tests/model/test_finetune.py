@@ -3,6 +3,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,8 @@ def test_a_window_teaches_the_answers_that_it_holds_whole(vocabulary: Path, word
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "kept"), [(9, None, (6, None)), (9, 2, (3, 2)), (2, 9, (2, 3)), (9, 9, (2, 3)), (3, 2, (3, 2))]
+    ("first", "second", "kept"),
+    [(9, None, (6, None)), (9, 2, (3, 2)), (2, 9, (2, 3)), (9, 9, (2, 3)), (9, 8, (3, 2)), (3, 2, (3, 2))],
 )
 def test_a_row_is_as_long_as_fits(
     first: int, second: int | None, kept: tuple[int, int | None], vocabulary: Path
@@ -464,6 +466,49 @@ def test_a_row_is_as_long_as_fits(
     example = Example("." * first, None if second is None else "." * second, None, "0")
     (row,) = encode_examples(read_vocabulary(vocabulary), [example], 8)
     assert (len(row.first), None if row.second is None else len(row.second)) == kept
+
+
+def test_pairs_are_cut_as_tokenizers_cuts_them(vocabulary: Path, words: list[str]) -> None:
+    """As the app's tokenizer does."""
+    from tokenizers import processors
+
+    tokenizer, rng = read_vocabulary(vocabulary), random.Random(0)
+    texts = [" ".join(rng.choices(words, k=rng.randrange(1, 16))) for _ in range(200)]
+    examples = [Example(a, b, None, "0") for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    rows = encode_examples(tokenizer, examples, 20)
+    ends = [(piece, tokenizer.token_to_id(piece)) for piece in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)
+    tokenizer.enable_truncation(20)
+    wanted = tokenizer.encode_batch([(example.first, example.second) for example in examples])
+    assert sum(len(encoding.ids) == 20 for encoding in wanted) > 30
+    batches = RowBatches(rows, tokenizer, 20)
+    for encoding, row in zip(wanted, rows, strict=True):
+        assert batches.collate([row])["input_ids"][0].tolist() == encoding.ids
+
+
+@pytest.mark.parametrize("pad", [0, None])
+def test_a_text_is_the_same_in_a_batch_with_longer_ones(
+    vocabulary: Path, words: list[str], pad: int | None, tmp_path: Path
+) -> None:
+    """Of a model that reads each token's neighbours: what was trained is what a library computes, without padding."""
+    begin = create(replace(TINY, pad_token_id=pad), "none", 1)
+    torch.nn.init.normal_(begin.encoder.embeddings.word.weight)
+    save_checkpoint(begin, tmp_path / "begin")
+    shutil.copy(vocabulary, tmp_path / "begin/vocab.txt")
+    train = tmp_path / "train.tsv"
+    lines = [f"{' '.join(words[i : i + 1 + i % 7])}\t{i % 2}" for i in range(40)]
+    train.write_text("\n".join(["sentence\tlabel", *lines, ""]))
+    sets = {"model.folder": tmp_path / "begin", "data.train": train, "data.dev": train, "output": tmp_path / "run"}
+    sets |= {"data.sequence_length": 16, "epochs": 2, "train.learning_rate": 1e-2}
+    given = [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
+    assert main(["finetune", "configs/finetune-reviews.toml", *given]) == 0
+    model = load_checkpoint(tmp_path / "run/model").eval()
+    ids = torch.tensor([[2, 50, 60, 3]])
+    padded = torch.cat([ids, torch.zeros(1, 5, dtype=torch.int64)], 1)
+    with torch.no_grad():
+        alone = model(ids, torch.ones_like(ids), torch.zeros_like(ids))["logits"]
+        together = model(padded, (torch.arange(9)[None] < 4).long(), torch.zeros_like(padded))["logits"]
+    assert torch.allclose(alone, together, atol=1e-6) == (pad is not None)
 
 
 def test_the_extremes_of_a_row_are_exact_in_int8() -> None:
