@@ -1,6 +1,7 @@
 """A library's verification: right on this machine, and whatever a runner hands back that is not, in one line."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from compile.artifact.manifest import Manifest
 from compile.errors import CompileError
 from compile.pipeline import BuildOptions, build_library
 from compile.running import verify as verifying
@@ -71,6 +73,23 @@ def test_one_wrong_number_is_enough(value: float, index: int, mobilebert_library
         verify(mobilebert_library, onnx.load(mobilebert), runner, samples=1)
     assert "verification failed on a spoiler: error" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("size", "refused"), [(1, False), (3, False), (400, True)])
+def test_noise_of_few_numbers_is_chance_and_of_many_a_defect(
+    size: int, refused: bool, mobilebert_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's is twice its referee's."""
+    rng = np.random.default_rng(size)
+    exact = [{"scores": rng.standard_normal((1, size)).astype(np.float32)} for _ in range(3)]
+    near, far = ([{"scores": e["scores"] + np.float32(d)} for e in exact] for d in (1e-3, 2e-3))
+    runner, manifest = LocalRunner(), Manifest.read(mobilebert_library)
+    monkeypatch.setattr(runner, "outputs", lambda *_: (far, "a device"))
+    referee = verifying._Referee("the referee", near, 1e-2, exact, texts=3)
+    with pytest.raises(CompileError, match="a device: outputs are") if refused else nullcontext():
+        result = verifying._compare(runner, mobilebert_library, manifest, [{}] * 3, referee)
+        assert result.snr_db < 60
+    runner.close()
 
 
 def test_crash_and_missing_bytes_are_failures_of_the_library(mobilebert_library: Path, mobilebert: Path) -> None:
