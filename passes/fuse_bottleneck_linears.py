@@ -88,7 +88,7 @@ def _like(value: ir.Value, leading: Sequence[int | ir.SymbolicDim] | None, size:
 def _readers(first: Linear, limit: float, refusals: Refusals) -> list[Linear]:
     """The linears that read this one, where all that read it are linears and composing them is allowed and pays."""
     readers = [linear.match(node) for node in first.output.consumers()]
-    linears = [reader for reader in readers if reader is not None and reader.x is first.output]
+    linears = [reader for reader in readers if reader is not None]
     if not linears or len(linears) < len(first.output.uses()) or first.output.is_graph_output():
         if linears:
             refusals.add("the value between two linears has other readers", linears[0].node.name or "")

@@ -81,10 +81,40 @@ def test_a_linear_of_one_column_may_add_a_number(build, check, ops, bias):
     assert ops(result, "Gemm") == 1
 
 
+@pytest.mark.parametrize("op", ["Add", "Mul"])
 @pytest.mark.parametrize("vector", [(6, 8), (6, 1), (2, 1, 1), (1, 6, 1)])
-def test_constants_that_tell_tokens_apart_stay(build, check, vector):
+def test_constants_that_tell_tokens_apart_stay(build, check, vector, op):
     b = build()
-    check(b.model(b("Mul", b.linear(b.input("x", [2, 6, 8]), 8, 8), b.normal(*vector))), "flatten_tokens")
+    check(b.model(b(op, b.linear(b.input("x", [2, 6, 8]), 8, 8), b.normal(*vector))), "flatten_tokens")
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_column_as_long_as_a_row_is_none(build, check, op, batch):
+    b = build()
+    check(b.model(b(op, b.linear(b.input("x", [batch, 8, 8]), 8, 8), b.normal(8, 1))), "flatten_tokens")
+
+
+@pytest.mark.parametrize("shape", [[1, 6, 8], [3, 1, 8], [6, 8], [8]])
+def test_what_is_repeated_over_a_batch_or_its_tokens_keeps_its_axes(build, check, shape):
+    b = build()
+    y = b("Add", b.linear(b.input("x", [3, 6, 8]), 8, 8), b("Tanh", b.input("y", shape)))
+    check(b.model(b.linear(b("Relu", y), 8, 4)), "flatten_tokens")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_norm_over_tokens_and_channels_is_not_row_wise(build, check, batch):
+    b = build()
+    y = b.linear(b.input("x", [batch, 6, 8]), 8, 8)
+    check(b.model(b.linear(b("LayerNormalization", y, b.normal(6, 8), axis=1), 8, 4)), "flatten_tokens")
+
+
+def test_a_scale_for_each_token_of_what_is_rounded_keeps_its_axis(build, check):
+    b = build()
+    scales = b.const(np.linspace(0.02, 0.4, 8, dtype=np.float32)), b.const(np.zeros(8, np.int8))
+    rounded = b("QuantizeLinear", b.linear(b.input("x", [2, 8, 8]), 8, 8), *scales, axis=1)
+    y = b.linear(b("DequantizeLinear", rounded, *scales, axis=1), 8, 4)
+    check(b.model(y), "flatten_tokens", bound=0.02)  # where a bias is added decides between two integers
 
 
 def test_a_tied_decoder_reads_the_table_itself(build, check, ops):

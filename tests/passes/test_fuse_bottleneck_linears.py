@@ -60,8 +60,9 @@ def test_linears_with_something_between_do_not_compose(build, check, ops, betwee
     middle = b.linear(b.input("x", [7, 8]), 8, 64, gemm=True)
     y = b.linear(b("Relu", middle) if between == "relu" else middle, 64, 4, gemm=True)
     outputs = {"relu": [y], "output": [y, middle], "reader": [y, b("Tanh", middle)]}[between]
-    result, _ = check(b.model(*outputs), FUSE)
+    result, report = check(b.model(*outputs), FUSE)
     assert ops(result, "Gemm") == 2
+    assert report.passes[0].applied == 0
 
 
 def test_linears_of_different_inputs_stay_apart(build, check, ops):
