@@ -212,6 +212,14 @@ def test_the_teachers_loss_is_its_equation() -> None:
     assert float(task.teach(torch.tensor([[1.0]]), torch.tensor([[3.0]]))) == 4.0  # a score's
 
 
+def test_a_teachers_temperature_is_above_zero_and_its_share_one_at_most() -> None:
+    for alpha, temperature in ((0.0, 0.5), (1.0, 1e-3)):
+        TaskTeacher(alpha=alpha, temperature=temperature)
+    for alpha, temperature in ((-0.1, 2.0), (1.1, 2.0), (0.5, 0.0), (0.5, -1.0)):
+        with pytest.raises(ModelError, match=r"alpha.*temperature"):
+            TaskTeacher(alpha=alpha, temperature=temperature)
+
+
 def test_a_sweep_tries_every_combination_and_scores_are_regression(
     tmp_path: Path,
     vocabulary: Path,

@@ -28,12 +28,13 @@ def pytest_configure() -> None:
         options = [word for word in arguments if not word.startswith("-I")]
         sources = [folder / word for word in options if word.endswith((".c", ".o"))]
         make = partial(run_compiler, toolchain, arguments, folder)
-        if len(sources) != 1 or options[-2] != "-o" or not {"-c", "-shared"} & {*options}:
-            return make()  # a program, or the library itself
+        made = folder / options[-1]
+        if len(sources) != 1 or made in sources or options[-2] != "-o" or not {"-c", "-shared"} & {*options}:
+            return make()  # a program, the library itself, or what is assembled
         read = [*sources, *(p for f in (folder, SRC, INCLUDE) for p in f.glob("*.h"))]
         read += folder.glob("*.bin") if sources[0].name == "weights.c" else []
         key = (toolchain, [Path(word).name for word in options], digests(*read))
-        return keep(FOLDER, key, folder / options[-1], make)
+        return keep(FOLDER, key, made, make)
 
     in_passes, code = Path(passes.__file__).parent, Path(compile.__file__).parent
     rules = digests(*in_passes.rglob("*.py"))

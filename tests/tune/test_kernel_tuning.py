@@ -134,6 +134,7 @@ def test_killed_and_started_again_it_measures_nothing_twice(linear_model: Path, 
     ("arguments", "message"),
     [
         (["--trials", "0"], "--trials and --time-limit must be positive"),
+        (["--time-limit", "0"], "--trials and --time-limit must be positive"),
         (["--target", "nowhere"], "unknown target 'nowhere'"),
         (["--cores", "a"], "--cores a: write core numbers"),
         (["--runner", "rpc", "--tracker", "nonsense"], "--tracker nonsense: write HOST:PORT"),
