@@ -195,6 +195,8 @@ def rows_of(rng: np.random.Generator, rows: int, k: int) -> np.ndarray:
     for row, values in zip(range(2, rows, 2), ([np.inf, -np.inf], [np.inf, np.inf], [-np.inf, np.nan]), strict=False):
         x[row, rng.permutation(k)[:2]] = values[: min(k, 2)]
     x[rows // 2] = np.abs(x[rows // 2])
+    if rows > 16:
+        x[-1] *= np.float32(int8_reference.SMALLEST_RANGE / 16)
     return x
 
 

@@ -58,6 +58,12 @@ def test_rows_of_zeros_are_exact_and_ones_that_are_not_finite_stay_alone() -> No
     assert np.isfinite(y[[0, 5]]).all()
 
 
+def test_a_row_has_at_least_the_smallest_range() -> None:
+    x = np.array([[0, 2.0**-102], [-(2.0**-103), 2.0**-102], [0, 2.0**-99]], np.float32)
+    wanted = np.array([2.0**-100, 2.0**-100, 2.0**-99], np.float32) * np.float32(1 / 254)
+    assert np.array_equal(reference.quantize_rows(x).scale, wanted)
+
+
 def test_a_product_is_the_float_product_of_what_the_integers_stand_for() -> None:
     rng = np.random.default_rng(3)
     x = (rng.standard_normal((40, 64)) + 1).astype(np.float32)
