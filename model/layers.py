@@ -46,6 +46,9 @@ class Embeddings(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.trigram_input = config.trigram_input
+        pad = config.pad_token_id
+        self.pad = pad if config.trigram_input and pad is not None and 0 <= pad < config.vocab_size else None
+        self.ignores_padding = False  # in training
         self.word = nn.Embedding(config.vocab_size, config.embedding_size)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
@@ -55,23 +58,21 @@ class Embeddings(nn.Module):
         self.norm = norm(config, config.hidden_size, TORCH_EPS if config.family == "mobilebert" else None)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def ignore_padding(self, pad: int | None) -> None:
-        """Read padding as zeros, which is what follows a text that nothing is behind; in training, before any step.
-
-        Else a last token, which reads its neighbour, says something else of the same text in a longer batch, as with
-        the released weights in `transformers`: libraries, which read no padding, would compute another model.
-        """
-        if self.trigram_input and pad is not None and 0 <= pad < len(self.word.weight):
-            self.word.register_forward_hook(lambda _, given, x: x.masked_fill((given[0] == pad)[..., None], 0.0))
-
     @torch.no_grad()
-    def clear_padding(self, pad: int | None) -> None:
-        """Make that so in the table itself."""
-        if self.trigram_input and pad is not None and 0 <= pad < len(self.word.weight):
-            self.word.weight[pad] = 0.0
+    def clear_padding(self) -> None:
+        """Make padding zeros in the table, too, once it was read so in training.
+
+        Zeros are what follows a text that nothing is behind. Else a last token, which reads its neighbour, says
+        something else of the same text in a longer batch, as with the released weights in `transformers`: libraries,
+        which read no padding, would compute another model than was trained.
+        """
+        if self.pad is not None:
+            self.word.weight[self.pad] = 0.0
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         x = self.word(input_ids)  # (B, T) -> (B, T, E)
+        if self.ignores_padding and self.pad is not None:
+            x = x.masked_fill((input_ids == self.pad)[..., None], 0.0)
         if self.trigram_input:  # a convolution of width 3 as one linear: next, current and previous token side by side
             none = x.new_zeros(x.shape[0], 1, x.shape[2])  # before the first and after the last token
             x = torch.cat([torch.cat([x[:, 1:], none], 1), x, torch.cat([none, x[:, :-1]], 1)], 2)  # (B, T, 3E)

@@ -140,6 +140,7 @@ def gathered(model: Model) -> Model:
         whole.add_module("transfer", nn.ModuleList(linears))
     whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
     whole.encoder.gradient_checkpointing = model.encoder.gradient_checkpointing
+    whole.encoder.embeddings.ignores_padding = model.encoder.embeddings.ignores_padding
     return whole
 
 

@@ -52,7 +52,7 @@ class Trainer:
         self.begin, self.held_out = begin or (lambda model, stage: None), held_out
         self.total = sum(stage.steps for stage in stages)
         self.sharded = settings.parallel == "fsdp" and processes.world > 1
-        model.encoder.embeddings.ignore_padding(model.config.pad_token_id)
+        model.encoder.embeddings.ignores_padding = True
         model.encoder.gradient_checkpointing = settings.gradient_checkpointing
         on_gpu = processes.device.type == "cuda"
         self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
@@ -202,7 +202,7 @@ class Trainer:
         """A model of its own, on this device, without what it has for training alone."""
         whole = Model(self.model.config, self.model.head_name)
         whole.load_state_dict({name: value for name, value in state.items() if name in whole.state_dict()})
-        whole.encoder.embeddings.clear_padding(whole.config.pad_token_id)
+        whole.encoder.embeddings.clear_padding()
         return whole.to(self.processes.device)
 
 

@@ -164,9 +164,10 @@ def test_features_of_another_width_are_projected_narrower_and_wider(ours: int, t
 def test_a_model_is_gathered_with_its_projections(pair: tuple[Model, Model]) -> None:
     student, teacher = pair
     project(student, create(replace(TINY, hidden_size=24, embedding_size=8), "mlm", 3), seed=0)
-    student.encoder.gradient_checkpointing = True
+    student.encoder.gradient_checkpointing = student.encoder.embeddings.ignores_padding = True
     whole = gathered(student)
     assert whole.encoder.gradient_checkpointing
+    assert whole.encoder.embeddings.ignores_padding
     ours, theirs = student.state_dict(), whole.state_dict()
     assert ours.keys() == theirs.keys() > teacher.state_dict().keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
